@@ -1,0 +1,41 @@
+# Everything a fresh machine needs lands in .venv; the tested versions are in .constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+.DEFAULT_GOAL := all
+
+.PHONY: all help demo test check golden accuracy shapes bench clean
+
+all: check test
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml .constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## caption, question, classify, write and follow examples, offline, on the sample pictures
+	@BIN=$(BIN) sh idefics_cli/shapes/demo.sh
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY) ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+golden: $(READY) ## rewrite the golden files; read the difference before committing it
+	$(BIN)/python -m pytest -q --update-golden -k golden
+
+accuracy: $(READY) ## how often the embedded checkpoint is right, 500 scenes a row
+	$(BIN)/python -m idefics_cli.shapes.accuracy
+
+shapes: $(READY) ## train the embedded checkpoint again, under 90 minutes on two cores
+	$(BIN)/python -m idefics_cli.shapes.train
+
+clean: ## remove the environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
