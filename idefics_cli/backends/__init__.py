@@ -1,0 +1,78 @@
+"""The one seam between commands and models: a backend answers requests.
+
+`open_backend` is the only way to one. The local backend is imported when it is first opened, so that nothing pays for
+torch before a model is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import ItemError
+from ..values import Answer, Image, ModelSpec, Request, Style
+
+if TYPE_CHECKING:
+    from .local import LocalBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An assembled prompt. `text` has one marker per image; token counts are None without a tokenizer at hand."""
+
+    text: str
+    image_tokens: tuple[int, ...] | None = None
+    prompt_tokens: int | None = None
+
+
+class Backend(Protocol):
+    """Who answers requests. Safe to call again and again; not from two threads at once."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def style(self) -> Style: ...
+
+    @property
+    def revision(self) -> str | None: ...
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer | ItemError]:
+        """Answer each request, in order; a request that cannot be answered gets its error in place.
+
+        `images` maps every source in the prompts to its image. `on_text` receives pieces of the answer as they are
+        generated and is only for a single request without choices.
+        Raises ModelError when the model itself cannot run.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        ...
+
+
+_open: dict[ModelSpec, LocalBackend] = {}
+
+
+def open_backend(spec: ModelSpec, *, batch_size: int | None = None) -> Backend:
+    """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model."""
+    from .local import LocalBackend
+
+    if spec not in _open:
+        close_backends()
+        _open[spec] = LocalBackend(spec)
+    if batch_size is not None:
+        _open[spec].batch_size = batch_size
+    return _open[spec]
+
+
+def close_backends() -> None:
+    """Close whatever is open."""
+    while _open:
+        _open.popitem()[1].close()

@@ -1,0 +1,231 @@
+"""The values every layer speaks: prompts, requests, answers, rows.
+
+Frozen, without I/O. Nothing here knows a model, a file or a terminal; an image is a *source* (where it lives)
+until `images.decode` turns it into an `Image`.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Role = Literal["document", "system", "user", "assistant"]
+Style = Literal["completion", "chat"]
+FinishReason = Literal["stop", "length"]
+STYLES: tuple[Style, ...] = ("completion", "chat")
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Words of a prompt. Never searched for markers: a special token in here is refused, not obeyed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """One image of a prompt, by its source: a path, an http(s) or data URL, or "-" for standard input."""
+
+    source: str
+
+
+Part = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: its parts interleave in order.
+
+    A completion prompt is a single message with the role "document", which the model continues. In a chat prompt a
+    last message with the role "assistant" is left open: the model continues it instead of beginning its own turn.
+    """
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+Prompt = tuple[Message, ...]
+
+
+def list_sources(prompt: Prompt) -> tuple[str, ...]:
+    """The sources of a prompt's images, in prompt order, repeats kept."""
+    return tuple(part.source for message in prompt for part in message.parts if isinstance(part, ImagePart))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How an answer is drawn; the key by which requests may share a batch. Greedy unless `temperature` > 0."""
+
+    max_new_tokens: int = 64
+    num_beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    length_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A label to rank and the text that would follow the prompt if the model gave it, terminator included.
+
+    In chat prompts the terminator is the family's end-of-utterance token, which the family adds.
+    """
+
+    label: str
+    continuation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input line: what is asked about, before a template puts it into words."""
+
+    id: str
+    images: tuple[str, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One unit of work: a prompt to continue, or choices to rank after it."""
+
+    id: str
+    task: str
+    prompt: Prompt
+    decoding: Decoding = Decoding()
+    choices: tuple[Choice, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()
+    template: str = ""
+    images: tuple[str, ...] = ()
+    """Sources of the images asked about (the shots' images are in the prompt only)."""
+    opening: str = ""
+    """What the answer begins with: already in the prompt, repeated before the generated text."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """Upright RGB pixels and the digest of what was decoded."""
+
+    source: str
+    pixels: PIL.Image.Image
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which weights, and how to hold them; the key of the backend cache."""
+
+    checkpoint: str
+    revision: str | None = None
+    style: Style | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    device: str = "auto"
+    attention: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request: asked for, taken from a shared prefix, generated."""
+
+    prompt_tokens: int = 0
+    shared_tokens: int = 0
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One ranked label: log-likelihood (nats) and its softmax over the labels of the request."""
+
+    label: str
+    logprob: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a backend says to one request. `scores` come best first and only for requests with choices.
+
+    `text` is the continuation as generated, leading space kept; `full_text` has the prompt before it, markers removed.
+    """
+
+    text: str
+    full_text: str = ""
+    finish_reason: FinishReason = "stop"
+    scores: tuple[Score, ...] = ()
+    usage: Usage = Usage()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an item has no answer: a code from the documented list and one line for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Exactly one output row."""
+
+    id: str
+    images: tuple[str, ...]
+    task: str
+    fields: Mapping[str, str]
+    text: str | None
+    finish_reason: FinishReason | None
+    label: str | None
+    scores: Sequence[Score] | None
+    model: str
+    revision: str | None
+    template: str
+    usage: Usage = Usage()
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    error: Failure | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """The row as JSON values. A path that is not UTF-8 is shown escaped and given whole as `path_b64`."""
+        row: dict[str, Any] = {
+            "id": _printable(self.id),
+            "images": [_printable(source) for source in self.images],
+            "task": self.task,
+            "fields": dict(self.fields),
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "label": self.label,
+            "scores": None
+            if self.scores is None
+            else [{"label": s.label, "logprob": s.logprob, "probability": s.probability} for s in self.scores],
+            "model": self.model,
+            "revision": self.revision,
+            "template": self.template,
+            "usage": {
+                "prompt_tokens": self.usage.prompt_tokens,
+                "shared_tokens": self.usage.shared_tokens,
+                "new_tokens": self.usage.new_tokens,
+            },
+            "seconds": round(self.seconds, 4),
+            "warnings": list(self.warnings),
+            "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
+        }
+        if any(_printable(source) != source for source in self.images):
+            row["path_b64"] = [base64.b64encode(os.fsencode(source)).decode("ascii") for source in self.images]
+        return row
+
+
+def _printable(text: str) -> str:
+    """Surrogate-escaped bytes shown as \\xNN, so that a row is always valid UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
