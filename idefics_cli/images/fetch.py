@@ -1,0 +1,220 @@
+"""URLs to bytes: http, https and data. Bounded in bytes, seconds, redirects and tries.
+
+Runs an event loop of its own for each URL, because only cancelling bounds the whole of a transfer: a timeout
+on reads never ends a server that drips. So it is not to be called from a running event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import email.utils
+import functools
+import ssl
+import time
+import urllib.parse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import tenacity
+
+from .. import __version__
+from ..errors import SourceCode, SourceError
+from .addresses import resolve_public
+from .limits import Limits
+from .names import name_source, parse_scheme
+
+MAX_REDIRECTS = 5
+_REDIRECTS = {301, 302, 303, 307, 308}
+_HEADERS = {
+    "User-Agent": f"idefics/{__version__}",
+    "Accept": "image/*, */*;q=0.1",
+    # Images are compressed already; asking for more would only make room for bombs.
+    "Accept-Encoding": "identity",
+}
+
+
+class _Transient(SourceError):
+    """Worth another try, after `retry_after` seconds where the server said so."""
+
+    def __init__(self, message: str, *, code: SourceCode, retry_after: float | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+def fetch(url: str, limits: Limits, *, transport: httpx2.AsyncBaseTransport | None = None) -> bytes:
+    """The bytes behind a URL. `transport` replaces the network.
+
+    Raises SourceError: fetch_failed, timeout, too_large, refused.
+    """
+    if parse_scheme(url) == "data":
+        return _parse_data_url(url, limits)
+    return asyncio.run(_fetch_in_time(url, limits, transport))
+
+
+async def _fetch_in_time(url: str, limits: Limits, transport: httpx2.AsyncBaseTransport | None) -> bytes:
+    seconds = limits.total_timeout_seconds
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(lambda error: _is_worth_retrying(error, limits)),
+        stop=tenacity.stop_after_attempt(limits.attempts) | tenacity.stop_before_delay(seconds),
+        wait=lambda state: _choose_wait(state, limits),
+        reraise=True,
+    )
+    try:
+        async with asyncio.timeout(seconds), _open_client(limits, transport) as client:
+            return await retrying(_follow, client, url, limits)
+    except TimeoutError:
+        raise SourceError(f"{name_source(url)} took longer than {seconds:g} s", code="timeout") from None
+
+
+def _open_client(limits: Limits, transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
+    try:
+        return httpx2.AsyncClient(
+            headers=_HEADERS,
+            timeout=httpx2.Timeout(None, connect=limits.connect_timeout_seconds),
+            # A connection kept alive belongs to an address, not to a name, once addresses are pinned.
+            limits=httpx2.Limits(max_keepalive_connections=0),
+            verify=_ssl_context(),
+            # A proxy would resolve and connect in our place.
+            trust_env=limits.allow_private_addresses,
+            transport=transport,
+        )
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        message = "the proxy named in the environment cannot be used"
+        hint = "set HTTPS_PROXY and ALL_PROXY to http:// URLs, or unset them"
+        raise SourceError(message, code="fetch_failed", hint=hint) from error
+
+
+async def _follow(client: httpx2.AsyncClient, url: str, limits: Limits) -> bytes:
+    name = name_source(url)
+    hop = _parse_url(url, None, name)
+    for _ in range(MAX_REDIRECTS + 1):
+        _check_scheme(hop, name)
+        async with _open_response(client, hop, name, limits) as response:
+            if response.status_code not in _REDIRECTS or "location" not in response.headers:
+                _check_status(response, name)
+                return await _read_body(response, name, limits)
+            hop = _parse_url(response.headers["location"], hop, name)
+    raise SourceError(f"{name} redirects more than {MAX_REDIRECTS} times", code="fetch_failed")
+
+
+def _check_scheme(hop: httpx2.URL, name: str) -> None:
+    if hop.scheme not in {"http", "https"}:
+        message = f"{name} leads to a {hop.scheme}: URL; only http and https are followed"
+        raise SourceError(message, code="refused")
+    if not hop.host:
+        raise SourceError(f"{name} cannot be fetched: it names no host", code="fetch_failed")
+
+
+def _parse_url(url: str, previous: httpx2.URL | None, name: str) -> httpx2.URL:
+    try:
+        return previous.join(url) if previous else httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError) as error:
+        reason = "redirects to an invalid URL" if previous else "is not a valid URL"
+        raise SourceError(f"{name} {reason}", code="fetch_failed") from error
+
+
+@asynccontextmanager
+async def _open_response(
+    client: httpx2.AsyncClient, hop: httpx2.URL, name: str, limits: Limits
+) -> AsyncIterator[httpx2.Response]:
+    # Credentials travel as a header, never in the URL, which httpx2 writes to its log.
+    auth = httpx2.BasicAuth(hop.username, hop.password) if hop.userinfo else None
+    target = hop.copy_with(userinfo=b"", fragment=None)
+    try:
+        if limits.allow_private_addresses:
+            request = client.build_request("GET", target)
+        else:
+            # Connect to the very address that was checked; Host and the TLS handshake keep the name.
+            pinned = await resolve_public(target, name)
+            request = client.build_request(
+                "GET",
+                target.copy_with(host=pinned),
+                headers={"Host": target.netloc.decode("ascii")},
+                extensions={"sni_hostname": target.raw_host.decode("ascii")},
+            )
+        response = await client.send(request, stream=True, auth=auth)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+    except httpx2.TimeoutException:
+        raise _Transient(f"{name} does not answer in time", code="timeout") from None
+    except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+        reason = str(error) or type(error).__name__
+        raise _Transient(f"{name} cannot be fetched: {reason}", code="fetch_failed") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        raise SourceError(f"{name} cannot be fetched: {reason}", code="fetch_failed") from error
+
+
+def _check_status(response: httpx2.Response, name: str) -> None:
+    status = response.status_code
+    if status == 200:
+        return
+    message = f"{name} cannot be fetched: the server answered {status} {response.reason_phrase}".rstrip()
+    if status == 429 or status >= 500:
+        raise _Transient(message, code="fetch_failed", retry_after=_parse_retry_after(response))
+    raise SourceError(message, code="fetch_failed")
+
+
+async def _read_body(response: httpx2.Response, name: str, limits: Limits) -> bytes:
+    error = SourceError(f"{name} has more than {limits.max_bytes:,} bytes", code="too_large")
+    declared = response.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and len(declared) < 20 and int(declared) > limits.max_bytes:
+        raise error
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > limits.max_bytes:
+            raise error
+    return bytes(body)
+
+
+def _parse_retry_after(response: httpx2.Response) -> float | None:
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _is_worth_retrying(error: BaseException, limits: Limits) -> bool:
+    return isinstance(error, _Transient) and (error.retry_after or 0.0) <= limits.max_retry_after_seconds
+
+
+def _choose_wait(state: tenacity.RetryCallState, limits: Limits) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _Transient) and error.retry_after is not None:
+        return error.retry_after
+    return limits.backoff_seconds * float(2 ** (state.attempt_number - 1))
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    # Reading the machine's certificates takes longer than many a download.
+    return httpx2.create_ssl_context()
+
+
+def _parse_data_url(url: str, limits: Limits) -> bytes:
+    header, comma, content = url[5:].partition(",")
+    if not comma:
+        raise SourceError("the data URL has no comma before its data", code="fetch_failed")
+    is_base64 = header.lower().rstrip().endswith(";base64")
+    # Neither encoding makes data shorter than this, so the cap holds before anything is decoded.
+    if len(content) * 3 // 4 > limits.max_bytes * (1 if is_base64 else 3):
+        raise SourceError(f"the data URL has more than {limits.max_bytes:,} bytes", code="too_large")
+    try:
+        data = urllib.parse.unquote_to_bytes(content)
+        if is_base64:
+            packed = b"".join(data.split()).rstrip(b"=")
+            data = base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except (binascii.Error, UnicodeError):
+        raise SourceError("the data URL is not valid base64", code="fetch_failed") from None
+    if len(data) > limits.max_bytes:
+        raise SourceError(f"the data URL has more than {limits.max_bytes:,} bytes", code="too_large")
+    return data

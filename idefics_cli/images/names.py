@@ -1,0 +1,48 @@
+"""How a source is called in messages: one printable line, without secrets.
+
+Passwords and query strings (signed links) of URLs and the content of data URLs are left out.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Two letters at least, so that C:// stays a path.
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:@\[\]]*)(:\d*)?")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def parse_scheme(source: str) -> str | None:
+    """The lower-case scheme of a URL, or None for what is not one (a path, "-")."""
+    if source[:5].lower() == "data:":
+        return "data"
+    match = _SCHEME.match(source)
+    return match[1].lower() if match else None
+
+
+def name_source(source: str) -> str:
+    """What messages call this source."""
+    scheme = parse_scheme(source)
+    if source == "-":
+        return "standard input"
+    if scheme == "data":
+        return "the data URL"
+    if scheme is None:
+        return _UNPRINTABLE.sub(_escape, source) or "''"
+    rest = source[len(scheme) + 3 :]
+    authority, slash, tail = re.split(r"([/?#]|$)", rest, maxsplit=1)
+    host = authority.rpartition("@")[2]
+    if not _AUTHORITY.fullmatch(host):
+        # A stray : may be what is left of a password that has a slash in it.
+        return f"{scheme}://…"
+    path, query, _ = re.split(r"([?#]|$)", slash + tail, maxsplit=1)
+    return _UNPRINTABLE.sub(_escape, f"{scheme}://{host}{path}") + ("?…" if query == "?" else "")
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        # A byte of a file name that is not UTF-8, as os.fsdecode hides it.
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"

@@ -1,0 +1,119 @@
+"""Any Pillow mode to RGB, each loss noted: alpha onto a background, deep channels scaled to 8 bits.
+
+Knows modes and values, not files.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import PIL.Image
+from PIL import ImageCms
+
+DEEP_CHANNELS = "idefics_deep_channels"
+"""Key in an image's `info`: the file holds 16 bits a channel, whatever the mode says once it is loaded."""
+
+_OPAQUE = (255, 255)
+
+
+def to_rgb(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:
+    """A new RGB image of a loaded one; what was dropped or changed is appended to `notes`.
+
+    Raises ValueError for values that are no colours.
+    """
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        image = _scale_deep(image, notes)
+    elif image.info.get(DEEP_CHANNELS):
+        notes.append("16-bit values were reduced to 8 bits")
+        image = _scale_key(image)
+    if image.has_transparency_data:
+        return _composite(image, background, notes)
+    if image.mode == "CMYK":
+        notes.append("CMYK colours were converted to RGB")
+    if image.mode == "LAB":
+        notes.append("LAB colours were converted to RGB")
+        return _convert_lab(image)
+    return image.convert("RGB")
+
+
+def _composite(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    rgb = rgba.convert("RGB")
+    if alpha.getextrema() == _OPAQUE:
+        return rgb
+    ground = "white" if background == (255, 255, 255) else "#{:02x}{:02x}{:02x}".format(*background)
+    notes.append(f"transparent areas were put on {ground}")
+    canvas = PIL.Image.new("RGB", rgb.size, background)
+    canvas.paste(rgb, mask=alpha)
+    return canvas
+
+
+def _scale_deep(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
+    """One deep channel to L. 16-bit values are scaled by the full range, wider ones by their own."""
+    if image.mode == "F":
+        return _scale_float(image, notes)
+    key = image.info.get("transparency")
+    deep = image if image.mode == "I" else image.convert("I")
+    low, high = _find_range(deep)
+    if low >= 0 and high <= 65535:
+        notes.append("16-bit values were reduced to 8 bits")
+        grey = deep.point(_to_8_bit(), "L")
+        if isinstance(key, int):
+            # Before the reduction: other values may come out like the transparent one.
+            grey.putalpha(deep.point([0 if value == key else 255 for value in range(65536)], "L"))
+        return grey
+    notes.append(f"values from {low:g} to {high:g} were scaled to 8 bits")
+    return _stretch(deep.convert("F"), low, high)
+
+
+def _scale_float(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
+    low, high = _find_range(image)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("pixel values are not finite numbers")
+    # The three customs for float images: 0 to 1, 0 to 255, anything.
+    if low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 else 255.0
+    notes.append(f"values from {low:g} to {high:g} were scaled to 8 bits")
+    return _stretch(image, low, high)
+
+
+def _find_range(image: PIL.Image.Image) -> tuple[float, float]:
+    low, high = image.getextrema()
+    if isinstance(low, tuple) or isinstance(high, tuple):
+        raise ValueError(f"unexpected channels in mode {image.mode}")
+    return low, high
+
+
+def _stretch(image: PIL.Image.Image, low: float, high: float) -> PIL.Image.Image:
+    scale = 255.0 / ((high - low) or 1.0)
+    # Pillow wants an expression of this very form for floats; + 0.5 because converting cuts decimals off.
+    offset = 0.5 - low * scale
+    return image.point(lambda value: value * scale + offset).convert("L")
+
+
+def _scale_key(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Bring a transparent colour given in 16 bits down to the 8 bits the pixels have by now."""
+    key = image.info.get("transparency")
+    if isinstance(key, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image
+
+
+def _convert_lab(image: PIL.Image.Image) -> PIL.Image.Image:
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    try:
+        converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    except ImageCms.PyCMSError as error:
+        raise ValueError(str(error)) from None
+    if converted is None:
+        raise ValueError("LAB colours cannot be converted")
+    return converted
+
+
+@functools.cache
+def _to_8_bit() -> tuple[int, ...]:
+    return tuple(round(value / 257) for value in range(65536))

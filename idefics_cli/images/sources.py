@@ -1,0 +1,118 @@
+"""What to read: command-line arguments to sources, a source to an image.
+
+Paths are `str` as `os.fsdecode` gives them, so names in any bytes survive.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from ..errors import SourceError
+from ..values import Image
+from .decode import decode
+from .fetch import fetch
+from .formats import has_image_suffix
+from .limits import Limits
+from .names import name_source, parse_scheme
+
+_stdin_lock = threading.Lock()
+_stdin_read: tuple[IO[bytes], bytes] | None = None
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is a URL of any scheme, rather than a path."""
+    return parse_scheme(source) is not None
+
+
+def expand(arguments: Iterable[str], *, recursive: bool) -> Iterator[str]:
+    """The sources that arguments stand for: folders and patterns become files, in byte order of names.
+
+    Files, URLs, "-" and what does not exist pass through: what is wrong is told when they are loaded.
+    A pattern stands for what a shell would make of it, so `**` means `*`.
+    """
+    for argument in arguments:
+        if argument == "-" or is_url(argument):
+            yield argument
+        elif os.path.lexists(argument) or not glob.has_magic(argument):
+            yield from _expand_path(argument, recursive)
+        else:
+            matches = sorted(glob.glob(argument), key=os.fsencode)
+            for match in matches or [argument]:
+                yield from _expand_path(match, recursive)
+
+
+def load(source: str, limits: Limits) -> Image:
+    """Read and decode one source. Raises SourceError."""
+    if source == "-":
+        return decode(_read_stdin(limits), source, limits)
+    scheme = parse_scheme(source)
+    if scheme in {"http", "https", "data"}:
+        return decode(fetch(source, limits), source, limits)
+    if scheme is not None:
+        hint = "give the path without file://" if scheme == "file" else "give a path or an http or https URL"
+        raise SourceError(f"{name_source(source)} has a scheme that is not read", code="refused", hint=hint)
+    if not source:
+        raise SourceError("the name of an image is empty", code="not_found")
+    return decode(Path(source), source, limits)
+
+
+def _expand_path(path: str, recursive: bool) -> Iterator[str]:
+    if os.path.isdir(path):
+        yield from _list_folder(path, recursive)
+    else:
+        yield path
+
+
+def _list_folder(folder: str, recursive: bool) -> Iterator[str]:
+    """The image files of a folder, then those of its subfolders. Hidden names are skipped.
+
+    Links to folders are followed, and each folder is listed once, so a loop of links ends.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            status = os.stat(current)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as entries:
+                names = sorted((e.name for e in entries if not e.name.startswith(".")), key=os.fsencode)
+        except OSError:
+            # A folder that cannot be listed fails its own row; leaving it out would hide images.
+            yield current
+            continue
+        folders: list[str] = []
+        for path in (os.path.join(current, name) for name in names):
+            if os.path.isdir(path):
+                folders.append(path)
+            elif has_image_suffix(path):
+                yield path
+        if recursive:
+            waiting.extend(reversed(folders))
+
+
+def _read_stdin(limits: Limits) -> bytes:
+    """The bytes of standard input. It can be read once only, so they are kept for whoever asks again."""
+    global _stdin_read
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise SourceError("standard input is not connected", code="not_found", hint="pipe an image into it")
+    stream = sys.stdin.buffer
+    with _stdin_lock:
+        if _stdin_read is None or _stdin_read[0] is not stream:
+            try:
+                _stdin_read = (stream, stream.read(limits.max_bytes + 1))
+            except OSError as error:
+                message = f"standard input cannot be read: {error.strerror}"
+                raise SourceError(message, code="not_found") from None
+        data = _stdin_read[1]
+    if len(data) > limits.max_bytes:
+        raise SourceError(f"standard input has more than {limits.max_bytes:,} bytes", code="too_large")
+    return data

@@ -1,0 +1,416 @@
+"""A real server that misbehaves in every way: bytes come, or one line says why not, in bounded time."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx2
+import PIL.Image
+import pytest
+
+from idefics_cli import __version__
+from idefics_cli.errors import SourceCode, SourceError
+from idefics_cli.images import Limits, fetch, load
+from idefics_cli.images.addresses import is_public
+
+QUICK = Limits(backoff_seconds=0.01, connect_timeout_seconds=2, total_timeout_seconds=5, max_bytes=10_000)
+
+
+class Site(ThreadingHTTPServer):
+    """Answers each path with the function registered for it, and remembers what was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Page)
+        self.pages: dict[str, Callable[[Page], None]] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.closing = threading.Event()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+    def serve(self, path: str, *answers: tuple[int, dict[str, str], bytes]) -> str:
+        """Give these answers in turn, the last one again and again."""
+        left = list(answers)
+
+        def answer(page: Page) -> None:
+            status, headers, body = left.pop(0) if len(left) > 1 else left[0]
+            page.answer(status, {"Content-Length": str(len(body)), **headers}, body)
+
+        self.pages[path] = answer
+        return self.url(path)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are what these tests are about."""
+
+
+class Page(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, dict(self.headers)))
+        self.server.pages[self.path](self)
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.closing.set()
+        server.shutdown()
+        thread.join()
+
+
+def fails(url: str, code: SourceCode, reason: str, limits: Limits = QUICK) -> str:
+    with pytest.raises(SourceError) as caught:
+        fetch(url, limits)
+    message = str(caught.value)
+    assert (caught.value.code, reason in message) == (code, True), message
+    return message
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (2, 2), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_bytes_come_and_we_say_who_asks(site: Site) -> None:
+    url = site.serve("/a.png", (200, {"Content-Type": "text/plain"}, png()))
+    assert fetch(url, QUICK) == png()
+    assert load(url, QUICK).pixels.size == (2, 2)
+    headers = site.asked[0][1]
+    assert headers["User-Agent"] == f"idefics/{__version__}"
+    assert headers["Accept-Encoding"] == "identity"
+
+
+def test_html_named_png_is_no_image(site: Site) -> None:
+    url = site.serve("/a.png", (200, {"Content-Type": "image/png"}, b"<!doctype html><p>Please log in"))
+    with pytest.raises(SourceError, match="is a web page") as caught:
+        load(url, QUICK)
+    assert caught.value.code == "not_an_image"
+
+
+def test_server_errors_are_retried(site: Site) -> None:
+    assert fetch(site.serve("/a", (500, {}, b""), (503, {}, b""), (200, {}, b"ok")), QUICK) == b"ok"
+    assert len(site.asked) == 3
+
+
+def test_retries_end(site: Site) -> None:
+    fails(site.serve("/a", (502, {}, b"")), "fetch_failed", "the server answered 502 Bad Gateway")
+    assert len(site.asked) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 418])
+def test_our_errors_are_not_retried(site: Site, status: int) -> None:
+    fails(site.serve("/a", (status, {}, b"")), "fetch_failed", f"the server answered {status}")
+    assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
+def test_retry_after_is_honoured(site: Site, as_date: bool) -> None:
+    # A date has whole seconds: 2 from now is more than 1.
+    value = email.utils.formatdate(time.time() + 2, usegmt=True) if as_date else "1"
+    url = site.serve("/a", (429, {"Retry-After": value}, b""), (200, {}, b"ok"))
+    start = time.monotonic()
+    assert fetch(url, QUICK) == b"ok"
+    assert 0.9 < time.monotonic() - start < 3
+
+
+def test_long_retry_after_is_not_waited_for(site: Site) -> None:
+    start = time.monotonic()
+    fails(site.serve("/a", (429, {"Retry-After": "3600"}, b"")), "fetch_failed", "429 Too Many Requests")
+    within_total = replace(QUICK, total_timeout_seconds=0.5)
+    fails(site.serve("/b", (503, {"Retry-After": "2"}, b"")), "fetch_failed", "503", within_total)
+    assert len(site.asked) == 2
+    assert time.monotonic() - start < 2
+
+
+def test_nonsense_retry_after_falls_back(site: Site) -> None:
+    assert fetch(site.serve("/a", (429, {"Retry-After": "soon"}, b""), (200, {}, b"ok")), QUICK) == b"ok"
+
+
+def drip(part: str) -> Callable[[Page], None]:
+    def answer(page: Page) -> None:
+        start = b"HTTP/1.1 200 OK\r\n"
+        if part == "body":
+            start += b"Content-Length: 9000\r\n\r\n"
+        elif part == "chunk sizes":
+            start += b"Transfer-Encoding: chunked\r\n\r\n1;"
+        page.wfile.write(start)
+        while not page.server.closing.wait(0.05):
+            page.wfile.write(b"x")
+
+    return answer
+
+
+@pytest.mark.parametrize("part", ["headers", "body", "chunk sizes"])
+def test_slow_drip_ends_at_the_total(site: Site, part: str) -> None:
+    site.pages["/a"] = drip(part)
+    start = time.monotonic()
+    fails(site.url("/a"), "timeout", "took longer than 0.5 s", replace(QUICK, total_timeout_seconds=0.5))
+    assert time.monotonic() - start < 1.5
+
+
+def test_silent_server_ends_at_the_total(site: Site) -> None:
+    site.pages["/a"] = lambda page: void(page.server.closing.wait(5))
+    fails(site.url("/a"), "timeout", "took longer than 0.3 s", replace(QUICK, total_timeout_seconds=0.3))
+
+
+def void(_: object) -> None:
+    """A wait is not an answer."""
+
+
+def test_content_length_too_small_is_not_overrun(site: Site) -> None:
+    assert fetch(site.serve("/a", (200, {"Content-Length": "3"}, b"abcdef")), QUICK) == b"abc"
+
+
+def test_content_length_too_large_is_a_broken_transfer(site: Site) -> None:
+    fails(site.serve("/a", (200, {"Content-Length": "50"}, b"abc")), "fetch_failed", "cannot be fetched")
+    assert len(site.asked) == 3
+
+
+@pytest.mark.parametrize("declared", ["20000", "9" * 18])
+def test_declared_size_is_refused_at_once(site: Site, declared: str) -> None:
+    fails(site.serve("/a", (200, {"Content-Length": declared}, b"")), "too_large", "more than 10,000 bytes")
+    assert len(site.asked) == 1
+
+
+def test_undeclared_size_is_bounded(site: Site) -> None:
+    def pour(page: Page) -> None:
+        page.answer(200, {"Transfer-Encoding": "chunked"})
+        while not page.server.closing.is_set():
+            page.wfile.write(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+
+    site.pages["/a"] = pour
+    fails(site.url("/a"), "too_large", "more than 10,000 bytes")
+
+
+def test_size_limit_is_inclusive(site: Site) -> None:
+    assert len(fetch(site.serve("/a", (200, {}, b"x" * 10_000)), QUICK)) == 10_000
+    fails(site.serve("/b", (200, {}, b"x" * 10_001)), "too_large", "")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(site: Site, status: int) -> None:
+    site.serve("/x/b", (status, {"Location": site.url("/c")}, b""))
+    site.serve("/c", (200, {}, b"ok"))
+    assert fetch(site.serve("/a", (status, {"Location": "x/b"}, b"")), QUICK) == b"ok"
+
+
+def test_redirects_are_five_at_most(site: Site) -> None:
+    for hop in range(6):
+        site.serve(f"/{hop}", (302, {"Location": f"/{hop + 1}"}, b""))
+    site.serve("/6", (200, {}, b"ok"))
+    assert fetch(site.url("/1"), QUICK) == b"ok"
+    fails(site.url("/0"), "fetch_failed", "redirects more than 5 times")
+    fails(
+        site.serve("/loop", (302, {"Location": "/loop"}, b"")), "fetch_failed", "redirects more than 5 times"
+    )
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/a", "file:///etc/passwd", "data:image/png;base64,AA"])
+def test_redirect_to_another_scheme_is_refused(site: Site, location: str) -> None:
+    fails(site.serve("/a", (302, {"Location": location}, b"")), "refused", "only http and https are followed")
+
+
+def test_redirect_to_nowhere_fails(site: Site) -> None:
+    fails(
+        site.serve("/a", (302, {"Location": "http://[::1"}, b"")),
+        "fetch_failed",
+        "redirects to an invalid URL",
+    )
+    fails(site.serve("/b", (302, {}, b"")), "fetch_failed", "the server answered 302")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http:///a.png", "http://a\udce9/", "http://a:b:c/", "https://"]
+)
+def test_invalid_url_fails(url: str) -> None:
+    fails(url, "fetch_failed", "")
+
+
+def test_refused_connection_is_retried_and_told() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        fails(f"http://127.0.0.1:{closed.getsockname()[1]}/", "fetch_failed", "cannot be fetched: ")
+
+
+def test_unknown_host_is_told() -> None:
+    fails(
+        "http://no-such-host.invalid/a.png",
+        "fetch_failed",
+        "http://no-such-host.invalid/a.png cannot be fetched",
+    )
+
+
+def test_credentials_are_used_but_never_told(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    site.serve("/a", (302, {"Location": "/b"}, b""))
+    site.serve("/b?sig=hidden", (404, {}, b""))
+    site.serve("/b", (404, {}, b""))
+    with_password = site.url("/a").replace("//", "//me:s%40cret@")
+    message = fails(with_password, "fetch_failed", "404")
+    wanted = "Basic " + base64.b64encode(b"me:s@cret").decode()
+    assert [headers.get("Authorization") for _, headers in site.asked] == [wanted, wanted]
+    signed = fails(site.url("/b?sig=hidden"), "fetch_failed", "/b?… cannot")
+    for text in (message, signed):
+        assert "cret" not in text
+        assert "hidden" not in text
+    assert "cret" not in caplog.text
+    for malformed in (
+        "http://me:s/cret@host/",
+        "https://me:s?cret@host/",
+        "http://me:cret@[::1",
+        "ftp://me:cret@a/",
+    ):
+        with pytest.raises(SourceError) as caught:
+            load(malformed, QUICK)
+        assert "cret" not in str(caught.value)
+
+
+def test_credentials_do_not_follow_to_another_host(site: Site) -> None:
+    site.serve("/b", (200, {}, b"ok"))
+    elsewhere = site.url("/b").replace("127.0.0.1", "localhost")
+    url = site.serve("/a", (302, {"Location": elsewhere}, b"")).replace("//", "//me:secret@")
+    assert fetch(url, QUICK) == b"ok"
+    assert ["Authorization" in headers for _, headers in site.asked] == [True, False]
+
+
+def test_unusable_proxy_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks9://127.0.0.1:1")
+    fails("http://a.invalid/", "fetch_failed", "the proxy named in the environment cannot be used")
+
+
+PUBLIC_ONLY = replace(QUICK, allow_private_addresses=False)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "127.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "10.1.2.3"],
+)
+def test_private_address_is_refused(site: Site, host: str) -> None:
+    site.serve("/a", (200, {}, b"secret"))
+    url = site.url("/a").replace("127.0.0.1", host)
+    fails(url, "refused", "leads to a private network address", PUBLIC_ONLY)
+    assert site.asked == []
+
+
+def test_private_address_is_refused_after_a_redirect(site: Site) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        return httpx2.Response(302, headers={"Location": site.url("/a")})
+
+    with pytest.raises(SourceError) as caught:
+        fetch("http://93.184.216.34/a", PUBLIC_ONLY, transport=httpx2.MockTransport(answer))
+    assert caught.value.code == "refused"
+    assert asked == ["http://93.184.216.34/a"]
+
+
+def test_the_address_checked_is_the_address_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[str] = []
+
+    def rebind(host: str, *args: Any, **options: Any) -> list[Any]:
+        resolved.append(host)
+        address = "93.184.216.34" if len(resolved) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.url.host == "93.184.216.34"
+        assert request.url.port == 8443
+        assert request.headers["host"] == "pics.example:8443"
+        assert request.extensions["sni_hostname"] == "pics.example"
+        return httpx2.Response(200, content=b"ok")
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebind)
+    transport = httpx2.MockTransport(answer)
+    assert fetch("https://pics.example:8443/a", PUBLIC_ONLY, transport=transport) == b"ok"
+    assert resolved == ["pics.example"]
+    with pytest.raises(SourceError, match="private"):
+        fetch("https://pics.example:8443/a", PUBLIC_ONLY, transport=transport)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("93.184.216.34", True),
+        ("2606:4700::1111", True),
+        ("::ffff:93.184.216.34", True),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("172.16.9.9", False),
+        ("192.168.0.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("224.0.0.1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::1", False),
+        ("fe80::1%lo", False),
+        ("fc00::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:7f00:1::", False),
+        ("64:ff9b::a00:1", False),
+    ],
+)
+def test_is_public(address: str, expected: bool) -> None:
+    assert is_public(address) is expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("data:image/png;base64,aGk=", b"hi"),
+        ("data:;base64,aGk", b"hi"),
+        ("DATA:image/png;BASE64,aG%6b%3D", b"hi"),
+        ("data:image/png;base64,aG\n k=", b"hi"),
+        ("data:,a%20b%FF+", b"a b\xff+"),
+        ("data:image/svg+xml;charset=utf-8,<svg/>", b"<svg/>"),
+        ("data:,", b""),
+    ],
+)
+def test_data_url(url: str, expected: bytes) -> None:
+    assert fetch(url, QUICK) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "reason"),
+    [
+        ("data:image/png;base64", "fetch_failed", "no comma"),
+        ("data:image/png;base64,a*b=", "fetch_failed", "not valid base64"),
+        ("data:image/png;base64,aaaaa", "fetch_failed", "not valid base64"),
+        ("data:,\udce9", "fetch_failed", "not valid"),
+        ("data:;base64," + "A" * 20_000, "too_large", "more than 10,000 bytes"),
+        ("data:," + "a" * 10_001, "too_large", "more than 10,000 bytes"),
+    ],
+)
+def test_bad_data_url(url: str, code: SourceCode, reason: str) -> None:
+    assert len(fails(url, code, reason)) < 100

@@ -1,0 +1,123 @@
+"""The house rules that a program can check: who imports whom, where heavy things are, how long files are."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "idefics_cli"
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+MAX_LINES = 400
+
+# Imports point to a lower or the same rank. `shapes` holds a checkpoint and the script that trained it, a program of its
+# own which may use whatever it needs; nobody imports it.
+RANKS = {
+    "errors": 0,
+    "values": 0,
+    "config": 1,
+    "jsonl": 2,
+    "images": 2,
+    "tasks": 2,
+    "templates": 2,
+    "models": 3,
+    "engine": 4,
+    "backends": 5,
+    "runner": 6,
+    "serve": 7,
+    "cli": 8,
+    "__main__": 9,
+    "shapes": 9,
+}
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "bitsandbytes", "huggingface_hub", "numpy"}
+PLACES = {
+    "typer": ("cli",),
+    "rich": ("cli",),
+    "click": (),
+    "yaml": ("config", "templates"),
+    "httpx2": ("images",),
+    "tenacity": ("images",),
+    "platformdirs": ("config",),
+    "pydantic": ("config", "templates"),
+    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "shapes")),
+    "numpy": ("models", "engine", "backends/local", "shapes", "images"),
+    "PIL": ("images", "shapes", "values", "models"),
+}
+
+
+def module_of(path: Path) -> str:
+    """`images/decode.py` -> `images/decode`; a package's `__init__` is the package."""
+    return path.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("/__init__")
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool, int]]:
+    """Each imported module (ours from the package's root, with slashes), whether it is ours, and the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _named(alias.name, node.lineno)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from _named(node.module or "", node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            folder = path.parent
+            for _ in range(node.level - 1):
+                folder = folder.parent
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                yield "/".join((*folder.relative_to(PACKAGE).parts, *name.split("."))), True, node.lineno
+
+
+def _named(name: str, line: int) -> Iterator[tuple[str, bool, int]]:
+    first, *rest = name.split(".")
+    yield ("/".join(rest), True, line) if first == "idefics_cli" else (first, False, line)
+
+
+def part(module: str) -> str:
+    return module.split("/")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_point_down(path: Path) -> None:
+    here = part(module_of(path))
+    if here in {"", "."}:
+        return
+    assert here in RANKS, f"{here} has no rank: give it one in DESIGN.md and here"
+    for module, is_ours, line in imports(path):
+        target = part(module)
+        if is_ours and target in RANKS and target != here:
+            assert RANKS[target] <= RANKS[here], f"{path}:{line} imports {target}, which is above {here}"
+            assert target != "shapes", f"{path}:{line} imports shapes"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_third_parties_stay_in_their_places(path: Path) -> None:
+    here = module_of(path)
+    for module, is_ours, line in imports(path):
+        if not is_ours and module in PLACES:
+            allowed = PLACES[module]
+            assert any(here == place or here.startswith(f"{place}/") for place in allowed), (
+                f"{path}:{line} imports {module}, which belongs in {', '.join(allowed) or 'nothing'}"
+            )
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_files_are_short_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+    assert path.stem not in {"utils", "helpers", "common", "base"}
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_only_output_prints(path: Path) -> None:
+    here = module_of(path)
+    if here == "cli/output" or here.startswith("shapes/"):  # shapes: the training script reports its progress
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{path}:{node.lineno} prints"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            is_stream = node.value.id == "sys" and node.attr in {"stdout", "stderr"}
+            assert not is_stream, f"{path}:{node.lineno} uses sys.{node.attr}"

@@ -1,0 +1,111 @@
+"""Names of models, the hub cache, and the user's own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from idefics_cli import config
+from idefics_cli.errors import ModelError, UsageError
+from idefics_cli.models.families import FAMILIES
+from tests.program import Run
+
+
+def download(repo: str, *files: str, index: dict[str, str] | None = None) -> Path:
+    root = config.hub_cache() / f"models--{repo.replace('/', '--')}"
+    snapshot = root / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("c0ffee")
+    for file in ("config.json", *files):
+        (snapshot / file).write_text("{}")
+    if index is not None:
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return snapshot
+
+
+def write_models(text: str) -> Path:
+    path = config.user_folder() / "models.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_every_named_checkpoint_is_of_a_known_architecture() -> None:
+    models = config.load_models()
+    assert {"idefics-9b", "idefics-80b-instruct", "idefics2", "idefics3", "smolvlm-256m", "shapes"} <= set(models)
+    assert {entry.architecture for entry in models.values()} <= set(FAMILIES)
+    assert all(entry.style for entry in models.values())
+
+
+def test_a_name_a_hub_id_and_a_folder_are_models(tmp_path: Path) -> None:
+    assert config.resolve_model("smolvlm").checkpoint == "HuggingFaceTB/SmolVLM-Instruct"
+    known = config.resolve_model("HuggingFaceM4/idefics-9b")
+    assert known.entry is not None
+    assert known.entry.style == "completion"
+    assert config.resolve_model("some-mirror/idefics-9b") == config.Model("some-mirror/idefics-9b", "some-mirror/idefics-9b")
+    assert config.resolve_model(str(tmp_path)).checkpoint == str(tmp_path)
+    shapes = config.resolve_model("shapes")
+    assert shapes.checkpoint == str(config.PACKAGE / "shapes" / "checkpoint")
+
+
+@pytest.mark.parametrize(("name", "hint"), [("idefic2", "idefics2"), ("qqq", "known"), ("./nowhere", "not a folder")])
+def test_an_unknown_model_names_the_near_ones(name: str, hint: str) -> None:
+    with pytest.raises(ModelError, match=hint):
+        config.resolve_model(name)
+
+
+def test_the_best_complete_download_is_the_default() -> None:
+    assert config.find_downloaded() is None
+    download("HuggingFaceTB/SmolVLM-256M-Instruct", "model.safetensors")
+    idefics2 = download("HuggingFaceM4/idefics2-8b", "a.safetensors", index={"x": "a.safetensors", "y": "b.safetensors"})
+    model = config.find_downloaded()
+    assert model is not None
+    assert model.name == "smolvlm-256m"
+    (idefics2 / "b.safetensors").write_text("")
+    model = config.find_downloaded()
+    assert model is not None
+    assert model.name == "idefics2"
+
+
+def test_nothing_downloaded_says_how_to_name_a_model(run: Callable[..., Run], red_circle: Path) -> None:
+    result = run("caption", red_circle)
+    assert result.code == 3
+    assert "--model shapes" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_users_models_come_first_and_folders_are_relative_to_the_file() -> None:
+    write_models("mine: {folder: checkpoints/mine, architecture: idefics, style: chat}\n")
+    models = config.load_models()
+    assert next(iter(models)) == "mine"
+    assert models["mine"].folder == str(config.user_folder() / "checkpoints" / "mine")
+    assert "smolvlm" in models
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("mine: {repo: a/b, architecture: idefics, colour: red}", "colour"),
+        ("mine: {architecture: idefics}", "either repo or folder"),
+        ("mine: {repo: a/b, architecture: idefics, style: verse}", "style"),
+        ("- mine", "dictionary"),
+        ("mine: [", "line"),
+    ],
+)
+def test_a_mistake_in_models_yaml_is_one_line(text: str, reason: str) -> None:
+    path = write_models(text + "\n")
+    with pytest.raises(UsageError, match=reason) as caught:
+        config.load_models()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_cache_is_where_huggingface_hub_has_it(tmp_path: Path) -> None:
+    assert config.hub_cache() == Path(os.environ["HF_HOME"]) / "hub"
+    os.environ["HF_HUB_CACHE"] = str(tmp_path)
+    assert config.hub_cache() == tmp_path
