@@ -18,7 +18,7 @@ $(READY): pyproject.toml .constraints.txt
 	touch $@
 
 demo: $(READY) ## caption, question, classify, write and follow examples, offline, on the sample pictures
-	@BIN=$(BIN) sh idefics_cli/shapes/demo.sh
+	@BIN=$(CURDIR)/$(BIN) sh idefics_cli/shapes/demo.sh
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "idefics_cli"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 MAX_LINES = 400
 
-# Imports point to a lower or the same rank. `shapes` holds a checkpoint and the script that trained it, a program of its
-# own which may use whatever it needs; nobody imports it.
+# Imports point to a lower or the same rank. `shapes` holds a checkpoint and the script that trained it, a program
+# of its own which may use whatever it needs; nobody imports it.
 RANKS = {
     "errors": 0,
     "values": 0,
@@ -31,7 +31,16 @@ RANKS = {
     "__main__": 9,
     "shapes": 9,
 }
-HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "bitsandbytes", "huggingface_hub", "numpy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "accelerate",
+    "bitsandbytes",
+    "huggingface_hub",
+    "numpy",
+}
 PLACES = {
     "typer": ("cli",),
     "rich": ("cli",),
@@ -81,7 +90,7 @@ def part(module: str) -> str:
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_point_down(path: Path) -> None:
     here = part(module_of(path))
-    if here in {"", "."}:
+    if here == "__init__":
         return
     assert here in RANKS, f"{here} has no rank: give it one in DESIGN.md and here"
     for module, is_ours, line in imports(path):
@@ -107,7 +116,7 @@ def test_files_are_short_and_say_what_they_are(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_LINES
     assert path.stem not in {"utils", "helpers", "common", "base"}
-    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+    assert not text or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -37,7 +37,9 @@ def write_models(text: str) -> Path:
 
 def test_every_named_checkpoint_is_of_a_known_architecture() -> None:
     models = config.load_models()
-    assert {"idefics-9b", "idefics-80b-instruct", "idefics2", "idefics3", "smolvlm-256m", "shapes"} <= set(models)
+    assert {"idefics-9b", "idefics-80b-instruct", "idefics2", "idefics3", "smolvlm-256m", "shapes"} <= set(
+        models
+    )
     assert {entry.architecture for entry in models.values()} <= set(FAMILIES)
     assert all(entry.style for entry in models.values())
 
@@ -47,13 +49,17 @@ def test_a_name_a_hub_id_and_a_folder_are_models(tmp_path: Path) -> None:
     known = config.resolve_model("HuggingFaceM4/idefics-9b")
     assert known.entry is not None
     assert known.entry.style == "completion"
-    assert config.resolve_model("some-mirror/idefics-9b") == config.Model("some-mirror/idefics-9b", "some-mirror/idefics-9b")
+    assert config.resolve_model("some-mirror/idefics-9b") == config.Model(
+        "some-mirror/idefics-9b", "some-mirror/idefics-9b"
+    )
     assert config.resolve_model(str(tmp_path)).checkpoint == str(tmp_path)
     shapes = config.resolve_model("shapes")
     assert shapes.checkpoint == str(config.PACKAGE / "shapes" / "checkpoint")
 
 
-@pytest.mark.parametrize(("name", "hint"), [("idefic2", "idefics2"), ("qqq", "known"), ("./nowhere", "not a folder")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("idefic2", "idefics2"), ("qqq", "known"), ("./nowhere", "not a folder")]
+)
 def test_an_unknown_model_names_the_near_ones(name: str, hint: str) -> None:
     with pytest.raises(ModelError, match=hint):
         config.resolve_model(name)
@@ -62,7 +68,9 @@ def test_an_unknown_model_names_the_near_ones(name: str, hint: str) -> None:
 def test_the_best_complete_download_is_the_default() -> None:
     assert config.find_downloaded() is None
     download("HuggingFaceTB/SmolVLM-256M-Instruct", "model.safetensors")
-    idefics2 = download("HuggingFaceM4/idefics2-8b", "a.safetensors", index={"x": "a.safetensors", "y": "b.safetensors"})
+    idefics2 = download(
+        "HuggingFaceM4/idefics2-8b", "a.safetensors", index={"x": "a.safetensors", "y": "b.safetensors"}
+    )
     model = config.find_downloaded()
     assert model is not None
     assert model.name == "smolvlm-256m"

@@ -14,7 +14,9 @@ from tests.program import Run
 IMAGE = "<fake_token_around_image><image><fake_token_around_image>"
 EOU = "<end_of_utterance>"
 FUN_FACT = "Fun fact: the Eiffel Tower is the same height as an 81-storey building."
-IDEFIX = "This picture depicts Idefix, the dog of Obelix in Asterix and Obelix. Idefix is running on the ground."
+IDEFIX = (
+    "This picture depicts Idefix, the dog of Obelix in Asterix and Obelix. Idefix is running on the ground."
+)
 CATS = "In this image we can see two cats on the nets."
 PLANTS = "In this image we can see flowers, plants and insect."
 
@@ -43,7 +45,13 @@ ROWS: dict[str, tuple[list[str], list[dict[str, object]], str]] = {
         f"{IMAGE}Question: Where are these people and what's the weather like? Answer:",
     ),
     "5 classification": (
-        ["classify", "peppers.jpg", "--labels", "animals,vegetables,city landscape,cars,office", "--generate"],
+        [
+            "classify",
+            "peppers.jpg",
+            "--labels",
+            "animals,vegetables,city landscape,cars,office",
+            "--generate",
+        ],
         [],
         "<s>Instruction: Classify the following image into a single category from the following list: "
         f"['animals', 'vegetables', 'city landscape', 'cars', 'office'].\n{IMAGE}Category:",
@@ -107,6 +115,14 @@ def test_each_row_gives_the_guides_prompt(row: str, tmp_path: Path, run: Callabl
 
 def test_row_8_batch_mode_gives_one_prompt_an_image(run: Callable[..., Run]) -> None:
     result = run(
-        "caption", "a.jpg", "b.jpg", "c.jpg", "--prompt", "This is an image of ", "--model", "idefics-9b", "--dry-run"
+        "caption",
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+        "--prompt",
+        "This is an image of ",
+        "--model",
+        "idefics-9b",
+        "--dry-run",
     )
     assert result.stdout.count(f"<s>{IMAGE}This is an image of\n") == 3

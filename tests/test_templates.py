@@ -77,7 +77,8 @@ def test_what_a_user_typed_is_never_expanded(text: str) -> None:
 
 def test_missing_and_unknown_fields_are_named_together() -> None:
     template = parse_template(
-        "name: two\nversion: 1\ndescription: d\nfields: [one, other]\nchat: {turn: [image, '$one $other']}", "x.yaml"
+        "name: two\nversion: 1\ndescription: d\nfields: [one, other]\nchat: {turn: [image, '$one $other']}",
+        "x.yaml",
     )
     with pytest.raises(UsageError, match="needs a value for one, other"):
         compose(template, "chat", Item("a", ("a.png",)), task="x")
@@ -96,7 +97,10 @@ def test_a_request_never_goes_without_its_image() -> None:
         ("name: [", "not YAML"),
         ("just text", "not a template"),
         ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image]}\nextra: 1", "extra"),
-        ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image, '$nothing']}", r"unknown field \$nothing"),
+        (
+            "name: x\nversion: 1\ndescription: d\nchat: {turn: [image, '$nothing']}",
+            r"unknown field \$nothing",
+        ),
         ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image, image]}", "at most once"),
         ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image], answer: none}", "exactly once"),
         ("name: x\nversion: 1\ndescription: d\nchat: {turn: ['5 $']}", "lone"),
@@ -105,7 +109,10 @@ def test_a_request_never_goes_without_its_image() -> None:
         ("name: x\nversion: one\ndescription: d\nchat: {turn: [image]}", "version"),
         ("!!python/object/apply:os.system ['echo hi']", "not YAML"),
         ("[" * 5000, "not YAML|nested too deeply"),
-        ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image]}\ndecoding: {max_new_tokens: 0}", "max_new_tokens"),
+        (
+            "name: x\nversion: 1\ndescription: d\nchat: {turn: [image]}\ndecoding: {max_new_tokens: 0}",
+            "max_new_tokens",
+        ),
     ],
 )
 def test_a_bad_template_says_why_in_one_line(text: str, reason: str) -> None:
@@ -122,10 +129,15 @@ def test_examples_come_from_yaml_and_jsonl_with_paths_beside_the_file(tmp_path: 
     )
     expected = Example((str(tmp_path / "a.png"),), (("question", "Who?"),), "Me")
     assert load_examples(tmp_path / "shots.yaml") == [expected]
-    assert load_examples(tmp_path / "shots.jsonl") == [expected, Example(("https://x.test/b.png",), (), "You")]
+    assert load_examples(tmp_path / "shots.jsonl") == [
+        expected,
+        Example(("https://x.test/b.png",), (), "You"),
+    ]
 
 
-@pytest.mark.parametrize("entry", ['{"image": "a.png"}', '{"answer": 1}', '{"answer": "x", "imgae": "a.png"}'])
+@pytest.mark.parametrize(
+    "entry", ['{"image": "a.png"}', '{"answer": 1}', '{"answer": "x", "imgae": "a.png"}']
+)
 def test_a_bad_example_names_its_line(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "shots.jsonl"
     path.write_text('{"image": "a.png", "answer": "fine"}\n' + entry + "\n")

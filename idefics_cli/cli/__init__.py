@@ -1,0 +1,1 @@
+"""The shell: commands, options, output. Everything that knows a terminal is in here."""

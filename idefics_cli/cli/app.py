@@ -1,0 +1,137 @@
+"""The table of commands and the one place where errors become a line and an exit code.
+
+Knows what commands there are, not what they do. Imports nothing heavy: `--help` and completion come through here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from .. import __version__
+from ..config import read_user_options
+from ..errors import IdeficsError, UsageError
+from . import templates
+from .caption import caption
+from .classify import classify
+from .output import emit, say_error, use_utf8
+from .run import run
+from .vqa import vqa
+from .write import write
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="idefics",
+    help="Ask vision-language models about images. Results go to stdout, talk goes to stderr.",
+    epilog="Every option has an environment variable (--num-beams is IDEFICS_NUM_BEAMS) and a place in config.yaml.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for command in (caption, vqa, classify, write, run):
+    app.command()(command)
+app.add_typer(templates.app, name="templates")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"idefics {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself; `--version` acts in its callback."""
+
+
+def main() -> None:
+    """The program `idefics`."""
+    use_utf8()
+    code = execute(sys.argv[1:])
+    if code == INTERRUPTED:
+        # Threads that still wait for the network would hold up an ordinary exit.
+        os._exit(code)
+    sys.exit(code)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Errors of ours end here, as one line; bugs go through."""
+    try:
+        root = get_command(app)
+        path, defaults = _read_defaults(root)
+        code = root.main(
+            list(arguments) or ["--help"], "idefics", standalone_mode=False, default_map=defaults
+        )
+    except IdeficsError as error:
+        say_error(str(error))
+        return error.exit_code
+    except typer.TyperException as error:
+        say_error(_describe(error, path))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _describe(error: typer.TyperException, config_path: object) -> str:
+    """A usage error in one line: what, from where if not from the command line, and where to read on."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    name = getattr(getattr(error, "param", None), "name", None)
+    if context is None:
+        return message
+    source = context.get_parameter_source(name) if name else None
+    if source is not None and source.name == "DEFAULT_MAP":
+        return f"{config_path}: {message} (it says {context.default_map[name]!r})"
+    if source is not None and source.name == "ENVIRONMENT":
+        return f"{error.param.envvar}: {message}"  # type: ignore[attr-defined]
+    return f"{message}; see {context.command_path} --help"
+
+
+def _read_defaults(root: Any) -> tuple[object, dict[str, dict[str, Any]]]:
+    """The user's config.yaml as defaults of each command's options, and its path.
+
+    Options that may be given several times also learn that an environment variable separates them by line ends.
+    """
+    path, content = read_user_options()
+    wanted = {key.replace("-", "_"): (key, value) for key, value in content.items()}
+    defaults: dict[str, dict[str, Any]] = {}
+    known: set[str] = set()
+    for name, command in root.commands.items():
+        for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
+            if option.multiple:
+                option.envvar_list_splitter = "\n"
+            flag = max(option.opts, key=len).removeprefix("--")
+            known.add(flag)
+            if flag.replace("-", "_") in wanted:
+                defaults.setdefault(name, {})[option.name] = _default(
+                    option, *wanted[flag.replace("-", "_")], path
+                )
+    if unknown := [key for key, _ in wanted.values() if key.replace("_", "-") not in known]:
+        raise UsageError(
+            f"{path}: there is no option {unknown[0]!r}", hint="keys are option names without the dashes"
+        )
+    return path, defaults
+
+
+def _default(option: Any, key: str, value: Any, path: object) -> Any:
+    values = value if isinstance(value, list) else [value]
+    fits = (
+        isinstance(value, bool) if option.is_bool_flag else not any(isinstance(one, bool) for one in values)
+    )
+    if value is None or not fits or any(isinstance(one, list | dict) for one in values):
+        raise UsageError(f"{path}: {key}: {value!r} is not a value for --{key.replace('_', '-')}")
+    if option.multiple:
+        return [str(one) for one in values]
+    if isinstance(value, list):
+        raise UsageError(f"{path}: {key} takes one value, not a list")
+    return value

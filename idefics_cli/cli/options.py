@@ -1,0 +1,206 @@
+"""The options that commands share, each declared once with its flag, environment variable and help.
+
+`with_options` gives them to a command as one value. None means "not given": a template or the built-in value decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from ..values import Style
+
+MODEL, PROMPT, DECODING, INPUT, OUTPUT = "Model", "Prompt", "Decoding", "Input", "Output"
+
+
+def option(*names: str, help: str, panel: str, **settings: Any) -> Any:
+    """An option with its environment variable: `--num-beams` is also $IDEFICS_NUM_BEAMS."""
+    long = next(name for name in names if name.startswith("--"))
+    variable = "IDEFICS_" + long.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(
+        *names,
+        help=help,
+        envvar=variable,
+        show_envvar=False,
+        show_default=False,
+        rich_help_panel=panel,
+        **settings,
+    )
+
+
+def flag(*names: str, help: str, panel: str) -> Any:
+    """An option without a value and without a `--no-` twin."""
+    return option(*names, help=help, panel=panel)
+
+
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="IMAGE…", show_default=False, help="Files, folders, patterns, URLs, or - for standard input."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user set, from wherever: flag, environment or config.yaml."""
+
+    model: Annotated[
+        str | None,
+        option("--model", "-m", panel=MODEL, help="Short name, hub id (org/name) or folder of a checkpoint."),
+    ] = None
+    revision: Annotated[
+        str | None, option("--revision", panel=MODEL, help="Branch, tag or commit on the hub.")
+    ] = None
+    style: Annotated[
+        Style | None,
+        option("--style", panel=MODEL, help="How prompts are worded; by the checkpoint if not given."),
+    ] = None
+    device: Annotated[
+        str | None, option("--device", panel=MODEL, help="auto, cpu, cuda, cuda:1, mps, xpu.")
+    ] = None
+    dtype: Annotated[
+        str | None,
+        option("--dtype", panel=MODEL, help="auto (bfloat16 on a GPU), bfloat16, float16 or float32."),
+    ] = None
+    quantize: Annotated[
+        Literal["4bit", "8bit", "int8"] | None,
+        option("--quantize", panel=MODEL, help="Hold the weights in fewer bits."),
+    ] = None
+    four_bit: Annotated[bool, flag("--4bit", panel=MODEL, help="The same as --quantize 4bit.")] = False
+    attention: Annotated[
+        Literal["sdpa", "eager", "flash"] | None,
+        option("--attention", panel=MODEL, help="Attention kernels; sdpa if not given."),
+    ] = None
+    detail: Annotated[
+        Literal["low", "medium", "high"] | None,
+        option("--detail", panel=MODEL, help="Tiles per image, for models that cut images into tiles."),
+    ] = None
+    offline: Annotated[bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only.")] = False
+
+    template: Annotated[
+        str | None,
+        option("--template", panel=PROMPT, help="Word the task with this template (name or .yaml file)."),
+    ] = None
+    examples: Annotated[
+        str | None,
+        option("--examples", panel=PROMPT, metavar="FILE", help="Few-shot examples: YAML or JSONL."),
+    ] = None
+    shots: Annotated[
+        int | None, option("--shots", panel=PROMPT, min=0, help="Use the first N examples only.")
+    ] = None
+
+    max_new_tokens: Annotated[
+        int | None, option("--max-new-tokens", panel=DECODING, min=1, help="Longest answer, in tokens.")
+    ] = None
+    num_beams: Annotated[
+        int | None, option("--num-beams", panel=DECODING, min=1, help="Beam search with N beams.")
+    ] = None
+    temperature: Annotated[
+        float | None,
+        option("--temperature", panel=DECODING, min=0, help="Sample at this temperature; 0 is greedy."),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        option(
+            "--top-p", panel=DECODING, min=0, max=1, help="Sample from the likeliest tokens of this total."
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None, option("--top-k", panel=DECODING, min=0, help="Sample from the K likeliest tokens.")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        option(
+            "--repetition-penalty", panel=DECODING, min=0, help="Above 1 discourages what was said before."
+        ),
+    ] = None
+    no_repeat_ngram_size: Annotated[
+        int | None,
+        option("--no-repeat-ngram-size", panel=DECODING, min=0, help="Never repeat N tokens in a row."),
+    ] = None
+    length_penalty: Annotated[
+        float | None, option("--length-penalty", panel=DECODING, help="Above 0 favours long beams.")
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        option("--stop", panel=DECODING, help="End the answer before this text (repeatable)."),
+    ] = None
+    seed: Annotated[int | None, option("--seed", panel=DECODING, min=0, help="Seed for sampling.")] = None
+    batch_size: Annotated[
+        int | None, option("--batch-size", panel=DECODING, min=1, help="Requests answered at a time.")
+    ] = None
+
+    recursive: Annotated[bool, flag("--recursive", "-r", panel=INPUT, help="Descend into folders.")] = False
+    together: Annotated[bool, flag("--together", panel=INPUT, help="All images in one prompt.")] = False
+    max_pixels: Annotated[
+        int | None, option("--max-pixels", panel=INPUT, min=1, help="Refuse larger images.")
+    ] = None
+    background: Annotated[
+        str | None, option("--background", panel=INPUT, help="Colour under transparent images, as #rrggbb.")
+    ] = None
+
+    format: Annotated[
+        Literal["text", "jsonl"] | None,
+        option("--format", panel=OUTPUT, help="text for people, jsonl for programs (and for --output)."),
+    ] = None
+    output: Annotated[
+        str | None,
+        option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Write the results to a file."),
+    ] = None
+    existing: Annotated[
+        Literal["refuse", "overwrite"] | None,
+        option("--existing", panel=OUTPUT, help="What to do when the --output file exists."),
+    ] = None
+    full_text: Annotated[
+        bool, flag("--full-text", panel=OUTPUT, help="Print the prompt before the answer.")
+    ] = False
+    stream: Annotated[
+        bool, flag("--stream", panel=OUTPUT, help="Print a single answer while it is being written.")
+    ] = False
+    dry_run: Annotated[
+        bool, flag("--dry-run", panel=OUTPUT, help="Print the assembled prompts; load no weights.")
+    ] = False
+    quiet: Annotated[bool, flag("--quiet", panel=OUTPUT, help="Say nothing but errors on stderr.")] = False
+    verbose: Annotated[bool, flag("--verbose", panel=OUTPUT, help="Say what each answer cost on stderr.")] = (
+        False
+    )
+
+
+def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take all shared options as its one parameter `options`, save those that would do nothing in it."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[name])
+            for name, parameter in inspect.signature(function).parameters.items()
+            if name != "options"
+        ]
+        shared_hints = get_type_hints(Options, include_extras=True)
+        shared = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=shared_hints[field.name],
+            )
+            for field in fields(Options)
+            if field.name not in without
+        ]
+
+        def command(**values: Any) -> None:
+            options = Options(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+            function(**values, options=options)
+
+        parameters = [*own, *shared]
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+        return command
+
+    return decorate

@@ -1,0 +1,195 @@
+"""The only place that prints: results on stdout or into a file, talk on stderr.
+
+Text is for people: one row is its text alone, several are `source<TAB>text` lines. JSONL is for programs. A reader that
+goes away ends the program quietly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import UnsupportedOperation
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TextIO
+
+import typer
+
+from ..errors import UsageError
+from ..values import Result
+
+Format = Literal["text", "jsonl"]
+_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
+# What a terminal would obey rather than show: an image may make a model say anything.
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+
+
+def emit(text: str, end: str = "\n") -> None:
+    """Write data to stdout, at once."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed", hint="write to a file with --output")
+    _write(sys.stdout, text + end, "standard output")
+
+
+def say(line: str) -> None:
+    """Write one line of talk to stderr. Nobody listening is no error."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"idefics: {one_line(line)}\n")
+            sys.stderr.flush()
+
+
+def say_error(line: str) -> None:
+    say(f"error: {line}")
+
+
+def one_line(text: str) -> str:
+    """The text on one line without tabs, so that lines and columns stay what they are."""
+    return _CONTROLS.sub("", _BREAKS.sub(" ", text))
+
+
+def use_utf8() -> None:
+    """Results are UTF-8 whatever the locale says, and a path comes out in the bytes it came in with."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def display_name(sources: tuple[str, ...]) -> str:
+    """Sources as a column: data URLs shortened, several joined."""
+    shown = (source.split(",")[0] + ",…" if source[:5].lower() == "data:" else source for source in sources)
+    return ", ".join(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What stderr hears: errors always, notes unless quiet, details when verbose."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+    def note(self, line: str) -> None:
+        if not self.quiet:
+            say(line)
+
+    def detail(self, line: str) -> None:
+        if self.verbose and not self.quiet:
+            say(line)
+
+
+@dataclass(slots=True)
+class Output:
+    """Where results go, and how they look there. A context manager; the file is made when the first row comes."""
+
+    format: Format
+    path: Path | None = None
+    existing: Literal["refuse", "overwrite"] = "refuse"
+    single: bool = False
+    """One row only: its text stands alone."""
+    questions: bool = False
+    """Several questions: a column says which one."""
+    top: int | None = None
+    _file: TextIO | None = field(default=None, init=False)
+    _streamed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Find out before the model is loaded that the results could not be kept."""
+        if self.path is None:
+            return
+        if self.path.is_dir():
+            raise UsageError(f"{self.path} is a folder", hint="--output takes a file")
+        if not self.path.parent.is_dir():
+            raise UsageError(f"there is no folder {self.path.parent}", hint="make it first")
+        if self.existing == "refuse" and self.path.is_file():
+            raise UsageError(
+                f"{self.path} exists", hint="name another file, or replace it with --existing overwrite"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, result: Result) -> None:
+        """Write one row. A failed one is a row in JSONL and a line on stderr in text."""
+        if self.format == "jsonl":
+            from ..jsonl import dump_row
+
+            self._line(dump_row(result.to_row()))
+        elif result.error is None:
+            for line in self._text_lines(result):
+                self._line(line)
+        if result.error is not None and (self.format == "text" or self.path is not None):
+            say_error(f"{display_name(result.images) or result.id}: {result.error.message}")
+
+    def streamer(self) -> Callable[[str], None]:
+        """Take pieces of the one answer as they come; its row is then not printed again."""
+        pending = ""
+
+        def take(piece: str) -> None:
+            nonlocal pending
+            shown = _CONTROLS.sub("", pending + piece)
+            if not self._streamed:
+                shown = shown.lstrip()
+            if not shown:
+                return
+            # Space at the end is kept back: it is dropped if nothing follows, as in the row.
+            visible = shown.rstrip()
+            pending = shown[len(visible) :]
+            self._streamed = self._streamed or bool(visible)
+            emit(visible, end="")
+
+        return take
+
+    def _text_lines(self, result: Result) -> list[str]:
+        if self._streamed:
+            return [""]
+        lines = [result.text or ""]
+        if self.top is not None and result.scores:
+            lines = [f"{one_line(score.label)}\t{score.probability:.4f}" for score in result.scores]
+        if self.single:
+            return [_CONTROLS.sub("", line) for line in lines]
+        columns = [one_line(display_name(result.images) or result.id)]
+        if self.questions:
+            columns.append(one_line(result.fields.get("question", "")))
+        if self.top is None:
+            lines = [one_line(line) for line in lines]
+        return ["\t".join((*columns, line)) for line in lines]
+
+    def _line(self, line: str) -> None:
+        if self.path is None:
+            emit(line)
+            return
+        _write(self._open_file(self.path), line + "\n", str(self.path))
+
+    def _open_file(self, path: Path) -> TextIO:
+        if self._file is None:
+            is_special = path.exists() and not path.is_file()  # /dev/stdout, a named pipe
+            mode: Literal["w", "x"] = "w" if self.existing == "overwrite" or is_special else "x"
+            try:
+                self._file = path.open(mode, encoding="utf-8", errors="surrogateescape", newline="\n")
+            except OSError as error:
+                raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        return self._file
+
+
+def _write(stream: TextIO, text: str, name: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError as error:
+        # The interpreter flushes stdout once more as it ends, which must not fail again.
+        with contextlib.suppress(UnsupportedOperation, OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise typer.Exit(0) from error
+    except OSError as error:
+        raise UsageError(f"cannot write to {name}: {error.strerror}") from error

@@ -1,0 +1,216 @@
+"""Where settings live and which checkpoints have a short name.
+
+Finds the packaged `configs/` and the user's own folder, reads YAML with one-line errors, and turns what a person calls
+a model into a folder or hub id. Knows no templates, no options and nothing of what is inside a checkpoint.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from .errors import ModelError, UsageError
+from .values import Style
+
+PACKAGE = Path(__file__).resolve().parent
+SHAPES = "shapes"
+NAMING_HINT = (
+    "name one with --model: a short name (smolvlm, idefics2, …), a hub id (org/name) or a folder; "
+    "`--model shapes` is built in and knows plain coloured shapes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One entry of models.yaml: a hub repository or a local folder, and what to know before loading it."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    architecture: str
+    repo: str | None = None
+    folder: str | None = None
+    revision: str | None = None
+    style: Style | None = None
+    parameters: int | None = None
+    licence: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What `--model` meant: the name to report, the hub id or folder to load, its entry if it has one."""
+
+    name: str
+    checkpoint: str
+    entry: Checkpoint | None = None
+
+
+def configs_folder() -> Path:
+    """The packaged `configs/`: inside the package in a wheel, beside it in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def user_folder() -> Path:
+    """The user's own settings: $IDEFICS_CONFIG_DIR, or where the platform keeps such things."""
+    chosen = os.environ.get("IDEFICS_CONFIG_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs  # here, so that `--help` with a chosen folder and every library use stay light
+
+    return Path(platformdirs.user_config_dir("idefics"))
+
+
+def template_folders() -> tuple[Path, Path]:
+    """Where templates are looked for: the user's own first, then the packaged ones."""
+    return user_folder() / "templates", configs_folder() / "templates"
+
+
+def read_yaml(path: Path) -> Any:
+    """Read one YAML document; any trouble is a UsageError that names the file and the line."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{path}{line} is not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+
+
+def read_user_options() -> tuple[Path, dict[str, Any]]:
+    """The option defaults in the user's config.yaml, keys as written, and the file they are from."""
+    path = user_folder() / "config.yaml"
+    if not path.exists():
+        return path, {}
+    content = read_yaml(path)
+    if content is None:
+        return path, {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"{path} must hold `option: value` lines")
+    return path, content
+
+
+def load_models() -> dict[str, Checkpoint]:
+    """Every named checkpoint, best first. The user's models.yaml comes before the packaged one and wins."""
+    own = user_folder() / "models.yaml"
+    packaged = _read_models(configs_folder() / "models.yaml", folders_from=PACKAGE)
+    if not own.exists():
+        return packaged
+    entries = _read_models(own, folders_from=own.parent)
+    return entries | {name: entry for name, entry in packaged.items() if name not in entries}
+
+
+def resolve_model(name: str) -> Model:
+    """Say what `name` means: a short name (which wins over a folder called the same), a folder or a hub id."""
+    models = load_models()
+    if name in models:
+        return _model_of(name, models[name])
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Model(name, str(folder))
+    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name, re.ASCII) and not looks_like_path:
+        for entry in models.values():
+            if entry.repo == name:
+                return Model(name, name, entry)
+        return Model(name, name)
+    if looks_like_path or folder.exists():
+        raise ModelError(f"{name} is not a folder", hint="--model takes a short name, a hub id or a folder")
+    near = difflib.get_close_matches(name.lower(), models, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(models)}"
+    raise ModelError(f"no model is called {name!r}", hint=f"{hint} (a hub id or a folder works too)")
+
+
+def find_downloaded() -> Model | None:
+    """The best named checkpoint whose weights are complete in the hub cache. `shapes` is never among them."""
+    for name, entry in load_models().items():
+        if entry.repo and _has_weights(_snapshot(entry.repo, entry.revision or "main")):
+            return _model_of(name, entry)
+    return None
+
+
+def has_processor(checkpoint: str, revision: str | None) -> bool:
+    """Whether the tokenizer and the image settings of a checkpoint can be read without the network."""
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        folder = _snapshot(checkpoint, revision or "main")
+    settings = ("preprocessor_config.json", "processor_config.json")
+    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    return (
+        (folder / "config.json").exists()
+        and any((folder / name).exists() for name in settings)
+        and any((folder / name).exists() for name in tokenizers)
+    )
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps repositories; found without importing it, which would cost a second."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser()
+    if os.environ.get("HF_HOME"):
+        return Path(os.environ["HF_HOME"]).expanduser() / "hub"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+
+
+def _model_of(name: str, entry: Checkpoint) -> Model:
+    return Model(name, entry.repo or entry.folder or "", entry)
+
+
+def _read_models(path: Path, *, folders_from: Path) -> dict[str, Checkpoint]:
+    from pydantic import TypeAdapter, ValidationError
+
+    content = read_yaml(path)
+    if content is None:
+        return {}
+    try:
+        entries = TypeAdapter(dict[str, Checkpoint]).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise UsageError(f"{path}: {place or 'the file'}: {first['msg']}") from error
+    for name, entry in entries.items():
+        if (entry.repo is None) == (entry.folder is None):
+            raise UsageError(f"{path}: {name}: give either repo or folder")
+    return {name: _with_absolute_folder(entry, folders_from) for name, entry in entries.items()}
+
+
+def _with_absolute_folder(entry: Checkpoint, parent: Path) -> Checkpoint:
+    if entry.folder is None:
+        return entry
+    return replace(entry, folder=str(parent / Path(entry.folder).expanduser()))
+
+
+def _snapshot(repo: str, revision: str) -> Path:
+    """Where the hub cache would have this revision of a repository."""
+    root = hub_cache() / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (root / "refs" / revision).read_text().strip()
+    except OSError:
+        commit = revision
+    return root / "snapshots" / commit
+
+
+def _has_weights(snapshot: Path) -> bool:
+    """Whether a snapshot has its configuration and every file of its safetensors weights."""
+    if not (snapshot / "config.json").exists():
+        return False
+    try:
+        index = json.loads((snapshot / "model.safetensors.index.json").read_bytes())
+        files = set(index["weight_map"].values())
+    except OSError:
+        files = {"model.safetensors"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return all((snapshot / file).exists() for file in files)

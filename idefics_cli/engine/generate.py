@@ -1,0 +1,126 @@
+"""Batched generation: encoded prompts and one `Decoding` in, texts out.
+
+The generation config is made afresh from the `Decoding`, so nothing a checkpoint prefers can change an answer.
+Whoever calls decides what shares a batch, by `can_share_batch`.
+"""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from ..models.families.family import Encoded, Family
+from ..values import Decoding, FinishReason
+from .answer_text import AnswerText, TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One generated text; `new_tokens` counts the token that ended it."""
+
+    text: str
+    new_tokens: int
+    finish_reason: FinishReason
+
+
+def is_sampled(decoding: Decoding) -> bool:
+    return decoding.temperature > 0
+
+
+def can_share_batch(decoding: Decoding) -> bool:
+    """Whether rows of any length may be decoded together without a trace.
+
+    A sampled row draws from a generator of its own; a repetition penalty would also count the padding.
+    """
+    return (
+        not is_sampled(decoding) and decoding.repetition_penalty == 1.0 and decoding.no_repeat_ngram_size == 0
+    )
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    family: Family,
+    rows: Sequence[Encoded],
+    decoding: Decoding,
+    on_text: Callable[[str], None] | None = None,
+) -> list[Generation]:
+    """Continue each prompt. `on_text` is for a single row and receives its text in pieces."""
+    if decoding.max_new_tokens < 1:
+        return [Generation("", 0, "length") for _ in rows]
+    inputs = {name: tensor.to(model.device) for name, tensor in family.collate(rows).items()}
+    width = inputs["input_ids"].shape[1]
+    answers = [AnswerText(family, row.ids, decoding.stop) for row in rows]
+    options: dict[str, Any] = {}
+    if decoding.stop:
+        options["stopping_criteria"] = StoppingCriteriaList([_StopStrings(answers, width)])
+    stream = None
+    if on_text is not None:
+        assert len(rows) == 1, "only a single request can be streamed"
+        stream = TextStream(answers[0], on_text, family.stop_ids)
+        if decoding.num_beams == 1:
+            options["streamer"] = stream
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices, enabled=is_sampled(decoding)):
+        if is_sampled(decoding):
+            torch.manual_seed(decoding.seed)
+        sequences = model.generate(**inputs, generation_config=_build_config(family, decoding), **options)
+    generations = [
+        _read(sequence[width:].tolist(), answer, family, decoding)
+        for sequence, answer in zip(sequences, answers, strict=True)
+    ]
+    if stream is not None:
+        stream.finish(generations[0].text)
+    return generations
+
+
+def _build_config(family: Family, decoding: Decoding) -> GenerationConfig:
+    options: dict[str, Any] = {
+        "max_new_tokens": decoding.max_new_tokens,
+        "num_beams": decoding.num_beams,
+        "do_sample": is_sampled(decoding),
+        "repetition_penalty": decoding.repetition_penalty,
+        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+        "eos_token_id": list(family.stop_ids) or None,
+        "pad_token_id": family.pad_id,
+        "bad_words_ids": [[index] for index in family.banned_ids] or None,
+        "use_cache": True,
+    }
+    if decoding.num_beams > 1:
+        options["length_penalty"] = decoding.length_penalty
+    if is_sampled(decoding):
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
+    return GenerationConfig(**options)
+
+
+def _read(ids: list[int], answer: AnswerText, family: Family, decoding: Decoding) -> Generation:
+    end = next((place for place, index in enumerate(ids) if index in family.stop_ids), len(ids))
+    words = ids[:end]
+    is_stopped = answer.is_stopped(words)
+    while is_stopped and words and words[-1] == family.pad_id and answer.is_stopped(words[:-1]):
+        words = words[:-1]  # Padding to the length of the longest row.
+    is_ended = end < len(ids) and not is_stopped
+    return Generation(
+        answer.read(words), len(words) + is_ended, "stop" if is_ended or is_stopped else "length"
+    )
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends each row, or each of its beams, at a stop string of its own text."""
+
+    def __init__(self, answers: Sequence[AnswerText], width: int) -> None:
+        self._answers = answers
+        self._width = width
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        rows = input_ids[:, self._width :].tolist()
+        # A beam search asks about more candidates than it keeps beams.
+        each = len(rows) // len(self._answers)
+        stopped = [self._answers[index // each].is_stopped(ids) for index, ids in enumerate(rows)]
+        return torch.tensor(stopped, device=input_ids.device, dtype=torch.bool)

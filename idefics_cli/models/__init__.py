@@ -1,0 +1,1 @@
+"""Checkpoints: opening, loading and quantizing them, and what differs between architectures."""

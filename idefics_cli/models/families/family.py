@@ -1,0 +1,224 @@
+"""What the engine asks of every architecture: ids, spans, model inputs, and which tokens stop an answer.
+
+Knows no weights and no way to lay out a prompt. Torch is imported only where tensors are made, so that
+rendering a prompt does not pay for it.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...errors import ModelError, PromptError
+from ...values import Choice, Image, Prompt, Style
+from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, lay_out, read_aloud
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where an image stands among the ids, its markers included, and which image it is."""
+
+    start: int
+    stop: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pixels:
+    """One prepared image: tiles by channels by height by width, and which of the pixels are not padding."""
+
+    values: Tensor
+    mask: Tensor | None = None
+    rows: int = 0
+    cols: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A prompt as the model takes it. `inputs` is only for processors whose tensors cannot be made per image."""
+
+    ids: tuple[int, ...]
+    spans: tuple[ImageSpan, ...] = ()
+    pixels: tuple[Pixels, ...] = ()
+    inputs: Mapping[str, Tensor] | None = None
+
+
+class Family(ABC):
+    """One opened checkpoint without its weights.
+
+    `processor`, `config` and `generation` are those of transformers; `generation` is the checkpoint's
+    generation config, read only for the tokens that end an answer.
+    """
+
+    markers: ClassVar[tuple[str, ...]] = (IMAGE_TOKEN, FAKE_TOKEN, END_OF_UTTERANCE)
+    """What no text of a user may contain, whatever the tokenizer."""
+    strip_turns: ClassVar[bool] = False
+    """Whether the texts of turns lose their outer spaces, as those of documents always do."""
+    batch_limit: ClassVar[int | None] = None
+    """The most prompts that `collate` takes, None for any number."""
+    flash_attention: ClassVar[bool] = True
+    unsafe_dtypes: ClassVar[frozenset[str]] = frozenset()
+    unquantized: ClassVar[tuple[str, ...]] = ("lm_head", "model.vision_model", "model.connector")
+    """Modules that stay in full precision under quantization, by full name."""
+
+    def __init__(
+        self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
+    ) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.config = config
+        self.text_config = config.get_text_config()
+        self.pad_id = self._find_pad_id()
+        self.eou_id = self._find_id(END_OF_UTTERANCE)
+        self.fake_id, self.image_id = self._find_id(FAKE_TOKEN), self._find_id(IMAGE_TOKEN)
+        self.banned_ids = tuple(i for i in (self.fake_id, self.image_id) if i is not None)
+        added = list_added_tokens(self.tokenizer)
+        # Words that a small tokenizer does not know come out as the unknown token: no smuggling there.
+        self._added_ids = frozenset(added.values()) - {self.tokenizer.unk_token_id}
+        self._forbidden = any_of((*self.markers, *added))
+        self.stop_ids = self._find_stop_ids(generation)
+        self.set_detail(detail)
+
+    @property
+    def default_style(self) -> Style:
+        return "chat" if getattr(self.processor, "chat_template", None) else "completion"
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self.text_config.max_position_embeddings)
+
+    def check_style(self, style: Style) -> None:
+        """Refuse a style that the checkpoint was never made for."""
+        if style == "chat" and self.eou_id is None:
+            raise ModelError(
+                f"this checkpoint has no {END_OF_UTTERANCE} token, so it cannot converse",
+                hint="use --style completion or an instruct checkpoint",
+            )
+
+    def set_detail(self, detail: str | None) -> None:
+        """Choose how finely images are cut into tiles."""
+        if detail is not None:
+            raise ModelError(
+                f"--detail {detail} has no meaning for {self.config.model_type}, which takes every image at one size",
+                hint="leave --detail out",
+            )
+
+    def read_prompt(self, prompt: Prompt) -> str:
+        """The prompt as a person reads it, markers removed."""
+        return read_aloud(lay_out(prompt, strip_turns=self.strip_turns))
+
+    def check_length(self, encoded: Encoded, new_tokens: int = 0) -> None:
+        """Refuse what does not fit into the context; nothing is ever cut off."""
+        needed = len(encoded.ids) + new_tokens
+        if needed > self.context_tokens:
+            room = f" and {new_tokens} for the answer" if new_tokens else ""
+            raise PromptError(
+                f"the prompt takes {len(encoded.ids)} tokens{room}, the model has room for {self.context_tokens}",
+                code="prompt_too_long",
+                hint="use fewer --shots, fewer images, a shorter text, a lower --detail or a smaller --max-new-tokens",
+            )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def is_byte(self, index: int) -> bool:
+        """Whether a token is one byte of a character: sentencepiece can read a run of them only as a whole."""
+        token = str(self.tokenizer.convert_ids_to_tokens(index))
+        return token.startswith("<0x") and len(token) == 6
+
+    @abstractmethod
+    def render(self, prompt: Prompt) -> str:
+        """The prompt text, beginning of text included, with one marker per image."""
+
+    @abstractmethod
+    def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
+        """The prompt as the model takes it. `images` are those of the prompt, in its order."""
+
+    @abstractmethod
+    def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
+        """The prompt with a label after it, tokenised as one text: ids may merge across the seam."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Left-padded model inputs of one or more prompts."""
+
+    def _refuse_special_tokens(self, pieces: Iterable[Piece]) -> None:
+        refuse_markers(pieces, self._forbidden)
+        for piece in pieces:
+            # A tokenizer that normalises text may find a special token where the eye sees none.
+            for index in self._tokenize_text(piece) if isinstance(piece, str) else ():
+                if index in self._added_ids:
+                    raise _special_token(self.tokenizer.convert_ids_to_tokens(index))
+
+    def _tokenize_text(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _find_id(self, token: str) -> int | None:
+        """The id of a token, None where the tokenizer would spell it out."""
+        found = self.tokenizer.get_vocab().get(token)
+        return None if found is None else int(found)
+
+    def _find_pad_id(self) -> int:
+        for candidate in (
+            self.tokenizer.pad_token_id,
+            self.tokenizer.unk_token_id,
+            self.tokenizer.eos_token_id,
+        ):
+            if candidate is not None:
+                return int(candidate)
+        return 0
+
+    def _find_stop_ids(self, generation: Any) -> tuple[int, ...]:
+        """Every id that ends an answer: checkpoints disagree with themselves, so all their sources are joined."""
+        sources = (generation, self.config, self.text_config)
+        candidates = [self.tokenizer.eos_token_id, self.eou_id]
+        for ids in (getattr(source, "eos_token_id", None) for source in sources):
+            candidates += ids if isinstance(ids, list | tuple) else [ids]
+        # A config that was never told its ids has defaults, which may be words of this tokenizer.
+        return tuple(sorted({int(i) for i in candidates if i is not None and i in self._added_ids}))
+
+
+def list_added_tokens(tokenizer: Any) -> dict[str, int]:
+    """The special and added tokens of a tokenizer by their text, runs of spaces left out."""
+    special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    tokens = {**tokenizer.get_added_vocab(), **dict(special)}
+    return {token: index for token, index in tokens.items() if token.strip()}
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(set(tokens), key=len, reverse=True)))
+
+
+def _special_token(token: str) -> PromptError:
+    return PromptError(
+        f"the text contains {token!r}, a special token of the model",
+        code="special_token",
+        hint="leave it out or write it another way",
+    )
+
+
+def refuse_markers(pieces: Iterable[Piece], forbidden: re.Pattern[str]) -> None:
+    for piece in pieces:
+        found = forbidden.search(piece) if isinstance(piece, str) else None
+        if found:
+            raise _special_token(found.group())
+
+
+def check_images(pieces: Iterable[Piece], images: Sequence[Image]) -> None:
+    count = sum(isinstance(piece, Slot) for piece in pieces)
+    if count != len(images):
+        raise PromptError(
+            f"the prompt has {count} places for images and {len(images)} images came with it",
+            code="no_image",
+            hint="give one image for each place",
+        )

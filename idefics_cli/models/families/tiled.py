@@ -1,0 +1,67 @@
+"""What Idefics2 and Idefics3 share: an image is one or more tiles whose placeholders stand among the ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelError
+from ...values import Image
+from .family import Encoded, Pixels
+from .marked import MarkedFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DETAILS = ("low", "medium", "high")
+
+
+class TiledFamily(MarkedFamily):
+    """Images of any number of tiles, padded to the largest of a batch; the model drops the all-zero tiles."""
+
+    def __init__(
+        self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
+    ) -> None:
+        super().__init__(processor, config, generation=generation, detail=detail)
+        self.tile_tokens = int(processor.image_seq_len)
+
+    def prepare(self, image: Image) -> Pixels:
+        prepared = self.processor.image_processor([[image.pixels]], return_tensors="pt", **self.image_options)
+        rows, cols = prepared.get("rows"), prepared.get("cols")
+        return Pixels(
+            prepared["pixel_values"][0],
+            prepared["pixel_attention_mask"][0],
+            int(rows[0][0]) if rows is not None else 0,
+            int(cols[0][0]) if cols is not None else 0,
+        )
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """Options of the image processor that this architecture needs with every image."""
+        return {}
+
+    def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
+        import torch
+
+        tiles = [[(one.values, one.mask) for one in row.pixels] for row in rows]
+        prepared = [one for row in rows for one in row.pixels]
+        if not prepared:
+            return {}
+        count = max(sum(one.values.shape[0] for one in row.pixels) for row in rows)
+        channels = prepared[0].values.shape[1]
+        height = max(one.values.shape[2] for one in prepared)
+        breadth = max(one.values.shape[3] for one in prepared)
+        pixels = torch.zeros(len(rows), count, channels, height, breadth)
+        mask = torch.zeros(len(rows), count, height, breadth, dtype=torch.long)
+        for index, images in enumerate(tiles):
+            first = 0
+            for values, valid in images:
+                last = first + values.shape[0]
+                pixels[index, first:last, :, : values.shape[2], : values.shape[3]] = values
+                mask[index, first:last, : values.shape[2], : values.shape[3]] = 1 if valid is None else valid
+                first = last
+        return {"pixel_values": pixels, "pixel_attention_mask": mask}
+
+    def _check_detail(self, detail: str) -> None:
+        if detail not in DETAILS:
+            raise ModelError(f"unknown detail {detail!r}", hint=f"use one of {', '.join(DETAILS)}")

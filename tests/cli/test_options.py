@@ -1,0 +1,138 @@
+"""Where an option's value comes from, and what a wrong one says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.program import Run
+from tests.scripted import ScriptedBackend
+
+Program = Callable[..., Run]
+MODEL = ("--model", "idefics-9b")
+
+
+def new_tokens(run: Program, image: Path, *arguments: str) -> int:
+    backend = ScriptedBackend()
+    result = run("caption", image, *MODEL, *arguments, backend=backend)
+    assert result.code == 0, result.stderr
+    return backend.requests[0].decoding.max_new_tokens
+
+
+@pytest.fixture
+def config_file() -> Path:
+    folder = Path(os.environ["IDEFICS_CONFIG_DIR"])
+    folder.mkdir()
+    return folder / "config.yaml"
+
+
+def test_flag_beats_environment_beats_file_beats_template(
+    run: Program, red_circle: Path, config_file: Path
+) -> None:
+    assert new_tokens(run, red_circle) == 40  # what caption.yaml says
+    config_file.write_text("max-new-tokens: 31\n")
+    assert new_tokens(run, red_circle) == 31
+    os.environ["IDEFICS_MAX_NEW_TOKENS"] = "32"
+    assert new_tokens(run, red_circle) == 32
+    assert new_tokens(run, red_circle, "--max-new-tokens", "33") == 33
+
+
+def test_the_file_may_hold_flags_lists_and_the_model(
+    run: Program, red_circle: Path, config_file: Path
+) -> None:
+    config_file.write_text("quiet: true\nstop: [a b, c]\nmodel: smolvlm\ntop: 2\n")
+    backend = ScriptedBackend()
+    assert run("caption", red_circle, backend=backend).code == 0
+    assert backend.requests[0].decoding.stop == ("a b", "c")
+    assert backend.spec.checkpoint == "HuggingFaceTB/SmolVLM-Instruct"
+
+
+def test_several_values_in_one_variable_are_lines(run: Program, red_circle: Path) -> None:
+    os.environ["IDEFICS_QUESTION"] = "What is it?\nWhich colour?"
+    backend = ScriptedBackend()
+    run("vqa", red_circle, *MODEL, backend=backend)
+    assert [dict(request.fields)["question"] for request in backend.requests] == [
+        "What is it?",
+        "Which colour?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("max-new-token: 3", "no option 'max-new-token'"),
+        ("max-new-tokens: many", "many"),
+        ("max-new-tokens: 0", "0"),
+        ("max-new-tokens: true", "True"),
+        ("max-new-tokens: [1, 2]", "one value"),
+        ("quiet: 3", "3"),
+        ("stop: {a: b}", "stop"),
+        ("format: yaml", "yaml"),
+        ("- a", "option: value"),
+        ("a: [", "line"),
+    ],
+)
+def test_a_mistake_in_the_file_names_the_file(
+    run: Program, red_circle: Path, config_file: Path, content: str, reason: str
+) -> None:
+    config_file.write_text(content + "\n")
+    result = run("caption", red_circle, *MODEL, backend=ScriptedBackend())
+    assert result.code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert str(config_file) in result.stderr
+    assert reason in result.stderr
+
+
+def test_a_mistake_in_the_environment_names_the_variable(run: Program, red_circle: Path) -> None:
+    os.environ["IDEFICS_NUM_BEAMS"] = "two"
+    result = run("caption", red_circle, *MODEL, backend=ScriptedBackend())
+    assert result.code == 2
+    assert result.stderr.startswith("idefics: error: IDEFICS_NUM_BEAMS: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--no-such-option",),
+        ("--format", "xml"),
+        ("--num-beams", "0"),
+        ("--temperature", "nan"),
+        ("--top-p", "0"),
+        ("--template", "nowhere"),
+        ("--examples", "nowhere.jsonl"),
+        ("--prompt", "\udcff"),
+        ("--output", "."),
+        ("--revision",),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_2(
+    run: Program, red_circle: Path, arguments: tuple[str, ...]
+) -> None:
+    backend = ScriptedBackend()
+    result = run("caption", red_circle, *MODEL, *arguments, backend=backend)
+    assert (result.code, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("idefics: error: ")
+    assert backend.requests == []
+
+
+def test_unknown_commands_are_one_line(run: Program) -> None:
+    result = run("captoin")
+    assert result.code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "caption" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["", "caption", "vqa", "classify", "write", "run", "templates"])
+def test_help(run: Program, golden: Callable[[str, str], None], command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert (result.code, result.stderr) == (0, "")
+    golden(f"help/{command or 'idefics'}.txt", result.stdout)
+
+
+def test_no_arguments_show_the_help_and_version_is_known(run: Program) -> None:
+    assert run().stdout == run("--help").stdout
+    assert run("--version").stdout.startswith("idefics 0.")

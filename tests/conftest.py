@@ -1,0 +1,75 @@
+"""Fixtures of all tests: the program run in this process, pictures, golden files, and an empty home."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import PIL.Image
+import PIL.ImageDraw
+import pytest
+
+from tests.program import Run, run_program
+
+Golden = Callable[[str, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
+
+
+@pytest.fixture(autouse=True)
+def isolated_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No settings, no cache, no network, no colour; whatever a test or the program sets is undone."""
+    before = dict(os.environ)
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith(("IDEFICS_", "HF_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "IDEFICS_CONFIG_DIR": str(home / "config"),
+        "HF_HOME": str(home / "hub"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "TERMINAL_WIDTH": "100", "TERM": "dumb"}
+    os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # help must not depend on the shell
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def run() -> Callable[..., Run]:
+    return run_program
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compare a text with tests/golden/<name>, or write it there with --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+        assert path.exists(), f"{path} is missing: run pytest --update-golden"
+        assert text == path.read_bytes().decode()
+
+    return compare
+
+
+@pytest.fixture
+def red_circle(tmp_path: Path) -> Path:
+    return _draw(tmp_path / "red.png", "red")
+
+
+@pytest.fixture
+def two_images(tmp_path: Path) -> tuple[Path, Path]:
+    return _draw(tmp_path / "a.png", "red"), _draw(tmp_path / "b.png", "blue")
+
+
+def _draw(path: Path, colour: str) -> Path:
+    image = PIL.Image.new("RGB", (96, 96), "white")
+    PIL.ImageDraw.Draw(image).ellipse((20, 20, 76, 76), fill=colour)
+    image.save(path)
+    return path

@@ -1,0 +1,187 @@
+"""Generation: the batch never shows in an answer, and what ends or shapes a text does so exactly."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from idefics_cli.engine.answer_text import AnswerText
+from idefics_cli.engine.generate import Generation, generate
+from idefics_cli.models.families.family import Encoded, Family
+from idefics_cli.models.loading import load_model, open_family
+from idefics_cli.values import Decoding, Image, ModelSpec, Prompt
+from tests.models.tiny import KINDS, assistant, checkpoint, document, picture, user
+
+A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 20))
+PROMPTS: tuple[tuple[Prompt, tuple[Image, ...]], ...] = (
+    (document(A), (A,)),
+    (document(A, "This is an image of"), (A,)),
+    (document("one", A, "two", B, C, "Question: What colour is the circle? Answer:"), (A, B, C)),
+    ((user(B, "Describe this image."), assistant("A dog."), user("And ", C, "who is that?")), (B, C)),
+    ((user("No image at all?"),), ()),
+)
+GREEDY = Decoding(max_new_tokens=12)
+
+
+@functools.cache
+def opened(kind: str) -> tuple[Family, Any]:
+    spec = ModelSpec(str(checkpoint(kind)))
+    family = open_family(spec)
+    return family, load_model(spec, family)
+
+
+def rows_of(family: Family) -> list[Encoded]:
+    return [family.encode(prompt, images) for prompt, images in PROMPTS]
+
+
+def ask(kind: str, row: Encoded, decoding: Decoding, **options: Any) -> Generation:
+    family, model = opened(kind)
+    (generation,) = generate(model, family, [row], decoding, **options)
+    return generation
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "decoding", [GREEDY, replace(GREEDY, num_beams=3, length_penalty=0.5)], ids=["greedy", "beams"]
+)
+def test_a_batch_answers_as_single_requests_do(kind: str, decoding: Decoding) -> None:
+    family, model = opened(kind)
+    rows = rows_of(family)
+    singles = [ask(kind, row, decoding) for row in rows]
+    assert generate(model, family, rows, decoding) == singles
+    assert generate(model, family, rows[::-1], decoding) == singles[::-1]
+    assert len({single.text for single in singles}) > 2, "a test whose answers are all alike shows nothing"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_is_plain_argmax_without_a_cache(kind: str) -> None:
+    """The naive loop: whole forward, best token that is not banned, again."""
+    family, model = opened(kind)
+    row = rows_of(family)[2]
+    ids, end = list(row.ids), len(row.ids)
+    for _ in range(8):
+        with torch.inference_mode():
+            inputs = family.collate([Encoded(tuple(ids), row.spans, row.pixels)])
+            logits = model(**inputs, use_cache=False).logits[0, -1].clone()
+            logits[list(family.banned_ids)] = -torch.inf
+        ids.append(int(logits.argmax()))
+        if ids[-1] in family.stop_ids:
+            break
+    words = [index for index in ids[end:] if index not in family.stop_ids]
+    answer = ask(kind, row, Decoding(max_new_tokens=8))
+    assert answer.text == AnswerText(family, row.ids, ()).read(words)
+    assert answer.new_tokens == len(ids) - end
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_images_are_seen(kind: str) -> None:
+    family, model = opened(kind)
+    logits = []
+    for image in (A, picture(9, A.pixels.size)):
+        row = family.encode(document(image, "Describe this image."), [image])
+        with torch.inference_mode():
+            logits.append(model(**family.collate([row])).logits[0, -1])
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stop_string_ends_the_text_before_itself(kind: str) -> None:
+    family, model = opened(kind)
+    rows = rows_of(family)
+    plain = [ask(kind, row, GREEDY) for row in rows]
+    stop = plain[2].text[4:6]
+    stopped = generate(model, family, rows, replace(GREEDY, stop=(stop,)))
+    for before, after in zip(plain, stopped, strict=True):
+        cut = before.text.partition(stop)[0]
+        assert after.text == cut
+        if stop in before.text:
+            assert after.finish_reason == "stop"
+            assert after.new_tokens <= before.new_tokens
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_limit_and_the_end_are_told_apart(kind: str) -> None:
+    family, model = opened(kind)
+    row = rows_of(family)[1]
+    assert ask(kind, row, Decoding(max_new_tokens=0)) == Generation("", 0, "length")
+    first = model.generate(**family.collate([row]), max_new_tokens=1)[0, -1].item()
+    own_stops = family.stop_ids
+    try:
+        family.stop_ids = ()
+        short = ask(kind, row, Decoding(max_new_tokens=2))
+        assert (short.finish_reason, short.new_tokens) == ("length", 2)
+        family.stop_ids = (first,)
+        assert ask(kind, row, GREEDY) == Generation("", 1, "stop")
+    finally:
+        family.stop_ids = own_stops
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stop", [(), ("e",)], ids=["whole", "stopped"])
+def test_streamed_pieces_add_up_to_the_answer(kind: str, stop: tuple[str, ...]) -> None:
+    family, _ = opened(kind)
+    for row in rows_of(family):
+        for decoding in (replace(GREEDY, stop=stop), replace(GREEDY, stop=stop, num_beams=2)):
+            pieces: list[str] = []
+            streamed = ask(kind, row, decoding, on_text=pieces.append)
+            assert "".join(pieces) == streamed.text
+            assert streamed == ask(kind, row, decoding)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sampled_answer_depends_on_its_seed_alone(kind: str) -> None:
+    family, _ = opened(kind)
+    row = rows_of(family)[1]
+    hot = Decoding(max_new_tokens=12, temperature=2.0, seed=3)
+    first = ask(kind, row, hot)
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    assert ask(kind, row, hot) == first
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers were drawn from"
+    assert len({ask(kind, row, replace(hot, seed=seed)).text for seed in range(4)}) > 1
+
+
+def test_what_a_checkpoint_prefers_does_not_leak_in() -> None:
+    """The tiny checkpoints ship a generation config that samples at temperature 0.3."""
+    _, model = opened("idefics")
+    assert model.generation_config.do_sample is not True
+    row = rows_of(opened("idefics")[0])[1]
+    assert len({ask("idefics", row, GREEDY).text for _ in range(3)}) == 1
+
+
+def test_no_marker_is_ever_generated() -> None:
+    family, _ = opened("idefics3")
+    for seed in range(5):
+        answer = ask("idefics3", rows_of(family)[2], Decoding(max_new_tokens=40, temperature=5.0, seed=seed))
+        assert "<" not in answer.text.replace("<0x", "") or "image" not in answer.text
+
+
+def new_ids(family: Family, text: str) -> list[int]:
+    ids: list[int] = family.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+@pytest.mark.parametrize("kind", ["idefics", "idefics3"])
+def test_text_is_decoded_as_it_follows_its_prompt(kind: str) -> None:
+    family, _ = opened(kind)
+    row = family.encode(document(A, "This is an image of"), [A])
+    whole = family.encode(document(A, "This is an image of a red dog"), [A])
+    assert AnswerText(family, row.ids, ()).read(whole.ids[len(row.ids) :]) == " a red dog"
+
+
+@pytest.mark.parametrize("kind", ["idefics", "idefics3"])
+def test_half_a_character_and_half_a_stop_string_wait(kind: str) -> None:
+    family, _ = opened(kind)
+    row = family.encode(document(A, "Answer:"), [A])
+    answer = AnswerText(family, row.ids, ("\nUser:",))
+    ids = list(family.encode(document(A, "Answer: ☃ yes\nUser: no"), [A]).ids[len(row.ids) :])
+    settled = [answer.read_settled(ids[:count]) for count in range(len(ids) + 1)]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(settled))
+    assert all("\N{REPLACEMENT CHARACTER}" not in text and "\nU" not in text for text in settled)
+    assert settled[-1] == answer.read(ids) == " ☃ yes"
+    assert answer.is_stopped(ids)
