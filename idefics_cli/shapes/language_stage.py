@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from random import Random
 
 import torch
@@ -21,8 +22,12 @@ from .scenes import Scene
 
 PICTURES = 48
 """Pictures a step."""
-LESSONS_EACH = 4
-LENGTH_STEP = 8
+GROUPS = (96, 48, 32)
+"""Rows a step: short ones about one image, longer ones, and those with several images.
+
+The counts and the coarse lengths never vary much, because oneDNN compiles its kernels anew for every shape.
+"""
+LENGTH_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +49,19 @@ def encode_lesson(family: IdeficsFamily, lesson: Lesson, places: Mapping[str, in
 
 
 def draw_rows(family: IdeficsFamily, scenes: Mapping[int, Scene], picks: Sequence[int], random: Random) -> list[Row]:
-    """The lessons of a step about the picked scenes."""
+    """The lessons of a step about the picked scenes, as many as the groups take."""
     places = {str(pick): place for place, pick in enumerate(picks)}
-    rows = []
-    for place, pick in enumerate(picks):
+    room = {False: GROUPS[0] + GROUPS[1], True: GROUPS[2]}
+    rows: list[Row] = []
+    for place, pick in cycle(enumerate(picks)):
         others = [*picks[:place], *picks[place + 1 :]]
-        rows += [
-            encode_lesson(family, draw_lesson(random, scenes, pick, others), places) for _ in range(LESSONS_EACH)
-        ]
+        row = encode_lesson(family, draw_lesson(random, scenes, pick, others), places)
+        has_several = len(row.pictures) > 1
+        if room[has_several]:
+            room[has_several] -= 1
+            rows.append(row)
+        elif not any(room.values()):
+            break
     return rows
 
 
@@ -72,8 +82,7 @@ def group_rows(rows: Sequence[Row], image_id: int) -> list[Group]:
     """One-image rows in two groups by length, rows with several images in one."""
     single = sorted((row for row in rows if len(row.pictures) == 1), key=lambda row: len(row.ids))
     several = [row for row in rows if len(row.pictures) > 1]
-    half = len(single) * 2 // 3
-    return [_stack(part, image_id) for part in (single[:half], single[half:], several) if part]
+    return [_stack(part, image_id) for part in (single[: GROUPS[0]], single[GROUPS[0] :], several)]
 
 
 def _stack(rows: Sequence[Row], image_id: int) -> Group:
