@@ -57,7 +57,11 @@ def parse_labels(argument: str) -> tuple[str, ...]:
         labels = [label.strip() for label in argument.split(",")]
         if "" in labels:
             raise UsageError(f"an empty label in {argument!r}", hint="write --labels a,b,c or --labels @file")
-    repeated = sorted({label for label in labels if labels.count(label) > 1}) if len(set(labels)) < len(labels) else []
+    repeated = (
+        sorted({label for label in labels if labels.count(label) > 1})
+        if len(set(labels)) < len(labels)
+        else []
+    )
     if repeated:
         raise UsageError(f"label {repeated[0]!r} is given twice")
     if len(labels) < 2:

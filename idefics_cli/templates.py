@@ -23,7 +23,9 @@ from .values import Choice, Decoding, ImagePart, Item, Message, Part, Prompt, Re
 IMAGE = "image"
 """The word that stands for the item's images in a `turn`."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_PLACEHOLDER = re.compile(r"\$(?:(?P<escaped>\$)|(?P<bare>[a-z_][a-z0-9_]*)|\{(?P<braced>[a-z_][a-z0-9_]*)\}|(?P<bad>))")
+_PLACEHOLDER = re.compile(
+    r"\$(?:(?P<escaped>\$)|(?P<bare>[a-z_][a-z0-9_]*)|\{(?P<braced>[a-z_][a-z0-9_]*)\}|(?P<bad>))"
+)
 
 Text = Annotated[str, Field(max_length=100_000)]
 
@@ -35,16 +37,16 @@ class _Strict(BaseModel):
 class DecodingDefaults(_Strict):
     """The part of `Decoding` that a template may set; what is not set keeps the built-in value."""
 
-    max_new_tokens: int | None = Field(None, ge=1)
-    num_beams: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
-    repetition_penalty: float | None = Field(None, gt=0)
-    no_repeat_ngram_size: int | None = Field(None, ge=0)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    num_beams: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
     length_penalty: float | None = None
     stop: list[str] | None = None
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(default=None, ge=0)
 
     def to_decoding(self) -> Decoding:
         given = self.model_dump(exclude_none=True)
@@ -56,9 +58,9 @@ class DecodingDefaults(_Strict):
 class Rendering(_Strict):
     """How one style words the task.
 
-    A document is `preamble`, then `turn opening answer` for each shot, then `turn opening`. A chat is a `system` message,
-    then a user's `turn` and an assistant's `opening answer` for each shot, then the user's `turn`; an `opening` begins the
-    assistant's reply.
+    A document is `preamble`, then `turn opening answer` for each shot, then `turn opening`. A chat is a `system`
+    message, then a user's `turn` and an assistant's `opening answer` for each shot, then the user's `turn`; an
+    `opening` begins the assistant's reply.
     """
 
     preamble: Text = ""
@@ -130,7 +132,9 @@ class Template(_Strict):
             used = {name for text in texts for name in placeholders(text)}
             used |= set(placeholders(rendering.answer)) - {"answer"}
             if unknown := sorted(used - known):
-                raise ValueError(f"unknown field {', '.join('$' + name for name in unknown)}; list it under `fields`")
+                raise ValueError(
+                    f"unknown field {', '.join('$' + name for name in unknown)}; list it under `fields`"
+                )
         return self
 
     @property
@@ -143,7 +147,8 @@ class Template(_Strict):
         if rendering is None:
             other = "chat" if style == "completion" else "completion"
             raise UsageError(
-                f"template {self.name!r} has no {style} rendering", hint=f"use --style {other} or another template"
+                f"template {self.name!r} has no {style} rendering",
+                hint=f"use --style {other} or another template",
             )
         return rendering
 
@@ -178,17 +183,22 @@ def substitute(text: str, fields: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(value, text)
 
 
+_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def parse_template(text: str, origin: str) -> Template:
     """Read one template. Raises UsageError with the place and the reason, in one line."""
     try:
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        data = yaml.load(text, Loader=_LOADER)
         return Template.model_validate(data)
     except yaml.YAMLError as error:
         raise UsageError(f"{origin} is not YAML: {_first_line(error)}") from error
     except RecursionError as error:
         raise UsageError(f"{origin} is nested too deeply to be a template") from error
     except ValidationError as error:
-        raise UsageError(f"{origin} is not a template: {_describe(error)}", hint="see `idefics templates show vqa`") from error
+        raise UsageError(
+            f"{origin} is not a template: {_describe(error)}", hint="see `idefics templates show vqa`"
+        ) from error
 
 
 def load_template(name: str) -> Template:
@@ -213,14 +223,16 @@ def load_examples(path: Path) -> list[Example]:
     """Read shots from a YAML list or a JSONL file; image paths are relative to the file."""
     if path.suffix.lower() in (".yaml", ".yml"):
         try:
-            entries = yaml.load(_read(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+            entries = yaml.load(_read(path), Loader=_LOADER)
         except yaml.YAMLError as error:
             raise UsageError(f"{path} is not YAML: {_first_line(error)}") from error
         except RecursionError as error:
             raise UsageError(f"{path} is nested too deeply to be a list of examples") from error
         if not isinstance(entries, list):
             raise UsageError(f"{path} is not a list of examples", hint="each has image, fields and answer")
-        return [parse_example(entry, path.parent, f"{path}, example {n}") for n, entry in enumerate(entries, 1)]
+        return [
+            parse_example(entry, path.parent, f"{path}, example {n}") for n, entry in enumerate(entries, 1)
+        ]
     try:
         with path.open("rb") as stream:
             return [
@@ -251,10 +263,14 @@ def parse_example(entry: object, folder: Path, origin: str) -> Example:
     try:
         parsed = _ExampleEntry.model_validate(entry)
     except ValidationError as error:
-        raise UsageError(f"{origin}: {_describe(error)}", hint="an example has image, fields and answer") from error
+        raise UsageError(
+            f"{origin}: {_describe(error)}", hint="an example has image, fields and answer"
+        ) from error
     sources = ([parsed.image] if parsed.image is not None else []) + parsed.images
     if parsed.turn and bool(sources) != (IMAGE in parsed.turn):
-        raise UsageError(f"{origin}: its turn and its images do not agree", hint=f"write `{IMAGE}` in the turn")
+        raise UsageError(
+            f"{origin}: its turn and its images do not agree", hint=f"write `{IMAGE}` in the turn"
+        )
     return Example(
         tuple(relative_to(folder, source) for source in sources),
         tuple(parsed.fields.items()),
@@ -291,14 +307,18 @@ def compose(
     if not item.images and rendering.has_image and template.images == "required":
         raise UsageError(f"template {template.name!r} needs an image")
 
-    shots = [(_turn(rendering, example, fields), _shot_answer(rendering, example, fields)) for example in examples]
+    shots = [
+        (_turn(rendering, example, fields), _shot_answer(rendering, example, fields)) for example in examples
+    ]
     turn = _parts(rendering.turn, item.images, fields)
     opening = substitute(rendering.opening, fields)
     open_parts: tuple[Part, ...] = (TextPart(opening),) if opening else ()
 
     prompt: Prompt
     if style == "completion":
-        preamble: tuple[Part, ...] = (TextPart(substitute(rendering.preamble, fields)),) if rendering.preamble else ()
+        preamble: tuple[Part, ...] = (
+            (TextPart(substitute(rendering.preamble, fields)),) if rendering.preamble else ()
+        )
         shot_parts = (part for words, answer in shots for part in (*words, TextPart(answer)))
         prompt = (Message("document", (*preamble, *shot_parts, *turn, *open_parts)),)
     else:
@@ -318,7 +338,9 @@ def compose(
         task=task,
         prompt=prompt,
         decoding=replace(drawn, **dict(decoding or {})),
-        choices=tuple(Choice(label, substitute(rendering.answer, fields | {"answer": label})) for label in choices),
+        choices=tuple(
+            Choice(label, substitute(rendering.answer, fields | {"answer": label})) for label in choices
+        ),
         fields=tuple(item.fields),
         template=template.label,
         images=item.images,
@@ -329,7 +351,9 @@ def compose(
 def _complete_fields(template: Template, given: dict[str, str]) -> dict[str, str]:
     if unknown := sorted(set(given) - set(template.fields)):
         known = ", ".join(template.fields) or "none"
-        raise UsageError(f"template {template.name!r} has no field {', '.join(unknown)}", hint=f"its fields: {known}")
+        raise UsageError(
+            f"template {template.name!r} has no field {', '.join(unknown)}", hint=f"its fields: {known}"
+        )
     fields = {name: given.get(name, default) for name, default in template.fields.items()}
     if missing := [name for name, value in fields.items() if value is None]:
         raise UsageError(f"template {template.name!r} needs a value for {', '.join(missing)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -25,7 +25,7 @@ INSTRUCT = [{"image": "dog.jpg", "turn": ["What is in this image?", "image"], "a
 CHAT = [{"image": "cats.jpg", "fields": {"message": "What do we see in this image?"}, "answer": CATS}]
 STREAMED = [*CHAT, {"image": "bee.jpg", "fields": {"message": "And how about this image?"}, "answer": PLANTS}]
 
-ROWS: dict[str, tuple[list[str], list[dict[str, object]], str]] = {
+ROWS: dict[str, tuple[list[str], Sequence[Mapping[str, object]], str]] = {
     "1 captioning": (["caption", "dog.jpg", "--max-new-tokens", "10"], [], f"<s>{IMAGE}"),
     "2 prompted captioning": (
         ["caption", "tower.jpg", "--prompt", "This is an image of "],
@@ -89,7 +89,7 @@ ROWS: dict[str, tuple[list[str], list[dict[str, object]], str]] = {
 }
 
 
-def write_examples(folder: Path, examples: list[dict[str, object]]) -> list[str]:
+def write_examples(folder: Path, examples: Sequence[Mapping[str, object]]) -> list[str]:
     if not examples:
         return []
     path = folder / "examples.jsonl"

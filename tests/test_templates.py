@@ -125,7 +125,8 @@ def test_a_bad_template_says_why_in_one_line(text: str, reason: str) -> None:
 def test_examples_come_from_yaml_and_jsonl_with_paths_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "shots.yaml").write_text("- {image: a.png, fields: {question: Who?}, answer: Me}\n")
     (tmp_path / "shots.jsonl").write_text(
-        '{"image": "a.png", "fields": {"question": "Who?"}, "answer": "Me"}\n\n{"image": "https://x.test/b.png", "answer": "You"}\n'
+        '{"image": "a.png", "fields": {"question": "Who?"}, "answer": "Me"}\n\n'
+        '{"image": "https://x.test/b.png", "answer": "You"}\n'
     )
     expected = Example((str(tmp_path / "a.png"),), (("question", "Who?"),), "Me")
     assert load_examples(tmp_path / "shots.yaml") == [expected]

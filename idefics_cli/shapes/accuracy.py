@@ -72,7 +72,13 @@ def probe_caption(random: Random, scene: Callable[[], Scene]) -> Probe:
 
 def probe_prompted(random: Random, scene: Callable[[], Scene]) -> Probe:
     shown = scene()
-    return _probe("caption-prompted", "completion", [shown], _equals(inline(shown)), fields={"prompt": "This is an image of"})
+    return _probe(
+        "caption-prompted",
+        "completion",
+        [shown],
+        _equals(inline(shown)),
+        fields={"prompt": "This is an image of"},
+    )
 
 
 def probe_question(kind: str) -> Callable[[Random, Callable[[], Scene]], Probe | None]:
@@ -108,7 +114,9 @@ def probe_dialogue(random: Random, scene: Callable[[], Scene]) -> Probe | None:
         return None
     turn = ("image", first[0]) if random.random() < 0.5 else (first[0], "image")
     examples = [Example(("0",), (), first[1], turn)]
-    return _probe("dialogue", "chat", scenes, _equals(second[1]), fields={"message": second[0]}, examples=examples)
+    return _probe(
+        "dialogue", "chat", scenes, _equals(second[1]), fields={"message": second[0]}, examples=examples
+    )
 
 
 def probe_blank(random: Random, scene: Callable[[], Scene]) -> Probe | None:
@@ -139,7 +147,9 @@ def table() -> Iterator[Row]:
         for column, counts in (one, more):
             if (kind == "colour" and column != one[0]) or (kind in ("size", "side") and column == one[0]):
                 continue
-            yield Row(f"vqa: {kind}", column, 0.90 if column == one[0] else 0.85, probe_question(kind), counts)
+            yield Row(
+                f"vqa: {kind}", column, 0.90 if column == one[0] else 0.85, probe_question(kind), counts
+            )
     yield from rows("classify, ranked", (0.99, 0.95), probe_ranking)
     yield from rows("few-shot, 2 shots", (0.96, 0.93), probe_few_shot)
     yield from rows("dialogue", (0.95, 0.92), probe_dialogue)
@@ -192,7 +202,10 @@ def answer_probes(backend: Backend, probes: Sequence[Probe], seed: str = SEED) -
         images: dict[str, Image] = {}
         requests = []
         for offset, probe in enumerate(window):
-            names = {source: f"{start + offset}/{source}" for source in dict.fromkeys(list_sources(probe.request.prompt))}
+            names = {
+                source: f"{start + offset}/{source}"
+                for source in dict.fromkeys(list_sources(probe.request.prompt))
+            }
             for source, name in names.items():
                 pixels = paint(probe.scenes[source], Random(f"{seed}:{name}"))
                 images[name] = Image(name, pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
@@ -228,8 +241,12 @@ def measure_accuracy(backend: Backend, count: int, wrong: list[str] | None = Non
                 if not verdict
             ]
     for column, wanted in VQA_WANTED.items():
-        parts = [s for s in shares if s.task.startswith("vqa: ") and s.column == column and s.task != "vqa: absent"]
-        shares.append(Share("vqa, all kinds", column, sum(s.right for s in parts), sum(s.asked for s in parts), wanted))
+        parts = [
+            s for s in shares if s.task.startswith("vqa: ") and s.column == column and s.task != "vqa: absent"
+        ]
+        shares.append(
+            Share("vqa, all kinds", column, sum(s.right for s in parts), sum(s.asked for s in parts), wanted)
+        )
     return shares
 
 
@@ -237,7 +254,8 @@ def print_table(shares: Sequence[Share]) -> None:
     for share in shares:
         verdict = "" if share.holds else "  below"
         sys.stdout.write(
-            f"{share.task:<22} {share.column:<13} {share.value:7.1%}  of {share.asked:<5} promised {share.wanted:.0%}{verdict}\n"
+            f"{share.task:<22} {share.column:<13} {share.value:7.1%}  of {share.asked:<5} "
+            f"promised {share.wanted:.0%}{verdict}\n"
         )
 
 
@@ -249,7 +267,9 @@ def main() -> None:
     parser.add_argument("--quantize", default=None)
     parser.add_argument("--wrong", action="store_true", help="also list wrong answers")
     options = parser.parse_args()
-    spec = ModelSpec(resolve_model(options.checkpoint).checkpoint, dtype=options.dtype, quantization=options.quantize)
+    spec = ModelSpec(
+        resolve_model(options.checkpoint).checkpoint, dtype=options.dtype, quantization=options.quantize
+    )
     wrong: list[str] = []
     shares = measure_accuracy(open_backend(spec, batch_size=16), options.scenes, wrong)
     print_table(shares)

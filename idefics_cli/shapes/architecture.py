@@ -3,6 +3,8 @@
 No perceiver resampler: at 65 vision tokens an image there is nothing to compress.
 """
 
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import math
@@ -55,7 +57,9 @@ def new_model(config: IdeficsConfig) -> IdeficsForVisionText2Text:
     transformers leaves out the initialisation of m4's own training code; its default standard deviation of 0.02 is far
     too small for position embeddings here, which therefore start as 2-D sines and cosines.
     """
-    model = IdeficsForVisionText2Text._from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model: IdeficsForVisionText2Text = IdeficsForVisionText2Text._from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     model.requires_grad_(True)
     vision = model.model.vision_model
     with torch.no_grad():

@@ -48,7 +48,9 @@ def encode_lesson(family: IdeficsFamily, lesson: Lesson, places: Mapping[str, in
     return Row(lesson.kind, ids, start, tuple(places[source] for source in list_sources(prompt)))
 
 
-def draw_rows(family: IdeficsFamily, scenes: Mapping[int, Scene], picks: Sequence[int], random: Random) -> list[Row]:
+def draw_rows(
+    family: IdeficsFamily, scenes: Mapping[int, Scene], picks: Sequence[int], random: Random
+) -> list[Row]:
     """The lessons of a step about the picked scenes, as many as the groups take."""
     places = {str(pick): place for place, pick in enumerate(picks)}
     room = {False: GROUPS[0] + GROUPS[1], True: GROUPS[2]}
@@ -89,7 +91,10 @@ def _stack(rows: Sequence[Row], image_id: int) -> Group:
     # Right padding: nothing attends to what comes after it.
     width = -(-max(len(row.ids) for row in rows) // LENGTH_STEP) * LENGTH_STEP
     count = max(len(row.pictures) for row in rows)
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    ids, mask = (
+        torch.zeros(len(rows), width, dtype=torch.long),
+        torch.zeros(len(rows), width, dtype=torch.long),
+    )
     answer = torch.zeros(len(rows), width, dtype=torch.bool)
     weights = torch.zeros(len(rows), width)
     pictures = torch.zeros(len(rows), count, dtype=torch.long)

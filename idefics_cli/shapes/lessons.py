@@ -1,6 +1,7 @@
 """Lessons: true requests about scenes, worded by the very templates the commands use, with their answers.
 
-Image sources are scene numbers as text. Whatever a user can ask with a built-in template is taught here, in both styles.
+Image sources are scene numbers as text. Whatever a user can ask with a built-in template is taught here, in both
+styles.
 """
 
 from __future__ import annotations
@@ -23,14 +24,20 @@ QUESTION_WEIGHTS = {
     "size": 1.4, "side": 1.5, "contents": 0.7, "absent": 0.5,
 }  # fmt: skip
 _FACTS = {
-    "circle": "a circle has no corners", "square": "a square has four equal sides", "triangle": "a triangle has three corners",
-    "star": "a star has five points", "diamond": "a diamond stands on its tip", "cross": "a cross has four arms",
-    "heart": "a heart stands for love", "moon": "a moon grows and shrinks",
-}  # fmt: skip
+    "circle": "a circle has no corners",
+    "square": "a square has four equal sides",
+    "triangle": "a triangle has three corners",
+    "star": "a star has five points",
+    "diamond": "a diamond stands on its tip",
+    "cross": "a cross has four arms",
+    "heart": "a heart stands for love",
+    "moon": "a moon grows and shrinks",
+}
 _OPENINGS = (
-    "This is an image of", "This is an image of", "This is a picture of", "An image of", "A picture of", "A photo of", "This image shows",
-    "The image shows", "The picture shows", "In this image I see", "I can see", "Here we see", "This is", "A drawing of", "This is a photo of",
-    "In this picture there is", "You are looking at",
+    "This is an image of", "This is an image of", "This is a picture of", "An image of", "A picture of",
+    "A photo of", "This image shows", "The image shows", "The picture shows", "In this image I see", "I can see",
+    "Here we see", "This is", "A drawing of", "This is a photo of", "In this picture there is",
+    "You are looking at",
 )  # fmt: skip
 
 
@@ -56,7 +63,9 @@ def _lesson(
     fields: Mapping[str, str] | None = None, examples: Sequence[Example] = (),
 ) -> Lesson:  # fmt: skip
     item = Item(kind, () if index is None else (str(index),), tuple((fields or {}).items()))
-    return Lesson(kind, compose(_template(template), style, item, task=kind, examples=examples, choices=(answer,)))
+    return Lesson(
+        kind, compose(_template(template), style, item, task=kind, examples=examples, choices=(answer,))
+    )
 
 
 def _style(random: Random) -> Style:
@@ -92,7 +101,9 @@ def question_lesson(random: Random, scenes: Scenes, index: int, others: Sequence
     question, answer = ask(random, scenes[index], QUESTION_WEIGHTS)
     style: Style = "chat" if random.random() < 0.25 else "completion"
     name = random.choices(("vqa", "vqa-brief", "dialogue"), (8, 1, 1))[0]
-    return _lesson("question", name, style, index, answer, {"message" if name == "dialogue" else "question": question})
+    return _lesson(
+        "question", name, style, index, answer, {"message" if name == "dialogue" else "question": question}
+    )
 
 
 def _labels_for(random: Random, scene: Scene) -> tuple[list[str], str]:
@@ -149,11 +160,19 @@ _WRITINGS: dict[str, Callable[[Scene], str]] = {
     "Write a story about this image.": _story,
     "Write a short story.": _story,
     "Tell me a story about this picture.": _story,
-    "Write an ad.": lambda scene: f"Come and see {things(scene)}! Only today, on {with_article(scene.ground)} background.",
-    "Use the image to write an ad.": lambda s: f"Come and see {things(s)}! Only today, on {with_article(s.ground)} background.",
-    "Write an advertisement for this.": lambda s: f"Come and see {things(s)}! Only today, on {with_article(s.ground)} background.",
+    "Write an ad.": lambda scene: (
+        f"Come and see {things(scene)}! Only today, on {with_article(scene.ground)} background."
+    ),
+    "Use the image to write an ad.": lambda s: (
+        f"Come and see {things(s)}! Only today, on {with_article(s.ground)} background."
+    ),
+    "Write an advertisement for this.": lambda s: (
+        f"Come and see {things(s)}! Only today, on {with_article(s.ground)} background."
+    ),
     "Write a poem.": lambda scene: f"I saw {things(scene)} one day, and then it quietly went away.",
-    "Use the image to write a poem.": lambda scene: f"I saw {things(scene)} one day, and then it quietly went away.",
+    "Use the image to write a poem.": lambda scene: (
+        f"I saw {things(scene)} one day, and then it quietly went away."
+    ),
     "Write a title for this image.": lambda scene: f"{_sentence(things(scene))}",
 }
 
@@ -179,7 +198,9 @@ def writing_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[
 
 FORMATS: dict[str, Callable[[Scene], str]] = {
     "plain": caption,
-    "fact": lambda s: f"An image of {things(s)}. Fun fact: {_FACTS[s.shapes[0].kind] if s.shapes else 'nothing is simple'}.",
+    "fact": lambda s: (
+        f"An image of {things(s)}. Fun fact: {_FACTS[s.shapes[0].kind] if s.shapes else 'nothing is simple'}."
+    ),
     "short": things,
     "names": lambda s: ", ".join(f"{shape.colour} {shape.kind}" for shape in s.shapes) or "nothing",
     "kinds": lambda s: " and ".join(shape.kind for shape in s.shapes) or "nothing",
@@ -187,9 +208,13 @@ FORMATS: dict[str, Callable[[Scene], str]] = {
     "ground": lambda s: f"The background is {s.ground}.",
     "seen": lambda s: f"I see {things(s)}!",
     "count": lambda s: f"{len(s.shapes)} on {s.ground}",
-    "listed": lambda s: f"shapes: {', '.join(shape.kind for shape in s.shapes) or 'none'}; background: {s.ground}",
+    "listed": lambda s: (
+        f"shapes: {', '.join(shape.kind for shape in s.shapes) or 'none'}; background: {s.ground}"
+    ),
     "capital": lambda s: " AND ".join(shape.kind.upper() for shape in s.shapes) or "NOTHING",
-    "title": lambda s: f"The {s.shapes[0].colour.capitalize()} {s.shapes[0].kind.capitalize()}" if s.shapes else "The Void",
+    "title": lambda s: (
+        f"The {s.shapes[0].colour.capitalize()} {s.shapes[0].kind.capitalize()}" if s.shapes else "The Void"
+    ),
     "arrow": lambda s: " -> ".join(f"{shape.kind} ({shape.colour})" for shape in s.shapes) or "-",
 }
 """Ways to describe a scene that only the shots reveal."""
@@ -203,7 +228,9 @@ ANSWER_FORMATS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def few_shot_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int], shots: int = 0) -> Lesson:
+def few_shot_lesson(
+    random: Random, scenes: Scenes, index: int, others: Sequence[int], shots: int = 0
+) -> Lesson:
     """One to three shots with images, then the image asked about."""
     shown = random.sample(others, shots or random.choices((1, 2, 3), (3, 5, 2))[0])
     style: Style = "chat" if random.random() < 0.15 else "completion"
@@ -230,16 +257,22 @@ def few_shot_lesson(random: Random, scenes: Scenes, index: int, others: Sequence
     labels = list(KINDS if of_kind else COLOURS)
     random.shuffle(labels)
     chosen = [
-        (random.choice(scenes[i].shapes).kind if of_kind else scenes[i].shapes[0].colour) if scenes[i].shapes else None
+        (random.choice(scenes[i].shapes).kind if of_kind else scenes[i].shapes[0].colour)
+        if scenes[i].shapes
+        else None
         for i in (*shown, index)
     ]
     if None in chosen:
         return few_shot_lesson(random, scenes, index, others, shots)
     examples = [Example((str(i),), (), str(label)) for i, label in zip(shown, chosen, strict=False)]
-    return _lesson("few-shot", "classify", style, index, str(chosen[-1]), {"labels": name_labels(labels)}, examples)
+    return _lesson(
+        "few-shot", "classify", style, index, str(chosen[-1]), {"labels": name_labels(labels)}, examples
+    )
 
 
-def dialogue_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int], turns: int = 0) -> Lesson:
+def dialogue_lesson(
+    random: Random, scenes: Scenes, index: int, others: Sequence[int], turns: int = 0
+) -> Lesson:
     """Two or three turns about one or two images; a later turn may come without an image of its own."""
     turns = turns or random.choices((2, 3), (3, 1))[0]
     style: Style = "chat" if random.random() < 0.85 else "completion"
@@ -252,11 +285,15 @@ def dialogue_lesson(random: Random, scenes: Scenes, index: int, others: Sequence
         has_image = turn == 0
         order = (question, "image") if random.random() < 0.3 else ("image", question)
         words = order if has_image else (question,)
-        examples.append(Example((str(current),) if has_image else (), (), answer, words if style == "chat" else ()))
+        examples.append(
+            Example((str(current),) if has_image else (), (), answer, words if style == "chat" else ())
+        )
         if style == "completion":
             examples[-1] = Example(examples[-1].images, (("message", question),), answer)
     question, answer = ask(random, scenes[index], QUESTION_WEIGHTS)
-    return _lesson("dialogue", "dialogue", style, index if two_images else None, answer, {"message": question}, examples)
+    return _lesson(
+        "dialogue", "dialogue", style, index if two_images else None, answer, {"message": question}, examples
+    )
 
 
 LESSONS: dict[str, tuple[float, Callable[[Random, Scenes, int, Sequence[int]], Lesson]]] = {

@@ -1,4 +1,4 @@
-"""The training pictures on disk: painted once by all cores, kept as 80×80 pixels beside the scenes they show.
+"""The training pictures on disk: painted once by all cores, kept as 80x80 pixels beside the scenes they show.
 
 Number `index` of a seed is always the same picture, so a run that was cut off goes on where it stopped.
 """

@@ -45,9 +45,10 @@ def ask_colour_by_name(random: Random, scene: Scene) -> Question | None:
     kind = shape.kind
     wording = random.choice((
         "What {c} is the {k}?", "What {c} is the {k}?", "Which {c} is the {k}?", "What is the {c} of the {k}?",
-        "What {c} does the {k} have?", "Which {c} does the {k} have?", "The {k} is what {c}?", "Tell me the {c} of the {k}.",
-        "Name the {c} of the {k}.", "What's the {c} of the {k}?", "In what {c} is the {k} drawn?", "what {c} is the {k}",
-        "Can you tell me what {c} the {k} is?", "What {c} is the {k} in this image?", "What {c} is the {k} in the picture?",
+        "What {c} does the {k} have?", "Which {c} does the {k} have?", "The {k} is what {c}?",
+        "Tell me the {c} of the {k}.", "Name the {c} of the {k}.", "What's the {c} of the {k}?",
+        "In what {c} is the {k} drawn?", "what {c} is the {k}", "Can you tell me what {c} the {k} is?",
+        "What {c} is the {k} in this image?", "What {c} is the {k} in the picture?",
     ))  # fmt: skip
     return _spell(random, wording).replace("{k}", kind), shape.colour
 
@@ -56,9 +57,10 @@ def ask_colour(random: Random, scene: Scene) -> Question | None:
     if len(scene.shapes) > 1:
         return None
     wording = random.choice((
-        "What {c} is the {o}?", "What {c} is the {o}?", "Which {c} is the {o}?", "What is the {c} of the {o}?", "What {c} is it?",
-        "Which {c} does the {o} have?", "Tell me the {c} of the {o}.", "What {c} is the {o} in this image?", "what {c} is the {o}",
-        "What's the {c} of the {o}?", "What {c} does the {o} have?", "What {c} is this {o}?", "What {c} is the {o} in the picture?",
+        "What {c} is the {o}?", "What {c} is the {o}?", "Which {c} is the {o}?", "What is the {c} of the {o}?",
+        "What {c} is it?", "Which {c} does the {o} have?", "Tell me the {c} of the {o}.",
+        "What {c} is the {o} in this image?", "what {c} is the {o}", "What's the {c} of the {o}?",
+        "What {c} does the {o} have?", "What {c} is this {o}?", "What {c} is the {o} in the picture?",
     ))  # fmt: skip
     noun = random.choice(("shape", "shape", "object", "figure", "thing"))
     answer = scene.shapes[0].colour if scene.shapes else "There is no shape."
@@ -68,10 +70,11 @@ def ask_colour(random: Random, scene: Scene) -> Question | None:
 def ask_kind(random: Random, scene: Scene) -> Question | None:
     if len(scene.shapes) <= 1:
         wording = random.choice((
-            "What shape is this?", "Which shape is this?", "What shape is it?", "Which shape is shown?", "What shape is shown?",
-            "What shape is in the image?", "Which shape is in the picture?", "What shape can you see?", "What is the shape?",
-            "Which shape do you see?", "What kind of shape is this?", "Name the shape.", "what shape is this",
-            "What shape is in this image?", "What shape do you see?", "What shape is in the picture?", "What is this shape?",
+            "What shape is this?", "Which shape is this?", "What shape is it?", "Which shape is shown?",
+            "What shape is shown?", "What shape is in the image?", "Which shape is in the picture?",
+            "What shape can you see?", "What is the shape?", "Which shape do you see?",
+            "What kind of shape is this?", "Name the shape.", "what shape is this", "What shape is in this image?",
+            "What shape do you see?", "What shape is in the picture?", "What is this shape?",
         ))  # fmt: skip
         return wording, scene.shapes[0].kind if scene.shapes else "There is no shape."
     alone = [s for s in scene.shapes if sum(other.colour == s.colour for other in scene.shapes) == 1]
@@ -79,27 +82,30 @@ def ask_kind(random: Random, scene: Scene) -> Question | None:
         return None
     shape = random.choice(alone)
     wording = random.choice((
-        "Which shape is {x}?", "What shape is {x}?", "What is the {x} shape?", "Which shape is the {x} one?", "What is {x}?",
-        "What shape has the {c} {x}?", "Name the {x} shape.", "What kind of shape is the {x} one?", "Which object is {x}?",
+        "Which shape is {x}?", "What shape is {x}?", "What is the {x} shape?", "Which shape is the {x} one?",
+        "What is {x}?", "What shape has the {c} {x}?", "Name the {x} shape.", "What kind of shape is the {x} one?",
+        "Which object is {x}?",
     ))  # fmt: skip
     return _spell(random, wording).replace("{x}", shape.colour), shape.kind
 
 
 def ask_ground(random: Random, scene: Scene) -> Question:
     wording = random.choice((
-        "What {c} is the background?", "What {c} is the background?", "What is the background {c}?", "Which {c} is the background?",
-        "What is the {c} of the background?", "What {c} is the ground?", "Which {c} does the background have?",
-        "What {c} does the background have?", "Tell me the {c} of the background.", "What {c} is behind the shapes?",
-        "what {c} is the background", "What's the {c} of the background?", "On what {c} background is it?",
+        "What {c} is the background?", "What {c} is the background?", "What is the background {c}?",
+        "Which {c} is the background?", "What is the {c} of the background?", "What {c} is the ground?",
+        "Which {c} does the background have?", "What {c} does the background have?",
+        "Tell me the {c} of the background.", "What {c} is behind the shapes?", "what {c} is the background",
+        "What's the {c} of the background?", "On what {c} background is it?",
     ))  # fmt: skip
     return _spell(random, wording), scene.ground
 
 
 def ask_place(random: Random, scene: Scene) -> Question | None:
     wordings = (
-        "Where is the {k}?", "Where is the {k}?", "Where is the {k} in the image?", "Where in the picture is the {k}?",
-        "In which part of the image is the {k}?", "What is the position of the {k}?", "Where can I find the {k}?",
-        "Where do you see the {k}?", "where is the {k}", "Where is the {k} located?", "Where's the {k}?",
+        "Where is the {k}?", "Where is the {k}?", "Where is the {k} in the image?",
+        "Where in the picture is the {k}?", "In which part of the image is the {k}?",
+        "What is the position of the {k}?", "Where can I find the {k}?", "Where do you see the {k}?",
+        "where is the {k}", "Where is the {k} located?", "Where's the {k}?",
     )  # fmt: skip
     if not scene.shapes:
         return random.choice(wordings).replace("{k}", "shape"), "There is no shape."
@@ -115,9 +121,10 @@ def ask_place(random: Random, scene: Scene) -> Question | None:
 def ask_count(random: Random, scene: Scene) -> Question:
     if random.random() < 0.6:
         wording = random.choice((
-            "How many shapes are there?", "How many shapes are there?", "How many shapes are in the image?", "How many shapes do you see?",
-            "How many objects are there?", "What is the number of shapes?", "How many shapes are in this picture?",
-            "How many shapes can you see?", "Count the shapes.", "how many shapes are there", "How many shapes are shown?",
+            "How many shapes are there?", "How many shapes are there?", "How many shapes are in the image?",
+            "How many shapes do you see?", "How many objects are there?", "What is the number of shapes?",
+            "How many shapes are in this picture?", "How many shapes can you see?", "Count the shapes.",
+            "how many shapes are there", "How many shapes are shown?",
         ))  # fmt: skip
         return wording, str(len(scene.shapes))
     present = [shape.kind for shape in scene.shapes]
@@ -146,11 +153,14 @@ def ask_presence(random: Random, scene: Scene) -> Question:
             colour = random.choice([c for c in COLOURS if c not in taken])
         if form > 0.85 and len(scene.find(kind)) == 1:
             wording = random.choice(("Is the {k} {x}?", "Is the {c} of the {k} {x}?", "Is this {k} {x}?"))
-            return _spell(random, wording).replace("{k}", kind).replace("{x}", colour), "yes" if want else "no"
+            return _spell(random, wording).replace("{k}", kind).replace(
+                "{x}", colour
+            ), "yes" if want else "no"
         noun = f"{colour} {kind}"
     wording = random.choice((
-        "Is there {a}?", "Is there {a}?", "Is there {a} in the image?", "Do you see {a}?", "Can you see {a}?", "Is {a} in the picture?",
-        "Does the image show {a}?", "Does the picture contain {a}?", "is there {a}", "Is there {a} in this image?",
+        "Is there {a}?", "Is there {a}?", "Is there {a} in the image?", "Do you see {a}?", "Can you see {a}?",
+        "Is {a} in the picture?", "Does the image show {a}?", "Does the picture contain {a}?", "is there {a}",
+        "Is there {a} in this image?",
     ))  # fmt: skip
     return wording.replace("{a}", with_article(noun)), "yes" if want else "no"
 
@@ -173,12 +183,18 @@ def ask_size(random: Random, scene: Scene) -> Question | None:
         return None
     word, bigger = random.choice((("bigger", True), ("larger", True), ("smaller", False)))
     if random.random() < 0.5:
-        wording = random.choice(("Is the {a} {w} than the {b}?", "Is the {a} {w} than the {b}?", "Would you say the {a} is {w} than the {b}?"))
+        wording = random.choice(
+            (
+                "Is the {a} {w} than the {b}?",
+                "Is the {a} {w} than the {b}?",
+                "Would you say the {a} is {w} than the {b}?",
+            )
+        )
         answer = "yes" if (ratio > 1) == bigger else "no"
     else:
         wording = random.choice((
-            "Which is {w}, the {a} or the {b}?", "Which is {w}, the {a} or the {b}?", "Which shape is {w}, the {a} or the {b}?",
-            "What is {w}, the {a} or the {b}?",
+            "Which is {w}, the {a} or the {b}?", "Which is {w}, the {a} or the {b}?",
+            "Which shape is {w}, the {a} or the {b}?", "What is {w}, the {a} or the {b}?",
         ))  # fmt: skip
         answer = (a if (ratio > 1) == bigger else b).kind
     return wording.replace("{a}", a.kind).replace("{b}", b.kind).replace("{w}", word), answer
@@ -194,30 +210,36 @@ def ask_side(random: Random, scene: Scene) -> Question | None:
     form = random.random()
     if form < 0.55:
         wording = random.choice((
-            "Is the {a} left of the {b}?", "Is the {a} to the left of the {b}?", "Is the {a} on the left of the {b}?",
+            "Is the {a} left of the {b}?", "Is the {a} to the left of the {b}?",
+            "Is the {a} on the left of the {b}?",
         ))  # fmt: skip
         answer = "yes" if (a.x < b.x) == left else "no"
     elif form < 0.8:
         wording = "Which is further left, the {a} or the {b}?"
         answer = (a if (a.x < b.x) == left else b).kind
     else:
-        wording = random.choice(("Which shape is on the left?", "What is on the left?", "Which shape is furthest left?"))
+        wording = random.choice(
+            ("Which shape is on the left?", "What is on the left?", "Which shape is furthest left?")
+        )
         answer = scene.shapes[0 if left else -1].kind
     return wording.replace("left", side).replace("{a}", a.kind).replace("{b}", b.kind), answer
 
 
 def ask_contents(random: Random, scene: Scene) -> Question:
     wording = random.choice((
-        "What is in this image?", "What is in this image?", "What is in the image?", "What do you see?", "What is this?", "What can you see?",
-        "What does the image show?", "What do we see in this image?", "What is shown in the picture?", "And what is in this image?",
-        "What is in the picture?", "Describe the image.", "What's in this picture?", "And how about this image?", "And what is this?",
+        "What is in this image?", "What is in this image?", "What is in the image?", "What do you see?",
+        "What is this?", "What can you see?", "What does the image show?", "What do we see in this image?",
+        "What is shown in the picture?", "And what is in this image?", "What is in the picture?",
+        "Describe the image.", "What's in this picture?", "And how about this image?", "And what is this?",
     ))  # fmt: skip
     return wording, caption(scene)
 
 
 def ask_about_absent(random: Random, scene: Scene) -> Question:
     kind = random.choice([kind for kind in KINDS if not scene.find(kind)])
-    wording = random.choice(("What {c} is the {k}?", "Where is the {k}?", "What is the {c} of the {k}?", "Which {c} is the {k}?"))
+    wording = random.choice(
+        ("What {c} is the {k}?", "Where is the {k}?", "What is the {c} of the {k}?", "Which {c} is the {k}?")
+    )
     return _spell(random, wording).replace("{k}", kind), f"There is no {kind}."
 
 

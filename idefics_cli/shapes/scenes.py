@@ -1,7 +1,7 @@
 """The world of the `shapes` checkpoint: plain scenes of coloured shapes, and how they are painted.
 
-A `Scene` is what is true; `paint` makes one picture of it and hides the truth behind shades, outlines, gradients, noise,
-aliasing and JPEG artefacts, so that a model trained on it also reads what other programs draw. Knows no text.
+A `Scene` is what is true; `paint` makes one picture of it and hides the truth behind shades, outlines, gradients,
+noise, aliasing and JPEG artefacts, so that a model trained on it also reads what other programs draw. Knows no text.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -25,18 +26,24 @@ COLOURS: dict[str, tuple[Colour, ...]] = {
     "orange": ((255, 165, 0), (255, 140, 0), (249, 115, 22), (251, 140, 0), (255, 127, 14)),
     "yellow": ((255, 255, 0), (255, 235, 59), (250, 204, 21), (253, 224, 71), (255, 215, 0)),
     "green": (
-        (0, 128, 0), (0, 255, 0), (34, 197, 94), (76, 175, 80), (46, 139, 87), (0, 100, 0), (50, 205, 50), (144, 238, 144),
+        (0, 128, 0), (0, 255, 0), (34, 197, 94), (76, 175, 80), (46, 139, 87), (0, 100, 0), (50, 205, 50),
+        (144, 238, 144),
     ),
     "blue": (
         (0, 0, 255), (30, 144, 255), (59, 130, 246), (33, 150, 243), (0, 0, 128), (65, 105, 225), (29, 78, 216),
         (100, 149, 237), (135, 206, 235), (135, 181, 255),
     ),
-    "purple": ((128, 0, 128), (147, 51, 234), (156, 39, 176), (75, 0, 130), (138, 43, 226), (103, 58, 183), (186, 85, 211)),
+    "purple": (
+        (128, 0, 128), (147, 51, 234), (156, 39, 176), (75, 0, 130), (138, 43, 226), (103, 58, 183), (186, 85, 211),
+    ),
     "pink": ((255, 192, 203), (255, 105, 180), (244, 143, 177), (249, 168, 212), (255, 150, 190), (236, 72, 153)),
     "brown": ((139, 69, 19), (121, 85, 72), (101, 67, 33), (160, 82, 45), (120, 53, 15)),
     "black": ((0, 0, 0), (17, 17, 17), (30, 30, 32), (8, 8, 12)),
     "white": ((255, 255, 255), (250, 250, 250), (245, 245, 240)),
-    "gray": ((128, 128, 128), (105, 105, 105), (158, 158, 158), (140, 146, 152), (80, 80, 80), (192, 192, 192), (205, 205, 205)),
+    "gray": (
+        (128, 128, 128), (105, 105, 105), (158, 158, 158), (140, 146, 152), (80, 80, 80), (192, 192, 192),
+        (205, 205, 205),
+    ),
 }  # fmt: skip
 # Grounds that look alike with shapes on them: a pair is never used in one scene.
 CONFUSABLE = {
@@ -64,7 +71,7 @@ class Shape:
 
     @property
     def place(self) -> str:
-        """The cell of a 3×3 grid that its centre lies in."""
+        """The cell of a 3x3 grid that its centre lies in."""
         return PLACES[min(int(self.y * 3), 2) * 3 + min(int(self.x * 3), 2)]
 
     @property
@@ -94,10 +101,20 @@ def sample_scene(random: Random, count: int, *, twins: bool = False) -> Scene:
 
 
 def _try_scene(random: Random, count: int, twins: bool) -> Scene | None:
-    side = random.choice((96, 128, 160, 192, 224, 256, 320)) if random.random() < 0.9 else random.randint(320, 640)
+    side = (
+        random.choice((96, 128, 160, 192, 224, 256, 320))
+        if random.random() < 0.9
+        else random.randint(320, 640)
+    )
     aspect = 1.0 if random.random() < 0.45 else math.exp(random.uniform(-0.75, 0.75))
-    width, height = (max(96, min(640, round(side * factor))) for factor in (math.sqrt(aspect), 1 / math.sqrt(aspect)))
-    ground = random.choice(list(COLOURS)) if random.random() < 0.55 else random.choice(("white", "white", "black", "gray"))
+    width, height = (
+        max(96, min(640, round(side * factor))) for factor in (math.sqrt(aspect), 1 / math.sqrt(aspect))
+    )
+    ground = (
+        random.choice(list(COLOURS))
+        if random.random() < 0.55
+        else random.choice(("white", "white", "black", "gray"))
+    )
     kinds = random.sample(KINDS, count)
     if twins and count > 1:
         kinds[-1] = kinds[0]
@@ -114,7 +131,7 @@ def _try_scene(random: Random, count: int, twins: bool) -> Scene | None:
             return None
         shapes.append(shape)
     shapes.sort(key=lambda shape: shape.x)
-    if any(b.x - a.x < 0.13 for a, b in zip(shapes, shapes[1:], strict=False)):
+    if any(b.x - a.x < 0.13 for a, b in pairwise(shapes)):
         return None
     return Scene(width, height, ground, tuple(shapes))
 
@@ -129,7 +146,9 @@ def _place(random: Random, kind: str, colour: str, width: int, height: int, larg
     # Centres keep off the borders between the nine places, where people would disagree too.
     if any(abs(value - border) < 0.035 for value in (x, y) for border in (1 / 3, 2 / 3)):
         return None
-    angle = {"star": random.uniform(-36, 36), "moon": random.uniform(-60, 60)}.get(kind, random.uniform(-9, 9))
+    angle = {"star": random.uniform(-36, 36), "moon": random.uniform(-60, 60)}.get(
+        kind, random.uniform(-9, 9)
+    )
     if random.random() < 0.5 and kind != "star":
         angle = 0.0
     return Shape(kind, colour, x, y, half_width, half_height, angle, random.randrange(1000))
@@ -137,7 +156,8 @@ def _place(random: Random, kind: str, colour: str, width: int, height: int, larg
 
 def _touch(a: Shape, b: Shape) -> bool:
     return (
-        abs(a.x - b.x) < (a.half_width + b.half_width) * 1.02 and abs(a.y - b.y) < (a.half_height + b.half_height) * 1.02
+        abs(a.x - b.x) < (a.half_width + b.half_width) * 1.02
+        and abs(a.y - b.y) < (a.half_height + b.half_height) * 1.02
     )
 
 
@@ -213,7 +233,7 @@ def shade(random: Random, name: str) -> Colour:
 
 
 def paint(scene: Scene, random: Random) -> Image.Image:
-    """One RGB picture of the scene, `scene.width` × `scene.height` pixels."""
+    """One RGB picture of the scene, `scene.width` by `scene.height` pixels."""
     scale = random.choice((1, 2, 3)) if max(scene.width, scene.height) <= 320 else random.choice((1, 2))
     width, height = scene.width * scale, scene.height * scale
     ground = shade(random, scene.ground)
@@ -227,7 +247,9 @@ def paint(scene: Scene, random: Random) -> Image.Image:
     if random.random() < 0.12:
         picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.9)))
     if random.random() < 0.25:
-        noise = np.random.default_rng(random.getrandbits(32)).normal(0, random.uniform(2, 9), (scene.height, scene.width, 3))
+        noise = np.random.default_rng(random.getrandbits(32)).normal(
+            0, random.uniform(2, 9), (scene.height, scene.width, 3)
+        )
         picture = Image.fromarray((np.asarray(picture, np.float32) + noise).clip(0, 255).astype(np.uint8))
     if random.random() < 0.35:
         buffer = io.BytesIO()
@@ -248,7 +270,12 @@ def _paint_shape(random: Random, picture: Image.Image, shape: Shape, ground: Col
     look = random.random()
     draw = ImageDraw.Draw(picture)
     if look < 0.05 and shape.kind != "moon":  # drawn with a pen, unfilled
-        draw.line([*points, *points[:2]], fill=colour, width=max(2, round(half * random.uniform(0.16, 0.3))), joint="curve")
+        draw.line(
+            [*points, *points[:2]],
+            fill=colour,
+            width=max(2, round(half * random.uniform(0.16, 0.3))),
+            joint="curve",
+        )
         return
     if look < 0.12:  # a soft shadow under it
         offset = half * random.uniform(0.05, 0.12)
@@ -262,7 +289,12 @@ def _paint_shape(random: Random, picture: Image.Image, shape: Shape, ground: Col
         draw.polygon(points, fill=colour)
     if look > 0.8:  # a thin edge, darker, black or white
         edge = random.choice((tuple(round(value * 0.6) for value in colour), (0, 0, 0), (255, 255, 255)))
-        draw.line([*points, *points[:2]], fill=edge, width=max(1, round(half * random.uniform(0.03, 0.09))), joint="curve")
+        draw.line(
+            [*points, *points[:2]],
+            fill=edge,
+            width=max(1, round(half * random.uniform(0.03, 0.09))),
+            joint="curve",
+        )
 
 
 def _grade(random: Random, picture: Image.Image, strength: float) -> Image.Image:

@@ -1,9 +1,11 @@
-"""Train the embedded checkpoint: `python -m idefics_cli.shapes.train`. Seeded, resumable, under 90 minutes on two cores.
+"""Train the embedded checkpoint: `python -m idefics_cli.shapes.train`. Seeded, resumable, one command.
 
 Pictures are painted once; stage one trains the vision tower alone, stage two everything on the prompts the templates
 write. State goes to `.training/` every minute, the finished checkpoint to `checkpoint/` beside this file.
 """
 
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import argparse
@@ -60,7 +62,9 @@ def cosine(step: int, steps: int, warmup: int) -> float:
 class Stage:
     """A resumable loop: `loss_of(prepare(step))`, one optimiser step each, state saved every minute."""
 
-    def __init__(self, path: Path, modules: dict[str, nn.Module], steps: int, rate: float, warmup: int, decay: float):
+    def __init__(
+        self, path: Path, modules: dict[str, nn.Module], steps: int, rate: float, warmup: int, decay: float
+    ):
         self.path, self.modules, self.steps, self.rate, self.warmup = path, modules, steps, rate, warmup
         weights = [w for module in modules.values() for w in module.parameters() if w.requires_grad]
         self.weights = weights
@@ -88,7 +92,9 @@ class Stage:
         torch.save(state, draft)
         draft.replace(self.path)
 
-    def run(self, prepare: Callable[[int], Any], loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]]) -> None:
+    def run(
+        self, prepare: Callable[[int], Any], loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]]
+    ) -> None:
         """Train to the last step. `prepare(step)` runs one step ahead in a thread and depends on nothing else."""
         saved = time.monotonic()
         with ThreadPoolExecutor(1) as ahead:
@@ -101,7 +107,7 @@ class Stage:
                     group["lr"] = self.rate * cosine(self.step, self.steps, self.warmup)
                 loss, said = loss_of(batch)
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(self.weights, 1.0)
                 self.optimizer.step()
                 if self.step % 50 == 0:
@@ -114,7 +120,11 @@ class Stage:
 
 
 def train_vision(
-    model: IdeficsForVisionText2Text, scenes: list[Scene], pictures: npt.NDArray[np.uint8], folder: Path, steps: int
+    model: IdeficsForVisionText2Text,
+    scenes: list[Scene],
+    pictures: npt.NDArray[np.uint8],
+    folder: Path,
+    steps: int,
 ) -> None:
     """Stage one: 64 pictures a step."""
     tower, heads = model.model.vision_model, Heads()
@@ -129,7 +139,9 @@ def train_vision(
             features = tower(pixel_values=pixels).last_hidden_state
         return heads.loss(features.float(), truth)
 
-    Stage(folder / "vision.pt", {"tower": tower, "heads": heads}, steps, 2e-3, 150, 0.05).run(prepare, loss_of)
+    Stage(folder / "vision.pt", {"tower": tower, "heads": heads}, steps, 2e-3, 150, 0.05).run(
+        prepare, loss_of
+    )
 
 
 def train_language(
@@ -218,7 +230,9 @@ def main() -> None:
     config = new_config(first_added, 2)
     family = IdeficsFamily(processor, config)
     model = new_model(config)
-    say(f"{len(scenes)} pictures, {first_added} words, {sum(w.numel() for w in model.parameters()) / 1e6:.2f} M weights")
+    say(
+        f"{len(scenes)} pictures, {first_added} words, {sum(w.numel() for w in model.parameters()) / 1e6:.2f} M weights"
+    )
     train_vision(model, scenes, pictures, options.folder, options.vision_steps)
     if options.stage == "vision":
         return

@@ -1,7 +1,7 @@
 """Stage one of the training: the vision tower alone, with heads that are thrown away afterwards.
 
-Every patch learns which shape covers it, its colour, its silhouette on a 5×5 grid, the place and the extent of the whole
-shape; CLS learns the ground and the count. Without the silhouettes, shapes are barely learned at all.
+Every patch learns which shape covers it, its colour, its silhouette on a 5x5 grid, the place and the extent of the
+whole shape; CLS learns the ground and the count. Without the silhouettes, shapes are barely learned at all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLOUR_INDEX = {name: index for index, name in enumerate(COLOURS)}
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Targets of a batch. Patch targets are `[batch, 64]`, −1 where no shape covers the patch."""
+    """Targets of a batch. Patch targets are `[batch, 64]`, -1 where no shape covers the patch."""
 
     kind: Tensor
     colour: Tensor
@@ -62,7 +62,11 @@ def targets(scenes: Sequence[Scene]) -> Truth:
             place[row, mine] = PLACES.index(shape.place)
             box[row, mine] = (shape.x, shape.y, shape.half_width, shape.half_height)
     return Truth(
-        *(torch.from_numpy(array) for array in (kind, colour, place, box, silhouette)),
+        kind=torch.from_numpy(kind),
+        colour=torch.from_numpy(colour),
+        place=torch.from_numpy(place),
+        box=torch.from_numpy(box),
+        silhouette=torch.from_numpy(silhouette),
         ground=torch.tensor([_COLOUR_INDEX[scene.ground] for scene in scenes]),
         count=torch.tensor([len(scene.shapes) for scene in scenes]),
     )

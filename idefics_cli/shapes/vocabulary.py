@@ -1,4 +1,7 @@
-"""The checkpoint's tokenizer: byte-level BPE over what the lessons say, so that every word of the world is one token."""
+"""The checkpoint's tokenizer: byte-level BPE over what the lessons say, so every word of its world is one token."""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -18,11 +21,15 @@ LARGEST = 1200
 def train_processor(texts: Iterable[str]) -> IdeficsProcessor:
     """A processor whose tokenizer was trained on texts without markers."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=LARGEST, min_frequency=4, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=LARGEST,
+        min_frequency=4,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
