@@ -33,6 +33,8 @@ class Report:
     """How many scores a ranked row keeps; all without a number."""
     labels: tuple[str, ...] = ()
     """Labels that a generated answer must be one of; anything goes when empty."""
+    doubt: Callable[[Image], str | None] | None = None
+    """What to warn of when the model cannot know such an image; None for a model that knows anything."""
 
 
 def run(
@@ -130,7 +132,7 @@ def _result(
     backend: Backend,
     report: Report,
 ) -> Result:
-    warnings = _warnings(item, loaded)
+    warnings = _warnings(item, loaded, report)
     label = None
     if isinstance(outcome, Answer) and report.labels and not outcome.scores:
         label = match_label(outcome.text, report.labels)
@@ -184,11 +186,12 @@ def _result(
     )
 
 
-def _warnings(item: Item, loaded: dict[str, Image | ItemError]) -> tuple[str, ...]:
-    """What decoding changed in the item's own images, with the source where there are several."""
+def _warnings(item: Item, loaded: dict[str, Image | ItemError], report: Report) -> tuple[str, ...]:
+    """What decoding changed in the item's own images and what the model cannot know, with the source where several."""
     return tuple(
         warning if len(item.images) == 1 else f"{source}: {warning}"
         for source in dict.fromkeys(item.images)
         if isinstance(image := loaded.get(source), Image)
-        for warning in image.warnings
+        for warning in (*image.warnings, report.doubt and report.doubt(image))
+        if warning
     )

@@ -9,14 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idefics_cli.errors import UsageError
-from idefics_cli.templates import (
-    Example,
-    compose,
-    load_examples,
-    load_template,
-    parse_template,
-    substitute,
-)
+from idefics_cli.examples import Example, load_examples
+from idefics_cli.prompts import compose
+from idefics_cli.templates import load_template, read_template, substitute
 from idefics_cli.values import ImagePart, Item, Message, TextPart
 
 VQA = load_template("vqa")
@@ -75,11 +70,12 @@ def test_what_a_user_typed_is_never_expanded(text: str) -> None:
     assert substitute("<$a|$b>", {"a": text, "b": "$a"}) == f"<{text}|$a>"
 
 
-def test_missing_and_unknown_fields_are_named_together() -> None:
-    template = parse_template(
-        "name: two\nversion: 1\ndescription: d\nfields: [one, other]\nchat: {turn: [image, '$one $other']}",
-        "x.yaml",
+def test_missing_and_unknown_fields_are_named_together(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "name: two\nversion: 1\ndescription: d\nfields: [one, other]\nchat: {turn: [image, '$one $other']}"
     )
+    template = read_template(path)
     with pytest.raises(UsageError, match="needs a value for one, other"):
         compose(template, "chat", Item("a", ("a.png",)), task="x")
     with pytest.raises(UsageError, match="has no field size"):
@@ -94,7 +90,7 @@ def test_a_request_never_goes_without_its_image() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("name: [", "not YAML"),
+        ("name: [", "not valid YAML"),
         ("just text", "not a template"),
         ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image]}\nextra: 1", "extra"),
         (
@@ -107,17 +103,19 @@ def test_a_request_never_goes_without_its_image() -> None:
         ("name: x\nversion: 1\ndescription: d", "give `completion`, `chat` or both"),
         ("name: X Y\nversion: 1\ndescription: d\nchat: {turn: [image]}", "lower-case"),
         ("name: x\nversion: one\ndescription: d\nchat: {turn: [image]}", "version"),
-        ("!!python/object/apply:os.system ['echo hi']", "not YAML"),
-        ("[" * 5000, "not YAML|nested too deeply"),
+        ("!!python/object/apply:os.system ['echo hi']", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
         (
             "name: x\nversion: 1\ndescription: d\nchat: {turn: [image]}\ndecoding: {max_new_tokens: 0}",
             "max_new_tokens",
         ),
     ],
 )
-def test_a_bad_template_says_why_in_one_line(text: str, reason: str) -> None:
+def test_a_bad_template_says_why_in_one_line(text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
     with pytest.raises(UsageError, match=reason) as caught:
-        parse_template(text, "bad.yaml")
+        read_template(path)
     assert "bad.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 

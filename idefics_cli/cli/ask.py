@@ -18,11 +18,15 @@ from pathlib import Path
 import typer
 
 from ..backends import Backend, open_backend
+from ..config import SHAPES
 from ..errors import NothingToDo, UsageError
+from ..examples import Example, load_examples
 from ..images import expand
+from ..prompts import compose
 from ..runner import Report, run
+from ..shapes.world import describe_foreign
 from ..tasks import name_labels, template_name
-from ..templates import Example, Template, compose, load_examples, load_template
+from ..templates import Template, load_template
 from ..values import Item, ModelSpec, Request, Result, Style
 from .options import Options
 from .output import Output, Talk, display_name, say
@@ -93,6 +97,7 @@ def ask(images: Sequence[str], question: Question, options: Options) -> None:
             full_text=options.full_text,
             top=question.top,
             labels=() if question.is_ranked else question.labels,
+            doubt=describe_foreign if model.name == SHAPES else None,
         ),
         limits=limits,
         window=2 * batch_size,

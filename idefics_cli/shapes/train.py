@@ -14,7 +14,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -95,28 +94,27 @@ class Stage:
     def run(
         self, prepare: Callable[[int], Any], loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]]
     ) -> None:
-        """Train to the last step. `prepare(step)` runs one step ahead in a thread and depends on nothing else."""
+        """Train to the last step. `prepare(step)` depends on nothing but the step.
+
+        It runs in this thread: tensors made in another one would start OpenMP threads of their own, which then fight
+        over the cores.
+        """
         saved = time.monotonic()
-        with ThreadPoolExecutor(1) as ahead:
-            future = ahead.submit(prepare, self.step) if self.step < self.steps else None
-            while future is not None:
-                batch = future.result()
-                following = self.step + 1
-                future = ahead.submit(prepare, following) if following < self.steps else None
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate * cosine(self.step, self.steps, self.warmup)
-                loss, said = loss_of(batch)
-                self.optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.weights, 1.0)
-                self.optimizer.step()
-                if self.step % 50 == 0:
-                    figures = "  ".join(f"{name} {value:.3f}" for name, value in said.items())
-                    say(f"{self.path.stem} {self.step}/{self.steps}  loss {loss.item():.3f}  {figures}")
-                self.step = following
-                if time.monotonic() - saved > SAVE_SECONDS or self.step == self.steps:
-                    self.save()
-                    saved = time.monotonic()
+        while self.step < self.steps:
+            loss, said = loss_of(prepare(self.step))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate * cosine(self.step, self.steps, self.warmup)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.weights, 1.0)
+            self.optimizer.step()
+            if self.step % 50 == 0:
+                figures = "  ".join(f"{name} {value:.3f}" for name, value in said.items())
+                say(f"{self.path.stem} {self.step}/{self.steps}  loss {loss.item():.3f}  {figures}")
+            self.step += 1
+            if time.monotonic() - saved > SAVE_SECONDS or self.step == self.steps:
+                self.save()
+                saved = time.monotonic()
 
 
 def train_vision(
@@ -214,7 +212,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".training"), help="where the state is kept")
     parser.add_argument("--pictures", type=int, default=64_000)
     parser.add_argument("--vision-steps", type=int, default=3_600)
-    parser.add_argument("--steps", type=int, default=2_200)
+    parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "checkpoint")
     parser.add_argument("--stage", choices=("pictures", "vision", "all"), default="all")
     options = parser.parse_args()
