@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
 from .config import read_yaml
-from .errors import UsageError
+from .errors import BadItem, UsageError
+from .images import is_url
 from .jsonl import parse_line, read_lines
 from .templates import IMAGE, Strict, describe_problems
 
@@ -35,12 +35,18 @@ def load_examples(path: Path) -> list[Example]:
         ]
     try:
         with path.open("rb") as stream:
-            return [
-                parse_example(parse_line(line), path.parent, f"{path}, line {number}")
-                for number, line in read_lines(stream)
-            ]
+            return [_parse_line(line, path, number) for number, line in read_lines(stream)]
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parse_line(line: bytes, path: Path, number: int) -> Example:
+    origin = f"{path}, line {number}"
+    try:
+        entry = parse_line(line)
+    except BadItem as error:
+        raise UsageError(f"{origin}: {error}") from error
+    return parse_example(entry, path.parent, origin)
 
 
 class _ExampleEntry(Strict):
@@ -81,6 +87,4 @@ def parse_example(entry: object, folder: Path, origin: str) -> Example:
 
 def relative_to(folder: Path, source: str) -> str:
     """A path as seen from `folder`; URLs and absolute paths stay as they are."""
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", source):
-        return source
-    return str(folder / source)
+    return source if is_url(source) else str(folder / source)

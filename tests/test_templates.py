@@ -135,7 +135,7 @@ def test_examples_come_from_yaml_and_jsonl_with_paths_beside_the_file(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "entry", ['{"image": "a.png"}', '{"answer": 1}', '{"answer": "x", "imgae": "a.png"}']
+    "entry", ['{"image": "a.png"}', '{"answer": 1}', '{"answer": "x", "imgae": "a.png"}', "{", "[]"]
 )
 def test_a_bad_example_names_its_line(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "shots.jsonl"

@@ -1,0 +1,26 @@
+"""The embedded checkpoint keeps its promises, on a sample of the scenes that `make accuracy` asks about."""
+
+from __future__ import annotations
+
+import pytest
+
+from idefics_cli.backends import open_backend
+from idefics_cli.config import resolve_model
+from idefics_cli.shapes.accuracy import Share, measure_accuracy
+from idefics_cli.values import ModelSpec
+
+SCENES = 40
+SLACK = 2
+"""Answers a sample this small may miss by chance below what 500 scenes reach."""
+
+
+@pytest.fixture(scope="module")
+def shares() -> list[Share]:
+    return measure_accuracy(
+        open_backend(ModelSpec(resolve_model("shapes").checkpoint), batch_size=16), SCENES
+    )
+
+
+def test_every_row_of_the_table_holds(shares: list[Share]) -> None:
+    below = [share for share in shares if share.right + SLACK < share.wanted * share.asked]
+    assert not below
