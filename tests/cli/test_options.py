@@ -127,7 +127,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
 
 
 @pytest.mark.parametrize("command", ["", "caption", "vqa", "classify", "write", "run", "templates"])
-def test_help(run: Program, golden: Callable[[str, str], None], command: str) -> None:
+def test_golden_help(run: Program, golden: Callable[[str, str], None], command: str) -> None:
     result = run(*command.split(), "--help")
     assert (result.code, result.stderr) == (0, "")
     golden(f"help/{command or 'idefics'}.txt", result.stdout)
