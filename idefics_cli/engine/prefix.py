@@ -1,0 +1,105 @@
+"""Prefixes run once: the keys and values of what several prompts begin with, computed for one row and kept.
+
+A prefix is named by its units, so prompts with other images never meet. It may be taken from a longer one, and a
+longer one goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.families.family import Encoded
+from ..models.families.marked import MarkedFamily, Stretch
+from .features import Features
+from .inputs import to_model
+from .plan import Unit
+from .roomy import open_cache
+from .store import Store
+
+Units = tuple[Unit, ...]
+LATEST = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """Keys and values of each layer, of one row. `reused` counts the tokens that were not run for this."""
+
+    length: int = 0
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+    reused: int = 0
+
+    def cut(self, length: int) -> Prefix:
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
+        return Prefix(length, layers, min(self.reused, length))
+
+
+class Prefixes:
+    """Computes prefixes and keeps them in the store."""
+
+    def __init__(self, model: Any, family: MarkedFamily, features: Features, store: Store[Any, Any]) -> None:
+        self._model = model
+        self._family = family
+        self._features = features
+        self._store = store
+
+    def list_kept(self, prompts: Sequence[Units]) -> list[Units]:
+        """Kept prefixes that may serve these prompts: those they begin with, and the latest, for their beginnings."""
+        kept = [units for kind, units in self._store.list_keys() if kind == "prefix"]
+        former, latest = kept[:-LATEST], kept[-LATEST:]
+        return latest + [units for units in former if any(_begins(prompt, units) for prompt in prompts)]
+
+    def compute(self, encoded: Encoded, units: Units, cuts: Sequence[int]) -> Prefix:
+        """The first tokens of a prompt up to the last cut, each cut kept on the way."""
+        ends = list(accumulate(len(ids) for _, ids in units))
+        prefix = Prefix()
+        reused = 0
+        for cut in cuts:
+            name = units[: ends.index(cut) + 1]
+            known = self._find(name, cut)
+            if known is not None:
+                prefix, reused = known, cut
+                continue
+            prefix = self._extend(encoded, prefix, cut)
+            size = sum(one.numel() * one.element_size() for layer in prefix.layers for one in layer)
+            self._store.keep(("prefix", name), prefix, size)
+        return Prefix(prefix.length, prefix.layers, reused)
+
+    def _find(self, name: Units, cut: int) -> Prefix | None:
+        exact: Prefix | None = self._store.find(("prefix", name))
+        if exact is not None:
+            return exact
+        for kind, units in self._store.list_keys():
+            if kind == "prefix" and len(units) > len(name) and units[: len(name)] == name:
+                longer: Prefix | None = self._store.find((kind, units))
+                return None if longer is None else longer.cut(cut)
+        return None
+
+    def _extend(self, encoded: Encoded, base: Prefix, cut: int) -> Prefix:
+        """Run the tokens between a prefix and a later cut."""
+        stretch = Stretch(encoded, base.length, cut)
+        features = self._features.gather([stretch])
+        images = self._family.place_images([stretch], cut - base.length, features)
+        cache = open_cache(base.layers)
+        device = self._model.device
+        self._model(
+            input_ids=torch.tensor([encoded.ids[base.length : cut]], device=device),
+            position_ids=torch.arange(base.length, cut, device=device)[None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **to_model(self._model, self._family.for_forward(images)),
+        )
+        # Copies, as the cache has room behind its keys that nobody will need.
+        layers = tuple((layer.keys.clone(), layer.values.clone()) for layer in cache.layers)
+        return Prefix(cut, layers)
+
+
+def _begins(prompt: Units, kept: Units) -> bool:
+    size = len(kept)
+    return len(prompt) >= size and prompt[size - 1] == kept[-1] and prompt[:size] == kept
