@@ -212,7 +212,9 @@ class Result:
             "label": self.label,
             "scores": None
             if self.scores is None
-            else [{"label": s.label, "logprob": s.logprob, "probability": s.probability} for s in self.scores],
+            else [
+                {"label": s.label, "logprob": s.logprob, "probability": s.probability} for s in self.scores
+            ],
             "model": self.model,
             "revision": self.revision,
             "template": self.template,
@@ -226,7 +228,9 @@ class Result:
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
         }
         if any(_printable(source) != source for source in self.images):
-            row["path_b64"] = [base64.b64encode(os.fsencode(source)).decode("ascii") for source in self.images]
+            row["path_b64"] = [
+                base64.b64encode(os.fsencode(source)).decode("ascii") for source in self.images
+            ]
         return row
 
 

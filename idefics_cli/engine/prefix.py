@@ -19,7 +19,7 @@ from ..models.families.marked import MarkedFamily, Stretch
 from .features import Features
 from .inputs import to_model
 from .plan import Unit
-from .roomy import open_cache
+from .roomy import open_cache, read_cache
 from .store import Store
 
 Units = tuple[Unit, ...]
@@ -36,7 +36,7 @@ class Prefix:
 
     def cut(self, length: int) -> Prefix:
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
-        return Prefix(length, layers, min(self.reused, length))
+        return Prefix(length, layers)
 
 
 class Prefixes:
@@ -58,27 +58,34 @@ class Prefixes:
         """The first tokens of a prompt up to the last cut, each cut kept on the way."""
         ends = list(accumulate(len(ids) for _, ids in units))
         prefix = Prefix()
-        reused = 0
         for cut in cuts:
             name = units[: ends.index(cut) + 1]
             known = self._find(name, cut)
-            if known is not None:
-                prefix, reused = known, cut
+            if known.length > prefix.length:
+                prefix = Prefix(known.length, known.layers, known.length)
+            if prefix.length == cut:
                 continue
             prefix = self._extend(encoded, prefix, cut)
             size = sum(one.numel() * one.element_size() for layer in prefix.layers for one in layer)
             self._store.keep(("prefix", name), prefix, size)
-        return Prefix(prefix.length, prefix.layers, reused)
+        return prefix
 
-    def _find(self, name: Units, cut: int) -> Prefix | None:
+    def _find(self, name: Units, cut: int) -> Prefix:
+        """The longest kept beginning of a prefix, taken from a longer one if need be."""
+        best = Prefix()
         exact: Prefix | None = self._store.find(("prefix", name))
         if exact is not None:
             return exact
         for kind, units in self._store.list_keys():
-            if kind == "prefix" and len(units) > len(name) and units[: len(name)] == name:
-                longer: Prefix | None = self._store.find((kind, units))
-                return None if longer is None else longer.cut(cut)
-        return None
+            if kind != "prefix":
+                continue
+            if len(units) > len(name) and units[: len(name)] == name:
+                longer: Prefix = self._store.find((kind, units)) or best
+                return longer.cut(cut)
+            if _begins(name, units):
+                shorter: Prefix = self._store.find((kind, units)) or best
+                best = max(best, shorter, key=lambda prefix: prefix.length)
+        return best
 
     def _extend(self, encoded: Encoded, base: Prefix, cut: int) -> Prefix:
         """Run the tokens between a prefix and a later cut."""
@@ -95,9 +102,7 @@ class Prefixes:
             logits_to_keep=1,
             **to_model(self._model, self._family.for_forward(images)),
         )
-        # Copies, as the cache has room behind its keys that nobody will need.
-        layers = tuple((layer.keys.clone(), layer.values.clone()) for layer in cache.layers)
-        return Prefix(cut, layers)
+        return Prefix(cut, read_cache(cache), base.reused)
 
 
 def _begins(prompt: Units, kept: Units) -> bool:

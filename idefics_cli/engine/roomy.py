@@ -69,6 +69,12 @@ class RoomyLayer(DynamicLayer):
         return self._buffers
 
 
+def read_cache(cache: Cache) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Copies of the keys and values of each layer, without the room behind them."""
+    layers: list[Any] = list(cache.layers)
+    return tuple((layer.keys.clone(), layer.values.clone()) for layer in layers)
+
+
 def open_cache(layers: Iterable[tuple[Tensor, Tensor]] = (), rows: int = 1) -> Cache:
     """A cache of so many rows that all begin with these keys and values of one row."""
     begun: list[Any] = [

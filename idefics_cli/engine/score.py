@@ -153,7 +153,7 @@ def _read_edges(last: Tensor, logits: Tensor, row: Row) -> list[list[float]]:
             continue
         at = torch.zeros_like(places[chosen]) if of_prompt else places[chosen]
         # A slice at a time: in full precision all of them together would be the largest thing in memory.
-        totals = torch.cat([part.float().logsumexp(-1) for part in source.split(_SLICE, dim=1)], dim=1)
+        totals = torch.cat([part.float().logsumexp(-1) for part in torch.split(source, _SLICE, dim=1)], dim=1)
         found[:, chosen] = (source[:, at, tokens[chosen]].float() - totals[:, at]).double()
     result: list[list[float]] = found.tolist()
     return result

@@ -79,20 +79,20 @@ class IdeficsFamily(MarkedFamily):
         import torch
 
         images = [self.find_images(row) for row in rows]
-        shown = [
+        digests = [
             [row.encoded.spans[index].digest for index in own] for row, own in zip(rows, images, strict=True)
         ]
         some = next(iter(features.values()), torch.zeros(1, self.config.vision_config.embed_dim))
-        if all(own == shown[0] for own in shown) and shown[0]:
+        if digests[0] and all(own == digests[0] for own in digests):
             # The rows see the same images: one copy, shown to all.
-            one = torch.stack([features[digest] for digest in shown[0]])
+            one = torch.stack([features[digest] for digest in digests[0]])
             hidden = one.expand(len(rows), *one.shape)
         else:
             # The model wants an image even for text alone: one that no token sees.
-            count = max(1, *(len(own) for own in shown))
+            count = max(1, *(len(own) for own in digests))
             hidden = some.new_zeros(len(rows), count, *some.shape)
-            for place, own in enumerate(shown):
-                for order, digest in enumerate(own):
+            for place, names in enumerate(digests):
+                for order, digest in enumerate(names):
                     hidden[place, order] = features[digest]
         seen = torch.zeros(len(rows), width + labels, hidden.shape[1], dtype=torch.long)
         for place, (row, own) in enumerate(zip(rows, images, strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import ModelError
 from ...values import Image
@@ -73,7 +73,7 @@ class TiledFamily(MarkedFamily):
         )
         found = core.get_image_features(values, masks[None].to(core.device), return_dict=True)
         counts = [one.values.shape[0] * self.tile_tokens for one in pixels]
-        return list(torch.cat(list(found.pooler_output)).split(counts))
+        return list(torch.split(torch.cat(list(found.pooler_output)), counts))
 
     def find_images(self, stretch: Stretch) -> list[int]:
         """Those whose placeholders are in it: what is before them has taken them up into the cache."""
@@ -90,7 +90,7 @@ class TiledFamily(MarkedFamily):
         ]
         # The model writes into what it is given, so it is made afresh every time.
         return (
-            {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=placed)}}
+            {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=cast(Any, placed))}}
             if placed
             else {}
         )
