@@ -26,6 +26,7 @@ RANKS = {
     "engine": 4,
     "backends": 5,
     "runner": 6,
+    "bench": 7,
     "serve": 7,
     "cli": 8,
     "__main__": 9,
@@ -50,9 +51,9 @@ PLACES = {
     "tenacity": ("images",),
     "platformdirs": ("config",),
     "pydantic": ("config", "templates"),
-    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "shapes")),
-    "numpy": ("models", "engine", "backends/local", "shapes", "images"),
-    "PIL": ("images", "shapes", "values", "models"),
+    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
+    "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
+    "PIL": ("images", "shapes", "values", "models", "bench"),
 }
 
 
