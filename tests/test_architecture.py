@@ -27,6 +27,7 @@ RANKS = {
     "engine": 4,
     "backends": 5,
     "runner": 6,
+    "bench": 7,
     "serve": 7,
     "shapes": 7,
     "cli": 8,
@@ -51,9 +52,9 @@ PLACES = {
     "tenacity": ("images",),
     "platformdirs": ("config",),
     "pydantic": ("config", "templates", "examples"),
-    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "shapes")),
-    "numpy": ("models", "engine", "backends/local", "shapes", "images"),
-    "PIL": ("images", "shapes", "values", "models"),
+    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
+    "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
+    "PIL": ("images", "shapes", "values", "models", "bench"),
 }
 
 

@@ -60,8 +60,13 @@ class Backend(Protocol):
 _open: dict[ModelSpec, LocalBackend] = {}
 
 
-def open_backend(spec: ModelSpec, *, batch_size: int | None = None) -> Backend:
-    """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model."""
+def open_backend(
+    spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
+) -> Backend:
+    """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model.
+
+    `cache_bytes` is for what prompts share, by default a part of the memory that is free.
+    """
     from .local import LocalBackend
 
     if spec not in _open:
@@ -69,6 +74,8 @@ def open_backend(spec: ModelSpec, *, batch_size: int | None = None) -> Backend:
         _open[spec] = LocalBackend(spec)
     if batch_size is not None:
         _open[spec].batch_size = batch_size
+    if cache_bytes is not None:
+        _open[spec].limit_cache(cache_bytes)
     return _open[spec]
 
 

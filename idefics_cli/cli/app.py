@@ -17,6 +17,7 @@ from .. import __version__
 from ..config import read_user_options
 from ..errors import IdeficsError, UsageError
 from . import templates
+from .bench import bench
 from .caption import caption
 from .classify import classify
 from .output import emit, say_error, use_utf8
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run):
+for command in (caption, vqa, classify, write, run, bench):
     app.command()(command)
 app.add_typer(templates.app, name="templates")
 

@@ -11,7 +11,8 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -27,10 +28,10 @@ from ..runner import Report, run
 from ..shapes.world import describe_foreign
 from ..tasks import name_labels, template_name
 from ..templates import Template, load_template
-from ..values import Item, ModelSpec, Request, Result, Style
+from ..values import Item, ModelSpec, Normalization, Request, Result, Style
 from .options import Options
 from .output import Output, Talk, display_name, say
-from .settings import choose_limits, choose_model, choose_spec, given_decoding
+from .settings import choose_cache_bytes, choose_limits, choose_model, choose_spec, given_decoding
 
 DEFAULT_BATCH_SIZE = 8
 
@@ -57,6 +58,7 @@ class Question:
     labels: tuple[str, ...] = ()
     is_ranked: bool = True
     """Whether labels are ranked, rather than asked for in words."""
+    normalize: Normalization = "none"
     top: int | None = None
 
 
@@ -75,6 +77,7 @@ def ask(images: Sequence[str], question: Question, options: Options) -> None:
     output = _choose_output(question, options, is_single=len(first_two) == 1)
     words = _choose_words(template, question, options, talk)
     limits = choose_limits(options)
+    cache_bytes = choose_cache_bytes(options)
     model = choose_model(options, talk)
     spec = choose_spec(model, options)
     _check_wording(words(first_two[0], spec.style or _any_style(template)), options, talk)
@@ -85,7 +88,7 @@ def ask(images: Sequence[str], question: Question, options: Options) -> None:
         print_prompts(items, words, spec, model, limits, options)
         return
     batch_size = options.batch_size or DEFAULT_BATCH_SIZE
-    backend = open_with.get(_open_backend)(spec, batch_size)
+    backend = open_with.get(partial(_open_backend, cache_bytes=cache_bytes))(spec, batch_size)
     results = run(
         items,
         lambda item: words(item, backend.style),
@@ -106,8 +109,8 @@ def ask(images: Sequence[str], question: Question, options: Options) -> None:
     _print_results(results, output, talk)
 
 
-def _open_backend(spec: ModelSpec, batch_size: int) -> Backend:
-    return open_backend(spec, batch_size=batch_size)
+def _open_backend(spec: ModelSpec, batch_size: int, *, cache_bytes: int | None) -> Backend:
+    return open_backend(spec, batch_size=batch_size, cache_bytes=cache_bytes)
 
 
 def _print_results(results: Iterable[Result], output: Output, talk: Talk) -> None:
@@ -123,7 +126,8 @@ def _print_results(results: Iterable[Result], output: Output, talk: Talk) -> Non
                 talk.note(f"{name}: {warning}")
             usage = result.usage
             talk.detail(
-                f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s"
+                f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
+                f"{usage.shared_tokens} of them shared"
             )
     talk.detail(f"{total} answered in {time.monotonic() - started:.1f} s")
     if failed:
@@ -196,7 +200,7 @@ def _choose_words(template: Template, question: Question, options: Options, talk
         talk.note(f"ranking labels draws no answer: {_flags(decoding)} changes nothing without --generate")
 
     def words(item: Item, style: Style) -> Request:
-        return compose(
+        request = compose(
             template,
             style,
             item,
@@ -205,6 +209,7 @@ def _choose_words(template: Template, question: Question, options: Options, talk
             decoding=decoding,
             choices=choices,
         )
+        return replace(request, normalize=question.normalize)
 
     return words
 
