@@ -7,7 +7,6 @@ torch before a model is needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ItemError
@@ -15,15 +14,6 @@ from ..values import Answer, Image, ModelSpec, Request, Style
 
 if TYPE_CHECKING:
     from .local import LocalBackend
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """An assembled prompt. `text` has one marker per image; token counts are None without a tokenizer at hand."""
-
-    text: str
-    image_tokens: tuple[int, ...] | None = None
-    prompt_tokens: int | None = None
 
 
 class Backend(Protocol):

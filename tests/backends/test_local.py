@@ -75,17 +75,6 @@ def test_answers_come_in_order_and_do_not_depend_on_company(kind: str) -> None:
     assert 0 < captioned.usage.new_tokens <= 6
 
 
-@pytest.mark.parametrize(
-    ("kind", "costs"), [("idefics", (3, 2)), ("idefics2", (21, 20)), ("idefics3", (34, 22))]
-)
-def test_preview_shows_prompt_and_costs_without_weights(kind: str, costs: tuple[int, ...]) -> None:
-    preview = LocalBackend(spec_of(kind)).preview(REQUESTS[3], IMAGES)
-    assert preview.image_tokens == costs
-    assert preview.text.count("<image>") == 2
-    assert preview.prompt_tokens is not None
-    assert preview.prompt_tokens > sum(costs)
-
-
 def fail_above(limit: int) -> Any:
     """A hook that runs out of memory for batches larger than the limit, as a small GPU does."""
 
