@@ -83,7 +83,8 @@ class Ledger:
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row of the file, in the order of its lines."""
         key = number_key(row["key"])
-        if row["key"].endswith("-id"):
+        is_named = row["key"].endswith("-id")
+        if is_named:
             former = self._named.get(_number(row["id"]), key)
             self._named[_number(row["id"])] = key
             if former != key and self._failed[former]:
@@ -94,8 +95,8 @@ class Ledger:
             if self._failed[key]:  # a run that made it again ended before it could take out the failed row
                 self._failed[key] -= 1
                 self.replaced[key] += 1
-        elif self.retries and not row["task"]:
-            self.replaced[key] += 1  # a line that could not be read: what it is now, its key does not tell
+        elif self.retries and not is_named and row["error"]["code"] == "bad_item":
+            self.replaced[key] += 1  # whether its line has been mended since, its key does not tell
         else:
             self._failed[key] += 1
 
