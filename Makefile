@@ -37,5 +37,8 @@ accuracy: $(READY) ## how often the embedded checkpoint is right, 500 scenes a r
 shapes: $(READY) ## train the embedded checkpoint again, under 90 minutes on two cores
 	$(BIN)/python -m idefics_cli.shapes.train
 
+bench: $(READY) ## measure this machine on random weights, about ten minutes on two idle cores
+	@$(BIN)/idefics bench --random-weights small
+
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

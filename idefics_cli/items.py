@@ -21,7 +21,7 @@ from .jsonl import parse_line
 from .prompts import word
 from .tasks import TASKS, check_labels, name_labels, template_name
 from .templates import DecodingDefaults, Template, describe_problems, load_template
-from .values import Decoding, Example, Item, Request, Style
+from .values import Decoding, Example, Item, Normalization, Request, Style
 
 _DECODING = frozenset(each.name for each in fields(Decoding))
 
@@ -43,6 +43,7 @@ class _Line(BaseModel):
     examples: str | list[Any] = Field(default_factory=list)
     labels: list[str] = Field(default_factory=list)
     generate: bool = False
+    normalize: Normalization = "none"
 
 
 class ItemReader:
@@ -111,6 +112,7 @@ class ItemReader:
             decoding=Decoding() if is_ranked else drawn,
             labels=labels,
             is_ranked=is_ranked,
+            normalize=line.normalize,
             is_named=line.id is not None,
         )
 

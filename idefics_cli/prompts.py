@@ -22,7 +22,7 @@ def word(template: Template, style: Style, item: Item) -> Request:
         examples=item.examples,
         choices=item.labels if item.is_ranked else (),
     )
-    return replace(request, decoding=item.decoding)
+    return replace(request, decoding=item.decoding, normalize=item.normalize)
 
 
 def compose(

@@ -140,7 +140,8 @@ def number_key(key: str) -> int:
 
 
 def _digest_wording(item: Item) -> str:
-    return _digest_words(item.task, item.template, item.decoding, item.labels, item.is_ranked, item.examples)
+    choosing = (*item.labels, str(item.is_ranked), item.normalize) if item.labels else ()
+    return _digest_words(item.task, item.template, item.decoding, choosing, item.examples)
 
 
 @lru_cache(maxsize=64)  # nearly all items of a run share theirs, and there may be many labels
@@ -148,12 +149,11 @@ def _digest_words(
     task: str,
     template: str,
     decoding: Decoding,
-    labels: tuple[str, ...],
-    is_ranked: bool,
+    choosing: tuple[str, ...],
     examples: tuple[Example, ...],
 ) -> str:
     shots = [(shot.images, shot.fields, shot.answer, shot.turn) for shot in examples]
-    return _digest(task, template, decoding.list_changes(), labels, is_ranked, shots)
+    return _digest(task, template, decoding.list_changes(), choosing, shots)
 
 
 def _number(text: str) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Role = Literal["document", "system", "user", "assistant"]
 Style = Literal["completion", "chat"]
 FinishReason = Literal["stop", "length"]
+Normalization = Literal["none", "tokens", "pmi"]
 STYLES: tuple[Style, ...] = ("completion", "chat")
 
 
@@ -120,6 +121,7 @@ class Item:
     labels: tuple[str, ...] = ()
     is_ranked: bool = True
     """Whether labels are ranked; if not, the generated answer must be one of them."""
+    normalize: Normalization = "none"
     is_named: bool = False
     """Whether the id is the user's own, and so says by itself which item this is."""
     problem: str = ""
@@ -141,6 +143,9 @@ class Request:
     template: str = ""
     images: tuple[str, ...] = ()
     """Sources of the images asked about (the shots' images are in the prompt only)."""
+    normalize: Normalization = "none"
+    """How choices of different lengths and frequencies compare: as they are, per token, or less what they score
+    without the images."""
     opening: str = ""
     """What the answer begins with: already in the prompt, repeated before the generated text."""
 

@@ -33,6 +33,7 @@ RANKS = {
     "rowfile": 6,
     "sidecars": 6,
     "runner": 6,
+    "bench": 7,
     "serve": 7,
     "shapes": 7,
     "cli": 8,
@@ -57,9 +58,9 @@ PLACES = {
     "tenacity": ("images",),
     "platformdirs": ("config",),
     "pydantic": ("config", "templates", "examples", "items"),
-    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "shapes")),
-    "numpy": ("models", "engine", "backends/local", "shapes", "images"),
-    "PIL": ("images", "shapes", "values", "models"),
+    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
+    "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
+    "PIL": ("images", "shapes", "values", "models", "bench"),
 }
 
 

@@ -7,7 +7,6 @@ torch before a model is needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ItemError
@@ -15,15 +14,6 @@ from ..values import Answer, Image, ModelSpec, Request, Style
 
 if TYPE_CHECKING:
     from .local import LocalBackend
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """An assembled prompt. `text` has one marker per image; token counts are None without a tokenizer at hand."""
-
-    text: str
-    image_tokens: tuple[int, ...] | None = None
-    prompt_tokens: int | None = None
 
 
 class Backend(Protocol):
@@ -60,8 +50,13 @@ class Backend(Protocol):
 _open: dict[ModelSpec, LocalBackend] = {}
 
 
-def open_backend(spec: ModelSpec, *, batch_size: int | None = None) -> Backend:
-    """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model."""
+def open_backend(
+    spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
+) -> Backend:
+    """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model.
+
+    `cache_bytes` is for what prompts share, by default a part of the memory that is free.
+    """
     from .local import LocalBackend
 
     if spec not in _open:
@@ -69,6 +64,8 @@ def open_backend(spec: ModelSpec, *, batch_size: int | None = None) -> Backend:
         _open[spec] = LocalBackend(spec)
     if batch_size is not None:
         _open[spec].batch_size = batch_size
+    if cache_bytes is not None:
+        _open[spec].limit_cache(cache_bytes)
     return _open[spec]
 
 

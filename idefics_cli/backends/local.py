@@ -1,4 +1,4 @@
-"""The backend that runs a model in this process: groups requests, keeps within memory, answers each in its place.
+"""The backend that runs a model in this process: encodes requests, keeps within memory, answers each in its place.
 
 Opening it reads config and processor only; the weights are loaded when the first answer is wanted.
 """
@@ -6,45 +6,54 @@ Opening it reads config and processor only; the weights are loaded when the firs
 from __future__ import annotations
 
 import gc
-import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..engine.generate import Generation, can_share_batch, generate
-from ..engine.score import find_shared_length, rank, score_rows
-from ..errors import AnswerError, ItemError, ModelError
-from ..models.devices import is_out_of_memory
+from ..engine.engine import Engine, Work
+from ..engine.generate import Continuation
+from ..engine.score import Ranking, normalize, rank, split_labels
+from ..engine.within_memory import Done, free_memory, run_all
+from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.loading import load_model, open_family
-from ..values import Answer, Decoding, Image, ModelSpec, Request, Style, Usage, list_sources
-from . import Preview
+from ..values import Answer, Image, ImagePart, ModelSpec, Prompt, Request, Style, Usage, list_sources
 
 DEFAULT_BATCH_SIZE = 8
+PRIORS = 64
+"""How many sets of labels keep their scores without an image, which are the same for every image."""
+
+PriorKey = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Task:
-    """One request on its way to an answer; `choices` are its labels encoded after its prompt."""
+    """One request on its way to an answer. `prior` ranks its choices without the images, where that is wanted."""
 
-    index: int
     request: Request
     encoded: Encoded
-    choices: tuple[Encoded, ...]
+    work: Work
+    prior: Ranking | None = None
 
 
 class LocalBackend:
     """Answers requests with one checkpoint."""
 
-    def __init__(self, spec: ModelSpec, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
+    ) -> None:
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE
+        self._cache_bytes = cache_bytes
         self._spec = spec
         self._family = open_family(spec)
         self._style: Style = spec.style or self._family.default_style
         self._model: Any = None
+        self._engine: Engine | None = None
+        self._priors: OrderedDict[PriorKey, tuple[float, ...]] = OrderedDict()
 
     @property
     def spec(self) -> ModelSpec:
@@ -60,14 +69,11 @@ class LocalBackend:
         commit: str | None = getattr(self._family.config, "_commit_hash", None)
         return commit
 
-    def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
-        """The assembled prompt of a request and what it costs; needs no weights."""
-        encoded = self._encode(request, images)
-        return Preview(
-            text=self._family.render(request.prompt),
-            image_tokens=None if encoded.inputs else tuple(span.stop - span.start for span in encoded.spans),
-            prompt_tokens=len(encoded.ids),
-        )
+    def limit_cache(self, cache_bytes: int) -> None:
+        """Keep at most so many bytes of what prompts share."""
+        self._cache_bytes = cache_bytes
+        if self._engine is not None:
+            self._engine.limit_cache(cache_bytes)
 
     def answer(
         self,
@@ -79,118 +85,108 @@ class LocalBackend:
         streams = on_text is not None and len(requests) == 1 and not requests[0].choices
         assert on_text is None or streams, "only a single request without choices can be streamed"
         answers: dict[int, Answer | ItemError] = {}
-        tasks: list[_Task] = []
+        tasks: dict[int, _Task] = {}
         for index, request in enumerate(requests):
             try:
-                tasks.append(self._prepare(index, request, images))
+                tasks[index] = self._prepare(request, images)
             except ItemError as error:
                 answers[index] = error
-        if tasks and self._model is None:
-            self._model = load_model(self._spec, self._family)
-        for task in tasks:
-            if task.choices:
-                answers[task.index] = self._rank(task)
-        for batch in self._batch([task for task in tasks if not task.choices]):
-            answers.update(self._generate(batch, on_text))
+        if not tasks:
+            return [answers[index] for index in range(len(requests))]
+        engine = self._open_engine()
+        # Most images of a run share their priors, and those of the last run are often those of this one.
+        priors = {_prior_key(task.prior): task.prior for task in tasks.values() if task.prior is not None}
+        priors = {key: prior for key, prior in priors.items() if key not in self._priors}
+        works = [*(task.work for task in tasks.values()), *priors.values()]
+        with _translated_device_errors():
+            done = run_all(engine, works, rows=self.batch_size, on_text=on_text)
+        for key, one in zip(priors, done[len(tasks) :], strict=True):
+            if one is not None:
+                self._priors[key] = one.outcome.scores
+        for (index, task), one in zip(tasks.items(), done, strict=False):
+            answers[index] = self._compose(task, one)
+        while len(self._priors) > PRIORS:
+            self._priors.popitem(last=False)
         return [answers[index] for index in range(len(requests))]
 
     def close(self) -> None:
         self._model = None
+        self._engine = None
         gc.collect()
-        _free_memory()
+        free_memory()
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            self._model = load_model(self._spec, self._family)
+            self._engine = Engine(self._model, self._family, cache_bytes=self._cache_bytes)
+        return self._engine
 
     def _encode(self, request: Request, images: Mapping[str, Image]) -> Encoded:
         sources = list_sources(request.prompt)
         assert sources or not request.images, "a request never runs without its image"
         return self._family.encode(request.prompt, [images[source] for source in sources])
 
-    def _prepare(self, index: int, request: Request, images: Mapping[str, Image]) -> _Task:
+    def _prepare(self, request: Request, images: Mapping[str, Image]) -> _Task:
         encoded = self._encode(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
-        own_images = [images[source] for source in list_sources(request.prompt)]
-        choices = tuple(
-            self._family.encode_choice(request.prompt, own_images, choice) for choice in request.choices
-        )
-        return _Task(index, request, encoded, choices)
+            return _Task(request, encoded, Continuation(encoded, request.decoding))
+        ranking = self._split(request, encoded, images)
+        if request.normalize != "pmi":
+            return _Task(request, encoded, ranking)
+        if not list_sources(request.prompt):
+            raise PromptError(
+                "pmi compares a prompt with the same one without its images, and this one has none",
+                code="no_image",
+                hint="rank with --normalize none or tokens",
+            )
+        blind = replace(request, prompt=_without_images(request), images=())
+        return _Task(request, encoded, ranking, self._split(blind, self._encode(blind, images), images))
 
-    def _batch(self, tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
-        """Requests with the same decoding together, the longest first: memory runs out early or not at all."""
-        by_decoding: dict[Decoding, list[_Task]] = {}
-        for task in tasks:
-            by_decoding.setdefault(task.request.decoding, []).append(task)
-        for decoding, group in by_decoding.items():
-            limit = min(self.batch_size, self._family.batch_limit or self.batch_size)
-            size = limit if can_share_batch(decoding) else 1
-            group.sort(key=lambda task: len(task.encoded.ids), reverse=True)
-            for first in range(0, len(group), size):
-                yield group[first : first + size]
+    def _split(self, request: Request, encoded: Encoded, images: Mapping[str, Image]) -> Ranking:
+        own = [images[source] for source in list_sources(request.prompt)]
+        return split_labels(encoded, self._family.encode_choices(request.prompt, own, request.choices))
 
-    def _generate(
-        self, batch: Sequence[_Task], on_text: Callable[[str], None] | None
-    ) -> dict[int, Answer | ItemError]:
-        """Answers by index. Out of memory, the halves are tried in turn."""
-        began = time.perf_counter()
-        try:
-            with _translated_device_errors():
-                generations = generate(
-                    self._model,
-                    self._family,
-                    [task.encoded for task in batch],
-                    batch[0].request.decoding,
-                    on_text,
-                )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            generations = None
-        if generations is None:
-            _free_memory()
-            if len(batch) == 1:
-                return {batch[0].index: _out_of_memory()}
-            middle = len(batch) // 2
-            return self._generate(batch[:middle], on_text) | self._generate(batch[middle:], on_text)
-        seconds = (time.perf_counter() - began) / len(batch)
-        return {
-            task.index: self._compose(task, generation, seconds)
-            for task, generation in zip(batch, generations, strict=True)
-        }
-
-    def _compose(self, task: _Task, generation: Generation, seconds: float) -> Answer:
-        return Answer(
-            text=generation.text,
-            full_text=self._family.read_prompt(task.request.prompt) + generation.text,
-            finish_reason=generation.finish_reason,
-            usage=Usage(prompt_tokens=len(task.encoded.ids), new_tokens=generation.new_tokens),
-            seconds=seconds,
-        )
-
-    def _rank(self, task: _Task) -> Answer | ItemError:
-        """Every choice after the same prompt. Out of memory, half as many at once are tried."""
-        began = time.perf_counter()
-        start = find_shared_length([task.encoded.ids, *(choice.ids for choice in task.choices)])
-        size = self.batch_size
-        logprobs = None
-        while logprobs is None:
-            try:
-                with _translated_device_errors():
-                    logprobs = score_rows(self._model, self._family, task.choices, start, batch_size=size)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            if logprobs is None:
-                _free_memory()
-                if size == 1:
-                    return _out_of_memory()
-                size //= 2
-        scores = rank(task.request.choices, logprobs)
+    def _compose(self, task: _Task, done: Done | None) -> Answer | ItemError:
+        prior = () if task.prior is None else self._priors.get(_prior_key(task.prior))
+        if done is None or prior is None:
+            return AnswerError(
+                "the memory of the device does not hold this request",
+                code="out_of_memory",
+                hint="use fewer or smaller images, a lower --detail, --4bit or a smaller --model",
+            )
+        request, outcome = task.request, done.outcome
+        usage = Usage(prompt_tokens=len(task.encoded.ids), shared_tokens=outcome.shared_tokens)
+        said = self._family.read_prompt(request.prompt)
+        if outcome.generation is not None:
+            return Answer(
+                text=outcome.generation.text,
+                full_text=said + outcome.generation.text,
+                finish_reason=outcome.generation.finish_reason,
+                usage=replace(usage, new_tokens=outcome.generation.new_tokens),
+                seconds=done.seconds,
+            )
+        assert isinstance(task.work, Ranking)
+        logprobs = normalize(outcome.scores, request.normalize, task.work.labels, prior)
+        scores = rank(request.choices, logprobs)
         return Answer(
             text=scores[0].label,
-            full_text=f"{self._family.read_prompt(task.request.prompt)} {scores[0].label}",
+            full_text=f"{said} {scores[0].label}",
             scores=scores,
-            usage=Usage(prompt_tokens=len(task.encoded.ids)),
-            seconds=time.perf_counter() - began,
+            usage=usage,
+            seconds=done.seconds,
         )
+
+
+def _without_images(request: Request) -> Prompt:
+    return tuple(
+        replace(message, parts=tuple(part for part in message.parts if not isinstance(part, ImagePart)))
+        for message in request.prompt
+    )
+
+
+def _prior_key(prior: Ranking) -> PriorKey:
+    return prior.encoded.ids, prior.labels
 
 
 @contextmanager
@@ -203,16 +199,3 @@ def _translated_device_errors() -> Iterator[None]:
         raise ModelError(
             f"the device failed ({first_line})", hint="try another --device or --dtype"
         ) from error
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _out_of_memory() -> AnswerError:
-    return AnswerError(
-        "the memory of the device does not hold this request",
-        code="out_of_memory",
-        hint="use fewer or smaller images, a lower --detail, --4bit or a smaller --model",
-    )

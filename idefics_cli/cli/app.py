@@ -19,6 +19,7 @@ from ..config import read_user_options
 from ..errors import IdeficsError, UsageError
 from . import templates
 from .batch import batch
+from .bench import bench
 from .caption import caption
 from .classify import classify
 from .interrupts import INTERRUPTED
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run, batch):
+for command in (caption, vqa, classify, write, run, batch, bench):
     app.command()(command)
 app.add_typer(templates.app, name="templates")
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 
 import typer
@@ -28,7 +29,7 @@ from .listing import Question, Work, list_lines, list_work
 from .options import Options
 from .output import Talk, display_name, say
 from .progress import Progress, Tally
-from .settings import choose_limits, choose_model, choose_shard, choose_spec
+from .settings import choose_cache_bytes, choose_limits, choose_model, choose_shard, choose_spec
 from .sinks import Sinks, check_sidecars, choose_output, open_sinks
 
 __all__ = ["Question", "ask", "ask_lines", "open_with"]
@@ -102,7 +103,8 @@ def _open_run(
     interrupts: Interrupts,
 ) -> Generator[Result]:
     batch_size = options.batch_size or DEFAULT_BATCH_SIZE
-    backend = open_with.get(_open_backend)(spec, batch_size)
+    cache_bytes = choose_cache_bytes(options)
+    backend = open_with.get(partial(_open_backend, cache_bytes=cache_bytes))(spec, batch_size)
     return run(
         items,
         lambda item: work.words(item, backend.style),
@@ -121,8 +123,8 @@ def _open_run(
     )
 
 
-def _open_backend(spec: ModelSpec, batch_size: int) -> Backend:
-    return open_backend(spec, batch_size=batch_size)
+def _open_backend(spec: ModelSpec, batch_size: int, *, cache_bytes: int | None) -> Backend:
+    return open_backend(spec, batch_size=batch_size, cache_bytes=cache_bytes)
 
 
 def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str, object]:
@@ -151,7 +153,10 @@ def _write_results(
         for warning in result.warnings:
             talk.note(f"{name}: {warning}")
         usage = result.usage
-        talk.detail(f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s")
+        talk.detail(
+            f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
+            f"{usage.shared_tokens} of them shared"
+        )
         if most is not None and tally.failed >= most:
             tally.was_stopped = True
             return

@@ -20,7 +20,7 @@ from ..prompts import word
 from ..sidecars import Sidecars
 from ..tasks import name_labels, template_name
 from ..templates import Template, load_template
-from ..values import Decoding, Example, Item, Request, Style
+from ..values import Decoding, Example, Item, Normalization, Request, Style
 from .options import Options
 from .output import Talk, display_name
 from .settings import given_decoding
@@ -43,6 +43,7 @@ class Question:
     labels: tuple[str, ...] = ()
     is_ranked: bool = True
     """Whether labels are ranked, rather than asked for in words."""
+    normalize: Normalization = "none"
     top: int | None = None
 
 
@@ -86,6 +87,7 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
         decoding=Decoding() if is_ranked else replace(template.decoding.to_decoding(), **decoding),
         labels=question.labels,
         is_ranked=is_ranked,
+        normalize=question.normalize,
     )
     hint = "check the folder" if options.recursive else "add --recursive to look into subfolders too"
     given = display_name(tuple(images)) if images else f"the list {options.files_from}"

@@ -134,6 +134,15 @@ class Options:
     batch_size: Annotated[
         int | None, option("--batch-size", panel=DECODING, min=1, help="Requests answered at a time.")
     ] = None
+    cache_memory: Annotated[
+        str | None,
+        option(
+            "--cache-memory",
+            panel=DECODING,
+            metavar="SIZE",
+            help="Memory for what prompts share, as 2GB; a part of the free memory if not given.",
+        ),
+    ] = None
 
     recursive: Annotated[bool, flag("--recursive", "-r", panel=INPUT, help="Descend into folders.")] = False
     files_from: Annotated[

@@ -6,10 +6,10 @@ With the tokenizer at hand it also says on stderr what each prompt costs in toke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import typer
 
-from ..backends import Preview
 from ..config import Model, has_processor
 from ..errors import ItemError
 from ..images import Limits, load
@@ -17,6 +17,16 @@ from ..jsonl import dump_row
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .options import Options
 from .output import Talk, display_name, emit, say_error
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An assembled prompt. `text` has one marker per image; token counts are None without a tokenizer at hand."""
+
+    text: str
+    image_tokens: tuple[int, ...] | None = None
+    prompt_tokens: int | None = None
+
 
 Render = Callable[[Request, dict[str, Image]], Preview]
 

@@ -65,6 +65,21 @@ def choose_limits(options: Options) -> Limits:
     return limits
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def choose_cache_bytes(options: Options) -> int | None:
+    """The bytes of --cache-memory, None if it was not given."""
+    if options.cache_memory is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]i?)?b?", options.cache_memory.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(
+            f"--cache-memory {options.cache_memory} is not a size", hint="write it as 512MB or 2GB"
+        )
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
 def choose_shard(options: Options) -> tuple[int, int]:
     """Which part of how many, from 1. The whole is 1 of 1."""
     if options.shard is None:

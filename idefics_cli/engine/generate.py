@@ -1,14 +1,13 @@
-"""Batched generation: encoded prompts and one `Decoding` in, texts out.
+"""Batched generation: model inputs and one `Decoding` in, texts out.
 
 The generation config is made afresh from the `Decoding`, so nothing a checkpoint prefers can change an answer.
-Whoever calls decides what shares a batch, by `can_share_batch`.
 """
 
 # transformers is typed in parts only.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,28 +32,36 @@ def is_sampled(decoding: Decoding) -> bool:
     return decoding.temperature > 0
 
 
-def can_share_batch(decoding: Decoding) -> bool:
-    """Whether rows of any length may be decoded together without a trace.
+@dataclass(frozen=True, slots=True, eq=False)
+class Continuation:
+    """A prompt to be continued."""
 
-    A sampled row draws from a generator of its own; a repetition penalty would also count the padding.
+    encoded: Encoded
+    decoding: Decoding
+
+
+def batch_key(continuation: Continuation) -> Hashable:
+    """What prompts must agree in to be decoded together without a trace in their answers.
+
+    A sampled row draws from a generator of its own; what punishes repetition would also count the padding.
     """
-    return (
-        not is_sampled(decoding) and decoding.repetition_penalty == 1.0 and decoding.no_repeat_ngram_size == 0
-    )
+    decoding = continuation.decoding
+    if is_sampled(decoding):
+        return decoding, id(continuation)
+    if decoding.repetition_penalty != 1.0 or decoding.no_repeat_ngram_size != 0:
+        return decoding, len(continuation.encoded.ids)
+    return (decoding,)
 
 
-@torch.inference_mode()
 def generate(
     model: Any,
     family: Family,
     rows: Sequence[Encoded],
     decoding: Decoding,
+    inputs: Mapping[str, Any],
     on_text: Callable[[str], None] | None = None,
 ) -> list[Generation]:
-    """Continue each prompt. `on_text` is for a single row and receives its text in pieces."""
-    if decoding.max_new_tokens < 1:
-        return [Generation("", 0, "length") for _ in rows]
-    inputs = {name: tensor.to(model.device) for name, tensor in family.collate(rows).items()}
+    """Continue each prompt from its model inputs. `on_text` is for a single row and receives its text in pieces."""
     width = inputs["input_ids"].shape[1]
     answers = [AnswerText(family, row.ids, decoding.stop) for row in rows]
     options: dict[str, Any] = {}

@@ -1,41 +1,53 @@
 """Ranking labels by likelihood: the log-probability of each label's tokens and its terminator, summed.
 
-One full row a label. A row's score depends on nothing but the row, and equal labels get equal scores.
+All labels of a prompt are run in one row after it, each seeing the prompt and itself only; how they are packed never
+shows in a score. Equal labels get equal scores.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..models.families.family import Encoded, Family
-from ..values import Choice, Score
+from ..models.families.marked import MarkedFamily, Stretch
+from ..values import Choice, Normalization, Score
+from .features import Features
+from .inputs import count_positions, lay_rows, to_model
+from .prefix import Prefix
+from .roomy import open_cache
+from .trie import PROMPT, Labels, Row, pack
+
+ROW_TOKENS = 500
+"""The most label tokens of a row: attention grows with the square of it."""
+LOGITS_AT_ONCE = 1024
+"""The most label tokens of a batch: each has its likelihood over the whole vocabulary."""
+_SLICE = 64
 
 
-def find_shared_length(rows: Sequence[Sequence[int]]) -> int:
-    """How many ids all rows begin with in common."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """A prompt up to where its labels differ from it, what follows for each label, and the whole rows."""
+
+    encoded: Encoded
+    labels: Labels
+    rows: tuple[Encoded, ...]
 
 
-@torch.inference_mode()
-def score_rows(
-    model: Any, family: Family, rows: Sequence[Encoded], start: int, *, batch_size: int
-) -> list[float]:
-    """The summed log-probability, in nats, of each row's tokens from `start` on. The rows are of one request."""
-    assert all(len(row.ids) > start for row in rows), "a label without a token cannot be ranked"
-    limit = min(batch_size, family.batch_limit or batch_size)
-    totals: dict[tuple[int, ...], float] = {}
-    distinct = list({row.ids: row for row in rows}.values())
-    by_length = sorted(distinct, key=lambda row: len(row.ids), reverse=True)
-    for first in range(0, len(by_length), limit):
-        batch = by_length[first : first + limit]
-        for row, total in zip(batch, _score_batch(model, family, batch, start), strict=True):
-            totals[row.ids] = total
-    return [totals[row.ids] for row in rows]
+def split_labels(prompt: Encoded, rows: Sequence[Encoded]) -> Ranking:
+    """The prompt and its labels, cut where the rows part: ids may merge across the end of the prompt."""
+    start = _count_common(prompt.ids, min(row.ids for row in rows), max(row.ids for row in rows))
+    begun = Encoded(prompt.ids[:start], prompt.spans, prompt.pixels)
+    assert start > 0, "a prompt without a token cannot be ranked"
+    assert not prompt.spans or prompt.spans[-1].stop <= start, "an image is never part of a label"
+    return Ranking(begun, tuple(row.ids[start:] for row in rows), tuple(rows))
 
 
 def rank(choices: Sequence[Choice], logprobs: Sequence[float]) -> tuple[Score, ...]:
@@ -50,17 +62,155 @@ def rank(choices: Sequence[Choice], logprobs: Sequence[float]) -> tuple[Score, .
     return tuple(sorted(scores, key=lambda score: -score.logprob))
 
 
-def _score_batch(model: Any, family: Family, rows: Sequence[Encoded], start: int) -> list[float]:
-    inputs = {name: tensor.to(model.device) for name, tensor in family.collate(rows).items()}
-    if family.batch_limit is None:
-        # Left padding shifts the positions; the forward of some architectures does not see to that itself.
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    longest = max(len(row.ids) for row in rows) - start
-    # The logits that tell of a token stand one place before it.
-    logits = model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
-    targets = inputs["input_ids"][:, -longest:]
-    logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[..., None])[..., 0]
-    return [
-        float(logprobs[index, longest - (len(row.ids) - start) :].double().sum())
-        for index, row in enumerate(rows)
-    ]
+def normalize(
+    logprobs: Sequence[float], kind: Normalization, labels: Labels, prior: Sequence[float] = ()
+) -> list[float]:
+    """Scores as they are, per token, or less what the labels score without the image."""
+    if kind == "tokens":
+        return [logprob / len(label) for logprob, label in zip(logprobs, labels, strict=True)]
+    if kind == "pmi":
+        return [logprob - before for logprob, before in zip(logprobs, prior, strict=True)]
+    return list(logprobs)
+
+
+def count_label_tokens(labels: Labels) -> int:
+    """The tokens of the longest row of these labels."""
+    return max(len(row.tokens) for row in pack(labels, ROW_TOKENS))
+
+
+def score_packed(
+    model: Any,
+    family: MarkedFamily,
+    prompts: Sequence[Encoded],
+    labels: Labels,
+    prefix: Prefix,
+    features: Features,
+    row_tokens: int = ROW_TOKENS,
+) -> list[list[float]]:
+    """The score of each label after each prompt. The prompts share the prefix."""
+    ids, mask = (one.to(model.device) for one in lay_rows(prompts, prefix.length, family.pad_id))
+    width = ids.shape[1] - prefix.length
+    stretches = [Stretch(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
+    seen = features.gather(stretches)
+    cache = open_cache(prefix.layers, len(prompts))
+    scores = [[0.0] * len(labels) for _ in prompts]
+    images: dict[str, Any] = {}
+    last: Tensor | None = None
+    labels_run = 0
+    for row in pack(labels, row_tokens):
+        count = len(row.tokens)
+        tokens = torch.tensor([row.tokens] * len(prompts), dtype=torch.long, device=model.device)
+        if last is None:
+            tokens = torch.cat([ids[:, prefix.length :], tokens], dim=-1)
+            images = family.place_images(stretches, width, seen, labels=count)
+        else:
+            images = family.place_last(images, count)
+            cache.crop(-labels_run)
+        labels_run = count
+        visible, positions = _show(mask, row, tokens.shape[1], _find_window(family))
+        with _dense_attention(model):
+            logits = model(
+                input_ids=tokens,
+                attention_mask=_to_additive(visible, model.dtype),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=count + 1 if last is None else count,
+                **to_model(model, family.for_forward(images)),
+            ).logits
+        if last is None:
+            last, logits = logits[:, :1].clone(), logits[:, 1:]
+        found = _read_edges(last, logits, row)
+        for place, likelihoods in enumerate(found):
+            for index, edges in row.labels:
+                scores[place][index] = math.fsum(likelihoods[edge] for edge in edges)
+    return scores
+
+
+def score_rows(model: Any, family: Family, ranking: Ranking) -> list[float]:
+    """The same for families whose prompts cannot be taken apart: one whole row a label."""
+    known: dict[tuple[int, ...], float] = {}
+    start = len(ranking.encoded.ids)
+    for row in ranking.rows:
+        if row.ids not in known:
+            logits = model(**to_model(model, family.collate([row])), use_cache=False).logits[
+                0, start - 1 : -1
+            ]
+            targets = torch.tensor(row.ids[start:], device=logits.device)
+            logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[:, None])
+            known[row.ids] = float(logprobs.double().sum())
+    return [known[row.ids] for row in ranking.rows]
+
+
+def _read_edges(last: Tensor, logits: Tensor, row: Row) -> list[list[float]]:
+    """The log-probability of each edge of a row, for each prompt. `last` tells of the prompts' own last tokens."""
+    places = torch.tensor([place for place, _ in row.edges], device=logits.device)
+    tokens = torch.tensor([token for _, token in row.edges], device=logits.device)
+    found = torch.empty(len(last), len(row.edges), dtype=torch.float64, device=logits.device)
+    for of_prompt, source in ((True, last), (False, logits)):
+        chosen = (places == PROMPT) == of_prompt
+        if not chosen.any():
+            continue
+        at = torch.zeros_like(places[chosen]) if of_prompt else places[chosen]
+        # A slice at a time: in full precision all of them together would be the largest thing in memory.
+        totals = torch.cat([part.float().logsumexp(-1) for part in torch.split(source, _SLICE, dim=1)], dim=1)
+        found[:, chosen] = (source[:, at, tokens[chosen]].float() - totals[:, at]).double()
+    result: list[list[float]] = found.tolist()
+    return result
+
+
+def _show(mask: Tensor, row: Row, queries: int, window: int | None) -> tuple[Tensor, Tensor]:
+    """What each of the last `queries` tokens may see, and their positions. The labels stand after the prompts."""
+    count = len(row.tokens)
+    prompts, width = mask.shape
+    depths = torch.tensor(row.depths, dtype=torch.long, device=mask.device)
+    positions = torch.cat([count_positions(mask), mask.sum(-1, keepdim=True) + depths], dim=-1)
+    visible = torch.zeros(prompts, queries, width + count, dtype=torch.bool, device=mask.device)
+    order = torch.arange(width, device=mask.device)
+    own = queries - count
+    visible[:, :own, :width] = (order <= order[width - own :, None]) & mask[:, None].bool()
+    visible[:, own:, :width] = mask[:, None].bool()
+    visible[:, own:, width:] = _show_ancestors(row).to(mask.device)
+    last = positions[:, -queries:]
+    if window is not None:
+        visible &= last[:, :, None] - positions[:, None] < window
+    return visible, last
+
+
+@lru_cache(maxsize=32)
+def _show_ancestors(row: Row) -> Tensor:
+    """Which tokens of a row are above which, each being above itself. The same labels come with every image."""
+    above = torch.eye(len(row.tokens), dtype=torch.bool)
+    for place, parent in enumerate(row.parents):
+        if parent != PROMPT:
+            above[place] |= above[parent]
+    return above
+
+
+def _to_additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=visible.device)
+    return torch.where(visible, hidden.new_zeros(()), hidden)[:, None]
+
+
+def _find_window(family: Family) -> int | None:
+    window: int | None = getattr(family.text_config, "sliding_window", None)
+    return window
+
+
+@contextmanager
+def _dense_attention(model: Any) -> Iterator[None]:
+    """Flash attention takes no masks of this kind."""
+    own = model.config._attn_implementation
+    if own in ("sdpa", "eager"):
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
+
+
+def _count_common(*rows: Sequence[int]) -> int:
+    shortest = min(len(row) for row in rows)
+    return next((place for place in range(shortest) if len({row[place] for row in rows}) > 1), shortest)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
 from ..errors import ModelError
@@ -66,6 +69,23 @@ def choose_attention(name: str | None, family: Family) -> str:
     if attention == "flash_attention_2" and not family.flash_attention:
         raise ModelError(f"{family.config.model_type} has no flash attention", hint="leave --attention out")
     return attention
+
+
+def count_free_bytes(device: torch.device) -> int:
+    """Memory that could still be had on a device; half of all of it where nobody can tell."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:  # A container may have less than its machine.
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):
+        return free
+    return max(0, min(free, limit - used))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -33,6 +34,7 @@ from .families import find_family
 from .families.family import Family
 from .families.layout import FAKE_TOKEN
 from .quantization import build_config, check_quantized
+from .random_weights import draw_weights, is_random
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -93,14 +95,7 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
         }
     try:
         with _translated(spec):
-            loader: Any = transformers.AutoModelForImageTextToText
-            model, report = loader.from_pretrained(spec.checkpoint, **_source(spec), **options)
-            missing = sorted(report["missing_keys"])
-            if missing:
-                raise ModelError(
-                    f"{spec.checkpoint} lacks {len(missing)} of its weights, {missing[0]} first",
-                    hint="download it again or choose another --model",
-                )
+            model = _read_weights(spec, family, device, options)
             if spec.quantization is None:
                 model = model.to(device)
             else:
@@ -115,6 +110,26 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
     # What a checkpoint would like to be decoded with is not for the answer to depend on.
     model.generation_config = transformers.GenerationConfig()
     model.eval()
+    return model
+
+
+def _read_weights(spec: ModelSpec, family: Family, device: torch.device, options: dict[str, Any]) -> Any:
+    loader: Any = transformers.AutoModelForImageTextToText
+    origin: tuple[str | None, dict[str, Any]] = (spec.checkpoint, _source(spec))
+    if is_random(spec.checkpoint):
+        drawn = draw_weights(family, device, options["dtype"], options["attn_implementation"])
+        if spec.quantization is None:
+            return drawn
+        # Only from a state dict can weights be quantized that are in no file.
+        loader, origin = type(drawn), (None, {"config": family.config, "state_dict": drawn.state_dict()})
+    checkpoint, source = origin
+    model, report = loader.from_pretrained(checkpoint, **source, **options)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{spec.checkpoint} lacks {len(missing)} of its weights, {missing[0]} first",
+            hint="download it again or choose another --model",
+        )
     return model
 
 

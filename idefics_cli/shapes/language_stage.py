@@ -5,6 +5,7 @@ The vision tower runs once per picture of a step and serves all lessons about it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -19,15 +20,67 @@ from ..models.families.idefics import IdeficsFamily
 from ..values import list_sources
 from .lessons import Lesson, draw_lesson
 from .scenes import Scene
+from .words import LAYER, Finding, WordHeads, Words, find_words
 
-PICTURES = 48
-"""Pictures a step."""
-GROUPS = (96, 48, 32)
-"""Rows a step: short ones about one image, longer ones, and those with several images.
-
-The counts and the coarse lengths never vary much, because oneDNN compiles its kernels anew for every shape.
-"""
+LESSONS_EACH = 4
+"""Lessons a picture, about."""
 LENGTH_STEP = 16
+WORD_SHARE = 0.3
+"""Weight of what words find, beside the answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the stage: what is taught, and the factors of the learning rate it begins and ends with.
+
+    `groups` are the rows a step: short ones about one image, longer ones, and those with several images. Their counts
+    and coarse lengths never vary, because oneDNN compiles its kernels anew for every shape.
+    """
+
+    name: str
+    steps: int
+    shares: Mapping[str, float]
+    groups: tuple[int, int, int]
+    several: float
+    """Share of pictures with two or three shapes."""
+    rates: tuple[float, float]
+
+    @property
+    def pictures(self) -> int:
+        return sum(self.groups) // LESSONS_EACH
+
+
+EVERYTHING = {
+    "caption": 11, "prompted": 9, "question": 30, "lookup": 8, "label": 13, "writing": 8, "few-shot": 12,
+    "dialogue": 11,
+}  # fmt: skip
+SEARCH = {
+    "caption": 4, "prompted": 2, "question": 10, "lookup": 60, "label": 12, "writing": 2, "few-shot": 5, "dialogue": 5,
+}  # fmt: skip
+PHASES = (
+    Phase("everything", 1_000, EVERYTHING, (96, 48, 32), 0.46, (1.0, 0.3)),
+    # Finding a shape by its name comes late, and only at a low rate.
+    Phase("search", 450, SEARCH, (112, 24, 8), 0.75, (0.45, 0.2)),
+    Phase("finish", 600, EVERYTHING, (96, 48, 32), 0.55, (0.2, 0.0)),
+)
+
+
+def find_phase(step: int) -> tuple[Phase, float]:
+    """The phase of a step, and how far into it the step is, from 0 to 1."""
+    for phase in PHASES:
+        if step < phase.steps:
+            return phase, step / phase.steps
+        step -= phase.steps
+    raise IndexError("the stage is over")
+
+
+def rate_factor(step: int) -> float:
+    """Learning-rate factor: a warm-up of 150 steps; each phase goes from one rate to the other by half a cosine."""
+    if step < 150:
+        return (step + 1) / 150
+    phase, progress = find_phase(step)
+    begin, end = phase.rates
+    return end + (begin - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +91,41 @@ class Row:
     ids: tuple[int, ...]
     start: int
     pictures: tuple[int, ...]
+    findings: tuple[Finding, ...]
 
 
-def encode_lesson(family: IdeficsFamily, lesson: Lesson, places: Mapping[str, int]) -> Row:
+def encode_lesson(
+    family: IdeficsFamily,
+    lesson: Lesson,
+    places: Mapping[str, int],
+    scenes: Mapping[int, Scene],
+    words: Words,
+) -> Row:
     prompt = lesson.request.prompt
+    sources = list_sources(prompt)
     asked = family.tokenize_prompt(prompt)
     ids = family.tokenize_prompt(prompt, lesson.continuation)
     start = next((i for i, (a, b) in enumerate(zip(asked, ids, strict=False)) if a != b), len(asked))
-    return Row(lesson.kind, ids, start, tuple(places[source] for source in list_sources(prompt)))
+    findings = find_words(ids, [scenes[int(source)] for source in sources], words, family.image_id or 0)
+    return Row(lesson.kind, ids, start, tuple(places[source] for source in sources), findings)
 
 
 def draw_rows(
-    family: IdeficsFamily, scenes: Mapping[int, Scene], picks: Sequence[int], random: Random
+    family: IdeficsFamily,
+    scenes: Mapping[int, Scene],
+    picks: Sequence[int],
+    random: Random,
+    phase: Phase,
+    words: Words,
 ) -> list[Row]:
     """The lessons of a step about the picked scenes, as many as the groups take."""
     places = {str(pick): place for place, pick in enumerate(picks)}
-    room = {False: GROUPS[0] + GROUPS[1], True: GROUPS[2]}
+    room = {False: phase.groups[0] + phase.groups[1], True: phase.groups[2]}
     rows: list[Row] = []
     for place, pick in cycle(enumerate(picks)):
         others = [*picks[:place], *picks[place + 1 :]]
-        row = encode_lesson(family, draw_lesson(random, scenes, pick, others), places)
+        lesson = draw_lesson(random, scenes, pick, others, phase.shares)
+        row = encode_lesson(family, lesson, places, scenes, words)
         has_several = len(row.pictures) > 1
         if room[has_several]:
             room[has_several] -= 1
@@ -71,6 +139,8 @@ def draw_rows(
 class Group:
     """Rows of similar length and image count as tensors. `answer` marks the positions that predict answer tokens."""
 
+    findings: tuple[tuple[int, Finding], ...]
+
     kinds: tuple[str, ...]
     ids: Tensor
     mask: Tensor
@@ -80,11 +150,11 @@ class Group:
     weights: Tensor
 
 
-def group_rows(rows: Sequence[Row], image_id: int) -> list[Group]:
-    """One-image rows in two groups by length, rows with several images in one."""
+def group_rows(rows: Sequence[Row], image_id: int, short: int) -> list[Group]:
+    """The `short` shortest of the one-image rows, the others, and the rows with several images."""
     single = sorted((row for row in rows if len(row.pictures) == 1), key=lambda row: len(row.ids))
     several = [row for row in rows if len(row.pictures) > 1]
-    return [_stack(part, image_id) for part in (single[: GROUPS[0]], single[GROUPS[0] :], several)]
+    return [_stack(part, image_id) for part in (single[:short], single[short:], several)]
 
 
 def _stack(rows: Sequence[Row], image_id: int) -> Group:
@@ -107,18 +177,23 @@ def _stack(rows: Sequence[Row], image_id: int) -> Group:
         pictures[index, : len(row.pictures)] = torch.tensor(row.pictures)
     latest = (ids == image_id).cumsum(1) - 1
     seen = F.one_hot(latest.clamp(min=0), count) * (latest >= 0)[..., None]
-    return Group(tuple(row.kind for row in rows), ids, mask, seen, pictures, answer, weights)
+    findings = tuple((index, finding) for index, row in enumerate(rows) for finding in row.findings)
+    return Group(findings, tuple(row.kind for row in rows), ids, mask, seen, pictures, answer, weights)
 
 
 def measure(
-    model: IdeficsForVisionText2Text, pixels: Tensor, groups: Sequence[Group]
+    model: IdeficsForVisionText2Text, heads: WordHeads, pixels: Tensor, groups: Sequence[Group]
 ) -> tuple[Tensor, dict[str, tuple[int, int]]]:
     """The loss of a step, and per lesson kind how many answers were right token for token, and of how many."""
     tally: dict[str, list[int]] = {}
-    losses, total = [], torch.zeros(())
+    losses, word_losses, total = [], [], torch.zeros(())
     with torch.autocast("cpu", torch.bfloat16):
         features = model.model.vision_model(pixel_values=pixels).last_hidden_state
         for group in groups:
+            states: list[Tensor] = []
+            hook = model.model.layers[LAYER].register_forward_hook(
+                lambda _, __, out, kept=states: kept.append(out)
+            )
             hidden = model.model(
                 input_ids=group.ids,
                 attention_mask=group.mask,
@@ -126,6 +201,12 @@ def measure(
                 image_attention_mask=group.seen,
                 use_cache=False,
             ).last_hidden_state
+            hook.remove()
+            if group.findings:
+                word_loss, (right, asked) = heads.loss(states[0], group.findings)
+                word_losses.append(word_loss)
+                tally.setdefault("words", [0, 0])
+                tally["words"] = [tally["words"][0] + right, tally["words"][1] + asked]
             logits = model.lm_head(hidden[group.answer]).float()
             wanted = group.ids.roll(-1, 1)[group.answer]
             weights = group.weights[group.answer]
@@ -136,4 +217,5 @@ def measure(
             for kind, is_wrong in zip(group.kinds, wrong.any(1).tolist(), strict=True):
                 right, asked = tally.setdefault(kind, [0, 0])
                 tally[kind] = [right + (not is_wrong), asked + 1]
-    return torch.stack(losses).sum() / total, {kind: (right, asked) for kind, (right, asked) in tally.items()}
+    loss = torch.stack(losses).sum() / total + WORD_SHARE * torch.stack(word_losses).mean()
+    return loss, {kind: (right, asked) for kind, (right, asked) in tally.items()}

@@ -24,6 +24,9 @@ QUESTION_WEIGHTS = {
     "colour by name": 1.0, "colour": 0.9, "kind": 1.1, "ground": 0.8, "place": 1.6, "count": 1.2, "presence": 1.5,
     "size": 1.4, "side": 1.5, "contents": 0.7, "absent": 0.5,
 }  # fmt: skip
+LOOKUP_WEIGHTS = {
+    "colour by name": 3.0, "place": 2.0, "presence": 2.0, "size": 1.5, "side": 1.5, "count": 0.7, "absent": 1.0,
+}  # fmt: skip
 _FACTS = {
     "circle": "a circle has no corners",
     "square": "a square has four equal sides",
@@ -105,6 +108,12 @@ def question_lesson(random: Random, scenes: Scenes, index: int, others: Sequence
     return _lesson(
         "question", name, style, index, answer, {"message" if name == "dialogue" else "question": question}
     )
+
+
+def lookup_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
+    """A question that names a shape, which has to be found before it can be answered."""
+    question, answer = ask(random, scenes[index], LOOKUP_WEIGHTS)
+    return _lesson("lookup", "vqa", "completion", index, answer, {"question": question})
 
 
 def _labels_for(random: Random, scene: Scene) -> tuple[list[str], str]:
@@ -297,20 +306,21 @@ def dialogue_lesson(
     )
 
 
-LESSONS: dict[str, tuple[float, Callable[[Random, Scenes, int, Sequence[int]], Lesson]]] = {
-    "caption": (11, caption_lesson),
-    "prompted": (9, prompted_lesson),
-    "question": (36, question_lesson),
-    "label": (13, label_lesson),
-    "writing": (8, writing_lesson),
-    "few-shot": (12, few_shot_lesson),
-    "dialogue": (11, dialogue_lesson),
+LESSONS: dict[str, Callable[[Random, Scenes, int, Sequence[int]], Lesson]] = {
+    "caption": caption_lesson,
+    "prompted": prompted_lesson,
+    "question": question_lesson,
+    "lookup": lookup_lesson,
+    "label": label_lesson,
+    "writing": writing_lesson,
+    "few-shot": few_shot_lesson,
+    "dialogue": dialogue_lesson,
 }
-"""Each kind of lesson and its share."""
 
 
-def draw_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
-    """A lesson about scene `index`; `others` are scenes that shots and earlier turns may show."""
-    shares = [share for share, _ in LESSONS.values()]
-    _, teach = random.choices(list(LESSONS.values()), shares)[0]
+def draw_lesson(
+    random: Random, scenes: Scenes, index: int, others: Sequence[int], shares: Mapping[str, float]
+) -> Lesson:
+    """A lesson about scene `index`, its kind by share; `others` are scenes that shots and earlier turns may show."""
+    teach = LESSONS[random.choices(list(shares), list(shares.values()))[0]]
     return teach(random, scenes, index, others)

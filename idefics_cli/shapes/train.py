@@ -22,17 +22,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, IdeficsForVisionText2Text, IdeficsProcessor
+from transformers import AutoProcessor, GenerationConfig, IdeficsForVisionText2Text, IdeficsProcessor
 
 from ..models.families.idefics import IdeficsFamily
 from ..values import TextPart
 from .architecture import new_config, new_model
-from .language_stage import PICTURES, draw_rows, group_rows, measure
+from .language_stage import EVERYTHING, PHASES, draw_rows, find_phase, group_rows, measure, rate_factor
 from .lessons import draw_lesson
 from .pictures import load_all, paint_all, scene_number
 from .scenes import Scene
 from .vision_stage import Heads, targets
 from .vocabulary import train_processor
+from .words import WordHeads, read_words
 
 SEED = "train"
 SAVE_SECONDS = 60.0
@@ -51,25 +52,30 @@ def normalise(pictures: npt.NDArray[np.uint8]) -> Tensor:
     return ((torch.tensor(pictures).float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
 
 
-def cosine(step: int, steps: int, warmup: int) -> float:
-    """Learning-rate factor: linear warm-up, then a half cosine to zero."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def warm_cosine(steps: int) -> Callable[[int], float]:
+    """Learning-rate factor by step: linear warm-up over 150 steps, then a half cosine to zero."""
+    return lambda step: min(
+        (step + 1) / 150, 0.5 * (1 + math.cos(math.pi * max(0, step - 150) / (steps - 150)))
+    )
 
 
 class Stage:
     """A resumable loop: `loss_of(prepare(step))`, one optimiser step each, state saved every minute."""
 
     def __init__(
-        self, path: Path, modules: dict[str, nn.Module], steps: int, rate: float, warmup: int, decay: float
+        self,
+        path: Path,
+        modules: dict[str, nn.Module],
+        steps: int,
+        rate: float,
+        factor: Callable[[int], float],
     ):
-        self.path, self.modules, self.steps, self.rate, self.warmup = path, modules, steps, rate, warmup
+        self.path, self.modules, self.steps, self.rate, self.factor = path, modules, steps, rate, factor
         weights = [w for module in modules.values() for w in module.parameters() if w.requires_grad]
         self.weights = weights
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [w for w in weights if w.dim() >= 2], "weight_decay": decay},
+                {"params": [w for w in weights if w.dim() >= 2], "weight_decay": 0.05},
                 {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
             ],
             lr=rate,
@@ -103,7 +109,7 @@ class Stage:
         while self.step < self.steps:
             loss, said = loss_of(prepare(self.step))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * cosine(self.step, self.steps, self.warmup)
+                group["lr"] = self.rate * self.factor(self.step)
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.weights, 1.0)
@@ -137,7 +143,7 @@ def train_vision(
             features = tower(pixel_values=pixels).last_hidden_state
         return heads.loss(features.float(), truth)
 
-    Stage(folder / "vision.pt", {"tower": tower, "heads": heads}, steps, 2e-3, 150, 0.05).run(
+    Stage(folder / "vision.pt", {"tower": tower, "heads": heads}, steps, 2e-3, warm_cosine(steps)).run(
         prepare, loss_of
     )
 
@@ -148,24 +154,33 @@ def train_language(
     scenes: list[Scene],
     pictures: npt.NDArray[np.uint8],
     folder: Path,
-    steps: int,
 ) -> None:
-    """Stage two: 48 pictures with four lessons each a step."""
+    """Stage two, in its phases."""
     by_number = dict(enumerate(scenes))
     tallies: deque[dict[str, tuple[int, int]]] = deque(maxlen=50)
 
+    heads, words = WordHeads(), read_words(family.tokenizer)
+    several = [number for number, scene in by_number.items() if len(scene.shapes) > 1]
+    others = [number for number, scene in by_number.items() if len(scene.shapes) <= 1]
+
     def prepare(step: int) -> Any:
         random = Random(f"{SEED}:language:{step}")
-        picks = random.sample(range(len(scenes)), PICTURES)
-        rows = draw_rows(family, by_number, picks, random)
-        return normalise(pictures[picks]), group_rows(rows, family.image_id or 0)
+        phase, _ = find_phase(step)
+        crowded = round(phase.pictures * phase.several)
+        picks = random.sample(several, crowded) + random.sample(others, phase.pictures - crowded)
+        random.shuffle(picks)
+        rows = draw_rows(family, by_number, picks, random, phase, words)
+        return normalise(pictures[picks]), group_rows(rows, family.image_id or 0, phase.groups[0])
 
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
-        loss, tally = measure(model, *batch)
+        loss, tally = measure(model, heads, *batch)
         tallies.append(tally)
         return loss, summarise(tallies)
 
-    Stage(folder / "language.pt", {"model": model}, steps, 1.2e-3, 150, 0.05).run(prepare, loss_of)
+    steps = sum(phase.steps for phase in PHASES)
+    Stage(folder / "language.pt", {"model": model, "heads": heads}, steps, 1.2e-3, rate_factor).run(
+        prepare, loss_of
+    )
 
 
 def summarise(tallies: Iterable[dict[str, tuple[int, int]]]) -> dict[str, float]:
@@ -185,11 +200,19 @@ def sample_texts(count: int) -> Iterator[str]:
     numbers = list(scenes)
     for n in range(count):
         random = Random(f"words:{n}")
-        lesson = draw_lesson(random, scenes, n % len(numbers), random.sample(numbers, 8))
+        lesson = draw_lesson(random, scenes, n % len(numbers), random.sample(numbers, 8), EVERYTHING)
         for message in lesson.request.prompt:
             yield from (part.text for part in message.parts if isinstance(part, TextPart))
         yield lesson.continuation
         yield "User: Assistant:"
+
+
+def open_processor(folder: Path) -> IdeficsProcessor:
+    """The processor of this training: its vocabulary belongs to the weights, so it is made once."""
+    if not folder.exists():
+        train_processor(sample_texts(20_000)).save_pretrained(folder)
+    processor: IdeficsProcessor = AutoProcessor.from_pretrained(folder, backend="pil")
+    return processor
 
 
 def save_checkpoint(model: IdeficsForVisionText2Text, processor: IdeficsProcessor, folder: Path) -> None:
@@ -212,7 +235,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".training"), help="where the state is kept")
     parser.add_argument("--pictures", type=int, default=64_000)
     parser.add_argument("--vision-steps", type=int, default=3_600)
-    parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "checkpoint")
     parser.add_argument("--stage", choices=("pictures", "vision", "all"), default="all")
     options = parser.parse_args()
@@ -223,7 +245,7 @@ def main() -> None:
         return
     pictures = load_all(options.folder / "pictures", options.pictures)
     scenes = [scene_number(SEED, index) for index in range(options.pictures)]
-    processor = train_processor(sample_texts(20_000))
+    processor = open_processor(options.folder / "processor")
     first_added = processor.tokenizer.convert_tokens_to_ids("<fake_token_around_image>")
     config = new_config(first_added, 2)
     family = IdeficsFamily(processor, config)
@@ -234,7 +256,7 @@ def main() -> None:
     train_vision(model, scenes, pictures, options.folder, options.vision_steps)
     if options.stage == "vision":
         return
-    train_language(model, family, scenes, pictures, options.folder, options.steps)
+    train_language(model, family, scenes, pictures, options.folder)
     save_checkpoint(model, processor, options.output)
 
 

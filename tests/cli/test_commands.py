@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from idefics_cli.cli.options import Options
+from idefics_cli.cli.settings import choose_cache_bytes
 from idefics_cli.errors import AnswerError
 from idefics_cli.values import Answer, ImagePart, Request, TextPart
 from tests.program import Run
@@ -327,3 +329,27 @@ def test_controls_in_an_answer_do_not_reach_the_terminal(run: Program, red_circl
 def test_verbose_says_what_answers_cost(run: Program, red_circle: Path) -> None:
     result = run("caption", red_circle, "--verbose", *MODEL, backend=ScriptedBackend())
     assert "10 + 3 tokens in 0.25 s" in result.stderr
+
+
+def test_classify_normalizes_as_asked(run: Program, red_circle: Path) -> None:
+    command = ("classify", red_circle, "--labels", "circle,square", *MODEL)
+    for arguments, expected in (((), "none"), (("--normalize", "pmi"), "pmi")):
+        backend = ScriptedBackend()
+        assert run(*command, *arguments, backend=backend).code == 0
+        assert backend.requests[0].normalize == expected
+    refused = run(*command, "--normalize", "tokens", "--generate", backend=ScriptedBackend())
+    assert refused.code == 2
+    assert "--normalize" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [("0", 0), ("512MB", 512_000_000), ("1.5 GiB", 3 * 2**29), ("2g", 2 * 10**9)]
+)
+def test_memory_for_caches_is_a_size(size: str, count: int) -> None:
+    assert choose_cache_bytes(Options(cache_memory=size)) == count
+
+
+def test_a_wrong_size_is_a_usage_error(run: Program, red_circle: Path) -> None:
+    result = run("caption", red_circle, "--cache-memory", "much", *MODEL, backend=ScriptedBackend())
+    assert result.code == 2
+    assert "512MB" in result.stderr

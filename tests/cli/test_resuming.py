@@ -206,7 +206,7 @@ def test_fifty_runs_killed_once_leave_every_row_exactly_once(folder: Path, tmp_p
 
 def check_kills(folder: Path, tmp_path: Path, more: tuple[str, ...], *, runs: int, kills: int) -> None:
     whole = tmp_path / "whole.jsonl"
-    command = ("caption", folder, *MODEL, *more, "-o")
+    command: tuple[str | Path, ...] = ("caption", folder, *MODEL, *more, "-o")
     (folder / "fail.png").symlink_to("00.png")
     assert kill(0, 0, *command, whole) == 1
     assert len(parse(whole)) == 61

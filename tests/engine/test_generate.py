@@ -1,8 +1,7 @@
-"""Generation: the batch never shows in an answer, and what ends or shapes a text does so exactly."""
+"""Generation: what ends or shapes a text does so exactly, and is seen in no other text."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,11 +10,13 @@ import pytest
 import torch
 
 from idefics_cli.engine.answer_text import AnswerText
-from idefics_cli.engine.generate import Generation, generate
+from idefics_cli.engine.engine import Engine
+from idefics_cli.engine.generate import Continuation, Generation
+from idefics_cli.engine.within_memory import run_all
 from idefics_cli.models.families.family import Encoded, Family
-from idefics_cli.models.loading import load_model, open_family
-from idefics_cli.values import Decoding, Image, ModelSpec, Prompt
-from tests.models.tiny import KINDS, assistant, checkpoint, document, picture, user
+from idefics_cli.values import Decoding, Image, Prompt
+from tests.engine.oracle import opened
+from tests.models.tiny import KINDS, assistant, document, picture, user
 
 A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 20))
 PROMPTS: tuple[tuple[Prompt, tuple[Image, ...]], ...] = (
@@ -28,34 +29,22 @@ PROMPTS: tuple[tuple[Prompt, tuple[Image, ...]], ...] = (
 GREEDY = Decoding(max_new_tokens=12)
 
 
-@functools.cache
-def opened(kind: str) -> tuple[Family, Any]:
-    spec = ModelSpec(str(checkpoint(kind)))
-    family = open_family(spec)
-    return family, load_model(spec, family)
-
-
 def rows_of(family: Family) -> list[Encoded]:
     return [family.encode(prompt, images) for prompt, images in PROMPTS]
 
 
 def ask(kind: str, row: Encoded, decoding: Decoding, **options: Any) -> Generation:
     family, model = opened(kind)
-    (generation,) = generate(model, family, [row], decoding, **options)
-    return generation
+    (outcome,) = Engine(model, family).run([Continuation(row, decoding)], **options)
+    assert outcome.generation is not None
+    return outcome.generation
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "decoding", [GREEDY, replace(GREEDY, num_beams=3, length_penalty=0.5)], ids=["greedy", "beams"]
-)
-def test_a_batch_answers_as_single_requests_do(kind: str, decoding: Decoding) -> None:
+def ask_all(kind: str, rows: list[Encoded], decoding: Decoding) -> list[Generation]:
     family, model = opened(kind)
-    rows = rows_of(family)
-    singles = [ask(kind, row, decoding) for row in rows]
-    assert generate(model, family, rows, decoding) == singles
-    assert generate(model, family, rows[::-1], decoding) == singles[::-1]
-    assert len({single.text for single in singles}) > 2, "a test whose answers are all alike shows nothing"
+    works = [Continuation(row, decoding) for row in rows]
+    done = run_all(Engine(model, family), works, rows=8)
+    return [one.outcome.generation for one in done if one and one.outcome.generation]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,11 +80,10 @@ def test_the_images_are_seen(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stop_string_ends_the_text_before_itself(kind: str) -> None:
-    family, model = opened(kind)
-    rows = rows_of(family)
+    rows = rows_of(opened(kind)[0])
     plain = [ask(kind, row, GREEDY) for row in rows]
     stop = plain[2].text[4:6]
-    stopped = generate(model, family, rows, replace(GREEDY, stop=(stop,)))
+    stopped = ask_all(kind, rows, replace(GREEDY, stop=(stop,)))
     for before, after in zip(plain, stopped, strict=True):
         cut = before.text.partition(stop)[0]
         assert after.text == cut

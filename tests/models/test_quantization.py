@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from idefics_cli.engine.generate import generate
+from idefics_cli.engine.engine import Engine
+from idefics_cli.engine.generate import Continuation
 from idefics_cli.errors import ModelError
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.models.quantization import check_quantized
@@ -38,10 +39,10 @@ def test_only_the_language_model_is_quantized(kind: str, quantization: str) -> N
         for name in linear
         if "vision" not in name and "perceiver" not in name and "connector" not in name
     } <= (quantized)
-    (answer,) = generate(
-        model, family, [family.encode(document(A, "An image of"), [A])], Decoding(max_new_tokens=3)
-    )
-    assert answer.new_tokens > 0
+    works = [Continuation(family.encode(document(A, "An image of"), [A]), Decoding(max_new_tokens=3))]
+    (outcome,) = Engine(model, family).run(works)
+    assert outcome.generation is not None
+    assert outcome.generation.new_tokens > 0
 
 
 def test_a_model_that_was_not_quantized_is_refused() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from idefics_cli.shapes.language_stage import EVERYTHING
 from idefics_cli.shapes.lessons import draw_lesson
 from idefics_cli.shapes.questions import QUESTION_KINDS, caption
 from idefics_cli.shapes.scenes import COLOURS, KINDS, Scene, Shape, paint, sample_scene
@@ -81,7 +82,7 @@ def test_every_lesson_is_worded_by_a_template_and_has_one_answer() -> None:
     world = dict(enumerate(scenes(40)))
     random = Random(9)
     for index in range(40):
-        lesson = draw_lesson(random, world, index, [n for n in world if n != index])
+        lesson = draw_lesson(random, world, index, [n for n in world if n != index], EVERYTHING)
         assert lesson.request.template
         assert len(lesson.request.choices) == 1
         assert lesson.continuation.strip()

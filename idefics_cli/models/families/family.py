@@ -62,6 +62,8 @@ class Family(ABC):
     """Whether the texts of turns lose their outer spaces, as those of documents always do."""
     batch_limit: ClassVar[int | None] = None
     """The most prompts that `collate` takes, None for any number."""
+    has_prefixes: ClassVar[bool] = False
+    """Whether prompts may go on from a shared prefix: then the family is a `MarkedFamily`."""
     flash_attention: ClassVar[bool] = True
     unsafe_dtypes: ClassVar[frozenset[str]] = frozenset()
     unquantized: ClassVar[tuple[str, ...]] = ("lm_head", "model.vision_model", "model.connector")
@@ -147,20 +149,32 @@ class Family(ABC):
     def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
         """The prompt with a label after it, tokenised as one text: ids may merge across the seam."""
 
+    def encode_choices(
+        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
+    ) -> tuple[Encoded, ...]:
+        """The prompt with each of the labels after it."""
+        return tuple(self.encode_choice(prompt, images, choice) for choice in choices)
+
     @abstractmethod
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Left-padded model inputs of one or more prompts."""
 
     def _refuse_special_tokens(self, pieces: Iterable[Piece]) -> None:
+        pieces = list(pieces)
         refuse_markers(pieces, self._forbidden)
-        for piece in pieces:
-            # A tokenizer that normalises text may find a special token where the eye sees none.
-            for index in self._tokenize_text(piece) if isinstance(piece, str) else ():
+        # A tokenizer that normalises text may find a special token where the eye sees none.
+        for ids in self._tokenize_texts([piece for piece in pieces if isinstance(piece, str)]):
+            for index in ids:
                 if index in self._added_ids:
                     raise _special_token(self.tokenizer.convert_ids_to_tokens(index))
 
     def _tokenize_text(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokenize_texts([text])[0]
+
+    def _tokenize_texts(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def _find_id(self, token: str) -> int | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import ModelError
@@ -20,9 +22,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIXEL_CACHE_BYTES = 256 * 1024 * 1024
+LABEL_SETS = 16
+"""How many sets of labels stay tokenised: one is enough for a folder of images that cost alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some of the tokens of a prompt, those before `start` being in a cache already."""
+
+    encoded: Encoded
+    start: int
+    stop: int
 
 
 class MarkedFamily(Family):
+    has_prefixes = True
     bos: str = "<s>"
     """Beginning of text; the checkpoint's own once there is a tokenizer."""
     shown_image: ClassVar[str] = IMAGE_TOKEN
@@ -39,6 +53,7 @@ class MarkedFamily(Family):
             )
         self.bos = self.tokenizer.bos_token or ""
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
+        self._labels: OrderedDict[tuple[str, ...], list[tuple[int, ...]]] = OrderedDict()
 
     @classmethod
     def render_plainly(cls, prompt: Prompt) -> str:
@@ -55,14 +70,33 @@ class MarkedFamily(Family):
 
     def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
         """The prompt with a label after it, tokenised as one text: ids may merge across the seam."""
-        pieces = (*lay_out(prompt, strip_turns=self.strip_turns), *continue_with(prompt, choice.continuation))
-        return self._encode(pieces, images)
+        return self.encode_choices(prompt, images, [choice])[0]
+
+    def encode_choices(
+        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
+    ) -> tuple[Encoded, ...]:
+        """The prompt with each of the labels after it. The same labels after the same text are tokenised once."""
+        pieces = lay_out(prompt, strip_turns=self.strip_turns)
+        check_images(pieces, images)
+        pixels = tuple(self._prepare_once(image) for image in images)
+        spellings = [self.spell_image(one) for one in pixels]
+        endings = [continue_with(prompt, choice.continuation) for choice in choices]
+        key = (spell(pieces, spellings), *(spell(ending, ()) for ending in endings))
+        rows = self._labels.pop(key, None)
+        if rows is None:
+            self._refuse_special_tokens((*pieces, *(piece for ending in endings for piece in ending)))
+            rows = self._tokenize_endings(key[0], key[1:])
+        self._labels[key] = rows
+        while len(self._labels) > LABEL_SETS:
+            self._labels.popitem(last=False)
+        spans = self._find_spans(rows[0], images, [spelling.count(IMAGE_TOKEN) for spelling in spellings])
+        self.check_length(Encoded(max(rows, key=len)))
+        return tuple(Encoded(row, spans, pixels) for row in rows)
 
     def tokenize(self, pieces: Sequence[Piece], spellings: Sequence[str]) -> tuple[int, ...]:
         """Beginning of text and the pieces as ids; `spellings` are the texts of the images."""
         self._refuse_special_tokens(pieces)
-        bos = self.tokenizer.bos_token_id
-        return (*(() if bos is None else (bos,)), *self._tokenize_text(self.mend(spell(pieces, spellings))))
+        return (*self._bos_ids, *self._tokenize_text(self.mend(spell(pieces, spellings))))
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Left-padded model inputs of one or more prompts."""
@@ -88,6 +122,51 @@ class MarkedFamily(Family):
     def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
         """The image inputs of a batch whose ids are padded to `width`."""
 
+    @abstractmethod
+    def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
+        """What the text sees of each image. The images are of one shape."""
+
+    @abstractmethod
+    def find_images(self, stretch: Stretch) -> list[int]:
+        """Which images of its prompt the tokens of a stretch see, in order, without the help of a cache."""
+
+    @abstractmethod
+    def place_images(
+        self, rows: Sequence[Stretch], width: int, features: Mapping[str, Tensor], *, labels: int = 0
+    ) -> dict[str, Any]:
+        """The image inputs of `generate` for rows padded on the left to `width`.
+
+        `features` has the images that the rows need, by digest. `labels` more tokens after each row see what its last
+        token sees.
+        """
+
+    def place_last(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
+        """The image inputs for `count` tokens that see what the last ones of `inputs` saw."""
+        return {}
+
+    def for_forward(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Image inputs by the names that the forward of the model has for them."""
+        return dict(inputs)
+
+    def remembering(self, model: Any) -> AbstractContextManager[None]:
+        """Where image inputs that stay the same from pass to pass cost only once."""
+        return nullcontext()
+
+    def list_units(self, encoded: Encoded) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The ids in pieces that a prefix may end between, each with the digest of the image it shows."""
+        units: list[tuple[str, tuple[int, ...]]] = []
+        place = 0
+        for span in self._find_uncut(encoded):
+            units += (("", (token,)) for token in encoded.ids[place : span.start])
+            units.append((span.digest, encoded.ids[span.start : span.stop]))
+            place = span.stop
+        units += (("", (token,)) for token in encoded.ids[place:])
+        return tuple(units)
+
+    def _find_uncut(self, encoded: Encoded) -> Sequence[ImageSpan]:
+        """The spans that depend on their image and must stay whole."""
+        return encoded.spans
+
     @classmethod
     def mend(cls, text: str) -> str:
         """The text as the architecture wants it around images."""
@@ -110,6 +189,28 @@ class MarkedFamily(Family):
         encoded = Encoded(ids, spans, pixels)
         self.check_length(encoded)
         return encoded
+
+    @property
+    def _bos_ids(self) -> tuple[int, ...]:
+        bos = self.tokenizer.bos_token_id
+        return () if bos is None else (bos,)
+
+    def _tokenize_endings(self, text: str, endings: Sequence[str]) -> list[tuple[int, ...]]:
+        """The ids of a text with each of the endings, as of one text.
+
+        Nothing merges across the marker that closes the last image, so what is before it is tokenised only once.
+        """
+        whole = [self.mend(text + ending) for ending in endings]
+        places = [one.rfind(FAKE_TOKEN) for one in whole]
+        first = (*self._bos_ids, *self._tokenize_text(whole[0]))
+        if min(places) > 0:
+            tails = self._tokenize_texts([one[place:] for one, place in zip(whole, places, strict=True)])
+            head = first[: len(first) - len(tails[0])]
+            if (*head, *tails[0]) == first and len(
+                {one[:place] for one, place in zip(whole, places, strict=True)}
+            ) == 1:
+                return [(*head, *tail) for tail in tails]
+        return [(*self._bos_ids, *ids) for ids in self._tokenize_texts(whole)]
 
     def _prepare_once(self, image: Image) -> Pixels:
         """Pixels by digest, kept in a bounded memory: the images of the shots come again with every prompt."""

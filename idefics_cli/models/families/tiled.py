@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import ModelError
 from ...values import Image
 from .family import Encoded, Pixels
-from .marked import MarkedFamily
+from .marked import MarkedFamily, Stretch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,39 @@ class TiledFamily(MarkedFamily):
                 mask[index, first:last, : values.shape[2], : values.shape[3]] = 1 if valid is None else valid
                 first = last
         return {"pixel_values": pixels, "pixel_attention_mask": mask}
+
+    def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
+        """The features of all tiles of each image, in the order of their placeholders."""
+        import torch
+
+        core = model.model
+        values = torch.cat([one.values for one in pixels])[None].to(core.device)
+        masks = torch.cat(
+            [torch.ones_like(one.values[:, 0]) if one.mask is None else one.mask for one in pixels]
+        )
+        found = core.get_image_features(values, masks[None].to(core.device), return_dict=True)
+        counts = [one.values.shape[0] * self.tile_tokens for one in pixels]
+        return list(torch.split(torch.cat(list(found.pooler_output)), counts))
+
+    def find_images(self, stretch: Stretch) -> list[int]:
+        """Those whose placeholders are in it: what is before them has taken them up into the cache."""
+        spans = stretch.encoded.spans
+        return [index for index, span in enumerate(spans) if stretch.start <= span.start < stretch.stop]
+
+    def place_images(
+        self, rows: Sequence[Stretch], width: int, features: Mapping[str, Tensor], *, labels: int = 0
+    ) -> dict[str, Any]:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        placed = [
+            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
+        ]
+        # The model writes into what it is given, so it is made afresh every time.
+        return (
+            {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=cast(Any, placed))}}
+            if placed
+            else {}
+        )
 
     def _check_detail(self, detail: str) -> None:
         if detail not in DETAILS:

@@ -1,0 +1,245 @@
+"""One arm on one workload: seconds, peak memory and the answers themselves.
+
+Each measurement starts from nothing, in a process of its own when `run_in_child` runs it: no cache of an earlier one
+can help it, no memory of an earlier one is counted.
+"""
+
+# torch is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, get_args
+
+from ..backends import Backend, close_backends, open_backend
+from ..errors import AnswerError, IdeficsError, ItemError, ModelError
+from ..values import Answer, Image, ModelSpec, Request, Style
+from .workloads import Workload, compose_work
+
+Arm = Literal["guide", "batch", "idefics"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+WINDOW_BATCHES = 2
+"""How many batches' worth of requests the commands hand to a backend at a time."""
+WARM_LABELS = 20
+PRELOADED = [
+    *("idefics_cli.bench.plain", "idefics_cli.bench.machine", "idefics_cli.backends.local"),
+    *(
+        "transformers.modeling_utils",
+        "transformers.models.auto.processing_auto",
+        "transformers.generation.utils",
+    ),
+]
+"""What every child would import; done once where children are forked."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be measured. A probe of the machine takes the same but looks at no workload."""
+
+    spec: ModelSpec
+    workload: Workload
+    arm: Arm
+    images: int
+    new_tokens: int
+    batch_size: int
+    cache_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer: a text, or the log-probability of each label; and what its prompt cost, labels not counted."""
+
+    text: str = ""
+    logprobs: tuple[tuple[str, float], ...] = ()
+    asked_tokens: int = 0
+    computed_tokens: int = 0
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job came to. With a `failure` there is nothing else."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    replies: tuple[Reply, ...] = ()
+    failure: str | None = None
+
+
+class Answerer(Protocol):
+    """An arm at work: whoever answers requests in some way of its own."""
+
+    @property
+    def style(self) -> Style: ...
+
+    def answer(
+        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
+    ) -> list[Reply]: ...
+
+
+Open = Callable[[Job], Backend]
+
+
+class Runs(Protocol):
+    """Who does a piece of work: `run_in_child`, or a test that wants it done here."""
+
+    def __call__(self, work: Callable[[Job], T], job: Job, /) -> T: ...
+
+
+def open_local(job: Job) -> Backend:
+    return open_backend(job.spec, batch_size=job.batch_size, cache_bytes=job.cache_bytes)
+
+
+def measure(job: Job, open_with: Open = open_local) -> Outcome:
+    """Do the work once to warm up, on other pictures, then once against the clock."""
+    from ..models.devices import is_out_of_memory
+
+    try:
+        answerer = _Engine(open_with(job)) if job.arm == "idefics" else _open_script(job.spec)
+        size = 1 if job.arm == "guide" else job.batch_size
+        workload = replace(job.workload, labels=min(job.workload.labels, WARM_LABELS))
+        warm = compose_work(workload, answerer.style, images=size, new_tokens=job.new_tokens, seed=1)
+        answerer.answer(warm.requests[:size], warm.images, size)
+        work = compose_work(job.workload, answerer.style, images=job.images, new_tokens=job.new_tokens)
+        reset_peak()
+        began = time.perf_counter()
+        replies = answerer.answer(work.requests, work.images, size)
+        seconds = time.perf_counter() - began
+        return Outcome(seconds, read_peak(), tuple(replies))
+    except ItemError as error:
+        return Outcome(failure=str(error))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Outcome(failure="out of memory")
+    finally:
+        close_backends()
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """This program, through the protocol that every command speaks."""
+
+    backend: Backend
+
+    @property
+    def style(self) -> Style:
+        return self.backend.style
+
+    def answer(
+        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
+    ) -> list[Reply]:
+        replies: list[Reply] = []
+        window = WINDOW_BATCHES * batch_size
+        for first in range(0, len(requests), window):
+            for answer in self.backend.answer(requests[first : first + window], images):
+                if isinstance(answer, ItemError):
+                    raise answer
+                replies.append(_reply(answer))
+        return replies
+
+
+def _reply(answer: Answer) -> Reply:
+    usage = answer.usage
+    return Reply(
+        text="" if answer.scores else answer.text,
+        logprobs=tuple((score.label, score.logprob) for score in answer.scores),
+        asked_tokens=usage.prompt_tokens,
+        computed_tokens=usage.prompt_tokens - usage.shared_tokens,
+        new_tokens=usage.new_tokens,
+    )
+
+
+def _open_script(spec: ModelSpec) -> Answerer:
+    from .plain import Script
+
+    return Script(spec)
+
+
+def reset_peak() -> None:
+    """Give back what is free and count the highest use of memory from here on."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # not every libc can trim
+            ctypes.CDLL(None).malloc_trim(0)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def read_peak() -> int:
+    """The highest use in bytes: of a CUDA device where there is one, else of the process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "linux":
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return 1024 * int(found[1]) if found else 0
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def run_in_child(work: Callable[[Job], T], job: Job) -> T:
+    """Do a piece of work in a fresh process. One that the system ends, as it does without memory, is an AnswerError."""
+    context: Any = multiprocessing.get_context(_choose_start())
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_work, args=(work, job, sender), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        failure, result = receiver.recv()
+    except EOFError:
+        child.join()
+        if child.exitcode >= 0:
+            raise RuntimeError("a measurement failed, as told above") from None
+        raise AnswerError(
+            f"the system ended the process with signal {-child.exitcode}",
+            code="out_of_memory",
+            hint="it ran out of memory, most likely",
+        ) from None
+    finally:
+        if sys.exc_info()[0] is KeyboardInterrupt:
+            child.terminate()
+        child.join()
+    if failure is not None:
+        raise ModelError(failure)
+    done: T = result
+    return done
+
+
+def _work(work: Callable[[Job], object], job: Job, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too and ends this process
+    try:
+        sender.send((None, work(job)))
+    except IdeficsError as error:
+        sender.send((str(error), None))
+
+
+def _choose_start() -> str:
+    """Children that find torch already imported, unless a GPU's driver could be broken by the fork."""
+    has_gpu = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dri"))
+    return "forkserver" if sys.platform == "linux" and not has_gpu else "spawn"

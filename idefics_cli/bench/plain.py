@@ -1,0 +1,146 @@
+"""What a person writes with transformers alone: a processor call and `generate`, nothing shared, nothing kept.
+
+The yardstick of the engine. One request a call is the task guide's loop; several are a batch made by hand.
+"""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from ..models.families.family import Family
+from ..models.families.layout import FAKE_TOKEN, IMAGE_TOKEN
+from ..models.loading import load_model, open_family
+from ..values import Image, ModelSpec, Request, Style, list_sources
+from .measure import Reply
+
+
+class Script:
+    """A loaded checkpoint and the few lines around it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.family: Family = open_family(spec)
+        self.style: Style = spec.style or self.family.default_style
+        self.model: Any = load_model(spec, self.family)
+
+    def answer(
+        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
+    ) -> list[Reply]:
+        """Every request in its place. Those of one task come in batches; labels are ranked image by image."""
+        size = min(batch_size, self.family.batch_limit or batch_size)
+        replies: dict[int, Reply] = {}
+        for group in _group(requests):
+            if requests[group[0]].choices:
+                replies |= {index: self._rank(requests[index], images, size) for index in group}
+                continue
+            for first in range(0, len(group), size):
+                batch = group[first : first + size]
+                replies |= zip(
+                    batch, self._generate([requests[index] for index in batch], images), strict=True
+                )
+        return [replies[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def _generate(self, requests: Sequence[Request], images: Mapping[str, Image]) -> Iterator[Reply]:
+        inputs = self._process([(request, "") for request in requests], images)
+        decoding, family = requests[0].decoding, self.family
+        config = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(family.stop_ids) or None,
+            pad_token_id=family.pad_id,
+            bad_words_ids=[[index] for index in family.banned_ids] or None,
+        )
+        sequences = self.model.generate(**inputs, generation_config=config)
+        width = inputs["input_ids"].shape[1]
+        for row, mask in zip(sequences[:, width:].tolist(), inputs["attention_mask"], strict=True):
+            words = list(takewhile(lambda index: index not in family.stop_ids, row))
+            yield Reply(
+                text=family.decode(words),
+                asked_tokens=int(mask.sum()),
+                computed_tokens=width,
+                new_tokens=min(len(words) + 1, len(row)),
+            )
+
+    @torch.inference_mode()
+    def _rank(self, request: Request, images: Mapping[str, Image], size: int) -> Reply:
+        """One full prompt with each label after it; the log-probabilities of the label's tokens summed."""
+        pictures = [images[source] for source in list_sources(request.prompt)]
+        prompt = self.family.encode(request.prompt, pictures).ids
+        rows = [self.family.encode_choice(request.prompt, pictures, choice).ids for choice in request.choices]
+        start = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(prompt, *rows, strict=False)))
+        logprobs: list[float] = []
+        computed = 0
+        for first in range(0, len(rows), size):
+            batch = request.choices[first : first + size]
+            inputs = self._process([(request, choice.continuation) for choice in batch], images)
+            computed += inputs["input_ids"].numel()
+            logprobs += self._score(inputs, [len(row) - start for row in rows[first : first + size]])
+        return Reply(
+            logprobs=tuple(zip((choice.label for choice in request.choices), logprobs, strict=True)),
+            asked_tokens=len(prompt),
+            computed_tokens=computed - sum(len(row) - start for row in rows),
+        )
+
+    def _score(self, inputs: dict[str, Any], lengths: Sequence[int]) -> list[float]:
+        """The summed log-probability of the last `lengths` tokens of each row."""
+        if self.family.batch_limit is None:
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        longest = max(lengths)
+        logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
+        targets = inputs["input_ids"][:, -longest:]
+        logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[..., None])[..., 0]
+        return [
+            float(row[longest - length :].double().sum())
+            for row, length in zip(logprobs, lengths, strict=True)
+        ]
+
+    def _process(self, rows: Sequence[tuple[Request, str]], images: Mapping[str, Image]) -> dict[str, Any]:
+        """The checkpoint's own processor, called as its documentation says, on prompts and what continues them."""
+        texts = [self._continue(self.family.render(request.prompt), words) for request, words in rows]
+        pictures = [[images[source].pixels for source in list_sources(request.prompt)] for request, _ in rows]
+        # Some tokenizers begin the text themselves.
+        bos = self.family.tokenizer.bos_token or ""
+        adds_bos = self.family.tokenizer("")["input_ids"] == [self.family.tokenizer.bos_token_id]
+        options: dict[str, Any] = {"return_tensors": "pt"}
+        if self.family.config.model_type == "idefics":
+            plain = (text.removeprefix(bos) for text in texts)
+            options |= {"padding": "longest", "add_end_of_utterance_token": False}
+            options["text"] = [_interleave(text, own) for text, own in zip(plain, pictures, strict=True)]
+        else:
+            options |= {"padding": True, "add_special_tokens": adds_bos}
+            options["text"] = [text.removeprefix(bos) for text in texts] if adds_bos else texts
+            if any(pictures):
+                options["images"] = pictures
+        return dict(self.family.processor(**options).to(self.model.device, self.model.dtype))
+
+    def _continue(self, text: str, words: str) -> str:
+        """A label after a prompt: as it is after a document, one space before and an end after in a conversation."""
+        if not words or self.style == "completion":
+            return text + words
+        end = self.family.tokenizer.convert_ids_to_tokens(
+            self.family.eou_id or self.family.tokenizer.eos_token_id
+        )
+        return f"{text} {words.strip()}{end}"
+
+
+def _interleave(text: str, pictures: Sequence[Any]) -> list[Any]:
+    """Texts and pictures in turn, as the processor of IDEFICS takes a prompt."""
+    texts = text.replace(FAKE_TOKEN, "").split(IMAGE_TOKEN)
+    items: list[Any] = [texts[0]]
+    for words, picture in zip(texts[1:], pictures, strict=True):
+        items += [picture, words]
+    return [item for item in items if item != ""]
+
+
+def _group(requests: Sequence[Request]) -> list[list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault((request.task, request.decoding, bool(request.choices)), []).append(index)
+    return list(groups.values())

@@ -1,0 +1,148 @@
+"""From the words of `idefics bench` to its table: which checkpoint, which jobs, and whether the arms agree.
+
+Imported when the command runs, never for `--help`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from ..bench.measure import ARMS, Arm, Job, Outcome, Runs, measure, run_in_child
+from ..bench.phrases import list_corpus
+from ..bench.plot import check_plot, draw_plot
+from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
+from ..bench.workloads import WORKLOADS, Workload
+from ..config import Model
+from ..errors import AnswerError, UsageError
+from .options import Options
+from .output import Talk, emit, say
+from .settings import choose_cache_bytes, choose_model, choose_spec
+
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_NEW_TOKENS = 10
+DEFAULT_WEIGHTS = "small"
+
+run_with: ContextVar[Runs] = ContextVar("run_with", default=run_in_child)
+"""Who runs the measurements in this context: a child process each, unless a program brings its own way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The command's own options."""
+
+    workloads: tuple[str, ...]
+    arms: tuple[str, ...]
+    images: int | None
+    repeat: int
+    plot: str | None
+    random_weights: str | None
+
+
+def run_bench(wanted: Wanted, options: Options) -> None:
+    """Measure, print the table and the JSON line. Raises typer.Exit(1) when an arm failed or the arms disagree."""
+    from ..bench.machine import probe
+
+    talk = Talk(options.quiet)
+    _check_names("workload", wanted.workloads, WORKLOADS)
+    _check_names("arm", wanted.arms, ARMS)
+    plot = Path(wanted.plot) if wanted.plot is not None else None
+    if plot is not None:
+        check_plot(plot)
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the children read it
+    workloads = [one for name, one in WORKLOADS.items() if name in (wanted.workloads or WORKLOADS)]
+    with _choose_checkpoint(wanted, options, talk) as model:
+        jobs = {workload.name: _list_jobs(workload, model, wanted, options) for workload in workloads}
+        first = next((job for listed in jobs.values() for job in listed), None)
+        if first is None:
+            raise UsageError("that workload is run by idefics only", hint="add --arm idefics")
+        talk.note("measuring the machine")
+        machine = run_with.get()(probe, first)
+        lines = [
+            Line(
+                workload,
+                jobs[workload.name][0].images,
+                _measure_all(jobs[workload.name], wanted.repeat, talk),
+            )
+            for workload in workloads
+            if jobs[workload.name]
+        ]
+    setting = Setting(model.name, machine, first.batch_size, first.new_tokens)
+    emit(tabulate(lines, setting))
+    if plot is not None:
+        draw_plot(lines, f"{model.name}, {machine.device}, {machine.dtype}", plot)
+    failures, differences = list_failures(lines), list_differences(lines)
+    for sentence in (*failures, *differences):
+        say(sentence)
+    if differences and not setting.is_exact:
+        say(
+            f"{machine.dtype} rounds, and how depends on the batch: only --dtype float32 tells whether the arms agree"
+        )
+    emit(to_json(lines, setting))
+    if failures or (differences and setting.is_exact):
+        raise typer.Exit(1)
+
+
+def _check_names(kind: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no {kind} {name!r}", hint=f"known: {', '.join(known)}")
+
+
+@contextmanager
+def _choose_checkpoint(wanted: Wanted, options: Options, talk: Talk) -> Iterator[Model]:
+    """The checkpoint named, or a folder of random weights that lasts as long as the measurements."""
+    if options.model is not None and wanted.random_weights is None:
+        yield choose_model(options, talk)
+        return
+    from ..models.random_weights import write_checkpoint
+
+    name = wanted.random_weights or DEFAULT_WEIGHTS
+    if wanted.random_weights is None:
+        talk.note(f"measuring random weights ({name}); --model measures a checkpoint")
+    elif options.model is not None:
+        talk.note(f"--random-weights {name} is measured instead of {options.model}")
+    with tempfile.TemporaryDirectory(prefix="idefics-bench-") as folder:
+        write_checkpoint(name, Path(folder), list_corpus())
+        yield Model(f"{name} (random weights)", folder)
+
+
+def _list_jobs(workload: Workload, model: Model, wanted: Wanted, options: Options) -> list[Job]:
+    spec = choose_spec(model, options)
+    return [
+        Job(
+            spec,
+            workload,
+            arm,
+            images=wanted.images or workload.images,
+            new_tokens=options.max_new_tokens or DEFAULT_NEW_TOKENS,
+            batch_size=options.batch_size or DEFAULT_BATCH_SIZE,
+            cache_bytes=choose_cache_bytes(options),
+        )
+        for arm in ARMS
+        if arm in (wanted.arms or ARMS) and (workload.compared or arm == "idefics")
+    ]
+
+
+def _measure_all(jobs: Sequence[Job], repeat: int, talk: Talk) -> dict[Arm, Outcome]:
+    """Each arm's fastest run; the arms take turns, so that a busy minute hits them all."""
+    outcomes: dict[Arm, Outcome] = {}
+    for job in [*jobs] * repeat:
+        try:
+            outcome = run_with.get()(measure, job)
+        except AnswerError as error:
+            outcome = Outcome(failure=str(error))
+        told = outcome.failure or f"{outcome.seconds:.1f} s"
+        talk.note(f"{job.workload.name}, {job.arm}: {told}")
+        before = outcomes.get(job.arm)
+        if before is None or before.failure or (not outcome.failure and outcome.seconds < before.seconds):
+            outcomes[job.arm] = outcome
+    return outcomes

@@ -1,0 +1,196 @@
+"""The one way to the model: plans which requests run together, runs them, remembers what others can use.
+
+Knows requests only as encoded prompts with a decoding or labels. Nothing it shares, keeps or packs shows in an answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from ..models.devices import count_free_bytes
+from ..models.families.family import Encoded, Family
+from ..models.families.marked import MarkedFamily, Stretch
+from ..values import Decoding
+from .features import Features
+from .generate import Continuation, Generation, batch_key, generate
+from .inputs import count_positions, lay_rows, to_model
+from .plan import Batch, Limits, Row, plan
+from .prefix import Prefix, Prefixes, Units
+from .roomy import open_cache
+from .score import (
+    LOGITS_AT_ONCE,
+    ROW_TOKENS,
+    Ranking,
+    count_label_tokens,
+    score_packed,
+    score_rows,
+)
+from .store import Store
+
+Work = Continuation | Ranking
+OnText = Callable[[str], None]
+
+CACHE_SHARE = {"cpu": 1 / 8, "cuda": 1 / 4}
+"""The part of the free memory that keeps prefixes and features, where nobody said how much."""
+BATCH_SHARE = 0.4
+PASS_TOKENS = {"cpu": 16, "cuda": 256}
+"""What a pass costs besides its tokens, in tokens: the weights are read once whatever is computed."""
+RECENT_PROMPTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A generation, or the scores of labels in their order, and the tokens that were taken from a prefix."""
+
+    generation: Generation | None
+    scores: tuple[float, ...]
+    shared_tokens: int = 0
+
+
+class Engine:
+    """Answers encoded requests with one model."""
+
+    def __init__(self, model: Any, family: Family, *, cache_bytes: int | None = None) -> None:
+        self._model = model
+        self._family = family
+        free = count_free_bytes(model.device)
+        kind = model.device.type if model.device.type in CACHE_SHARE else "cpu"
+        share = CACHE_SHARE[kind]
+        self._store: Store[Any, Any] = Store(int(free * share) if cache_bytes is None else cache_bytes)
+        self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
+        self._pass_tokens = PASS_TOKENS[kind]
+        self._recent: deque[Units] = deque(maxlen=RECENT_PROMPTS)
+        if family.has_prefixes:
+            marked = cast(MarkedFamily, family)
+            self._marked: MarkedFamily | None = marked
+            self._features = Features(model, marked, self._store)
+            self._prefixes = Prefixes(model, marked, self._features, self._store)
+        else:
+            self._marked = None
+
+    def plan(self, works: Sequence[Work], *, rows: int) -> list[Batch]:
+        """Batches of at most so many of these, by index, to be run in this order."""
+        if self._marked is None:
+            return [Batch((index,)) for index in range(len(works))]
+        planned = [_describe(self._marked, work) for work in works]
+        prompts = [row.units for row in planned]
+        limits = Limits(
+            rows,
+            self._batch_tokens,
+            self._pass_tokens,
+            getattr(self._family.text_config, "sliding_window", None),
+        )
+        batches = plan(planned, limits, cached=self._prefixes.list_kept(prompts), recent=list(self._recent))
+        self._recent.extend(dict.fromkeys(prompts[-RECENT_PROMPTS:]))
+        return batches
+
+    @torch.inference_mode()
+    def run(
+        self,
+        works: Sequence[Work],
+        cuts: Sequence[int] = (),
+        *,
+        on_text: OnText | None = None,
+        row_tokens: int = ROW_TOKENS,
+    ) -> list[Outcome]:
+        """Answer the works of one batch, in order. They go on from the prefix with these cuts."""
+        if self._marked is None:
+            return [self._run_plain(work, on_text) for work in works]
+        with self._marked.remembering(self._model):
+            return self._run_marked(self._marked, works, cuts, on_text, row_tokens)
+
+    def free(self) -> None:
+        """Forget everything that could be computed again."""
+        self._store.clear()
+
+    def limit_cache(self, cache_bytes: int) -> None:
+        self._store.shrink(cache_bytes)
+
+    def _run_marked(
+        self,
+        family: MarkedFamily,
+        works: Sequence[Work],
+        cuts: Sequence[int],
+        on_text: OnText | None,
+        row_tokens: int,
+    ) -> list[Outcome]:
+        first = works[0]
+        prefix = self._prefixes.compute(first.encoded, family.list_units(first.encoded), cuts)
+        shared = [prefix.reused, *([prefix.length] * (len(works) - 1))]
+        prompts = [work.encoded for work in works]
+        if isinstance(first, Ranking):
+            scores = score_packed(
+                self._model, family, prompts, first.labels, prefix, self._features, row_tokens
+            )
+            return [Outcome(None, tuple(own), count) for own, count in zip(scores, shared, strict=True)]
+        if first.decoding.max_new_tokens < 1:
+            return [Outcome(Generation("", 0, "length"), ())] * len(works)
+        inputs = self._begin(family, prompts, prefix, first.decoding)
+        generations = generate(self._model, family, prompts, first.decoding, inputs, on_text)
+        return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
+
+    def _begin(
+        self, family: MarkedFamily, prompts: Sequence[Encoded], prefix: Prefix, decoding: Decoding
+    ) -> dict[str, Any]:
+        """The inputs of `generate` for prompts whose prefix is in the cache."""
+        ids, mask = (one.to(self._model.device) for one in lay_rows(prompts, prefix.length, family.pad_id))
+        width = ids.shape[1] - prefix.length
+        stretches = [Stretch(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
+        features = self._features.gather(stretches)
+        images = family.place_images(stretches, width, features)
+        cache = open_cache(prefix.layers, len(prompts))
+        if decoding.num_beams > 1:
+            # The beams part at the first new token: all before it is run once, not once a beam.
+            if width > 1:
+                begun = [Stretch(one.encoded, one.start, one.stop - 1) for one in stretches]
+                head = family.for_forward(family.place_images(begun, width - 1, features))
+                self._model(
+                    input_ids=ids[:, prefix.length : -1],
+                    attention_mask=mask[:, :-1],
+                    position_ids=count_positions(mask)[:, prefix.length : -1],
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                    **to_model(self._model, head),
+                )
+                images = family.place_last(images, 1)
+            cache.batch_repeat_interleave(decoding.num_beams)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "past_key_values": cache,
+            **to_model(self._model, images),
+        }
+
+    def _run_plain(self, work: Work, on_text: OnText | None) -> Outcome:
+        """A family that is not to be taken apart: whole prompts, one at a time."""
+        if isinstance(work, Ranking):
+            return Outcome(None, tuple(score_rows(self._model, self._family, work)))
+        if work.decoding.max_new_tokens < 1:
+            return Outcome(Generation("", 0, "length"), ())
+        inputs = to_model(self._model, self._family.collate([work.encoded]))
+        (made,) = generate(self._model, self._family, [work.encoded], work.decoding, inputs, on_text)
+        return Outcome(made, ())
+
+
+def _describe(family: MarkedFamily, work: Work) -> Row:
+    units = family.list_units(work.encoded)
+    if isinstance(work, Ranking):
+        tokens = count_label_tokens(work.labels)
+        return Row(units, ("rank", work.labels), labels=tokens, limit=max(1, LOGITS_AT_ONCE // (tokens + 1)))
+    decoding = work.decoding
+    return Row(units, batch_key(work), steps=decoding.max_new_tokens, beams=decoding.num_beams)
+
+
+def _count_token_bytes(model: Any, family: Family) -> int:
+    """About what a token of a batch holds: its keys and values, twice while they grow, and its activations."""
+    text = family.text_config
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kept = 2 * text.num_hidden_layers * heads * size
+    return int((2 * kept + 16 * text.hidden_size) * torch.finfo(model.dtype).bits // 8)

@@ -1,0 +1,41 @@
+"""Rows of tokens as tensors: a shared prefix first, then padding, then what each row has of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.families.family import Encoded
+
+
+def lay_rows(rows: Sequence[Encoded], prefix: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask. The padding is never attended to and takes no position."""
+    length = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for place, row in enumerate(rows):
+        own = len(row.ids) - prefix
+        ids[place, :prefix] = torch.tensor(row.ids[:prefix], dtype=torch.long)
+        ids[place, length - own :] = torch.tensor(row.ids[prefix:], dtype=torch.long)
+        mask[place, :prefix] = 1
+        mask[place, length - own :] = 1
+    return ids, mask
+
+
+def count_positions(mask: Tensor) -> Tensor:
+    """The position of each token among those that are not padding."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def to_model(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors on the model's device, numbers in its precision; other inputs as they are."""
+    return {name: _to_model(model, value) for name, value in inputs.items()}
+
+
+def _to_model(model: Any, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)

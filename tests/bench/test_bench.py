@@ -1,0 +1,145 @@
+"""`idefics bench` from the command line: the table, the JSON line, the picture, the exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import PIL.Image
+import pytest
+
+from idefics_cli.bench.measure import Job, Open, open_local
+from idefics_cli.bench.workloads import WORKLOADS
+from idefics_cli.cli.measuring import run_with
+from tests.program import Run
+from tests.scripted import ScriptedBackend
+
+T = TypeVar("T")
+TINY = ("bench", "--random-weights", "tiny")
+
+
+@contextmanager
+def here(opens: Open = open_local) -> Iterator[None]:
+    """Measure in this process, with a backend of one's own for the arm that is ours."""
+
+    def run_here(work: Callable[[Job], T], job: Job) -> T:
+        with_open: Any = work
+        result: T = with_open(job, opens)
+        return result
+
+    token = run_with.set(run_here)
+    try:
+        yield
+    finally:
+        run_with.reset(token)
+
+
+def last_line(result: Run) -> Any:
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_every_workload_runs_and_the_arms_agree(run: Callable[..., Run], tmp_path: Path) -> None:
+    plot = tmp_path / "bars.png"
+    with here():
+        result = run(*TINY, "--images", "2", "--max-new-tokens", "4", "--batch-size", "4", "--plot", plot)
+    assert result.code == 0, result.stderr
+    table, _, _ = result.stdout.rpartition('{"model"')
+    assert "tiny (random weights) on cpu" in table
+    assert "1000 labels took" in table
+    values = last_line(result)
+    assert values["differences"] == values["failures"] == []
+    assert values["is_exact"] is True
+    assert [workload["name"] for workload in values["workloads"]] == list(WORKLOADS)
+    for workload in values["workloads"]:
+        arms = workload["arms"]
+        assert list(arms) == (
+            ["idefics"] if workload["name"] == "rank-1000" else ["guide", "batch", "idefics"]
+        )
+        for arm in arms.values():
+            assert arm["seconds"] > 0
+            assert arm["images_per_second"] == pytest.approx(2 / arm["seconds"], rel=1e-3)
+            assert arm["computed_tokens"] > 0
+        if "guide" in arms:
+            expected = arms["guide"]["seconds"] / arms["idefics"]["seconds"]
+            assert arms["idefics"]["over_guide"] == pytest.approx(expected, rel=1e-3)
+            assert arms["guide"]["over_guide"] is None
+    assert values["workloads"][0]["arms"]["idefics"]["new_tokens"] == 2 * 4
+    machine = values["machine"]
+    assert machine["matrix_flops"] > 1e9
+    assert machine["copy_bytes"] > 1e8
+    assert 0 < machine["prefill"]["fraction"] < 1.5
+    assert machine["decoding"]["tokens_per_second"] > 1
+    with PIL.Image.open(plot) as picture:
+        assert picture.width == 1000
+
+
+@pytest.mark.parametrize(
+    ("workload", "sentence"),
+    [
+        ("caption-0", "caption-0: 2 of 2 answers of idefics are not those of guide"),
+        ("rank-20", "rank-20: the scores of 2 of 2 rankings of idefics are not those of guide"),
+    ],
+)
+def test_answers_that_differ_are_told_and_exit_1(
+    workload: str, sentence: str, run: Callable[..., Run]
+) -> None:
+    scripted = ScriptedBackend()
+    with here(lambda job: scripted.open(job.spec, job.batch_size)):
+        result = run(*TINY, "-w", workload, "--images", "2", "--arm", "guide", "--arm", "idefics", "--quiet")
+    assert result.code == 1
+    assert sentence in result.stderr
+    (difference,) = last_line(result)["differences"]
+    assert difference.startswith(sentence)
+
+
+def test_coarse_numbers_may_differ_and_are_told(run: Callable[..., Run]) -> None:
+    scripted = ScriptedBackend()
+    with here(lambda job: scripted.open(job.spec, job.batch_size)):
+        result = run(
+            *TINY,
+            "-w",
+            "caption-0",
+            "--images",
+            "1",
+            "--arm",
+            "guide",
+            "--arm",
+            "idefics",
+            "--dtype",
+            "bfloat16",
+        )
+    assert result.code == 0
+    assert "only --dtype float32 tells" in result.stderr
+    assert last_line(result)["is_exact"] is False
+
+
+def test_a_failed_arm_is_a_row_and_exit_1(run: Callable[..., Run]) -> None:
+    with here():
+        result = run(
+            *TINY, "-w", "caption-0", "--images", "1", "--max-new-tokens", "3000", "--arm", "idefics"
+        )
+    assert result.code == 1
+    assert "caption-0: idefics failed: the prompt takes" in result.stderr
+    assert "failed" in result.stdout
+    assert "the model has room" in last_line(result)["workloads"][0]["arms"]["idefics"]["failure"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workload", "captions"], "there is no workload 'captions'; known: caption-0"),
+        (["--arm", "vllm"], "there is no arm 'vllm'; known: guide, batch, idefics"),
+        (["--random-weights", "gpt"], "there are no random weights 'gpt'; known: tiny"),
+        (["--plot", "bars.pdf"], "--plot bars.pdf is no picture"),
+        (["--workload", "rank-1000", "--arm", "guide"], "that workload is run by idefics only"),
+    ],
+)
+def test_wrong_words_are_found_before_anything_is_measured(
+    arguments: list[str], message: str, run: Callable[..., Run]
+) -> None:
+    result = run(*TINY, *arguments)
+    assert (result.code, result.stdout) == (2, "")
+    assert message in result.stderr
