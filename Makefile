@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 .DEFAULT_GOAL := all
 
-.PHONY: all help demo test check golden accuracy shapes bench clean
+.PHONY: all help demo test soak check golden accuracy shapes bench clean
 
 all: check test
 
@@ -22,6 +22,9 @@ demo: $(READY) ## caption, question, classify, write and follow examples, offlin
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+soak: $(READY) ## the long tests: 10,000 images, fifty kills, how busy the model is kept
+	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli
 
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .

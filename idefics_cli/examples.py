@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
@@ -12,16 +11,7 @@ from .errors import BadItem, UsageError
 from .images import is_url
 from .jsonl import parse_line, read_lines
 from .templates import IMAGE, Strict, describe_problems
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A shot: its images, fields and answer; `turn` replaces the template's order of words and images."""
-
-    images: tuple[str, ...]
-    fields: tuple[tuple[str, str], ...]
-    answer: str
-    turn: tuple[str, ...] = ()
+from .values import Example
 
 
 def load_examples(path: Path) -> list[Example]:

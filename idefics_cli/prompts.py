@@ -7,9 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import UsageError
-from .examples import Example
-from .templates import IMAGE, Rendering, Template, substitute
-from .values import Choice, ImagePart, Item, Message, Part, Prompt, Request, Style, TextPart
+from .images import name_own_fields
+from .templates import IMAGE, OWN_FIELDS, Rendering, Template, substitute
+from .values import Choice, Example, ImagePart, Item, Message, Part, Prompt, Request, Style, TextPart
+
+
+def word(template: Template, style: Style, item: Item) -> Request:
+    """Word one item as it says itself: with its own shots, labels and decoding."""
+    request = compose(
+        template,
+        style,
+        item,
+        task=item.task,
+        examples=item.examples,
+        choices=item.labels if item.is_ranked else (),
+    )
+    return replace(request, decoding=item.decoding, normalize=item.normalize)
 
 
 def compose(
@@ -27,7 +40,7 @@ def compose(
     Raises UsageError for missing or unknown fields, named all together, and for images the template has no place for.
     """
     rendering = template.rendering(style)
-    fields = _complete_fields(template, dict(item.fields))
+    fields = _complete_fields(template, rendering, item)
     if item.images and not rendering.has_image:
         raise UsageError(f"template {template.name!r} has no place for an image")
     if not item.images and rendering.has_image and template.images == "required":
@@ -74,13 +87,16 @@ def compose(
     )
 
 
-def _complete_fields(template: Template, given: dict[str, str]) -> dict[str, str]:
-    if unknown := sorted(set(given) - set(template.fields)):
+def _complete_fields(template: Template, rendering: Rendering, item: Item) -> dict[str, str]:
+    given = dict(item.fields)
+    own = rendering.names.intersection(OWN_FIELDS)
+    if unknown := sorted(set(given) - set(template.fields) - own):
         known = ", ".join(template.fields) or "none"
         raise UsageError(
             f"template {template.name!r} has no field {', '.join(unknown)}", hint=f"its fields: {known}"
         )
-    fields = {name: given.get(name, default) for name, default in template.fields.items()}
+    values = dict.fromkeys(own) | template.fields | name_own_fields(item.images, own) | given
+    fields = {name: values[name] for name in (*template.fields, *sorted(own - set(template.fields)))}
     if missing := [name for name, value in fields.items() if value is None]:
         raise UsageError(f"template {template.name!r} needs a value for {', '.join(missing)}")
     return {name: value for name, value in fields.items() if value is not None}
@@ -105,17 +121,21 @@ def _turn(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> 
         )
     if example.images and not rendering.has_image:
         raise UsageError("an example has an image but the template has no place for one")
-    return _parts(rendering.turn, example.images, _example_fields(example, fields))
+    return _parts(rendering.turn, example.images, _example_fields(rendering, example, fields))
 
 
 def _shot_answer(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> str:
-    values = {} if example.turn else _example_fields(example, fields)
+    values = {} if example.turn else _example_fields(rendering, example, fields)
     values = {**fields, **values, "answer": example.answer}
     return substitute(rendering.opening, values) + substitute(rendering.answer, values)
 
 
-def _example_fields(example: Example, fields: Mapping[str, str]) -> dict[str, str]:
+def _example_fields(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> dict[str, str]:
     given = dict(example.fields)
     if unknown := sorted(set(given) - set(fields)):
         raise UsageError(f"an example has the unknown field {', '.join(unknown)}")
-    return {**fields, **given}
+    own = rendering.names.intersection(OWN_FIELDS)
+    values = name_own_fields(example.images, own) | given
+    if missing := sorted(own - set(values)):
+        raise UsageError(f"an example needs a value for {', '.join(missing)}")
+    return {**fields, **values}

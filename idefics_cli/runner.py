@@ -1,40 +1,40 @@
 """Items in, results out: the one path that every command takes to a model.
 
-Reads items a window at a time, loads each distinct image once, asks the backend, and yields one result per item in
-input order, failures included. Knows no terminal and no template: `compose` puts an item into words.
+Takes items as they become ready, asks the backend a window at a time, and yields one result per item, failures
+included. Knows no terminal and no template: `compose` puts an item into words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
+from .ahead import Ahead, Entry
 from .backends import Backend
 from .errors import AnswerError, ItemError
-from .images import Limits, load
+from .images import Limits
 from .tasks import match_label
-from .values import Answer, Image, Item, Request, Result, list_sources
+from .values import Answer, Image, Item, Request, Result
 
-LOADERS = 8
-"""Threads that decode and fetch; waiting on the network dominates, so more than the cores."""
+WINDOWS_AHEAD = 4
+LEAST_AHEAD = 64
+"""Enough downloads at once to hide what a single one takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How answers become rows: the names they carry and what of the answer they show."""
+    """How answers become rows: the name of the model and what of an answer they show."""
 
     model: str
-    task: str
-    template: str
     full_text: bool = False
     top: int | None = None
     """How many scores a ranked row keeps; all without a number."""
-    labels: tuple[str, ...] = ()
-    """Labels that a generated answer must be one of; anything goes when empty."""
     doubt: Callable[[Image], str | None] | None = None
     """What to warn of when the model cannot know such an image; None for a model that knows anything."""
+
+
+def _never() -> bool:
+    return False
 
 
 def run(
@@ -45,32 +45,31 @@ def run(
     *,
     limits: Limits,
     window: int = 16,
+    is_ordered: bool = True,
+    should_stop: Callable[[], bool] = _never,
     on_text: Callable[[str], None] | None = None,
-) -> Iterator[Result]:
-    """Answer each item with one result, in order.
+) -> Generator[Result]:
+    """Answer each item with one result, in order, or as they finish.
 
     An ItemError of `compose`, of an image or of the backend becomes that item's row; any other error ends the run.
+    When `should_stop` says so, the window in hand is the last; `items` are iterated in another thread.
     `on_text` is only for a single item; it hears the opening first.
     """
-    remaining = iter(items)
-    loaded: dict[str, Image | ItemError] = {}
-    pool = ThreadPoolExecutor(max_workers=LOADERS)
-    try:
-        while ahead := list(islice(remaining, window)):
-            requests = [_composed(item, compose) for item in ahead]
-            sources = dict.fromkeys(source for request in requests for source in _sources(request))
-            # What the last window had is kept if it is needed again: shots, and questions that straddle windows.
-            loaded = {source: loaded[source] for source in sources if source in loaded}
-            missing = [source for source in sources if source not in loaded]
-            loaded.update(
-                zip(missing, pool.map(lambda source: _loaded(source, limits), missing), strict=True)
-            )
-            outcomes = _answer(requests, loaded, backend, on_text)
-            for item, request, outcome in zip(ahead, requests, outcomes, strict=True):
-                yield _result(item, request, outcome, loaded, backend, report)
-    finally:
-        # An interrupted run does not wait for the images that are still on their way.
-        pool.shutdown(wait=False, cancel_futures=True)
+    finished: dict[int, Result] = {}
+    due = 0
+    with Ahead(items, compose, limits, size=max(LEAST_AHEAD, WINDOWS_AHEAD * window)) as ahead:
+        while entries := ahead.take(window, should_stop):
+            outcomes = _answer(entries, backend, on_text)
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                finished[entry.number] = _result(entry, outcome, backend, report)
+            ahead.release(entries)
+            for number in sorted(finished):
+                if is_ordered and number != due:
+                    break
+                due = number + 1
+                yield finished.pop(number)
+        # Stopped while an earlier item was stuck: what is finished is not thrown away.
+        yield from (finished[number] for number in sorted(finished))
 
 
 def join_opening(opening: str, text: str) -> str:
@@ -78,64 +77,40 @@ def join_opening(opening: str, text: str) -> str:
     return (opening.rstrip() if text[:1].isspace() else opening) + text
 
 
-def _composed(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:
-    try:
-        return compose(item)
-    except ItemError as error:
-        return error
-
-
-def _loaded(source: str, limits: Limits) -> Image | ItemError:
-    try:
-        return load(source, limits)
-    except ItemError as error:
-        return error
-
-
-def _sources(request: Request | ItemError) -> tuple[str, ...]:
-    return () if isinstance(request, ItemError) else list_sources(request.prompt)
-
-
 def _answer(
-    requests: Sequence[Request | ItemError],
-    loaded: dict[str, Image | ItemError],
-    backend: Backend,
-    on_text: Callable[[str], None] | None,
+    entries: Sequence[Entry], backend: Backend, on_text: Callable[[str], None] | None
 ) -> list[Answer | ItemError]:
-    """One outcome per request; a request whose image failed is never run."""
-    outcomes: list[Answer | ItemError | None] = [None] * len(requests)
-    ready: list[tuple[int, Request]] = []
-    for index, request in enumerate(requests):
-        if isinstance(request, ItemError):
-            outcomes[index] = request
-            continue
-        failures = [image for source in _sources(request) if isinstance(image := loaded[source], ItemError)]
-        if failures:
-            outcomes[index] = failures[0]
+    """One outcome per entry; a request whose image failed is never run."""
+    outcomes: dict[int, Answer | ItemError] = {}
+    ready: list[Request] = []
+    images: dict[str, Image] = {}
+    for entry in entries:
+        failures = [load.outcome for load in entry.loads.values() if isinstance(load.outcome, ItemError)]
+        if isinstance(entry.request, ItemError):
+            outcomes[entry.number] = entry.request
+        elif failures:
+            outcomes[entry.number] = failures[0]
         else:
-            ready.append((index, request))
+            ready.append(entry.request)
+            images |= _images(entry)
     if ready:
-        images = {source: image for source, image in loaded.items() if isinstance(image, Image)}
-        if on_text is not None and ready[0][1].opening:
-            on_text(ready[0][1].opening)
-        answers = backend.answer([request for _, request in ready], images, on_text)
-        for (index, _), answer in zip(ready, answers, strict=True):
-            outcomes[index] = answer
-    return [outcome for outcome in outcomes if outcome is not None]
+        if on_text is not None and ready[0].opening:
+            on_text(ready[0].opening)
+        answers = iter(backend.answer(ready, images, on_text))
+        outcomes |= {entry.number: next(answers) for entry in entries if entry.number not in outcomes}
+    return [outcomes[entry.number] for entry in entries]
 
 
-def _result(
-    item: Item,
-    request: Request | ItemError,
-    outcome: Answer | ItemError,
-    loaded: dict[str, Image | ItemError],
-    backend: Backend,
-    report: Report,
-) -> Result:
-    warnings = _warnings(item, loaded, report)
+def _images(entry: Entry) -> dict[str, Image]:
+    return {source: load.outcome for source, load in entry.loads.items() if isinstance(load.outcome, Image)}
+
+
+def _result(entry: Entry, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
+    item, request = entry.item, entry.request
+    warnings = _warnings(item, _images(entry), report)
     label = None
-    if isinstance(outcome, Answer) and report.labels and not outcome.scores:
-        label = match_label(outcome.text, report.labels)
+    if isinstance(outcome, Answer) and item.labels and not item.is_ranked:
+        label = match_label(outcome.text, item.labels)
         if label is None:
             said = " ".join(outcome.text.split())
             outcome = AnswerError(
@@ -149,7 +124,7 @@ def _result(
         return Result(
             id=item.id,
             images=item.images,
-            task=report.task,
+            task=item.task,
             fields=dict(item.fields),
             text=None,
             finish_reason=None,
@@ -157,9 +132,11 @@ def _result(
             scores=None,
             model=report.model,
             revision=backend.revision,
-            template=report.template,
+            template=item.template,
             warnings=warnings,
             error=error.to_failure(),
+            decoding=item.decoding,
+            key=item.key,
         )
     if outcome.scores:
         label = outcome.scores[0].label
@@ -171,7 +148,7 @@ def _result(
     return Result(
         id=item.id,
         images=item.images,
-        task=report.task,
+        task=item.task,
         fields=dict(request.fields),
         text=text,
         finish_reason=outcome.finish_reason,
@@ -179,19 +156,21 @@ def _result(
         scores=outcome.scores[: report.top] if outcome.scores else None,
         model=report.model,
         revision=backend.revision,
-        template=report.template,
+        template=item.template,
         usage=outcome.usage,
         seconds=outcome.seconds,
         warnings=warnings,
+        decoding=item.decoding,
+        key=item.key,
     )
 
 
-def _warnings(item: Item, loaded: dict[str, Image | ItemError], report: Report) -> tuple[str, ...]:
+def _warnings(item: Item, images: Mapping[str, Image], report: Report) -> tuple[str, ...]:
     """What decoding changed in the item's own images and what the model cannot know, with the source where several."""
     return tuple(
         warning if len(item.images) == 1 else f"{source}: {warning}"
         for source in dict.fromkeys(item.images)
-        if isinstance(image := loaded.get(source), Image)
+        if (image := images.get(source)) is not None
         for warning in (*image.warnings, report.doubt and report.doubt(image))
         if warning
     )

@@ -57,6 +57,13 @@ def parse_labels(argument: str) -> tuple[str, ...]:
         labels = [label.strip() for label in argument.split(",")]
         if "" in labels:
             raise UsageError(f"an empty label in {argument!r}", hint="write --labels a,b,c or --labels @file")
+    return check_labels(labels)
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels, if they can be chosen from. Raises UsageError for blank, repeated, too few or too many ones."""
+    if not all(label.strip() for label in labels):
+        raise UsageError("a label is empty")
     repeated = (
         sorted({label for label in labels if labels.count(label) > 1})
         if len(set(labels)) < len(labels)

@@ -19,6 +19,8 @@ from .values import Decoding, Style
 
 IMAGE = "image"
 """The word that stands for the item's images in a `turn`."""
+OWN_FIELDS = ("stem", "parent", "sidecar")
+"""What every image brings along: its file name without suffix, its folder's name, the text file beside it."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _PLACEHOLDER = re.compile(
     r"\$(?:(?P<escaped>\$)|(?P<bare>[a-z_][a-z0-9_]*)|\{(?P<braced>[a-z_][a-z0-9_]*)\}|(?P<bad>))"
@@ -86,6 +88,12 @@ class Rendering(Strict):
     def has_image(self) -> bool:
         return IMAGE in self.turn
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The fields that its words use."""
+        texts = (self.preamble, self.system, self.opening, *self.turn, self.answer)
+        return frozenset(name for text in texts for name in placeholders(text)) - {"answer"}
+
 
 class Template(Strict):
     """One task's wording. `fields` maps each field to its default, or to None where the user must give it."""
@@ -126,11 +134,7 @@ class Template(Strict):
         for rendering in (self.completion, self.chat):
             if rendering is None:
                 continue
-            known = set(self.fields)
-            texts = [rendering.preamble, rendering.system, rendering.opening, *rendering.turn]
-            used = {name for text in texts for name in placeholders(text)}
-            used |= set(placeholders(rendering.answer)) - {"answer"}
-            if unknown := sorted(used - known):
+            if unknown := sorted(rendering.names - set(self.fields) - set(OWN_FIELDS)):
                 raise ValueError(
                     f"unknown field {', '.join('$' + name for name in unknown)}; list it under `fields`"
                 )
@@ -140,6 +144,12 @@ class Template(Strict):
     def label(self) -> str:
         """`name@version`, as rows carry it."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def uses_sidecar(self) -> bool:
+        """Whether its words use the text file beside the image."""
+        renderings = (self.completion, self.chat)
+        return any(rendering is not None and "sidecar" in rendering.names for rendering in renderings)
 
     def rendering(self, style: Style) -> Rendering:
         rendering = self.completion if style == "completion" else self.chat

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -74,6 +74,16 @@ class Decoding:
     stop: tuple[str, ...] = ()
     seed: int = 0
 
+    def list_changes(self) -> dict[str, Any]:
+        """The values that differ from the built-in ones, as rows carry them."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        built_in = {each.name: each.default for each in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != built_in[name]
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -87,12 +97,37 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """A shot: its images, fields and answer; `turn` replaces the template's order of words and images."""
+
+    images: tuple[str, ...]
+    fields: tuple[tuple[str, str], ...]
+    answer: str
+    turn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
-    """One input line: what is asked about, before a template puts it into words."""
+    """One input line: all that is asked, before a template puts it into words."""
 
     id: str
     images: tuple[str, ...] = ()
     fields: tuple[tuple[str, str], ...] = ()
+    task: str = ""
+    template: str = ""
+    """The label of its template, `name@version`."""
+    examples: tuple[Example, ...] = ()
+    decoding: Decoding = Decoding()
+    labels: tuple[str, ...] = ()
+    is_ranked: bool = True
+    """Whether labels are ranked; if not, the generated answer must be one of them."""
+    normalize: Normalization = "none"
+    is_named: bool = False
+    """Whether the id is the user's own, and so says by itself which item this is."""
+    problem: str = ""
+    """Why it cannot be asked at all. Such an item becomes a failed row."""
+    key: str = ""
+    """What its row is known by when a run is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +234,8 @@ class Result:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     error: Failure | None = None
+    decoding: Decoding = Decoding()
+    key: str = ""
 
     def to_row(self) -> dict[str, Any]:
         """The row as JSON values. A path that is not UTF-8 is shown escaped and given whole as `path_b64`."""
@@ -218,6 +255,7 @@ class Result:
             "model": self.model,
             "revision": self.revision,
             "template": self.template,
+            "decoding": self.decoding.list_changes(),
             "usage": {
                 "prompt_tokens": self.usage.prompt_tokens,
                 "shared_tokens": self.usage.shared_tokens,
@@ -226,6 +264,7 @@ class Result:
             "seconds": round(self.seconds, 4),
             "warnings": list(self.warnings),
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
+            "key": self.key,
         }
         if any(_printable(source) != source for source in self.images):
             row["path_b64"] = [

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from idefics_cli.examples import Example
 from idefics_cli.models.families import render_prompt
 from idefics_cli.prompts import compose
 from idefics_cli.templates import load_template, template_names
-from idefics_cli.values import STYLES, Item
+from idefics_cli.values import STYLES, Example, Item
 from tests.conftest import Golden
 
 FIELDS = {

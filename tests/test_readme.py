@@ -28,6 +28,7 @@ def desk(tmp_path: Path) -> Path:
     (tmp_path / "holiday" / "day two").mkdir(parents=True)
     shutil.copy(SAMPLES / "blue-star.png", tmp_path / "holiday" / "star.png")
     shutil.copy(SAMPLES / "green-triangle.png", tmp_path / "holiday" / "day two" / "a triangle.png")
+    (tmp_path / "list.txt").write_text("# two of them\nphoto.jpg\nholiday/star.png\n")
     return tmp_path
 
 
@@ -55,7 +56,9 @@ def test_make_targets_exist() -> None:
 
 def test_the_tree_is_the_tree() -> None:
     tree = README.split("## The tree")[1].split("\n## ")[0]
-    told = set(re.findall(r"^      (\w+(?:\.py|/))", tree, re.MULTILINE)) | {"examples.py", "prompts.py"}
+    told = set(re.findall(r"^      (\w+(?:\.py|/))", tree, re.MULTILINE)) | {
+        *("examples.py", "prompts.py", "crew.py", "rowfile.py", "sidecars.py")
+    }
     package = ROOT / "idefics_cli"
     here = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
     here |= {path.name for path in package.glob("*.py") if not path.name.startswith("__")}

@@ -9,11 +9,11 @@ import pytest
 
 from idefics_cli.errors import BadItem, ModelError, UsageError
 from idefics_cli.images import Limits
-from idefics_cli.runner import Report, join_opening, run
+from idefics_cli.runner import LEAST_AHEAD, Report, join_opening, run
 from idefics_cli.values import Answer, ImagePart, Item, Message, Request, Result, TextPart
 from tests.scripted import ScriptedBackend
 
-REPORT = Report(model="m", task="caption", template="caption@1")
+REPORT = Report(model="m")
 
 
 def compose(item: Item) -> Request:
@@ -26,20 +26,26 @@ def answer(items: list[Item], backend: ScriptedBackend, window: int = 4) -> list
     return list(run(items, compose, backend, REPORT, limits=Limits(), window=window))
 
 
-def test_items_are_read_a_window_at_a_time_and_answered_in_order(red_circle: Path) -> None:
+def test_items_are_answered_a_window_at_a_time_in_order(red_circle: Path) -> None:
     backend = ScriptedBackend(lambda request: f" {request.id}")
-    read: list[str] = []
+    items = [Item(str(number), (str(red_circle),)) for number in range(10)]
+    assert [result.text for result in answer(items, backend)] == [str(number) for number in range(10)]
+    assert backend.windows == [4, 4, 2]
+
+
+def test_reading_ahead_is_bounded(red_circle: Path) -> None:
+    read: list[int] = []
 
     def items() -> Iterator[Item]:
-        for number in range(10):
-            read.append(str(number))
+        for number in range(10_000):
+            read.append(number)
             yield Item(str(number), (str(red_circle),))
 
-    results = run(items(), compose, backend, REPORT, limits=Limits(), window=4)
-    first = next(results)
-    assert (first.id, first.text, len(read)) == ("0", "0", 4)
-    assert [result.text for result in results] == [str(number) for number in range(1, 10)]
-    assert backend.windows == [4, 4, 2]
+    results = run(items(), compose, ScriptedBackend(), REPORT, limits=Limits(), window=4)
+    for done in range(1, 200):
+        next(results)
+        assert len(read) <= done + 4 + LEAST_AHEAD
+    results.close()
 
 
 def test_a_source_is_loaded_once_however_often_it_is_named(tmp_path: Path, red_circle: Path) -> None:

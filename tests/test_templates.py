@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idefics_cli.errors import UsageError
-from idefics_cli.examples import Example, load_examples
+from idefics_cli.examples import load_examples
 from idefics_cli.prompts import compose
 from idefics_cli.templates import load_template, read_template, substitute
-from idefics_cli.values import ImagePart, Item, Message, TextPart
+from idefics_cli.values import Example, ImagePart, Item, Message, TextPart
 
 VQA = load_template("vqa")
 

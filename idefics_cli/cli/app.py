@@ -6,6 +6,7 @@ Knows what commands there are, not what they do. Imports nothing heavy: `--help`
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -17,15 +18,15 @@ from .. import __version__
 from ..config import read_user_options
 from ..errors import IdeficsError, UsageError
 from . import templates
+from .batch import batch
 from .bench import bench
 from .caption import caption
 from .classify import classify
+from .interrupts import INTERRUPTED
 from .output import emit, say_error, use_utf8
 from .run import run
 from .vqa import vqa
 from .write import write
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="idefics",
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run, bench):
+for command in (caption, vqa, classify, write, run, batch, bench):
     app.command()(command)
 app.add_typer(templates.app, name="templates")
 
@@ -57,6 +58,7 @@ def about(
 def main() -> None:
     """The program `idefics`."""
     use_utf8()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: files are closed, exit code 130
     code = execute(sys.argv[1:])
     if code == INTERRUPTED:
         # Threads that still wait for the network would hold up an ordinary exit.

@@ -1,4 +1,4 @@
-"""From a command's words to rows: the flow that caption, vqa, classify, write and run share.
+"""From a command's words to rows: the flow that all commands share.
 
 Everything the user set is resolved here, once, and everything that can be wrong without a model is found before one
 is loaded. Imported when a command runs, never for `--help`.
@@ -6,223 +6,182 @@ is loaded. Imported when a command runs, never for `--help`.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 
 import typer
 
 from ..backends import Backend, open_backend
-from ..config import SHAPES
-from ..errors import NothingToDo, UsageError
-from ..examples import Example, load_examples
-from ..images import expand
-from ..prompts import compose
+from ..config import SHAPES, Model
+from ..errors import ItemError
+from ..images import Limits
+from ..resume import is_in_shard, name_item, name_run
 from ..runner import Report, run
 from ..shapes.world import describe_foreign
-from ..tasks import name_labels, template_name
-from ..templates import Template, load_template
-from ..values import Item, ModelSpec, Normalization, Request, Result, Style
+from ..values import Item, ModelSpec, Request, Result
+from .interrupts import INTERRUPTED, Interrupts
+from .listing import Question, Work, list_lines, list_work
 from .options import Options
-from .output import Output, Talk, display_name, say
-from .settings import choose_cache_bytes, choose_limits, choose_model, choose_spec, given_decoding
+from .output import Talk, display_name, say
+from .progress import Progress, Tally
+from .settings import choose_cache_bytes, choose_limits, choose_model, choose_shard, choose_spec
+from .sinks import Sinks, check_sidecars, choose_output, open_sinks
+
+__all__ = ["Question", "ask", "ask_lines", "open_with"]
 
 DEFAULT_BATCH_SIZE = 8
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_with")
 """Who opens backends in this context, where a program brings its own; `open_backend` if nobody was set."""
 
 
-Words = Callable[[Item, Style], Request]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a command asks of every image, before a template words it."""
-
-    task: str
-    template: str | None = None
-    """The template to use whatever the options say: the argument of `run`."""
-    fields: tuple[tuple[str, str], ...] = ()
-    questions: tuple[str, ...] = ()
-    """Texts for the field `question`; each is asked by itself."""
-    prompt: str | None = None
-    labels: tuple[str, ...] = ()
-    is_ranked: bool = True
-    """Whether labels are ranked, rather than asked for in words."""
-    normalize: Normalization = "none"
-    top: int | None = None
-
-
 def ask(images: Sequence[str], question: Question, options: Options) -> None:
-    """Answer a question about each image and print the rows. Raises typer.Exit(1) when some of them failed."""
+    """Answer a question about each image."""
     talk = Talk(options.quiet, options.verbose)
+    answer(list_work(images, question, options, talk), options, talk)
+
+
+def ask_lines(path: str, options: Options) -> None:
+    """Answer each line of a batch file."""
+    answer(list_lines(path, options), options, Talk(options.quiet, options.verbose))
+
+
+def answer(work: Work, options: Options, talk: Talk) -> None:
+    """Answer all items. Raises typer.Exit(1) when some of them failed, Exit(130) when it was interrupted."""
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
-    template = load_template(
-        question.template or template_name(question.task, options.template, question.prompt)
-    )
-    items = _list_items(images, template, question, options)
-    first_two = list(islice(items, 2))
-    if not first_two:
-        raise NothingToDo(f"no images in {display_name(tuple(images))}", hint=_empty_hint(options))
-    output = _choose_output(question, options, is_single=len(first_two) == 1)
-    words = _choose_words(template, question, options, talk)
+    listed = work.items()
+    head = list(islice(listed, 1 if work.is_stream else 2))
+    if not head:
+        raise work.nothing
+    is_single = len(head) == 1 and not work.is_stream
+    output = choose_output(work, options, is_single=is_single)
+    index, shards = choose_shard(options)
+    everything = check_sidecars(chain(head, listed), options)
+    items = (item for item in everything if is_in_shard(item, index, shards))
     limits = choose_limits(options)
-    cache_bytes = choose_cache_bytes(options)
     model = choose_model(options, talk)
     spec = choose_spec(model, options)
-    _check_wording(words(first_two[0], spec.style or _any_style(template)), options, talk)
-    items = chain(first_two, items)
+    with contextlib.suppress(ItemError):
+        _check_wording(work.words(head[0], spec.style or work.any_style), options, talk)
     if options.dry_run:
         from .preview import print_prompts
 
-        print_prompts(items, words, spec, model, limits, options)
+        print_prompts(items, work.words, spec, model, limits, options)
         return
+    run_name = name_run(model.name, _list_details(spec, limits, options), work.like)
+    tally = Tally()
+    interrupts = Interrupts(is_gentle=not is_single)
+    with open_sinks(output, run_name, options, talk) as sinks:
+        todo = sinks.skip_finished(replace(item, key=name_item(run_name, item)) for item in items)
+        if (first := next(todo, None)) is not None:
+            results = _open_run(chain([first], todo), work, options, model, spec, limits, sinks, interrupts)
+            progress = Progress(
+                is_wanted=not (options.quiet or is_single or output.is_watched),
+                count=work.count,
+                parts=shards,
+                skipped=lambda: sinks.done_before + sinks.failed_before,
+            )
+            with contextlib.closing(results), interrupts, progress:
+                _write_results(results, sinks, tally, progress, options, talk)
+    _conclude(tally, sinks, talk, was_interrupted=interrupts.are_heard)
+
+
+def _open_run(
+    items: Iterable[Item],
+    work: Work,
+    options: Options,
+    model: Model,
+    spec: ModelSpec,
+    limits: Limits,
+    sinks: Sinks,
+    interrupts: Interrupts,
+) -> Generator[Result]:
     batch_size = options.batch_size or DEFAULT_BATCH_SIZE
+    cache_bytes = choose_cache_bytes(options)
     backend = open_with.get(partial(_open_backend, cache_bytes=cache_bytes))(spec, batch_size)
-    results = run(
+    return run(
         items,
-        lambda item: words(item, backend.style),
+        lambda item: work.words(item, backend.style),
         backend,
         Report(
             model=model.name,
-            task=question.task,
-            template=template.label,
             full_text=options.full_text,
-            top=question.top,
-            labels=() if question.is_ranked else question.labels,
+            top=work.top,
             doubt=describe_foreign if model.name == SHAPES else None,
         ),
         limits=limits,
         window=2 * batch_size,
-        on_text=output.streamer() if options.stream else None,
+        is_ordered=not options.unordered,
+        should_stop=interrupts.should_stop,
+        on_text=sinks.output.streamer() if options.stream else None,
     )
-    _print_results(results, output, talk)
 
 
 def _open_backend(spec: ModelSpec, batch_size: int, *, cache_bytes: int | None) -> Backend:
     return open_backend(spec, batch_size=batch_size, cache_bytes=cache_bytes)
 
 
-def _print_results(results: Iterable[Result], output: Output, talk: Talk) -> None:
-    total = failed = 0
-    started = time.monotonic()
-    with output:
-        for result in results:
-            output.write(result)
-            total += 1
-            failed += result.error is not None
-            name = display_name(result.images) or result.id
-            for warning in result.warnings:
-                talk.note(f"{name}: {warning}")
-            usage = result.usage
-            talk.detail(
-                f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
-                f"{usage.shared_tokens} of them shared"
-            )
-    talk.detail(f"{total} answered in {time.monotonic() - started:.1f} s")
-    if failed:
-        if total > 1:
-            say(f"{failed} of {total} failed")
-        raise typer.Exit(1)
+def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str, object]:
+    """What else answers depend on, so that a file of rows is not gone on with when it changes."""
+    return {
+        "revision": spec.revision,
+        "style": spec.style,
+        "dtype": spec.dtype,
+        "quantization": spec.quantization,
+        "detail": spec.detail,
+        "background": limits.background,
+        "full_text": options.full_text,
+    }
 
 
-def _list_items(
-    images: Sequence[str], template: Template, question: Question, options: Options
-) -> Iterator[Item]:
-    """One item for each image and question, images outermost; one for all images with --together."""
-    if not images and template.images == "required":
-        raise NothingToDo("no images given", hint="name files, folders or URLs, or - for standard input")
-    fields = question.fields
-    if question.prompt is not None:
-        fields = (*fields, ("prompt", question.prompt))
-    if question.labels and "labels" in template.fields:
-        fields = (*fields, ("labels", name_labels(question.labels)))
-    sources = expand(images, recursive=options.recursive)
-    groups: Iterable[tuple[str, ...]] = ((source,) for source in sources)
-    if options.together:
-        together = tuple(sources)
-        groups = [together] if together else []
-    if not images:
-        groups = [()]
-    for text in (*(value for _, value in fields), *question.questions):
-        if _SURROGATES.search(text):
-            raise UsageError(
-                f"{text!r} is not UTF-8 text", hint="check the encoding of your terminal or file"
-            )
-    for group in groups:
-        id = question.task if not group else group[0] if len(group) == 1 else f"{group[0]} +{len(group) - 1}"
-        if not question.questions:
-            yield Item(id, group, fields)
-        for number, text in enumerate(question.questions, 1):
-            name = id if len(question.questions) == 1 else f"{id}#{number}"
-            yield Item(name, group, (*fields, ("question", text)))
-
-
-def _empty_hint(options: Options) -> str:
-    return "check the folder" if options.recursive else "add --recursive to look into subfolders too"
-
-
-def _choose_output(question: Question, options: Options, *, is_single: bool) -> Output:
-    to_file = options.output is not None and options.output != "-"
-    output = Output(
-        format=options.format or ("jsonl" if to_file else "text"),
-        path=Path(options.output) if options.output is not None and to_file else None,
-        existing=options.existing or "refuse",
-        single=is_single,
-        questions=len(question.questions) > 1,
-        top=question.top,
-    )
-    if options.stream:
-        if not is_single:
-            raise UsageError("--stream is for a single answer", hint="give one image and one question")
-        if output.format != "text" or output.path is not None:
-            raise UsageError("--stream prints text", hint="leave --format jsonl and --output away")
-        if options.full_text:
-            raise UsageError("--stream and --full-text cannot be combined", hint="leave one of them away")
-    return output
-
-
-def _choose_words(template: Template, question: Question, options: Options, talk: Talk) -> Words:
-    examples = _read_examples(options)
-    decoding = given_decoding(options)
-    choices = question.labels if question.is_ranked else ()
-    if choices and decoding:
-        talk.note(f"ranking labels draws no answer: {_flags(decoding)} changes nothing without --generate")
-
-    def words(item: Item, style: Style) -> Request:
-        request = compose(
-            template,
-            style,
-            item,
-            task=question.task,
-            examples=examples,
-            decoding=decoding,
-            choices=choices,
+def _write_results(
+    results: Iterable[Result], sinks: Sinks, tally: Tally, progress: Progress, options: Options, talk: Talk
+) -> None:
+    """Write results as they come, until there are none or too many of them failed."""
+    most = 1 if options.fail_fast else options.max_errors
+    for result in results:
+        sinks.write(result)
+        tally.add(result)
+        progress.show(tally)
+        name = display_name(result.images) or result.id
+        for warning in result.warnings:
+            talk.note(f"{name}: {warning}")
+        usage = result.usage
+        talk.detail(
+            f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
+            f"{usage.shared_tokens} of them shared"
         )
-        return replace(request, normalize=question.normalize)
+        if most is not None and tally.failed >= most:
+            tally.was_stopped = True
+            return
 
-    return words
 
-
-def _read_examples(options: Options) -> list[Example]:
-    if options.examples is None:
-        if options.shots:
-            raise UsageError("--shots needs examples", hint="name a file with --examples")
-        return []
-    examples = load_examples(Path(options.examples))
-    if options.shots is not None and options.shots > len(examples):
-        raise UsageError(f"--shots {options.shots} but {options.examples} has {len(examples)} examples")
-    return examples[: options.shots]
+def _conclude(tally: Tally, sinks: Sinks, talk: Talk, *, was_interrupted: bool) -> None:
+    """Say what the run came to and raise its exit code."""
+    summary = tally.describe(sinks.done_before, sinks.failed_before)
+    has_failed = bool(tally.failed or sinks.failed_before)
+    if was_interrupted or tally.was_stopped:
+        how = "interrupted" if was_interrupted else "stopped at the limit of failed items"
+        with_file = "the same command goes on from here"
+        without = "with --output FILE the same command would go on from there"
+        say(f"{how}: {summary}; {with_file if sinks.are_files else without}")
+    elif tally.total + sinks.done_before + sinks.failed_before > 1:
+        if has_failed:
+            say(summary)
+        elif sinks.are_files:
+            talk.note(summary)
+        else:
+            talk.detail(summary)
+    if was_interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if has_failed:
+        raise typer.Exit(1)
 
 
 def _check_wording(request: Request, options: Options, talk: Talk) -> None:
@@ -241,7 +200,3 @@ def _check_wording(request: Request, options: Options, talk: Talk) -> None:
 
 def _flags(names: Iterable[str]) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in names)
-
-
-def _any_style(template: Template) -> Style:
-    return "completion" if template.completion is not None else "chat"

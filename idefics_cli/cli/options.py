@@ -145,6 +145,17 @@ class Options:
     ] = None
 
     recursive: Annotated[bool, flag("--recursive", "-r", panel=INPUT, help="Descend into folders.")] = False
+    files_from: Annotated[
+        str | None,
+        option("--files-from", panel=INPUT, metavar="FILE|-", help="Read names of images from a list too."),
+    ] = None
+    null: Annotated[
+        bool, flag("--null", "-0", panel=INPUT, help="The list is separated by NUL, not by lines.")
+    ] = False
+    shard: Annotated[
+        str | None,
+        option("--shard", panel=INPUT, metavar="I/N", help="Only the I-th of N parts of the items."),
+    ] = None
     together: Annotated[bool, flag("--together", panel=INPUT, help="All images in one prompt.")] = False
     max_pixels: Annotated[
         int | None, option("--max-pixels", panel=INPUT, min=1, help="Refuse larger images.")
@@ -152,6 +163,13 @@ class Options:
     background: Annotated[
         str | None, option("--background", panel=INPUT, help="Colour under transparent images, as #rrggbb.")
     ] = None
+
+    timeout: Annotated[
+        float | None, option("--timeout", panel=INPUT, min=0.1, help="Seconds for fetching one URL, in all.")
+    ] = None
+    no_private_addresses: Annotated[
+        bool, flag("--no-private-addresses", panel=INPUT, help="Fetch from public addresses only.")
+    ] = False
 
     format: Annotated[
         Literal["text", "jsonl"] | None,
@@ -162,8 +180,25 @@ class Options:
         option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Write the results to a file."),
     ] = None
     existing: Annotated[
-        Literal["refuse", "overwrite"] | None,
-        option("--existing", panel=OUTPUT, help="What to do when the --output file exists."),
+        Literal["resume", "retry-errors", "overwrite"] | None,
+        option("--existing", panel=OUTPUT, help="How to go on where results exist; resume if not given."),
+    ] = None
+    sidecar: Annotated[
+        str | None,
+        option("--sidecar", panel=OUTPUT, metavar="EXT", help="Write each text beside its image (.txt)."),
+    ] = None
+    sidecar_name: Annotated[
+        Literal["stem", "full"] | None,
+        option("--sidecar-name", panel=OUTPUT, help="cat.txt (stem) or cat.jpg.txt (full)."),
+    ] = None
+    unordered: Annotated[
+        bool, flag("--unordered", panel=OUTPUT, help="Write results as they finish, not in input order.")
+    ] = False
+    fail_fast: Annotated[bool, flag("--fail-fast", panel=OUTPUT, help="Stop at the first failed item.")] = (
+        False
+    )
+    max_errors: Annotated[
+        int | None, option("--max-errors", panel=OUTPUT, min=1, help="Stop after N failed items.")
     ] = None
     full_text: Annotated[
         bool, flag("--full-text", panel=OUTPUT, help="Print the prompt before the answer.")

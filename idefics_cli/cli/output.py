@@ -1,4 +1,4 @@
-"""The only place that prints: results on stdout or into a file, talk on stderr.
+"""The only place that prints: results on stdout or as text into a file, talk on stderr.
 
 Text is for people: one row is its text alone, several are `source<TAB>text` lines. JSONL is for programs. A reader that
 goes away ends the program quietly.
@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import UnsupportedOperation
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, TextIO
+from typing import Literal, TextIO
 
 import typer
 
@@ -45,6 +44,12 @@ def say(line: str) -> None:
 
 def say_error(line: str) -> None:
     say(f"error: {line}")
+
+
+def say_at_once(line: str) -> None:
+    """Talk from within a signal handler, which may have interrupted `say` itself."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"idefics: {line}\n".encode())
 
 
 def one_line(text: str) -> str:
@@ -84,11 +89,15 @@ class Talk:
 
 @dataclass(slots=True)
 class Output:
-    """Where results go, and how they look there. A context manager; the file is made when the first row comes."""
+    """Where results go, and how they look there. The file is made when the first row comes."""
 
     format: Format
     path: Path | None = None
     existing: Literal["refuse", "overwrite"] = "refuse"
+    is_kept_elsewhere: bool = False
+    """Whether rows are written elsewhere, so that only failures are told here."""
+    is_silent: bool = False
+    """Whether nothing but failures is to be seen."""
     single: bool = False
     """One row only: its text stands alone."""
     questions: bool = False
@@ -105,30 +114,35 @@ class Output:
             raise UsageError(f"{self.path} is a folder", hint="--output takes a file")
         if not self.path.parent.is_dir():
             raise UsageError(f"there is no folder {self.path.parent}", hint="make it first")
-        if self.existing == "refuse" and self.path.is_file():
+        if self.existing == "refuse" and self.path.is_file() and not self.is_kept_elsewhere:
             raise UsageError(
-                f"{self.path} exists", hint="name another file, or replace it with --existing overwrite"
+                f"{self.path} exists, and text cannot be gone on with",
+                hint="use --format jsonl, name another file, or replace it with --existing overwrite",
             )
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody reads the results on a terminal as they come."""
+        is_here = self.path is None and not self.is_silent
+        return is_here and sys.stdout is not None and sys.stdout.isatty()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
     def write(self, result: Result) -> None:
         """Write one row. A failed one is a row in JSONL and a line on stderr in text."""
-        if self.format == "jsonl":
+        if self.is_kept_elsewhere or self.is_silent:
+            pass
+        elif self.format == "jsonl":
             from ..jsonl import dump_row
 
             self._line(dump_row(result.to_row()))
         elif result.error is None:
             for line in self._text_lines(result):
                 self._line(line)
-        if result.error is not None and (self.format == "text" or self.path is not None):
+        is_seen = self.format == "jsonl" and self.path is None
+        if result.error is not None and not is_seen:
             say_error(f"{display_name(result.images) or result.id}: {result.error.message}")
 
     def streamer(self) -> Callable[[str], None]:

@@ -50,6 +50,10 @@ def choose_limits(options: Options) -> Limits:
     limits = Limits()
     if options.max_pixels is not None:
         limits = replace(limits, max_pixels=options.max_pixels)
+    if options.timeout is not None:
+        limits = replace(limits, total_timeout_seconds=options.timeout)
+    if options.no_private_addresses:
+        limits = replace(limits, allow_private_addresses=False)
     if options.background is not None:
         match = re.fullmatch(r"#?([0-9a-fA-F]{6})", options.background)
         if match is None:
@@ -74,6 +78,17 @@ def choose_cache_bytes(options: Options) -> int | None:
             f"--cache-memory {options.cache_memory} is not a size", hint="write it as 512MB or 2GB"
         )
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def choose_shard(options: Options) -> tuple[int, int]:
+    """Which part of how many, from 1. The whole is 1 of 1."""
+    if options.shard is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", options.shard, re.ASCII)
+    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise UsageError(f"--shard {options.shard} is not a part", hint="write 1/4, 2/4, 3/4 and 4/4")
+    return index, count
 
 
 def given_decoding(options: Options) -> dict[str, Any]:

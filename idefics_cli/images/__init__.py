@@ -6,7 +6,22 @@ Knows no model and no prompt.
 
 from .decode import decode
 from .fetch import fetch
+from .formats import has_image_suffix
 from .limits import Limits
-from .sources import expand, is_url, load
+from .lists import read_names
+from .names import name_own_fields, name_source
+from .sources import expand, is_url, load, read
 
-__all__ = ["Limits", "decode", "expand", "fetch", "is_url", "load"]
+__all__ = [
+    "Limits",
+    "decode",
+    "expand",
+    "fetch",
+    "has_image_suffix",
+    "is_url",
+    "load",
+    "name_own_fields",
+    "name_source",
+    "read",
+    "read_names",
+]

@@ -5,7 +5,10 @@ Passwords and query strings (signed links) of URLs and the content of data URLs 
 
 from __future__ import annotations
 
+import os
 import re
+import urllib.parse
+from collections.abc import Collection, Sequence
 
 # Two letters at least, so that C:// stays a path.
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
@@ -38,6 +41,27 @@ def name_source(source: str) -> str:
         return f"{scheme}://…"
     path, query, _ = re.split(r"([?#]|$)", slash + tail, maxsplit=1)
     return _UNPRINTABLE.sub(_escape, f"{scheme}://{host}{path}") + ("?…" if query == "?" else "")
+
+
+def name_own_fields(sources: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
+    """`stem` (file name without suffix) and `parent` (name of the folder) of the first image, those that are wanted.
+
+    Standard input and data URLs have neither. Bytes that are not UTF-8 are shown as replacement characters.
+    """
+    scheme = parse_scheme(sources[0]) if sources else "none"
+    if not sources or sources[0] == "-" or scheme == "data":
+        return {}
+    if scheme is None:
+        path = os.path.abspath(sources[0])
+    else:
+        path = urllib.parse.unquote(re.split("[?#]", sources[0].partition("://")[2])[0])
+    folder, name = os.path.split(path)
+    found = {"stem": os.path.splitext(name)[0], "parent": os.path.basename(folder)}
+    return {
+        field: value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for field, value in found.items()
+        if field in wanted
+    }
 
 
 def _escape(match: re.Match[str]) -> str:

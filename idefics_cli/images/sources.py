@@ -30,16 +30,16 @@ def is_url(source: str) -> bool:
     return parse_scheme(source) is not None
 
 
-def expand(arguments: Iterable[str], *, recursive: bool) -> Iterator[str]:
+def expand(arguments: Iterable[str], *, recursive: bool, patterns: bool = True) -> Iterator[str]:
     """The sources that arguments stand for: folders and patterns become files, in byte order of names.
 
     Files, URLs, "-" and what does not exist pass through: what is wrong is told when they are loaded.
-    A pattern stands for what a shell would make of it, so `**` means `*`.
+    A pattern stands for what a shell would make of it, so `**` means `*`; without `patterns` names are only names.
     """
     for argument in arguments:
         if argument == "-" or is_url(argument):
             yield argument
-        elif os.path.lexists(argument) or not glob.has_magic(argument):
+        elif not patterns or os.path.lexists(argument) or not glob.has_magic(argument):
             yield from _expand_path(argument, recursive)
         else:
             matches = sorted(glob.glob(argument), key=os.fsencode)
@@ -49,17 +49,25 @@ def expand(arguments: Iterable[str], *, recursive: bool) -> Iterator[str]:
 
 def load(source: str, limits: Limits) -> Image:
     """Read and decode one source. Raises SourceError."""
+    return decode(read(source, limits), source, limits)
+
+
+def read(source: str, limits: Limits) -> bytes | Path:
+    """What `decode` takes of a source: its bytes, or the path of a file that is still to be opened.
+
+    All the waiting for networks and pipes is in here. Raises SourceError.
+    """
     if source == "-":
-        return decode(_read_stdin(limits), source, limits)
+        return _read_stdin(limits)
     scheme = parse_scheme(source)
     if scheme in {"http", "https", "data"}:
-        return decode(fetch(source, limits), source, limits)
+        return fetch(source, limits)
     if scheme is not None:
         hint = "give the path without file://" if scheme == "file" else "give a path or an http or https URL"
         raise SourceError(f"{name_source(source)} has a scheme that is not read", code="refused", hint=hint)
     if not source:
         raise SourceError("the name of an image is empty", code="not_found")
-    return decode(Path(source), source, limits)
+    return Path(source)
 
 
 def _expand_path(path: str, recursive: bool) -> Iterator[str]:

@@ -16,10 +16,9 @@ from random import Random
 from ..backends import Backend, open_backend
 from ..config import resolve_model
 from ..errors import ItemError
-from ..examples import Example
 from ..prompts import compose
 from ..templates import load_template
-from ..values import Image, ImagePart, Item, Message, ModelSpec, Request, Style, list_sources
+from ..values import Example, Image, ImagePart, Item, Message, ModelSpec, Request, Style, list_sources
 from .lessons import FORMATS, inline
 from .questions import QUESTION_KINDS, caption
 from .scenes import KINDS, Scene, paint, sample_scene

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from ..examples import Example
 from ..prompts import compose
 from ..tasks import name_labels
 from ..templates import Template, load_template
-from ..values import Item, Request, Style
+from ..values import Example, Item, Request, Style
 from .questions import ask, caption, list_words, name_shape, with_article
 from .scenes import COLOURS, KINDS, Scene
 

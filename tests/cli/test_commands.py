@@ -41,7 +41,9 @@ def test_a_row_has_the_promised_fields(run: Program, red_circle: Path) -> None:
     result = run(
         "vqa", red_circle, "-q", "What is it?", *MODEL, "--format", "jsonl", backend=ScriptedBackend()
     )
-    assert rows(result) == [
+    (row,) = rows(result)
+    assert len(row.pop("key")) == 25
+    assert [row] == [
         {
             "id": str(red_circle),
             "images": [str(red_circle)],
@@ -54,6 +56,7 @@ def test_a_row_has_the_promised_fields(run: Program, red_circle: Path) -> None:
             "model": "idefics-9b",
             "revision": "abc123",
             "template": "vqa@1",
+            "decoding": {"max_new_tokens": 60, "stop": ["\n"]},
             "usage": {"prompt_tokens": 10, "shared_tokens": 0, "new_tokens": 3},
             "seconds": 0.25,
             "warnings": [],
@@ -305,13 +308,14 @@ def test_output_files_are_not_replaced_unasked(
 ) -> None:
     out = tmp_path / "rows.jsonl"
     command = ("caption", *two_images, *MODEL, "-o", out)
-    assert run(*command, backend=ScriptedBackend()).stdout == ""
-    assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == ["A red circle."] * 2
+    assert run(*command, "--format", "text", backend=ScriptedBackend()).stdout == ""
+    assert out.read_text() == "".join(f"{image}\tA red circle.\n" for image in two_images)
     backend = ScriptedBackend(" new")
-    refused = run(*command, backend=backend)
-    assert refused.code == 2
-    assert "--existing overwrite" in refused.stderr
-    assert backend.requests == []
+    for more in ((), ("--format", "text"), ("--format", "text", "--existing", "resume")):
+        refused = run(*command, *more, backend=backend)
+        assert refused.code == 2
+        assert refused.stderr.startswith("idefics: error: ")
+        assert backend.requests == []
     run(*command, "--existing", "overwrite", "--format", "text", backend=backend)
     assert out.read_text().endswith("b.png\tnew\n")
     assert run("caption", two_images[0], *MODEL, "-o", tmp_path / "no" / "x", backend=backend).code == 2

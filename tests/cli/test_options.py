@@ -126,7 +126,9 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
     assert "caption" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["", "caption", "vqa", "classify", "write", "run", "templates", "bench"])
+@pytest.mark.parametrize(
+    "command", ["", "caption", "vqa", "classify", "write", "run", "batch", "templates", "bench"]
+)
 def test_golden_help(run: Program, golden: Callable[[str, str], None], command: str) -> None:
     result = run(*command.split(), "--help")
     assert (result.code, result.stderr) == (0, "")

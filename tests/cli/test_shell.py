@@ -37,7 +37,7 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
     program = """
 import sys
 from idefics_cli.cli.app import execute
-for command in ("", "caption", "vqa", "classify", "write", "run", "templates", "bench"):
+for command in ("", "caption", "vqa", "classify", "write", "run", "batch", "templates", "bench"):
     assert execute([*command.split(), "--help"]) == 0
 heavy = {"torch", "transformers", "huggingface_hub", "PIL", "yaml", "numpy", "httpx2", "tokenizers"}
 print(sorted(heavy & set(sys.modules)), file=sys.stderr)

@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM while rows are made: the first ends the run after the batch in hand, the second at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from .output import say_at_once
+
+INTERRUPTED = 130
+
+
+class Interrupts:
+    """Hears the two signals as long as it is entered, where there is something worth finishing."""
+
+    def __init__(self, *, is_gentle: bool) -> None:
+        self._is_gentle = is_gentle and threading.current_thread() is threading.main_thread()
+        self._before: dict[signal.Signals, Any] = {}
+        self.are_heard = False
+
+    def __enter__(self) -> Self:
+        if self._is_gentle:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def should_stop(self) -> bool:
+        return self.are_heard
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.are_heard:
+            raise KeyboardInterrupt
+        self.are_heard = True
+        say_at_once("finishing the batch in hand; again to stop at once")

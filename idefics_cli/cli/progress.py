@@ -1,0 +1,117 @@
+"""How far a run is, on a terminal: a line on stderr while it lasts, and the sum of it at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ..crew import start
+from ..errors import IdeficsError
+from ..values import Result
+
+if TYPE_CHECKING:
+    import rich.progress
+
+
+class Tally:
+    """What became of the items of this run."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.codes: Counter[str] = Counter()
+        self.was_stopped = False
+        self._began = time.monotonic()
+
+    def add(self, result: Result) -> None:
+        if result.error is None:
+            self.answered += 1
+        else:
+            self.codes[result.error.code] += 1
+
+    @property
+    def failed(self) -> int:
+        return self.codes.total()
+
+    @property
+    def total(self) -> int:
+        return self.answered + self.failed
+
+    def describe(self, done_before: int, failed_before: int) -> str:
+        """One line: how many of what, and how fast."""
+        parts = [f"{self.answered:,} answered"]
+        if self.failed:
+            codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common())
+            parts.append(f"{self.failed:,} of {self.total:,} failed ({codes})")
+        if done_before:
+            parts.append(f"{done_before:,} done before")
+        if failed_before:
+            parts.append(f"{failed_before:,} failed before (--existing retry-errors makes them again)")
+        seconds = time.monotonic() - self._began
+        rate = f", {self.total / seconds:.1f} a second" if seconds > 1 and self.total else ""
+        return f"{', '.join(parts)}, in {seconds:.1f} s{rate}"
+
+
+class Progress:
+    """A line on stderr with rate, failures and time left. Nothing at all unless stderr is a terminal."""
+
+    def __init__(
+        self, *, is_wanted: bool, count: Callable[[], int] | None, parts: int, skipped: Callable[[], int]
+    ) -> None:
+        """`count` finds out, in a thread, how many items there are in all parts; `skipped` how many were done."""
+        self._bar: rich.progress.Progress | None = None
+        self._skipped = skipped
+        if not is_wanted:
+            return
+        import rich.console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+        console = rich.console.Console(stderr=True)
+        if not console.is_terminal or console.is_dumb_terminal:
+            return
+        from rich.progress import Progress as Bar
+
+        bar = self._bar = Bar(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[failures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # results are not talk, wherever they go
+        )
+        self._line = bar.add_task("", total=None, rate="", failures="")
+        self._began = time.monotonic()
+        if count is not None:
+            start(functools.partial(self._find_total, bar, count, parts))
+
+    def _find_total(self, bar: rich.progress.Progress, count: Callable[[], int], parts: int) -> None:
+        with contextlib.suppress(IdeficsError):  # the run itself meets the same trouble and tells of it
+            bar.update(self._line, total=count() // parts)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, tally: Tally) -> None:
+        if self._bar is None:
+            return
+        rate = tally.total / max(time.monotonic() - self._began, 0.001)
+        self._bar.update(
+            self._line,
+            completed=tally.total + self._skipped(),
+            rate=f"{rate:.1f}/s",
+            failures=f"{tally.failed:,} failed" if tally.failed else "",
+        )

@@ -1,0 +1,72 @@
+"""Threads that share out work: first come, first served, among what may begin.
+
+Knows nothing of what the work is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Duty = TypeVar("Duty")
+
+
+def start(target: Callable[[], None]) -> None:
+    """Run a function in a thread that the program does not wait for when it ends."""
+    threading.Thread(target=target, name="idefics", daemon=True).start()
+
+
+class Crew(Generic[Duty]):
+    """Up to `size` threads, started as they are needed. Every method is called with the lock held.
+
+    They are daemons: an interrupted run does not wait for images that are still on their way.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        size: int,
+        work: Callable[[Duty], None],
+        may_begin: Callable[[Duty], bool],
+    ) -> None:
+        self._condition = threading.Condition(lock)
+        self._size = size
+        self._work_on = work
+        self._may_begin = may_begin
+        self._queue: deque[Duty] = deque()
+        self._threads = self._idle = 0
+        self._is_closed = False
+
+    def add(self, duty: Duty) -> None:
+        self._queue.append(duty)
+        if self._idle < len(self._queue) and self._threads < self._size:
+            self._threads += 1
+            start(self._work)
+        self._condition.notify()
+
+    def wake(self) -> None:
+        """Look again at what may begin."""
+        if self._queue:
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._condition.notify_all()
+
+    def _work(self) -> None:
+        while (duty := self._next()) is not None:
+            self._work_on(duty)
+
+    def _next(self) -> Duty | None:
+        with self._condition:
+            self._idle += 1
+            while not self._is_closed:
+                duty = next((duty for duty in self._queue if self._may_begin(duty)), None)
+                if duty is not None:
+                    self._queue.remove(duty)
+                    self._idle -= 1
+                    return duty
+                self._condition.wait()
+            return None

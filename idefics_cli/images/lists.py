@@ -1,0 +1,35 @@
+"""Lists of sources, as `find` and editors write them: one a line, or separated by NUL. Names in any bytes survive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import IO
+
+from ..jsonl import read_lines
+
+
+def read_names(stream: IO[bytes], *, is_null_separated: bool) -> Iterator[str]:
+    """The names in a list, as they come. On lines, blank ones and those that begin with `#` are left out.
+
+    Names stay names: nothing is stripped from them, and "-" is a file called so.
+    """
+    if is_null_separated:
+        names = _split_at_null(stream)
+    else:
+        names = (line for _, line in read_lines(stream) if not line.startswith(b"#"))
+    for name in names:
+        yield "./-" if name == b"-" else os.fsdecode(name)
+
+
+def _split_at_null(stream: IO[bytes]) -> Iterator[bytes]:
+    begun: list[bytes] = []
+    # read1 gives what a pipe has by now, instead of waiting until there is more.
+    read = getattr(stream, "read1", stream.read)
+    while piece := read(1 << 16):
+        first, *others = piece.split(b"\0")
+        begun.append(first)
+        if others:
+            yield from filter(None, (b"".join(begun), *others[:-1]))
+            begun = [others[-1]]
+    yield from filter(None, (b"".join(begun),))

@@ -1,0 +1,128 @@
+"""`--sidecar`, and templates that use the image's name and the text beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from idefics_cli.errors import AnswerError, ItemError
+from idefics_cli.values import Request, TextPart
+from tests.program import Run
+from tests.scripted import ScriptedBackend
+
+Program = Callable[..., Run]
+MODEL = ("--model", "idefics-9b")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, red_circle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("cat.jpg", "dog.png", "sub/cat.jpg"):
+        (tmp_path / "in" / name).write_bytes(red_circle.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return Path("in")
+
+
+def name_it(request: Request) -> str | ItemError:
+    return (
+        AnswerError("no", code="out_of_memory")
+        if "dog" in request.images[0]
+        else f" It is {request.images[0]}."
+    )
+
+
+def test_the_text_is_beside_each_image(run: Program, folder: Path) -> None:
+    result = run("caption", folder, "-r", "--sidecar", ".txt", *MODEL, backend=ScriptedBackend(name_it))
+    assert (result.code, result.stdout) == (1, "")
+    assert (folder / "cat.txt").read_text() == "It is in/cat.jpg.\n"
+    assert (folder / "sub" / "cat.txt").read_text() == "It is in/sub/cat.jpg.\n"
+    assert not (folder / "dog.txt").exists()
+    assert "in/dog.png: no" in result.stderr
+
+
+def test_existing_ones_follow_the_option(run: Program, folder: Path) -> None:
+    (folder / "cat.txt").write_text("by hand")
+    command = ("caption", folder, "-r", "--sidecar", "txt", *MODEL)
+    backend = ScriptedBackend()
+    result = run(*command, backend=backend)
+    assert (folder / "cat.txt").read_text() == "by hand"
+    assert [request.images[0] for request in backend.requests] == ["in/dog.png", "in/sub/cat.jpg"]
+    assert "2 answered, 1 done before" in result.stderr
+    assert run(*command, backend=backend).code == 0
+    assert len(backend.requests) == 2
+    run(*command, "--existing", "overwrite", backend=backend)
+    assert (folder / "cat.txt").read_text() == "A red circle.\n"
+
+
+def test_collisions_are_found_before_a_model_is_opened(run: Program, folder: Path) -> None:
+    (folder / "cat.png").symlink_to("cat.jpg")
+    backend = ScriptedBackend()
+    refused = run("caption", folder, "--sidecar", ".txt", *MODEL, backend=backend)
+    assert (refused.code, backend.batch_size) == (2, 0)
+    assert "in/cat.jpg and in/cat.png would share in/cat.txt; add --sidecar-name full" in refused.stderr
+    assert run("caption", folder, "--sidecar=.txt", "--sidecar-name=full", *MODEL, backend=backend).code == 0
+    assert sorted(path.name for path in folder.glob("*.txt")) == ["cat.jpg.txt", "cat.png.txt", "dog.png.txt"]
+    for wrong in (("--sidecar-name", "full"), ("--sidecar", ".jpg"), ("--sidecar", ".txt", "--together")):
+        assert run("caption", folder, *wrong, *MODEL, backend=backend).code == 2
+
+
+def test_rows_and_sidecars_together_survive_a_crash_between_them(run: Program, folder: Path) -> None:
+    command = ("caption", folder, "-r", "--sidecar", ".txt", "-o", "out.jsonl", *MODEL)
+    backend = ScriptedBackend()
+    assert run(*command, backend=backend).code == 0
+    (folder / "cat.txt").unlink()  # as if the run had died after the row
+    (folder / "sub" / "cat.txt").unlink()
+    lines = Path("out.jsonl").read_text().splitlines(keepends=True)
+    Path("out.jsonl").write_text("".join(lines[:-1]))  # and once before it
+    assert run(*command, backend=backend).code == 0
+    assert len(backend.requests) == 4
+    assert (folder / "cat.txt").read_text() == "A red circle.\n"
+    assert [json.loads(line)["id"] for line in Path("out.jsonl").read_text().splitlines()] == [
+        "in/cat.jpg", "in/dog.png", "in/sub/cat.jpg",
+    ]  # fmt: skip
+
+
+TEMPLATE = """
+name: tags
+version: 1
+description: d
+fields: {fields}
+completion: {{turn: [image, "$parent/$stem: $sidecar ="]}}
+"""
+
+
+def words(request: Request) -> str:
+    part = request.prompt[0].parts[-1]
+    assert isinstance(part, TextPart)
+    return part.text
+
+
+def test_templates_use_the_name_and_the_text_beside(run: Program, folder: Path) -> None:
+    Path("tags.yaml").write_text(TEMPLATE.format(fields="{}"))
+    (folder / "cat.txt").write_text("whiskers, fur\n")
+    command = ("run", "./tags.yaml", folder, *MODEL, "--format=jsonl")
+    backend = ScriptedBackend()
+    result = run(*command, backend=backend)
+    assert [words(request) for request in backend.requests] == ["in/cat: whiskers, fur ="]
+    good, bad = (json.loads(line) for line in result.stdout.splitlines())
+    assert good["fields"] == {"sidecar": "whiskers, fur"}
+    assert (bad["error"]["code"], "in/dog.txt is not there" in bad["error"]["message"]) == ("not_found", True)
+    Path("tags.yaml").write_text(TEMPLATE.format(fields="{sidecar: no tags}"))
+    run(*command, "--sidecar", ".text", "--set", "stem=X", backend=backend)
+    assert [words(request) for request in backend.requests[1:]] == ["in/X: no tags ="] * 2
+
+
+def test_a_name_cannot_smuggle_in_a_marker_or_half_a_character(run: Program, folder: Path) -> None:
+    Path("tags.yaml").write_text(TEMPLATE.format(fields="{sidecar: none}"))
+    odd = os.fsdecode(b"in/caf\xe9 $sidecar.png")
+    Path(odd).write_bytes((folder / "cat.jpg").read_bytes())
+    backend = ScriptedBackend()
+    assert run("run", "./tags.yaml", odd, *MODEL, backend=backend).code == 0
+    assert words(backend.requests[0]) == "in/caf\ufffd $sidecar: none ="
+    stdin = run("run", "./tags.yaml", "-", *MODEL, backend=backend, stdin=(folder / "cat.jpg").read_bytes())
+    assert stdin.code == 2
+    assert "parent, stem" in stdin.stderr
