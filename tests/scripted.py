@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from idefics_cli.backends import Preview
 from idefics_cli.errors import ItemError
 from idefics_cli.values import Answer, Image, ModelSpec, Request, Score, Style, Usage, list_sources
 
@@ -47,6 +48,9 @@ class ScriptedBackend:
             for character in answers[0].text:
                 on_text(character)
         return answers
+
+    def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
+        return Preview(str(request.prompt))
 
     def close(self) -> None:
         pass

@@ -7,6 +7,7 @@ torch before a model is needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ItemError
@@ -14,6 +15,15 @@ from ..values import Answer, Image, ModelSpec, Request, Style
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An assembled prompt. `text` has one marker per image; token counts are None without a tokenizer at hand."""
+
+    text: str
+    image_tokens: tuple[int, ...] | None = None
+    prompt_tokens: int | None = None
 
 
 class Backend(Protocol):
@@ -40,6 +50,10 @@ class Backend(Protocol):
         generated and is only for a single request without choices.
         Raises ModelError when the model itself cannot run.
         """
+        ...
+
+    def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
+        """The assembled prompt of a request and, if all its images are there, what it costs. Needs no weights."""
         ...
 
     def close(self) -> None:

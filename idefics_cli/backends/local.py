@@ -22,6 +22,7 @@ from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.loading import load_model, open_family
 from ..values import Answer, Image, ImagePart, ModelSpec, Prompt, Request, Style, Usage, list_sources
+from . import Preview
 
 DEFAULT_BATCH_SIZE = 8
 PRIORS = 64
@@ -74,6 +75,19 @@ class LocalBackend:
         self._cache_bytes = cache_bytes
         if self._engine is not None:
             self._engine.limit_cache(cache_bytes)
+
+    def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
+        """The assembled prompt of a request and, if all its images are there, what it costs; needs no weights."""
+        text = self._family.render(request.prompt)
+        if any(source not in images for source in list_sources(request.prompt)):
+            return Preview(text)
+        encoded = self._encode(request, images)
+        self._family.check_length(encoded, 0 if request.choices else request.decoding.max_new_tokens)
+        return Preview(
+            text=text,
+            image_tokens=None if encoded.inputs else tuple(span.stop - span.start for span in encoded.spans),
+            prompt_tokens=len(encoded.ids),
+        )
 
     def answer(
         self,

@@ -16,11 +16,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from ..examples import Example
 from ..prompts import compose
 from ..tasks import name_labels
 from ..templates import load_template
-from ..values import Image, Item, Request, Style
+from ..values import Example, Image, Item, Request, Style
 from .phrases import CAPTIONS, QUESTIONS, list_labels
 
 SIZE = (640, 480)

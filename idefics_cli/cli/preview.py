@@ -5,11 +5,11 @@ With the tokenizer at hand it also says on stderr what each prompt costs in toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 import typer
 
+from ..backends import Preview, open_backend
 from ..config import Model, has_processor
 from ..errors import ItemError
 from ..images import Limits, load
@@ -18,17 +18,7 @@ from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .options import Options
 from .output import Talk, display_name, emit, say_error
 
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """An assembled prompt. `text` has one marker per image; token counts are None without a tokenizer at hand."""
-
-    text: str
-    image_tokens: tuple[int, ...] | None = None
-    prompt_tokens: int | None = None
-
-
-Render = Callable[[Request, dict[str, Image]], Preview]
+Render = Callable[[Request, Mapping[str, Image]], Preview]
 
 
 def print_prompts(
@@ -69,20 +59,8 @@ def _choose_preview(spec: ModelSpec, model: Model) -> tuple[Style, Render]:
         architecture = model.entry.architecture
         return spec.style or "chat", lambda request, _: Preview(render_prompt(architecture, request.prompt))
 
-    from ..models.loading import open_family
-
-    family = open_family(spec)
-
-    def preview(request: Request, images: dict[str, Image]) -> Preview:
-        text = family.render(request.prompt)
-        sources = list_sources(request.prompt)
-        if any(source not in images for source in sources):
-            return Preview(text)
-        encoded = family.encode(request.prompt, [images[source] for source in sources])
-        family.check_length(encoded, 0 if request.choices else request.decoding.max_new_tokens)
-        return Preview(text, tuple(span.stop - span.start for span in encoded.spans), len(encoded.ids))
-
-    return spec.style or family.default_style, preview
+    backend = open_backend(spec)
+    return backend.style, backend.preview
 
 
 def _load(

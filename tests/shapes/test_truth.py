@@ -43,7 +43,7 @@ def test_a_prompted_caption_is_a_whole_sentence(run: Callable[..., Run], style: 
 def test_several_questions_give_a_row_each(run: Callable[..., Run]) -> None:
     questions = {
         "What colour is the square?": "purple",
-        "Where is the circle?": "top right",
+        "Where is the square?": "bottom left",
         "Is the circle left of the square?": "no",
         "Which is bigger, the circle or the square?": "circle",
         "How many shapes are there?": "2",
