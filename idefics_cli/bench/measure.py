@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, get_args
 
 from ..backends import Backend, close_backends, open_backend
-from ..errors import AnswerError, IdeficsError, ItemError, ModelError
+from ..errors import ItemError
 from ..values import Answer, Image, ModelSpec, Request, Style
 from .workloads import Workload, compose_work
 
@@ -32,17 +29,6 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 WINDOW_BATCHES = 2
 """How many batches' worth of requests the commands hand to a backend at a time."""
 WARM_LABELS = 20
-PRELOADED = [
-    *("idefics_cli.bench.plain", "idefics_cli.bench.machine", "idefics_cli.backends.local"),
-    *(
-        "transformers.modeling_utils",
-        "transformers.models.auto.processing_auto",
-        "transformers.generation.utils",
-    ),
-]
-"""What every child would import; done once where children are forked."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +77,6 @@ class Answerer(Protocol):
 
 
 Open = Callable[[Job], Backend]
-
-
-class Runs(Protocol):
-    """Who does a piece of work: `run_in_child`, or a test that wants it done here."""
-
-    def __call__(self, work: Callable[[Job], T], job: Job, /) -> T: ...
 
 
 def open_local(job: Job) -> Backend:
@@ -199,47 +179,3 @@ def read_peak() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def run_in_child(work: Callable[[Job], T], job: Job) -> T:
-    """Do a piece of work in a fresh process. One that the system ends, as it does without memory, is an AnswerError."""
-    context: Any = multiprocessing.get_context(_choose_start())
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(PRELOADED)
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(work, job, sender), daemon=True)
-    child.start()
-    sender.close()
-    try:
-        failure, result = receiver.recv()
-    except EOFError:
-        child.join()
-        if child.exitcode >= 0:
-            raise RuntimeError("a measurement failed, as told above") from None
-        raise AnswerError(
-            f"the system ended the process with signal {-child.exitcode}",
-            code="out_of_memory",
-            hint="it ran out of memory, most likely",
-        ) from None
-    finally:
-        if sys.exc_info()[0] is KeyboardInterrupt:
-            child.terminate()
-        child.join()
-    if failure is not None:
-        raise ModelError(failure)
-    done: T = result
-    return done
-
-
-def _work(work: Callable[[Job], object], job: Job, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too and ends this process
-    try:
-        sender.send((None, work(job)))
-    except IdeficsError as error:
-        sender.send((str(error), None))
-
-
-def _choose_start() -> str:
-    """Children that find torch already imported, unless a GPU's driver could be broken by the fork."""
-    has_gpu = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dri"))
-    return "forkserver" if sys.platform == "linux" and not has_gpu else "spawn"

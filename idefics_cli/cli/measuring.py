@@ -15,7 +15,8 @@ from pathlib import Path
 
 import typer
 
-from ..bench.measure import ARMS, Arm, Job, Outcome, Runs, measure, run_in_child
+from ..bench.children import Runs, run_in_child
+from ..bench.measure import ARMS, Arm, Job, Outcome, measure
 from ..bench.phrases import list_corpus
 from ..bench.plot import check_plot, draw_plot
 from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
