@@ -57,11 +57,15 @@ EVERYTHING = {
 SEARCH = {
     "caption": 4, "prompted": 2, "question": 10, "lookup": 60, "label": 12, "writing": 2, "few-shot": 5, "dialogue": 5,
 }  # fmt: skip
+POLISH = {
+    "caption": 20, "prompted": 12, "question": 8, "lookup": 26, "label": 7, "writing": 4, "few-shot": 16, "dialogue": 7,
+}  # fmt: skip
 PHASES = (
     Phase("everything", 1_000, EVERYTHING, (96, 48, 32), 0.46, (1.0, 0.3)),
     # Finding a shape by its name comes late, and only at a low rate.
     Phase("search", 450, SEARCH, (112, 24, 8), 0.75, (0.45, 0.2)),
-    Phase("finish", 600, EVERYTHING, (96, 48, 32), 0.55, (0.2, 0.0)),
+    Phase("finish", 500, EVERYTHING, (96, 48, 32), 0.55, (0.2, 0.0)),
+    Phase("polish", 340, POLISH, (96, 32, 32), 0.85, (0.4, 0.0)),
 )
 
 

@@ -25,7 +25,7 @@ QUESTION_WEIGHTS = {
     "size": 1.4, "side": 1.5, "contents": 0.7, "absent": 0.5,
 }  # fmt: skip
 LOOKUP_WEIGHTS = {
-    "colour by name": 3.0, "place": 2.0, "presence": 2.0, "size": 1.5, "side": 1.5, "count": 0.7, "absent": 1.0,
+    "colour by name": 2.0, "place": 1.5, "presence": 1.5, "size": 5.0, "side": 2.0, "count": 0.7, "absent": 0.7,
 }  # fmt: skip
 _FACTS = {
     "circle": "a circle has no corners",

@@ -7,6 +7,7 @@ the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ class Finding:
     place: int
     other: int
     """The colour of the shape that a kind finds, the kind of the shape that a colour finds."""
+    extent: float
+    """How large it is, as the natural logarithm of its half extent; 0 for none."""
 
 
 def read_words(tokenizer: Any) -> Words:
@@ -68,7 +71,8 @@ def find_words(
             other = _COLOUR_NAMES.index(meant[0].colour) if meant else len(COLOURS)
         else:
             other = KINDS.index(meant[0].kind) if meant else len(KINDS)
-        findings.append(Finding(position, of_kind, place, other))
+        extent = math.log(meant[0].extent) if meant else 0.0
+        findings.append(Finding(position, of_kind, place, other, extent))
     return tuple(findings)
 
 
@@ -81,6 +85,7 @@ class WordHeads(nn.Module):
         self.place = nn.Linear(WIDTH, len(PLACES) + 1)
         self.colour = nn.Linear(WIDTH, len(COLOURS) + 1)
         self.kind = nn.Linear(WIDTH, len(KINDS) + 1)
+        self.extent = nn.Linear(WIDTH, 1)
 
     def loss(self, hidden: Tensor, findings: Sequence[tuple[int, Finding]]) -> tuple[Tensor, tuple[int, int]]:
         """The loss of a batch's `hidden`, `[batch, tokens, width]`, and how many words found it, of how many.
@@ -93,6 +98,10 @@ class WordHeads(nn.Module):
         other = torch.tensor([finding.other for _, finding in findings])
         states = self.norm(hidden[rows, positions].float())
         loss = F.cross_entropy(self.place(states), torch.tensor([finding.place for _, finding in findings]))
+        extents = torch.tensor([finding.extent for _, finding in findings])
+        found = extents != 0
+        if found.any():
+            loss = loss + 2 * (self.extent(states[found])[:, 0] - extents[found]).abs().mean()
         right = 0
         for head, mine in ((self.colour, of_kind), (self.kind, ~of_kind)):
             if mine.any():

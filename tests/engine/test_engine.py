@@ -63,7 +63,7 @@ def answers(engine: Engine, rows: list[Encoded], decoding: Decoding, size: int =
     return [one for one in made if one is not None]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "smolvlm"])
 @pytest.mark.parametrize("decoding", [GREEDY, BEAMS], ids=["greedy", "beams"])
 def test_an_answer_is_that_of_the_full_prompt_alone(kind: str, decoding: Decoding) -> None:
     rows = encoded(kind)

@@ -143,9 +143,10 @@ class IdeficsFamily(MarkedFamily):
         """For each token the image it sees, -1 for none: before the first one and after the end of a document."""
         seen: list[int] = []
         latest, is_ended = -1, False
+        end = self.tokenizer.eos_token_id
         for token in ids:
             if token == self.image_id:
                 latest, is_ended = latest + 1, False
             seen.append(-1 if is_ended else latest)
-            is_ended = is_ended or token == self.tokenizer.eos_token_id
+            is_ended = is_ended or token == end
         return seen
