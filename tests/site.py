@@ -13,6 +13,7 @@ class Site(ThreadingHTTPServer):
     """Answers each path with the function registered for it, and remembers what was asked."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Page)
