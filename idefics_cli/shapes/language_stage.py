@@ -62,7 +62,7 @@ POLISH = {
 }  # fmt: skip
 PHASES = (
     Phase("everything", 1_000, EVERYTHING, (96, 48, 32), 0.46, (1.0, 0.3)),
-    # Finding a shape by its name comes late, and only at a low rate.
+    # Finding a shape by its name comes late; see `words`.
     Phase("search", 450, SEARCH, (112, 24, 8), 0.75, (0.45, 0.2)),
     Phase("finish", 500, EVERYTHING, (96, 48, 32), 0.55, (0.2, 0.0)),
     Phase("polish", 340, POLISH, (96, 32, 32), 0.85, (0.4, 0.0)),
