@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .local import LocalBackend
 
 
+DEFAULT_BATCH_SIZE = 8
+"""Requests answered at a time, where nobody said how many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Preview:
     """An assembled prompt. `text` has one marker per image; token counts are None without a tokenizer at hand."""

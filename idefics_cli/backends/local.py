@@ -22,9 +22,8 @@ from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.loading import load_model, open_family
 from ..values import Answer, Image, ImagePart, ModelSpec, Prompt, Request, Style, Usage, list_sources
-from . import Preview
+from . import DEFAULT_BATCH_SIZE, Preview
 
-DEFAULT_BATCH_SIZE = 8
 PRIORS = 64
 """How many sets of labels keep their scores without an image, which are the same for every image."""
 

@@ -16,7 +16,7 @@ from itertools import chain, islice
 
 import typer
 
-from ..backends import Backend, open_backend
+from ..backends import DEFAULT_BATCH_SIZE, Backend, open_backend
 from ..config import SHAPES, Model
 from ..errors import ItemError
 from ..images import Limits
@@ -33,8 +33,6 @@ from .settings import choose_cache_bytes, choose_limits, choose_model, choose_sh
 from .sinks import Sinks, check_sidecars, choose_output, open_sinks
 
 __all__ = ["Question", "ask", "ask_lines", "open_with"]
-
-DEFAULT_BATCH_SIZE = 8
 
 open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_with")
 """Who opens backends in this context, where a program brings its own; `open_backend` if nobody was set."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import typer
 
+from ..backends import DEFAULT_BATCH_SIZE
 from ..bench.children import Runs, run_in_child
 from ..bench.measure import ARMS, Arm, Job, Outcome, measure
 from ..bench.phrases import list_corpus
@@ -27,7 +28,6 @@ from .options import Options
 from .output import Talk, emit, say
 from .settings import choose_cache_bytes, choose_model, choose_spec
 
-DEFAULT_BATCH_SIZE = 8
 DEFAULT_NEW_TOKENS = 10
 DEFAULT_WEIGHTS = "small"
 
