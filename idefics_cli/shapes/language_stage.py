@@ -51,21 +51,20 @@ class Phase:
 
 
 EVERYTHING = {
-    "caption": 11, "prompted": 9, "question": 30, "lookup": 8, "label": 13, "writing": 8, "few-shot": 12,
-    "dialogue": 11,
+    "caption": 11, "prompted": 9, "question": 26, "lookup": 14, "label": 13, "writing": 7, "few-shot": 11,
+    "dialogue": 9,
 }  # fmt: skip
 SEARCH = {
-    "caption": 4, "prompted": 2, "question": 10, "lookup": 60, "label": 12, "writing": 2, "few-shot": 5, "dialogue": 5,
+    "caption": 5, "prompted": 3, "question": 10, "lookup": 56, "label": 12, "writing": 2, "few-shot": 7, "dialogue": 5,
 }  # fmt: skip
 POLISH = {
-    "caption": 20, "prompted": 12, "question": 8, "lookup": 26, "label": 7, "writing": 4, "few-shot": 16, "dialogue": 7,
+    "caption": 18, "prompted": 11, "question": 13, "lookup": 20, "label": 9, "writing": 4, "few-shot": 16, "dialogue": 9,
 }  # fmt: skip
 PHASES = (
-    Phase("everything", 1_000, EVERYTHING, (96, 48, 32), 0.46, (1.0, 0.3)),
+    Phase("everything", 1_000, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
     # Finding a shape by its name comes late; see `words`.
-    Phase("search", 450, SEARCH, (112, 24, 8), 0.75, (0.45, 0.2)),
-    Phase("finish", 500, EVERYTHING, (96, 48, 32), 0.55, (0.2, 0.0)),
-    Phase("polish", 340, POLISH, (96, 32, 32), 0.85, (0.4, 0.0)),
+    Phase("search", 350, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
+    Phase("polish", 950, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
 )
 
 

@@ -22,7 +22,7 @@ Scenes = Mapping[int, Scene]
 
 QUESTION_WEIGHTS = {
     "colour by name": 1.0, "colour": 0.9, "kind": 1.1, "ground": 0.8, "place": 1.6, "count": 1.2, "presence": 1.5,
-    "size": 1.4, "side": 1.5, "contents": 0.7, "absent": 0.5,
+    "size": 1.8, "side": 1.5, "contents": 0.7, "absent": 0.5,
 }  # fmt: skip
 LOOKUP_WEIGHTS = {
     "colour by name": 2.0, "place": 1.5, "presence": 1.5, "size": 5.0, "side": 2.0, "count": 0.7, "absent": 0.7,
