@@ -61,10 +61,10 @@ POLISH = {
     "caption": 18, "prompted": 11, "question": 13, "lookup": 20, "label": 9, "writing": 4, "few-shot": 16, "dialogue": 9,
 }  # fmt: skip
 PHASES = (
-    Phase("everything", 1_000, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
+    Phase("everything", 700, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
     # Finding a shape by its name comes late; see `words`.
-    Phase("search", 350, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
-    Phase("polish", 950, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
+    Phase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
+    Phase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
 )
 
 

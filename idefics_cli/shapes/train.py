@@ -9,11 +9,13 @@ write. State goes to `.training/` every minute, the finished checkpoint to `chec
 from __future__ import annotations
 
 import argparse
+import ctypes
 import math
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,6 +47,15 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 def say(line: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory: asking the kernel for it anew at every step cost a seventh of the time."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another libc has no mallopt
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-4, 0)  # M_MMAP_MAX
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def normalise(pictures: npt.NDArray[np.uint8]) -> Tensor:
@@ -241,6 +252,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=("pictures", "vision", "all"), default="all")
     options = parser.parse_args()
     torch.manual_seed(20)
+    keep_freed_memory()
 
     collect(paint_all(options.folder / "pictures", SEED, options.pictures, workers=2), "painting")
     if options.stage == "pictures":
