@@ -58,7 +58,8 @@ SEARCH = {
     "caption": 5, "prompted": 3, "question": 10, "lookup": 56, "label": 12, "writing": 2, "few-shot": 7, "dialogue": 5,
 }  # fmt: skip
 POLISH = {
-    "caption": 18, "prompted": 11, "question": 13, "lookup": 20, "label": 9, "writing": 4, "few-shot": 16, "dialogue": 9,
+    "caption": 18, "prompted": 11, "question": 13, "lookup": 20, "label": 9, "writing": 4, "few-shot": 16,
+    "dialogue": 9,
 }  # fmt: skip
 PHASES = (
     Phase("everything", 700, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
