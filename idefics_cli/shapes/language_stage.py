@@ -22,7 +22,7 @@ from .lessons import Lesson, draw_lesson
 from .scenes import Scene
 from .words import LAYER, Finding, WordHeads, Words, find_words
 
-LESSONS_EACH = 4
+LESSONS_EACH = 2
 """Lessons a picture, about."""
 LENGTH_STEP = 16
 WORD_SHARE = 0.3
@@ -66,6 +66,7 @@ PHASES = (
     # Finding a shape by its name comes late; see `words`.
     Phase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
     Phase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
+    Phase("settle", 420, POLISH, (96, 32, 32), 0.85, (0.4, 0.0)),
 )
 
 
