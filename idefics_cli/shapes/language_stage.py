@@ -58,7 +58,7 @@ SEARCH = {
     "caption": 5, "prompted": 3, "question": 10, "lookup": 56, "label": 12, "writing": 2, "few-shot": 7, "dialogue": 5,
 }  # fmt: skip
 POLISH = {
-    "caption": 18, "prompted": 11, "question": 13, "lookup": 20, "label": 9, "writing": 4, "few-shot": 16,
+    "caption": 18, "prompted": 11, "question": 13, "lookup": 14, "label": 8, "writing": 4, "few-shot": 23,
     "dialogue": 9,
 }  # fmt: skip
 PHASES = (
@@ -66,7 +66,7 @@ PHASES = (
     # Finding a shape by its name comes late; see `words`.
     Phase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
     Phase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
-    Phase("settle", 420, POLISH, (96, 32, 32), 0.85, (0.4, 0.0)),
+    Phase("settle", 590, POLISH, (88, 32, 40), 0.85, (0.4, 0.0)),
 )
 
 
