@@ -36,9 +36,11 @@ class Checkpoint:
     folder: str | None = None
     revision: str | None = None
     style: Style | None = None
-    parameters: int | None = None
     licence: str = ""
+    languages: tuple[str, ...] = ()
     notes: str = ""
+    config: dict[str, Any] | None = None
+    """What of its config.json decides its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,16 @@ def read_user_options() -> tuple[Path, dict[str, Any]]:
 def load_models() -> dict[str, Checkpoint]:
     """Every named checkpoint, best first. The user's models.yaml comes before the packaged one and wins."""
     own = user_folder() / "models.yaml"
-    packaged = _read_models(configs_folder() / "models.yaml", folders_from=PACKAGE)
+    packaged = load_packaged_models()
     if not own.exists():
         return packaged
     entries = _read_models(own, folders_from=own.parent)
     return entries | {name: entry for name, entry in packaged.items() if name not in entries}
+
+
+def load_packaged_models() -> dict[str, Checkpoint]:
+    """The named checkpoints that come with the program."""
+    return _read_models(configs_folder() / "models.yaml", folders_from=PACKAGE)
 
 
 def resolve_model(name: str) -> Model:

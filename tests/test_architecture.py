@@ -57,7 +57,7 @@ PLACES = {
     "httpx2": ("images",),
     "tenacity": ("images",),
     "platformdirs": ("config",),
-    "pydantic": ("config", "templates", "examples", "items"),
+    "pydantic": ("config", "templates", "examples", "items", "models/dimensions"),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
     "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
     "PIL": ("images", "shapes", "values", "models", "bench"),
