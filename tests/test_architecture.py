@@ -54,7 +54,7 @@ PLACES = {
     "rich": ("cli",),
     "click": (),
     "yaml": ("config",),
-    "httpx2": ("images",),
+    "httpx2": ("images", "models/hub"),
     "tenacity": ("images",),
     "platformdirs": ("config",),
     "pydantic": ("config", "templates", "examples", "items", "models/dimensions"),

@@ -46,6 +46,15 @@ def say_error(line: str) -> None:
     say(f"error: {line}")
 
 
+def ask_yes_or_no(question: str) -> bool:
+    """Ask on stderr; only a yes on a terminal is one. Raises UsageError where nobody can answer."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError(f"{question} nobody is here to say so", hint="give --yes")
+    sys.stderr.write(f"idefics: {one_line(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def say_at_once(line: str) -> None:
     """Talk from within a signal handler, which may have interrupted `say` itself."""
     with contextlib.suppress(OSError):

@@ -159,9 +159,10 @@ def _begins_words(tokenizer: Any) -> bool:
 
 
 def _load_generation_config(spec: ModelSpec) -> Any:
+    source = source_of(spec)
     try:
         return transformers.GenerationConfig.from_pretrained(
-            spec.checkpoint, revision=spec.revision or "main"
+            spec.checkpoint, revision=source["revision"], local_files_only=source["local_files_only"]
         )
     except OSError:
         return None

@@ -146,7 +146,7 @@ def count_text_bytes(dimensions: Dimensions, precision: Precision, demand: Deman
 
 
 def _count_4bit(linears: Linears) -> int:
-    """Half a byte a weight; a byte of scale a block; a float a block of scales; the offset and the code of each layer."""
+    """Half a byte a weight, a byte of scale a block, a float a block of scales; offset and code of each layer."""
     weights = linears.rows * linears.columns
     blocks = -(-weights // _BLOCK)
     outer = -(-blocks // _OUTER_BLOCK)

@@ -1,0 +1,47 @@
+"""Fetching a checkpoint, told on stderr: how much there is to fetch, a bar on a terminal, and that it is there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..config import Model
+from ..errors import UsageError
+from .output import Talk
+
+
+def pull(model: Model, revision: str | None, talk: Talk) -> None:
+    """Fetch what is missing of a checkpoint; a download that broke off is gone on with."""
+    if Path(model.checkpoint).expanduser().is_dir():
+        raise UsageError(f"{model.name} is a folder of this machine", hint="there is nothing to download")
+    from ..models.download import check_space, download, plan_download
+
+    plan = plan_download(model.checkpoint, revision)
+    check_space(plan)
+    total = plan.total_bytes / 1e9
+    if plan.missing_bytes:
+        talk.note(
+            f"downloading {model.checkpoint} ({len(plan.files)} files, {total:.2f} GB, "
+            f"{plan.missing_bytes / 1e9:.2f} GB of them not here yet)"
+        )
+    with _open_bar(plan.missing_bytes, is_wanted=not talk.quiet) as on_bytes:
+        download(plan, on_bytes)
+    talk.note(f"{model.name} is here ({total:.2f} GB, commit {plan.commit[:12]})")
+
+
+@contextlib.contextmanager
+def _open_bar(total: int, *, is_wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes on stderr, if that is a terminal; takes the bytes as they come."""
+    import rich.console
+
+    console = rich.console.Console(stderr=True)
+    if not is_wanted or not total or not console.is_terminal or console.is_dumb_terminal:
+        yield lambda count: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        line = bar.add_task("", total=total)
+        yield lambda count: bar.advance(line, count)
