@@ -1,4 +1,4 @@
-"""Every checkpoint the program knows by name, and those of known architectures in the hub cache: what is here of each."""
+"""Every checkpoint with a name, and others in the hub cache of known architectures: what is here of each."""
 
 from __future__ import annotations
 
