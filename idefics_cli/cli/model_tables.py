@@ -30,7 +30,7 @@ from ..models.memory import (
 )
 from .fitting import is_offline
 from .options import Options
-from .output import Talk, emit, one_line
+from .output import Talk, emit, format_bytes, one_line
 
 BF16, INT8 = Precision("bfloat16"), Precision("bfloat16", "int8")
 EIGHT_BITS, FOUR_BITS = Precision("bfloat16", "8bit"), Precision("bfloat16", "4bit")
@@ -80,7 +80,7 @@ def print_info(model: Model, demand: Demand, options: Options) -> None:
     rows = [
         (
             one.label,
-            *(_gigabytes(part) for part in (need.weights, need.cache, need.activations, need.total)),
+            *(format_bytes(part) for part in (need.weights, need.cache, need.activations, need.total)),
             next(
                 (
                     fit.place
@@ -149,9 +149,9 @@ def _line(listing: Listing, fit: Fit | None) -> tuple[str, ...]:
     if listing.model.name == SHAPES:
         disk = "built in"
     elif listing.is_downloaded:
-        disk = _gigabytes(listing.disk_bytes)
+        disk = format_bytes(listing.disk_bytes)
     else:
-        disk = f"{_gigabytes(listing.disk_bytes)}, not all" if listing.disk_bytes else "-"
+        disk = f"{format_bytes(listing.disk_bytes)}, not all" if listing.disk_bytes else "-"
     return (
         one_line(listing.model.name),
         f"{_billions(known.parameters)}" if known else "?",
@@ -162,7 +162,7 @@ def _line(listing: Listing, fit: Fit | None) -> tuple[str, ...]:
 
 
 def _say_fit(fit: Fit | None) -> str:
-    return f"{fit.precision.label} in {fit.place}, {_gigabytes(fit.need_bytes)}" if fit else "no"
+    return f"{fit.precision.label} in {fit.place}, {format_bytes(fit.need_bytes)}" if fit else "no"
 
 
 def _introduce(listing: Listing, dimensions: Dimensions, demand: Demand) -> list[str]:
@@ -170,7 +170,7 @@ def _introduce(listing: Listing, dimensions: Dimensions, demand: Demand) -> list
     facts = [f"{_billions(dimensions.parameters)} weights", dimensions.architecture]
     if entry is not None:
         facts += [one for one in (entry.style, entry.licence, ", ".join(entry.languages)) if one]
-    here = f"downloaded ({_gigabytes(listing.disk_bytes)})" if listing.is_downloaded else "not downloaded"
+    here = f"downloaded ({format_bytes(listing.disk_bytes)})" if listing.is_downloaded else "not downloaded"
     tiles = count_tiles(dimensions, demand.detail)
     image = f"{demand.images} of {tiles * dimensions.tile_tokens} tokens" if demand.images else "none"
     return [
@@ -192,20 +192,20 @@ def _explain(known: Dimensions, demand: Demand) -> list[str]:
     features = demand.images * count_tiles(known, demand.detail) * known.tile_features * known.feature_width
     pixels = COLOURS * known.tile_pixels * DTYPE_BYTES["float32"]
     return [
-        f"weights, bf16  {known.parameters:,} x {value} = {_gigabytes(known.parameters * value)}",
-        f"weights, 4bit  {rest:,} x {value} + {four:,} = {_gigabytes(count_weight_bytes(known, FOUR_BITS))}: "
+        f"weights, bf16  {known.parameters:,} x {value} = {format_bytes(known.parameters * value)}",
+        f"weights, 4bit  {rest:,} x {value} + {four:,} = {format_bytes(count_weight_bytes(known, FOUR_BITS))}: "
         f"{quantized:,} of them in {modules} linear layers, half a byte each and a scale of a byte for 64",
-        f"weights, 8bit  {rest:,} x {value} + {eight:,} = {_gigabytes(count_weight_bytes(known, EIGHT_BITS))}: "
+        f"weights, 8bit  {rest:,} x {value} + {eight:,} = {format_bytes(count_weight_bytes(known, EIGHT_BITS))}: "
         f"a byte each and a scale of 4 bytes for each of {rows:,} rows (int8: of {value} bytes)",
         "               vision tower, connector or resampler and output head are not quantized",
         f"cache          {tokens:,} tokens x {batch} x 2 x {layers} layers x {known.kv_width} x {value} = "
-        f"{_gigabytes(tokens * batch * count_token_bytes(known, BF16))}",
+        f"{format_bytes(tokens * batch * count_token_bytes(known, BF16))}",
         f"activations    the larger of vision, {count_pass_tiles(known, demand)} tiles x ({pixels:,} + "
         f"{known.patches} patches x 2 x ({known.vision_width} + {known.vision_inner_width}) x {value}) = "
-        f"{_gigabytes(count_vision_bytes(known, BF16, demand))},",
+        f"{format_bytes(count_vision_bytes(known, BF16, demand))},",
         f"               and text, {batch} x ({tokens:,} tokens x (2 x {known.width} + 3 x {known.inner_width}) x "
         f"{value} + {features:,} x {value} + {known.vocabulary:,} x 4) = "
-        f"{_gigabytes(count_text_bytes(known, BF16, demand))} (an estimate)",
+        f"{format_bytes(count_text_bytes(known, BF16, demand))} (an estimate)",
     ]
 
 
@@ -215,10 +215,6 @@ def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def _billions(count: int) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import INPUT, Options, flag, option, with_options
-from .output import Talk, ask_yes_or_no
+from .output import Talk, ask_yes_or_no, format_bytes
 
 app = typer.Typer(help="List, size, fetch and remove checkpoints.", invoke_without_command=True)
 ALL = {field.name for field in fields(Options)}
@@ -89,7 +89,7 @@ def remove(
     listing = describe(model)
     if not repo_folder(model.checkpoint).is_dir():
         raise NothingToDo(f"{name} is not downloaded")
-    size = f"{listing.disk_bytes / 1e9:.2f} GB"
+    size = format_bytes(listing.disk_bytes)
     if not yes and not ask_yes_or_no(f"delete {repo_folder(model.checkpoint)} ({size})?"):
         raise typer.Exit(1)
     Talk(options.quiet).note(f"removed {name}, {remove_repo(model.checkpoint):,} bytes freed")

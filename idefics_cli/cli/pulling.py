@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import Model
 from ..errors import UsageError
-from .output import Talk
+from .output import Talk, format_bytes
 
 
 def pull(model: Model, revision: str | None, talk: Talk) -> None:
@@ -19,15 +19,14 @@ def pull(model: Model, revision: str | None, talk: Talk) -> None:
 
     plan = plan_download(model.checkpoint, revision)
     check_space(plan)
-    total = plan.total_bytes / 1e9
     if plan.missing_bytes:
         talk.note(
-            f"downloading {model.checkpoint} ({len(plan.files)} files, {total:.2f} GB, "
-            f"{plan.missing_bytes / 1e9:.2f} GB of them not here yet)"
+            f"downloading {model.checkpoint} ({len(plan.files)} files, {format_bytes(plan.total_bytes)}, "
+            f"{format_bytes(plan.missing_bytes)} of them not here yet)"
         )
     with _open_bar(plan.missing_bytes, is_wanted=not talk.quiet) as on_bytes:
         download(plan, on_bytes)
-    talk.note(f"{model.name} is here ({total:.2f} GB, commit {plan.commit[:12]})")
+    talk.note(f"{model.name} is here ({format_bytes(plan.total_bytes)}, commit {plan.commit[:12]})")
 
 
 @contextlib.contextmanager

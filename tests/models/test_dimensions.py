@@ -1,4 +1,4 @@
-"""Every entry of models.yaml against the architecture itself, built on the meta device; and the formula against bytes."""
+"""Every entry of models.yaml against its architecture on the meta device; the formula against bytes in memory."""
 
 from __future__ import annotations
 
