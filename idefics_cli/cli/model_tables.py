@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config import SHAPES, Model
@@ -28,6 +29,7 @@ from ..models.memory import (
     count_weight_bytes,
     estimate,
 )
+from ..models.snapshots import find_folder, read_config
 from .fitting import is_offline
 from .options import Options
 from .output import Talk, emit, format_bytes, one_line
@@ -56,7 +58,7 @@ def print_list(options: Options) -> None:
 def print_info(model: Model, demand: Demand, options: Options) -> None:
     """The checkpoint, its memory at each precision, and the formula with its numbers."""
     listing = describe(model, options.revision)
-    dimensions = listing.dimensions or _fetch_dimensions(listing, options)
+    dimensions = listing.dimensions or _look_up_dimensions(listing, options)
     pools = find_pools(options.device or "auto")
     places = list_places(pools)
     precisions = [(one, estimate(dimensions, one, demand)) for one in SHOWN]
@@ -101,16 +103,22 @@ def print_info(model: Model, demand: Demand, options: Options) -> None:
     Talk(options.quiet).note(describe_pools(pools))
 
 
-def _fetch_dimensions(listing: Listing, options: Options) -> Dimensions:
-    """The sizes of a checkpoint that is not here, from its config.json on the hub."""
+def _look_up_dimensions(listing: Listing, options: Options) -> Dimensions:
+    """The sizes of a checkpoint that is no entry: from its config.json, on the hub if it is not here."""
+    name, checkpoint = listing.model.name, listing.model.checkpoint
+    folder = find_folder(checkpoint, listing.revision)
+    if folder is not None:
+        return measure(read_config(folder), name)
+    if Path(checkpoint).is_dir():
+        raise ModelError(f"{name} has no config.json", hint="name the folder of a checkpoint")
     if is_offline(options):
         raise ModelError(
-            f"{listing.model.name} is not here, and its sizes are not in models.yaml",
+            f"{name} is not here, and its sizes are not in models.yaml",
             hint="run without --offline, so that its config.json can be read",
         )
     from ..models.download import fetch_config
 
-    return measure(fetch_config(listing.model.checkpoint, listing.revision), listing.model.name)
+    return measure(fetch_config(checkpoint, listing.revision), name)
 
 
 def _describe(listing: Listing, dimensions: Dimensions | None = None) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_info_shows_the_formula_with_its_numbers(run: Program) -> None:
 
 
 def test_info_of_a_folder_reads_its_config(run: Program, tmp_path: Path) -> None:
+    assert "has no config.json" in run("models", "info", str(tmp_path)).stderr
     (tmp_path / "config.json").write_text('{"model_type": "idefics"}')
     assert "WEIGHTS" in run("models", "info", str(tmp_path)).stdout
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
