@@ -10,11 +10,10 @@ from ..config import SHAPES, Model
 from ..errors import ModelError
 from ..jsonl import dump_row
 from ..models.catalog import Listing, describe, list_catalog
-from ..models.dimensions import Dimensions, measure
+from ..models.dimensions import COLOURS, Dimensions, measure
 from ..models.fitting import Fit, Wish, find_fit, fit_in, list_places
 from ..models.free_memory import describe_pools, find_pools
 from ..models.memory import (
-    COLOURS,
     DTYPE_BYTES,
     Demand,
     Precision,

@@ -212,7 +212,8 @@ class TiledVision:
 
 @checked(frozen=True, config=_OPEN)
 class TiledPerceiver:
-    hidden_size: Count = 4096
+    """As wide as the text, whatever its own settings say."""
+
     resampler_n_latents: Count = 64
     resampler_depth: Count = 3
     resampler_n_heads: Count = 16
@@ -248,7 +249,7 @@ class Idefics2:
 
     def _count_resampler(self) -> int:
         one = self.perceiver_config
-        width, heads = one.hidden_size, one.resampler_n_heads + one.num_key_value_heads
+        width, heads = self.text_config.hidden_size, one.resampler_n_heads + one.num_key_value_heads
         layer = 3 * width + 2 * width * one.resampler_head_dim * heads + 12 * width * width
         return one.resampler_n_latents * width + one.resampler_depth * layer + width
 

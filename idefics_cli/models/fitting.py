@@ -75,10 +75,10 @@ def find_fit(dimensions: Dimensions, pools: Sequence[Pool], wish: Wish) -> Fit |
 def list_places(pools: Sequence[Pool]) -> list[tuple[Pool, ...]]:
     """What may hold a model: the card with the most room, all cards together, RAM."""
     cards = [pool for pool in pools if pool.kind == "gpu"]
-    places = [(max(cards, key=lambda card: card.free_bytes),)] if cards else []
+    places: list[tuple[Pool, ...]] = [(max(cards, key=lambda card: card.free_bytes),)] if cards else []
     if len(cards) > 1:
         places.append(tuple(cards))
-    return places + [(pool,) for pool in pools if pool.kind == "ram"]
+    return [*places, *((pool,) for pool in pools if pool.kind == "ram")]
 
 
 def fit_in(

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,7 +77,7 @@ def _find_nvidia() -> list[Pool]:
     ]
 
 
-def _visible(cards: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def _visible(cards: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
     """The cards that CUDA_VISIBLE_DEVICES leaves, in its order; it names them by number or by the start of an id."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
@@ -93,7 +94,7 @@ def _visible(cards: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 def _find_amd() -> list[Pool]:
     if not _is_built_for("hip"):
         return []
-    pools = []
+    pools: list[Pool] = []
     for total in sorted(Path("/sys/class/drm").glob("card*/device/mem_info_vram_total")):
         try:
             used = int((total.parent / "mem_info_vram_used").read_text())

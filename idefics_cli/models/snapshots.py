@@ -31,6 +31,14 @@ def find_folder(checkpoint: str, revision: str | None = None) -> Path | None:
     return folder if (folder / "config.json").exists() else None
 
 
+def find_commit(checkpoint: str, revision: str | None = None) -> str | None:
+    """The commit that a revision of a hub checkpoint means here, None for a folder or where nothing of it is here."""
+    if Path(checkpoint).expanduser().is_dir():
+        return None
+    snapshot = find_folder(checkpoint, revision)
+    return snapshot.name if snapshot is not None else None
+
+
 def is_downloaded(checkpoint: str, revision: str | None = None) -> bool:
     """Whether every file of a hub checkpoint is here, so that nothing need be asked of the network."""
     if Path(checkpoint).expanduser().is_dir():

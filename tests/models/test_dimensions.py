@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -44,6 +45,11 @@ def config_of(name: str) -> dict[str, Any]:
     return config
 
 
+@functools.cache
+def build_entry(name: str) -> Any:
+    return build(config_of(name))
+
+
 def build(config: dict[str, Any]) -> Any:
     """The model without memory for its weights."""
     settings = json.loads(json.dumps(config))
@@ -66,7 +72,7 @@ def within(one: float, other: float, part: float) -> bool:
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_is_as_large_as_its_architecture(name: str) -> None:
     known = measure(config_of(name), name)
-    model = build(config_of(name))
+    model = build_entry(name)
     weights = sum(weight.numel() for weight in model.parameters())
     quantized = list(list_quantized(model, find_family(ENTRIES[name].architecture).unquantized))
     bits = sum(module.weight.numel() for module in quantized)
@@ -83,7 +89,7 @@ def test_an_entry_is_as_large_as_its_architecture(name: str) -> None:
 @pytest.mark.parametrize("name", ENTRIES)
 def test_a_token_keeps_as_much_as_the_cache_holds(name: str) -> None:
     """Each layer's own key projection says how wide its keys are, and the values are as many."""
-    model = build(config_of(name))
+    model = build_entry(name)
     text = getattr(model.model, "text_model", model.model)
     kept = sum(
         layer.self_attn.k_proj.out_features + layer.self_attn.v_proj.out_features for layer in text.layers

@@ -13,6 +13,7 @@ from idefics_cli.models.catalog import describe, list_catalog
 from idefics_cli.models.snapshots import (
     INDEX,
     count_bytes,
+    find_commit,
     find_folder,
     is_downloaded,
     list_repos,
@@ -48,6 +49,7 @@ def test_a_download_is_whole_when_every_file_of_its_weights_is_there() -> None:
     (snapshot / "b.safetensors").write_text("")
     assert is_downloaded(REPO)
     assert is_downloaded(REPO, "c0ffee")
+    assert find_commit(REPO) == find_commit(REPO, "c0ffee") == "c0ffee"
     assert not is_downloaded(REPO, "other")
     (snapshot / "tokenizer.json").unlink()
     assert not is_downloaded(REPO)
@@ -65,6 +67,7 @@ def test_a_folder_is_its_own_snapshot(tmp_path: Path) -> None:
     assert find_folder(str(tmp_path)) is None
     (tmp_path / "config.json").write_text("{}")
     assert find_folder(str(tmp_path)) == tmp_path
+    assert find_commit(str(tmp_path)) is None
     assert not is_downloaded(str(tmp_path)), "nothing was downloaded"
 
 
