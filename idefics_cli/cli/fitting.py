@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from ..config import NAMING_HINT, SHAPES, Model, load_models, resolve_model
@@ -13,7 +12,7 @@ from ..models.free_memory import Pool, describe_pools, find_pools
 from ..models.memory import DTYPE_BYTES, Demand
 from .options import Options
 from .output import Talk
-from .pulling import pull
+from .pulling import is_offline, pull
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
 
@@ -49,12 +48,6 @@ def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Mo
             f"using {candidate.name}, {_describe_fit(fit)}: the best {here} fits (--model names another)"
         )
     return _settle(listing, fit, pools, wish, options)
-
-
-def is_offline(options: Options) -> bool:
-    """Whether the network is not to be tried, as the user or huggingface_hub's own variable says."""
-    said = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper()
-    return options.offline or said in {"1", "ON", "YES", "TRUE"}
 
 
 def make_wish(options: Options, quantization: str | None = None) -> Wish:

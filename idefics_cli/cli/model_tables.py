@@ -29,9 +29,9 @@ from ..models.memory import (
     estimate,
 )
 from ..models.snapshots import find_folder, read_config
-from .fitting import is_offline
 from .options import Options
 from .output import Talk, emit, format_bytes, one_line
+from .pulling import is_offline
 
 BF16, INT8 = Precision("bfloat16"), Precision("bfloat16", "int8")
 EIGHT_BITS, FOUR_BITS = Precision("bfloat16", "8bit"), Precision("bfloat16", "4bit")

@@ -62,10 +62,10 @@ def pull(name: Name, options: Options) -> None:
     """Download a checkpoint, or what is missing of it: safetensors, settings, tokenizer."""
     from ..config import resolve_model
     from . import pulling
+    from .settings import choose_revision
 
     model = resolve_model(name)
-    revision = options.revision or (model.entry.revision if model.entry else None)
-    pulling.pull(model, revision, Talk(options.quiet))
+    pulling.pull(model, choose_revision(model, options), Talk(options.quiet))
 
 
 @app.command()

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..config import Model
 from ..errors import UsageError
+from ..models.snapshots import is_downloaded
+from .options import Options
 from .output import Talk, format_bytes
+
+
+def is_offline(options: Options) -> bool:
+    """Whether the network is not to be tried, as the user or huggingface_hub's own variable says."""
+    said = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper()
+    return options.offline or said in {"1", "ON", "YES", "TRUE"}
+
+
+def pull_missing(model: Model, revision: str | None, options: Options, talk: Talk) -> None:
+    """Fetch a checkpoint that is about to be used, unless it is here or the network is not to be tried."""
+    is_here = Path(model.checkpoint).expanduser().is_dir() or is_downloaded(model.checkpoint, revision)
+    if not is_here and not options.dry_run and not is_offline(options):
+        pull(model, revision, talk)
 
 
 def pull(model: Model, revision: str | None, talk: Talk) -> None:

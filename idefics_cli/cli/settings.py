@@ -15,13 +15,20 @@ from ..values import Decoding, ModelSpec
 from .fitting import choose_fitting
 from .options import Options
 from .output import Talk
+from .pulling import pull_missing
 
 
 def choose_model(options: Options, talk: Talk) -> Model:
     """The model named, or the best that fits this machine, downloaded if it must be."""
-    if options.model not in (None, AUTO):
-        return resolve_model(options.model)
-    return choose_fitting(options, choose_quantization(options), talk)
+    if options.model is None or options.model == AUTO:
+        return choose_fitting(options, choose_quantization(options), talk)
+    model = resolve_model(options.model)
+    pull_missing(model, choose_revision(model, options), options, talk)
+    return model
+
+
+def choose_revision(model: Model, options: Options) -> str | None:
+    return options.revision or (model.entry.revision if model.entry else None)
 
 
 def choose_quantization(options: Options) -> str | None:
@@ -38,7 +45,7 @@ def choose_spec(model: Model, options: Options) -> ModelSpec:
     entry = model.entry
     return ModelSpec(
         checkpoint=model.checkpoint,
-        revision=options.revision or (entry.revision if entry else None),
+        revision=choose_revision(model, options),
         style=options.style or (entry.style if entry else None),
         dtype=options.dtype or model.dtype or "auto",
         quantization=choose_quantization(options) or model.quantization,

@@ -34,6 +34,8 @@ OnBytes = Callable[[int], None]
 """Told how many more bytes are there."""
 _SETTINGS = re.compile(r"[^/]+\.(?:json|jinja)|tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt")
 _LEFT_OUT = re.compile(r".*\.bin\.index\.json|(?:trainer|training)_.*")
+_SAFE = re.compile(r"[^/\\]+\.safetensors")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -65,11 +67,11 @@ def plan_download(repo: str, revision: str | None) -> Plan:
     with translated(spec):
         info = huggingface_hub.HfApi().model_info(repo, revision=revision or "main", files_metadata=True)
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
-        assert info.sha is not None, "the hub always names the commit"
-        _check_architecture(repo, info.sha, sizes)
-        files = tuple(File(name, sizes[name]) for name in _choose(repo, info.sha, sizes))
-    missing = sum(file.size - _count_here(repo, info.sha, file) for file in files)
-    return Plan(repo, revision or "main", info.sha, files, missing)
+        commit = _read_commit(info.sha)
+        _check_architecture(repo, commit, sizes)
+        files = tuple(File(name, sizes[name]) for name in _choose(repo, commit, sizes))
+    missing = sum(file.size - _count_here(repo, commit, file) for file in files)
+    return Plan(repo, revision or "main", commit, files, missing)
 
 
 def check_space(plan: Plan) -> None:
@@ -100,40 +102,54 @@ def download(plan: Plan, on_bytes: OnBytes) -> Path:
 def fetch_config(repo: str, revision: str | None) -> dict[str, Any]:
     """The config.json of a checkpoint on the hub, and nothing else of it."""
     with translated(ModelSpec(repo, revision=revision)):
-        config = json.loads(_fetch_settings(repo, "config.json", revision or "main"))
-        if not isinstance(config, dict):
-            raise ValueError("its config.json is not an object")
-        return config
+        # This fails at once where there is no network; the download of a file would try for half a minute.
+        commit = huggingface_hub.HfApi().model_info(repo, revision=revision or "main").sha
+        return _fetch_json(repo, "config.json", _read_commit(commit))
 
 
-def _fetch_settings(repo: str, name: str, revision: str) -> bytes:
+def _read_commit(answer: str | None) -> str:
+    """A commit as the hub named it, which becomes a part of paths."""
+    if answer is None or not _COMMIT.fullmatch(answer):
+        raise ValueError("the hub names no commit")
+    return answer
+
+
+def _fetch_json(repo: str, name: str, commit: str) -> dict[str, Any]:
     silent = _meter(lambda count: None)
-    return Path(hf_hub_download(repo, name, revision=revision, tqdm_class=silent)).read_bytes()
+    path = Path(hf_hub_download(repo, name, revision=commit, tqdm_class=silent))
+    content = json.loads(path.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"its {name} is not an object")
+    return content
 
 
 def _check_architecture(repo: str, commit: str, sizes: dict[str, int]) -> None:
     if "config.json" not in sizes:
         raise ModelError(f"{repo} has no config.json", hint="name the repository of a checkpoint")
-    architecture = str(fetch_config(repo, commit).get("model_type"))
-    converses = any(name.startswith("chat_template") for name in sizes)
+    architecture = str(_fetch_json(repo, "config.json", commit).get("model_type"))
     takes_images = {"preprocessor_config.json", "processor_config.json"} & sizes.keys()
-    if architecture not in FAMILIES and not (converses and takes_images):
+    if architecture not in FAMILIES and not (takes_images and _has_chat_template(repo, commit, sizes)):
         raise ModelError(
             f"{repo} is of an architecture that cannot be run ({architecture})",
             hint=f"known: {', '.join(FAMILIES)}, and others whose processor has a chat template",
         )
 
 
+def _has_chat_template(repo: str, commit: str, sizes: dict[str, int]) -> bool:
+    tokenizer = "tokenizer_config.json"
+    return any(name.startswith("chat_template") for name in sizes) or (
+        tokenizer in sizes and "chat_template" in _fetch_json(repo, tokenizer, commit)
+    )
+
+
 def _choose(repo: str, commit: str, sizes: dict[str, int]) -> list[str]:
     """The files that loading reads: settings, tokenizer, and the safetensors that the index names."""
     settings = [name for name in sizes if _SETTINGS.fullmatch(name) and not _LEFT_OUT.fullmatch(name)]
-    if INDEX in sizes:
-        weights = list_weights(json.loads(_fetch_settings(repo, INDEX, commit)))
-    else:
-        weights = {WEIGHTS} & sizes.keys()
+    indexed = list_weights(_fetch_json(repo, INDEX, commit)) if INDEX in sizes else {WEIGHTS}
+    weights = indexed & {name for name in sizes if _SAFE.fullmatch(name)}
     if not weights and any(Path(name).match(pattern) for name in sizes for pattern in PICKLES):
         raise refuse_pickles(repo)
-    if not weights or not weights <= sizes.keys():
+    if not weights or weights != indexed:
         raise ModelError(f"{repo} lacks weights (*.safetensors)", hint="choose another checkpoint")
     return sorted({*settings, *weights})
 

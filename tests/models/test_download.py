@@ -115,6 +115,10 @@ def test_what_cannot_be_had_is_told_in_one_line(hub: Hub, tmp_path: Path) -> Non
     (pickled := copy("pickled") / "model.safetensors").rename(pickled.with_name("pytorch_model.bin"))
     (copy("bare") / "model.safetensors").unlink()
     (copy("unsettled") / "config.json").unlink()
+    for name, file in (("listed-pickle", "pytorch_model.bin"), ("listed-path", "../x.safetensors")):
+        (copy(name) / "pytorch_model.bin").write_bytes(b"pickle")
+        index = {"weight_map": {"x": "model.safetensors", "y": file}}
+        (tmp_path / name / "model.safetensors.index.json").write_text(json.dumps(index))
     _alter_config(copy("foreign"), model_type="gpt2")
     (copy("foreign-words") / "chat_template.jinja").unlink(missing_ok=True)
     _alter_config(tmp_path / "foreign-words", model_type="gpt2")
@@ -123,6 +127,8 @@ def test_what_cannot_be_had_is_told_in_one_line(hub: Hub, tmp_path: Path) -> Non
         ("someone/damaged",): "arrived damaged; run the same command again",
         ("someone/pickled",): "only as pickles",
         ("someone/bare",): "lacks weights",
+        ("someone/listed-pickle",): "lacks weights",
+        ("someone/listed-path",): "lacks weights",
         ("someone/unsettled",): "no config.json",
         ("someone/foreign-words",): r"gpt2); known: idefics, idefics2, idefics3, smolvlm",
         ("someone/nothing",): "no checkpoint someone/nothing on the hub",
@@ -137,6 +143,7 @@ def test_what_cannot_be_had_is_told_in_one_line(hub: Hub, tmp_path: Path) -> Non
         assert len(lines) == 1, result.stderr
         assert reason in lines[0]
     assert not is_downloaded("someone/damaged")
+    assert not is_downloaded("someone/listed-path")
 
 
 def test_no_network_is_told_in_one_line() -> None:
