@@ -57,7 +57,10 @@ PLACES = {
     "httpx2": ("images", "models/hub"),
     "tenacity": ("images",),
     "platformdirs": ("config",),
-    "pydantic": ("config", "templates", "examples", "items", "models/dimensions"),
+    "pydantic": (
+        *("config", "templates", "examples", "items"),
+        *("models/dimensions", "models/architectures", "models/tiled_architectures"),
+    ),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
     "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
     "PIL": ("images", "shapes", "values", "models", "bench"),

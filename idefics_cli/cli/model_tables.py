@@ -9,8 +9,9 @@ from typing import Any
 from ..config import SHAPES, Model
 from ..errors import ModelError
 from ..jsonl import dump_row
+from ..models.architectures import measure
 from ..models.catalog import Listing, describe, list_catalog
-from ..models.dimensions import COLOURS, Dimensions, measure
+from ..models.dimensions import COLOURS, Dimensions
 from ..models.fitting import Fit, Wish, find_fit, fit_in, list_places
 from ..models.free_memory import describe_pools, find_pools
 from ..models.memory import (

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Checkpoint, Model, load_models, resolve_model
-from .dimensions import Dimensions, measure
+from .architectures import measure
+from .dimensions import Dimensions
 from .families import FAMILIES
 from .snapshots import (
     count_bytes,

@@ -18,7 +18,7 @@ import transformers
 
 from ..config import load_packaged_models
 from ..errors import UsageError
-from .dimensions import measure
+from .architectures import measure
 from .families.family import Family
 from .families.layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
 from .random_vocabulary import build_tokenizer, list_fragments

@@ -9,7 +9,7 @@ import pytest
 
 from idefics_cli.config import load_packaged_models
 from idefics_cli.models import free_memory
-from idefics_cli.models.dimensions import measure
+from idefics_cli.models.architectures import measure
 from idefics_cli.models.fitting import Candidate, Wish, choose, find_fit
 from idefics_cli.models.free_memory import Pool, describe_pools, find_pools
 
