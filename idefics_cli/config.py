@@ -124,6 +124,11 @@ def load_packaged_models() -> dict[str, Checkpoint]:
     return _read_models(configs_folder() / "models.yaml", folders_from=PACKAGE)
 
 
+def list_models() -> dict[str, Model]:
+    """Every named checkpoint as what its name means, best first."""
+    return {name: _model_of(name, entry) for name, entry in load_models().items()}
+
+
 def resolve_model(name: str) -> Model:
     """Say what `name` means: a short name (which wins over a folder called the same), a folder or a hub id."""
     models = load_models()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import NAMING_HINT, SHAPES, Model, load_models, resolve_model
+from ..config import NAMING_HINT, SHAPES, Model, list_models
 from ..errors import ModelError
 from ..models.catalog import Listing, describe
 from ..models.fitting import Candidate, Fit, Wish, choose
@@ -19,7 +19,9 @@ _DTYPES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
 
 def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Model:
     """The best model for the memory that is free. Raises ModelError when there is none, or none without a download."""
-    listings = {name: describe(resolve_model(name)) for name in load_models() if name != SHAPES}
+    listings = {
+        name: describe(model, options.revision) for name, model in list_models().items() if name != SHAPES
+    }
     if is_offline(options):
         listings = {name: listing for name, listing in listings.items() if listing.is_downloaded}
         if not listings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Checkpoint, Model, load_models, resolve_model
+from ..config import Checkpoint, Model, list_models
 from .architectures import measure
 from .dimensions import Dimensions
 from .families import FAMILIES
@@ -37,12 +37,10 @@ class Listing:
 
 def list_catalog() -> list[Listing]:
     """The named checkpoints, best first, then others of the hub's cache."""
-    entries = load_models()
-    named = [describe(resolve_model(name)) for name in entries]
-    repos = {entry.repo for entry in entries.values()}
-    return named + [
-        describe(resolve_model(repo)) for repo in list_repos() if repo not in repos and _is_ours(repo)
-    ]
+    named = list_models().values()
+    known = {model.checkpoint for model in named}
+    others = [repo for repo in list_repos() if repo not in known and _is_ours(repo)]
+    return [describe(model) for model in (*named, *(Model(repo, repo) for repo in others))]
 
 
 def describe(model: Model, revision: str | None = None) -> Listing:
