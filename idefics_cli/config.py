@@ -7,7 +7,6 @@ a model into a folder or hub id. Knows no templates, no options and nothing of w
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ from .values import Style
 
 PACKAGE = Path(__file__).resolve().parent
 SHAPES = "shapes"
+AUTO = "auto"
 NAMING_HINT = (
-    "name one with --model: a short name (smolvlm, idefics2, …), a hub id (org/name) or a folder; "
-    "`--model shapes` is built in and knows plain coloured shapes"
+    "connect and run `idefics models pull NAME` (`idefics models list` shows them), give --model a folder, "
+    "or try `--model shapes`, which is built in and knows plain coloured shapes"
 )
 
 
@@ -36,9 +36,11 @@ class Checkpoint:
     folder: str | None = None
     revision: str | None = None
     style: Style | None = None
-    parameters: int | None = None
     licence: str = ""
+    languages: tuple[str, ...] = ()
     notes: str = ""
+    config: dict[str, Any] | None = None
+    """What of its config.json decides its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class Model:
     name: str
     checkpoint: str
     entry: Checkpoint | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    device: str | None = None
+    """How it fits this machine, where that was found out when it was chosen."""
 
 
 def configs_folder() -> Path:
@@ -106,11 +112,21 @@ def read_user_options() -> tuple[Path, dict[str, Any]]:
 def load_models() -> dict[str, Checkpoint]:
     """Every named checkpoint, best first. The user's models.yaml comes before the packaged one and wins."""
     own = user_folder() / "models.yaml"
-    packaged = _read_models(configs_folder() / "models.yaml", folders_from=PACKAGE)
+    packaged = load_packaged_models()
     if not own.exists():
         return packaged
     entries = _read_models(own, folders_from=own.parent)
     return entries | {name: entry for name, entry in packaged.items() if name not in entries}
+
+
+def load_packaged_models() -> dict[str, Checkpoint]:
+    """The named checkpoints that come with the program."""
+    return _read_models(configs_folder() / "models.yaml", folders_from=PACKAGE)
+
+
+def list_models() -> dict[str, Model]:
+    """Every named checkpoint as what its name means, best first."""
+    return {name: _model_of(name, entry) for name, entry in load_models().items()}
 
 
 def resolve_model(name: str) -> Model:
@@ -132,28 +148,6 @@ def resolve_model(name: str) -> Model:
     near = difflib.get_close_matches(name.lower(), models, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(models)}"
     raise ModelError(f"no model is called {name!r}", hint=f"{hint} (a hub id or a folder works too)")
-
-
-def find_downloaded() -> Model | None:
-    """The best named checkpoint whose weights are complete in the hub cache. `shapes` is never among them."""
-    for name, entry in load_models().items():
-        if entry.repo and _has_weights(_snapshot(entry.repo, entry.revision or "main")):
-            return _model_of(name, entry)
-    return None
-
-
-def has_processor(checkpoint: str, revision: str | None) -> bool:
-    """Whether the tokenizer and the image settings of a checkpoint can be read without the network."""
-    folder = Path(checkpoint).expanduser()
-    if not folder.is_dir():
-        folder = _snapshot(checkpoint, revision or "main")
-    settings = ("preprocessor_config.json", "processor_config.json")
-    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    return (
-        (folder / "config.json").exists()
-        and any((folder / name).exists() for name in settings)
-        and any((folder / name).exists() for name in tokenizers)
-    )
 
 
 def hub_cache() -> Path:
@@ -192,27 +186,3 @@ def _with_absolute_folder(entry: Checkpoint, parent: Path) -> Checkpoint:
     if entry.folder is None:
         return entry
     return replace(entry, folder=str(parent / Path(entry.folder).expanduser()))
-
-
-def _snapshot(repo: str, revision: str) -> Path:
-    """Where the hub cache would have this revision of a repository."""
-    root = hub_cache() / f"models--{repo.replace('/', '--')}"
-    try:
-        commit = (root / "refs" / revision).read_text().strip()
-    except OSError:
-        commit = revision
-    return root / "snapshots" / commit
-
-
-def _has_weights(snapshot: Path) -> bool:
-    """Whether a snapshot has its configuration and every file of its safetensors weights."""
-    if not (snapshot / "config.json").exists():
-        return False
-    try:
-        index = json.loads((snapshot / "model.safetensors.index.json").read_bytes())
-        files = set(index["weight_map"].values())
-    except OSError:
-        files = {"model.safetensors"}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return all((snapshot / file).exists() for file in files)

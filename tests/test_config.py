@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +12,6 @@ from idefics_cli import config
 from idefics_cli.errors import ModelError, UsageError
 from idefics_cli.models.families import FAMILIES
 from tests.program import Run
-
-
-def download(repo: str, *files: str, index: dict[str, str] | None = None) -> Path:
-    root = config.hub_cache() / f"models--{repo.replace('/', '--')}"
-    snapshot = root / "snapshots" / "c0ffee"
-    snapshot.mkdir(parents=True)
-    (root / "refs").mkdir()
-    (root / "refs" / "main").write_text("c0ffee")
-    for file in ("config.json", *files):
-        (snapshot / file).write_text("{}")
-    if index is not None:
-        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    return snapshot
 
 
 def write_models(text: str) -> Path:
@@ -65,21 +51,6 @@ def test_an_unknown_model_names_the_near_ones(name: str, hint: str) -> None:
         config.resolve_model(name)
 
 
-def test_the_best_complete_download_is_the_default() -> None:
-    assert config.find_downloaded() is None
-    download("HuggingFaceTB/SmolVLM-256M-Instruct", "model.safetensors")
-    idefics2 = download(
-        "HuggingFaceM4/idefics2-8b", "a.safetensors", index={"x": "a.safetensors", "y": "b.safetensors"}
-    )
-    model = config.find_downloaded()
-    assert model is not None
-    assert model.name == "smolvlm-256m"
-    (idefics2 / "b.safetensors").write_text("")
-    model = config.find_downloaded()
-    assert model is not None
-    assert model.name == "idefics2"
-
-
 def test_nothing_downloaded_says_how_to_name_a_model(run: Callable[..., Run], red_circle: Path) -> None:
     result = run("caption", red_circle)
     assert result.code == 3
@@ -101,6 +72,8 @@ def test_the_users_models_come_first_and_folders_are_relative_to_the_file() -> N
         ("mine: {repo: a/b, architecture: idefics, colour: red}", "colour"),
         ("mine: {architecture: idefics}", "either repo or folder"),
         ("mine: {repo: a/b, architecture: idefics, style: verse}", "style"),
+        ("mine: {repo: a/b, architecture: idefics, languages: en}", "languages"),
+        ("mine: {repo: a/b, architecture: idefics, config: 9}", "config"),
         ("- mine", "dictionary"),
         ("mine: [", "line"),
     ],

@@ -21,6 +21,7 @@ from ..engine.within_memory import Done, free_memory, run_all
 from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.loading import load_model, open_family
+from ..models.snapshots import find_commit
 from ..values import Answer, Image, ImagePart, ModelSpec, Prompt, Request, Style, Usage, list_sources
 from . import DEFAULT_BATCH_SIZE, Preview
 
@@ -66,8 +67,7 @@ class LocalBackend:
     @property
     def revision(self) -> str | None:
         """The commit of a hub checkpoint, None for a folder."""
-        commit: str | None = getattr(self._family.config, "_commit_hash", None)
-        return commit
+        return find_commit(self._spec.checkpoint, self._spec.revision)
 
     def limit_cache(self, cache_bytes: int) -> None:
         """Keep at most so many bytes of what prompts share."""

@@ -17,7 +17,7 @@ from typer.main import get_command
 from .. import __version__
 from ..config import read_user_options
 from ..errors import IdeficsError, UsageError
-from . import templates
+from . import models, templates
 from .batch import batch
 from .bench import bench
 from .caption import caption
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 for command in (caption, vqa, classify, write, run, batch, bench):
     app.command()(command)
+app.add_typer(models.app, name="models")
 app.add_typer(templates.app, name="templates")
 
 
@@ -107,23 +108,29 @@ def _read_defaults(root: Any) -> tuple[object, dict[str, dict[str, Any]]]:
     """
     path, content = read_user_options()
     wanted = {key.replace("-", "_"): (key, value) for key, value in content.items()}
-    defaults: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
-    for name, command in root.commands.items():
-        for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
-            if option.multiple:
-                option.envvar_list_splitter = "\n"
-            flag = max(option.opts, key=len).removeprefix("--")
-            known.add(flag)
-            if flag.replace("-", "_") in wanted:
-                defaults.setdefault(name, {})[option.name] = _default(
-                    option, *wanted[flag.replace("-", "_")], path
-                )
+    defaults = {name: _set_defaults(command, wanted, known, path) for name, command in root.commands.items()}
     if unknown := [key for key, _ in wanted.values() if key.replace("_", "-") not in known]:
         raise UsageError(
             f"{path}: there is no option {unknown[0]!r}", hint="keys are option names without the dashes"
         )
     return path, defaults
+
+
+def _set_defaults(
+    command: Any, wanted: dict[str, tuple[str, Any]], known: set[str], path: object
+) -> dict[str, Any]:
+    """The defaults of one command, those of the commands in it among them; `known` gathers the names of options."""
+    inner = getattr(command, "commands", {})
+    defaults = {name: _set_defaults(one, wanted, known, path) for name, one in inner.items()}
+    for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
+        if option.multiple:
+            option.envvar_list_splitter = "\n"
+        flag = max(option.opts, key=len).removeprefix("--")
+        known.add(flag)
+        if flag.replace("-", "_") in wanted:
+            defaults[option.name] = _default(option, *wanted[flag.replace("-", "_")], path)
+    return defaults
 
 
 def _default(option: Any, key: str, value: Any, path: object) -> Any:

@@ -51,7 +51,9 @@ class Options:
 
     model: Annotated[
         str | None,
-        option("--model", "-m", panel=MODEL, help="Short name, hub id (org/name) or folder of a checkpoint."),
+        option(
+            "--model", "-m", panel=MODEL, help="Short name, hub id (org/name) or folder; auto if not given."
+        ),
     ] = None
     revision: Annotated[
         str | None, option("--revision", panel=MODEL, help="Branch, tag or commit on the hub.")

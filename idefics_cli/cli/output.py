@@ -46,6 +46,15 @@ def say_error(line: str) -> None:
     say(f"error: {line}")
 
 
+def ask_yes_or_no(question: str) -> bool:
+    """Ask on stderr; only a yes on a terminal is one. Raises UsageError where nobody can answer."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError(f"{question} nobody is here to say so", hint="give --yes")
+    sys.stderr.write(f"idefics: {one_line(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def say_at_once(line: str) -> None:
     """Talk from within a signal handler, which may have interrupted `say` itself."""
     with contextlib.suppress(OSError):
@@ -55,6 +64,11 @@ def say_at_once(line: str) -> None:
 def one_line(text: str) -> str:
     """The text on one line without tabs, so that lines and columns stay what they are."""
     return _CONTROLS.sub("", _BREAKS.sub(" ", text))
+
+
+def format_bytes(count: int) -> str:
+    """Bytes as people read them: 16.81 GB, 9.64 MB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def use_utf8() -> None:

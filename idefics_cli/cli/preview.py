@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 import typer
 
 from ..backends import Preview, open_backend
-from ..config import Model, has_processor
+from ..config import Model
 from ..errors import ItemError
 from ..images import Limits, load
 from ..jsonl import dump_row
+from ..models.snapshots import has_processor
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .options import Options
 from .output import Talk, display_name, emit, say_error

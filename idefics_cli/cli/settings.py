@@ -8,39 +8,48 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import NAMING_HINT, Model, find_downloaded, resolve_model
-from ..errors import ModelError, UsageError
+from ..config import AUTO, Model, resolve_model
+from ..errors import UsageError
 from ..images import Limits
 from ..values import Decoding, ModelSpec
+from .fitting import choose_fitting
 from .options import Options
 from .output import Talk
+from .pulling import pull_missing
 
 
 def choose_model(options: Options, talk: Talk) -> Model:
-    if options.model is not None:
-        return resolve_model(options.model)
-    model = find_downloaded()
-    if model is None:
-        raise ModelError("no model is chosen and none is downloaded", hint=NAMING_HINT)
-    talk.note(f"using {model.name}, the best model already downloaded (--model names another)")
+    """The model named, or the best that fits this machine, downloaded if it must be."""
+    if options.model is None or options.model == AUTO:
+        return choose_fitting(options, choose_quantization(options), talk)
+    model = resolve_model(options.model)
+    pull_missing(model, choose_revision(model, options), options, talk)
     return model
 
 
-def choose_spec(model: Model, options: Options) -> ModelSpec:
+def choose_revision(model: Model, options: Options) -> str | None:
+    return options.revision or (model.entry.revision if model.entry else None)
+
+
+def choose_quantization(options: Options) -> str | None:
     if options.four_bit and options.quantize not in (None, "4bit"):
         raise UsageError(
             f"--4bit and --quantize {options.quantize} contradict each other", hint="give one of them"
         )
+    return "4bit" if options.four_bit else options.quantize
+
+
+def choose_spec(model: Model, options: Options) -> ModelSpec:
     if options.revision is not None and Path(model.checkpoint).is_dir():
         raise UsageError("--revision is for checkpoints on the hub", hint=f"{model.name} is a folder")
     entry = model.entry
     return ModelSpec(
         checkpoint=model.checkpoint,
-        revision=options.revision or (entry.revision if entry else None),
+        revision=choose_revision(model, options),
         style=options.style or (entry.style if entry else None),
-        dtype=options.dtype or "auto",
-        quantization="4bit" if options.four_bit else options.quantize,
-        device=options.device or "auto",
+        dtype=options.dtype or model.dtype or "auto",
+        quantization=choose_quantization(options) or model.quantization,
+        device=options.device or model.device or "auto",
         attention=options.attention,
         detail=options.detail,
     )

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ..models.families.family import Pixels
 from ..models.families.marked import MarkedFamily, Stretch
+from ..models.memory import TILES_AT_ONCE
 from .store import Store
-
-TILES_AT_ONCE = 16
-"""Tiles of one pass: more fill no machine better, and their activations are the largest of all."""
 
 
 class Features:

@@ -1,6 +1,6 @@
 """From a spec to a processor, a family and weights.
 
-The one place that calls `from_pretrained`, and the one that puts its exceptions into a line a user can act on.
+The one place that calls `from_pretrained`; `hub` says where from, and turns exceptions into a line a user can act on.
 Never remote code, never pickles, always the PIL image processors, whatever else is installed.
 """
 
@@ -10,22 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError
 
 from ..errors import ModelError
 from ..values import ModelSpec
@@ -33,21 +21,20 @@ from .devices import choose_attention, choose_device, choose_dtype, is_out_of_me
 from .families import find_family
 from .families.family import Family
 from .families.layout import FAKE_TOKEN
+from .hub import check_folder, source_of, translated
 from .quantization import build_config, check_quantized
 from .random_weights import draw_weights, is_random
-
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load_processor(spec: ModelSpec) -> Any:
     """The processor of a checkpoint: PIL images, left padding, the tokenizer as the model was trained with it."""
     config = load_config(spec)
-    with _translated(spec):
+    with translated(spec):
         if config.model_type == "smolvlm":
             processor = _assemble_smolvlm(spec, config)
         else:
             processor = transformers.AutoProcessor.from_pretrained(
-                spec.checkpoint, backend="pil", **_source(spec)
+                spec.checkpoint, backend="pil", **source_of(spec)
             )
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
             raise ModelError(
@@ -62,10 +49,10 @@ def load_processor(spec: ModelSpec) -> Any:
 
 def load_config(spec: ModelSpec) -> Any:
     """The config of a checkpoint, its folder or repository checked first."""
-    _check_folder(spec.checkpoint)
+    check_folder(spec.checkpoint)
     _silence()
-    with _translated(spec):
-        return transformers.AutoConfig.from_pretrained(spec.checkpoint, **_source(spec))
+    with translated(spec):
+        return transformers.AutoConfig.from_pretrained(spec.checkpoint, **source_of(spec))
 
 
 def open_family(spec: ModelSpec) -> Family:
@@ -94,7 +81,7 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
             "device_map": {"": str(device)},
         }
     try:
-        with _translated(spec):
+        with translated(spec):
             model = _read_weights(spec, family, device, options)
             if spec.quantization is None:
                 model = model.to(device)
@@ -115,7 +102,7 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
 
 def _read_weights(spec: ModelSpec, family: Family, device: torch.device, options: dict[str, Any]) -> Any:
     loader: Any = transformers.AutoModelForImageTextToText
-    origin: tuple[str | None, dict[str, Any]] = (spec.checkpoint, _source(spec))
+    origin: tuple[str | None, dict[str, Any]] = (spec.checkpoint, source_of(spec))
     if is_random(spec.checkpoint):
         drawn = draw_weights(family, device, options["dtype"], options["attn_implementation"])
         if spec.quantization is None:
@@ -133,40 +120,12 @@ def _read_weights(spec: ModelSpec, family: Family, device: torch.device, options
     return model
 
 
-def _source(spec: ModelSpec) -> dict[str, Any]:
-    return {"revision": spec.revision or "main", "trust_remote_code": False}
-
-
-def _check_folder(checkpoint: str) -> None:
-    folder = Path(checkpoint).expanduser()
-    looks_local = folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1
-    if not folder.exists() and looks_local:
-        raise ModelError(f"there is no folder {checkpoint}", hint="check the path given to --model")
-    if folder.is_file():
-        raise ModelError(f"{checkpoint} is a file", hint="give --model the folder that holds config.json")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"{checkpoint} has no config.json", hint="give --model the folder of a checkpoint")
-    if (
-        folder.is_dir()
-        and not any(folder.glob("*.safetensors"))
-        and any(any(folder.glob(one)) for one in PICKLES)
-    ):
-        raise _refuse_pickles(checkpoint)
-
-
-def _refuse_pickles(checkpoint: str) -> ModelError:
-    return ModelError(
-        f"{checkpoint} has its weights only as pickles, which can run any code",
-        hint="use a revision with .safetensors files, or convert it",
-    )
-
-
 def _assemble_smolvlm(spec: ModelSpec, config: Any) -> Any:
     """SmolVLM2's own processor wants num2words and torchvision for videos; for images it works as that of Idefics3."""
     vision = config.vision_config
-    tokenizer = transformers.AutoTokenizer.from_pretrained(spec.checkpoint, **_source(spec))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(spec.checkpoint, **source_of(spec))
     return transformers.Idefics3Processor(
-        transformers.AutoImageProcessor.from_pretrained(spec.checkpoint, backend="pil", **_source(spec)),
+        transformers.AutoImageProcessor.from_pretrained(spec.checkpoint, backend="pil", **source_of(spec)),
         tokenizer,
         image_seq_len=(vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2,
         chat_template=tokenizer.chat_template,
@@ -178,7 +137,7 @@ def _keep_word_boundaries(processor: Any, spec: ModelSpec) -> None:
     if _begins_words(processor.tokenizer):
         return
     processor.tokenizer = transformers.AutoTokenizer.from_pretrained(
-        spec.checkpoint, legacy=True, **_source(spec)
+        spec.checkpoint, legacy=True, **source_of(spec)
     )
     if not _begins_words(processor.tokenizer):
         raise ModelError(
@@ -200,9 +159,10 @@ def _begins_words(tokenizer: Any) -> bool:
 
 
 def _load_generation_config(spec: ModelSpec) -> Any:
+    source = source_of(spec)
     try:
         return transformers.GenerationConfig.from_pretrained(
-            spec.checkpoint, revision=spec.revision or "main"
+            spec.checkpoint, revision=source["revision"], local_files_only=source["local_files_only"]
         )
     except OSError:
         return None
@@ -215,55 +175,3 @@ def _silence() -> None:
         transformers.logging.disable_progress_bar()
     for name in ("bitsandbytes", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextmanager
-def _translated(spec: ModelSpec) -> Iterator[None]:
-    """Exceptions of the hub and of transformers as one line saying what to do."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, SafetensorError) as error:
-        raise _explain(spec, error) from error
-    except RuntimeError as error:
-        if is_out_of_memory(error) or isinstance(error, NotImplementedError | RecursionError):
-            raise
-        raise _explain(spec, error) from error
-
-
-def _explain(spec: ModelSpec, error: Exception) -> ModelError:
-    name = spec.checkpoint
-    causes: list[BaseException] = [error]
-    while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
-        causes.append(deeper)
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    if has(GatedRepoError):
-        hint = f"ask for access at https://huggingface.co/{name}, then run `hf auth login`"
-        return ModelError(f"{name} is gated", hint=hint)
-    if has(RepositoryNotFoundError, HFValidationError):
-        return ModelError(
-            f"there is no checkpoint {name} on the hub", hint="check the name, or `hf auth login` if private"
-        )
-    if has(RevisionNotFoundError):
-        return ModelError(f"{name} has no revision {spec.revision}", hint="check --revision")
-    if has(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
-        return ModelError(
-            f"{name} is not downloaded and the hub cannot be reached",
-            hint="connect and run without --offline, or give --model a folder",
-        )
-    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if isinstance(error, OSError) and "safetensors" in str(error):
-        if Path(name).is_dir():
-            return ModelError(f"{name} has no weights (*.safetensors)", hint="finish its download")
-        return _refuse_pickles(name)
-    if "remote code" in str(error) or "trust_remote_code" in str(error):
-        return ModelError(f"{name} needs code of its own, which is never run", hint="choose another --model")
-    if isinstance(error, SafetensorError | RuntimeError):
-        return ModelError(
-            f"the weights of {name} are damaged or of another shape ({first_line})", hint="download it again"
-        )
-    return ModelError(
-        f"{name} cannot be loaded ({first_line})", hint="check its files or choose another --model"
-    )

@@ -50,6 +50,12 @@ def test_the_file_may_hold_flags_lists_and_the_model(
     assert backend.spec.checkpoint == "HuggingFaceTB/SmolVLM-Instruct"
 
 
+def test_the_file_reaches_commands_within_commands(run: Program, config_file: Path) -> None:
+    config_file.write_text("tokens: 77\nformat: jsonl\n")
+    assert '"tokens": 77' in run("models", "info", "smolvlm").stdout
+    assert '"tokens": 78' in run("models", "info", "smolvlm", "--tokens", "78").stdout
+
+
 def test_several_values_in_one_variable_are_lines(run: Program, red_circle: Path) -> None:
     os.environ["IDEFICS_QUESTION"] = "What is it?\nWhich colour?"
     backend = ScriptedBackend()
@@ -127,12 +133,16 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "caption", "vqa", "classify", "write", "run", "batch", "templates", "bench"]
+    "command",
+    [
+        *("", "caption", "vqa", "classify", "write", "run", "batch", "templates", "bench"),
+        *("models", "models list", "models info", "models pull", "models remove"),
+    ],
 )
 def test_golden_help(run: Program, golden: Callable[[str, str], None], command: str) -> None:
     result = run(*command.split(), "--help")
     assert (result.code, result.stderr) == (0, "")
-    golden(f"help/{command or 'idefics'}.txt", result.stdout)
+    golden(f"help/{command.replace(' ', '-') or 'idefics'}.txt", result.stdout)
 
 
 def test_no_arguments_show_the_help_and_version_is_known(run: Program) -> None:

@@ -1,0 +1,229 @@
+"""What `idefics models` shows: the list with what fits, and one checkpoint's memory with its formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import SHAPES, Model
+from ..errors import ModelError
+from ..jsonl import dump_row
+from ..models.architectures import measure
+from ..models.catalog import Listing, describe, list_catalog
+from ..models.dimensions import COLOURS, Dimensions
+from ..models.fitting import Fit, Wish, find_fit, fit_in, list_places
+from ..models.free_memory import describe_pools, find_pools
+from ..models.memory import (
+    DTYPE_BYTES,
+    Demand,
+    Precision,
+    count_pass_tiles,
+    count_quantized,
+    count_quantized_bytes,
+    count_text_bytes,
+    count_tiles,
+    count_token_bytes,
+    count_tokens,
+    count_vision_bytes,
+    count_weight_bytes,
+    estimate,
+)
+from ..models.snapshots import find_folder, read_config
+from .options import Options
+from .output import Talk, emit, format_bytes, one_line
+from .pulling import is_offline
+
+BF16, INT8 = Precision("bfloat16"), Precision("bfloat16", "int8")
+EIGHT_BITS, FOUR_BITS = Precision("bfloat16", "8bit"), Precision("bfloat16", "4bit")
+SHOWN = (Precision("float32"), BF16, EIGHT_BITS, INT8, FOUR_BITS)
+
+
+def print_list(options: Options) -> None:
+    """One line for each checkpoint, the best first; on stderr what memory was found."""
+    pools = find_pools(options.device or "auto")
+    rows = []
+    for listing in list_catalog():
+        fit = find_fit(listing.dimensions, pools, Wish()) if listing.dimensions is not None else None
+        if options.format == "jsonl":
+            emit(dump_row(_describe(listing) | {"fit": _describe_fit(fit)}))
+        else:
+            rows.append(_line(listing, fit))
+    if rows:
+        for line in _align([("NAME", "WEIGHTS", "ON DISK", "FITS", "LICENCE"), *rows]):
+            emit(line)
+    Talk(options.quiet).note(describe_pools(pools))
+
+
+def print_info(model: Model, demand: Demand, options: Options) -> None:
+    """The checkpoint, its memory at each precision, and the formula with its numbers."""
+    listing = describe(model, options.revision)
+    dimensions = listing.dimensions or _look_up_dimensions(listing, options)
+    pools = find_pools(options.device or "auto")
+    places = list_places(pools)
+    precisions = [(one, estimate(dimensions, one, demand)) for one in SHOWN]
+    if options.format == "jsonl":
+        needs = {
+            one.label: {
+                "weight_bytes": need.weights,
+                "cache_bytes": need.cache,
+                "activation_bytes": need.activations,
+                "total_bytes": need.total,
+            }
+            for one, need in precisions
+        }
+        asked = {"tokens": demand.tokens, "batch_size": demand.batch_size, "images": demand.images}
+        fit = find_fit(dimensions, pools, Wish(demand=demand))
+        row = _describe(listing, dimensions) | asked | {"memory": needs, "fit": _describe_fit(fit)}
+        emit(dump_row(row))
+        return
+    for line in _introduce(listing, dimensions, demand):
+        emit(line)
+    rows = [
+        (
+            one.label,
+            *(format_bytes(part) for part in (need.weights, need.cache, need.activations, need.total)),
+            next(
+                (
+                    fit.place
+                    for place in places
+                    if (fit := fit_in(place, dimensions, one, demand)) is not None
+                ),
+                "no",
+            ),
+        )
+        for one, need in precisions
+    ]
+    emit("")
+    for line in _align([("PRECISION", "WEIGHTS", "CACHE", "ACTIVATIONS", "TOGETHER", "FITS IN"), *rows]):
+        emit(line)
+    emit("")
+    for line in _explain(dimensions, demand):
+        emit(line)
+    Talk(options.quiet).note(describe_pools(pools))
+
+
+def _look_up_dimensions(listing: Listing, options: Options) -> Dimensions:
+    """The sizes of a checkpoint that is no entry: from its config.json, on the hub if it is not here."""
+    name, checkpoint = listing.model.name, listing.model.checkpoint
+    folder = find_folder(checkpoint, listing.revision)
+    if folder is not None:
+        return measure(read_config(folder), name)
+    if Path(checkpoint).is_dir():
+        raise ModelError(f"{name} has no config.json", hint="name the folder of a checkpoint")
+    if is_offline(options):
+        raise ModelError(
+            f"{name} is not here, and its sizes are not in models.yaml",
+            hint="run without --offline, so that its config.json can be read",
+        )
+    from ..models.download import fetch_config
+
+    return measure(fetch_config(checkpoint, listing.revision), name)
+
+
+def _describe(listing: Listing, dimensions: Dimensions | None = None) -> dict[str, Any]:
+    entry, known = listing.entry, dimensions or listing.dimensions
+    return {
+        "name": listing.model.name,
+        "checkpoint": listing.model.checkpoint,
+        "revision": listing.revision,
+        "architecture": entry.architecture if entry else known.architecture if known else None,
+        "style": entry.style if entry else None,
+        "licence": entry.licence if entry else None,
+        "languages": entry.languages if entry else None,
+        "notes": entry.notes if entry else None,
+        "parameters": known.parameters if known else None,
+        "quantized_parameters": count_quantized(known) if known else None,
+        "weight_bytes": {one.label: count_weight_bytes(known, one) for one in SHOWN} if known else None,
+        "cache_bytes_per_token": count_token_bytes(known, BF16) if known else None,
+        "downloaded": listing.is_downloaded,
+        "disk_bytes": listing.disk_bytes,
+    }
+
+
+def _describe_fit(fit: Fit | None) -> dict[str, Any] | None:
+    if fit is None:
+        return None
+    return {
+        "precision": fit.precision.label,
+        "devices": [pool.device for pool in fit.pools],
+        "need_bytes": fit.need_bytes,
+        "free_bytes": fit.free_bytes,
+    }
+
+
+def _line(listing: Listing, fit: Fit | None) -> tuple[str, ...]:
+    known = listing.dimensions
+    if listing.model.name == SHAPES:
+        disk = "built in"
+    elif listing.is_downloaded:
+        disk = format_bytes(listing.disk_bytes)
+    else:
+        disk = f"{format_bytes(listing.disk_bytes)}, not all" if listing.disk_bytes else "-"
+    return (
+        one_line(listing.model.name),
+        f"{_billions(known.parameters)}" if known else "?",
+        disk,
+        _say_fit(fit) if known else "unknown",
+        one_line(listing.entry.licence) if listing.entry else "see its page",
+    )
+
+
+def _say_fit(fit: Fit | None) -> str:
+    return f"{fit.precision.label} in {fit.place}, {format_bytes(fit.need_bytes)}" if fit else "no"
+
+
+def _introduce(listing: Listing, dimensions: Dimensions, demand: Demand) -> list[str]:
+    entry = listing.entry
+    facts = [f"{_billions(dimensions.parameters)} weights", dimensions.architecture]
+    if entry is not None:
+        facts += [one for one in (entry.style, entry.licence, ", ".join(entry.languages)) if one]
+    here = f"downloaded ({format_bytes(listing.disk_bytes)})" if listing.is_downloaded else "not downloaded"
+    tiles = count_tiles(dimensions, demand.detail)
+    image = f"{demand.images} of {tiles * dimensions.tile_tokens} tokens" if demand.images else "none"
+    return [
+        f"{listing.model.name}  {listing.model.checkpoint}",
+        f"{', '.join(facts)}; {here}",
+        *([entry.notes] if entry and entry.notes else []),
+        f"for {demand.batch_size} at a time, each with {demand.tokens} tokens; images: {image}",
+    ]
+
+
+def _explain(known: Dimensions, demand: Demand) -> list[str]:
+    """The formula, with bf16 for the numbers."""
+    value, batch = DTYPE_BYTES["bfloat16"], demand.batch_size
+    quantized, tokens, layers = count_quantized(known), count_tokens(known, demand), known.layers
+    rest = known.parameters - quantized
+    modules = sum(one.count for one in known.linears)
+    rows = sum(one.count * one.rows for one in known.linears)
+    four, eight = count_quantized_bytes(known, FOUR_BITS), count_quantized_bytes(known, EIGHT_BITS)
+    features = demand.images * count_tiles(known, demand.detail) * known.tile_features * known.feature_width
+    pixels = COLOURS * known.tile_pixels * DTYPE_BYTES["float32"]
+    return [
+        f"weights, bf16  {known.parameters:,} x {value} = {format_bytes(known.parameters * value)}",
+        f"weights, 4bit  {rest:,} x {value} + {four:,} = {format_bytes(count_weight_bytes(known, FOUR_BITS))}: "
+        f"{quantized:,} of them in {modules} linear layers, half a byte each and a scale of a byte for 64",
+        f"weights, 8bit  {rest:,} x {value} + {eight:,} = {format_bytes(count_weight_bytes(known, EIGHT_BITS))}: "
+        f"a byte each and a scale of 4 bytes for each of {rows:,} rows (int8: of {value} bytes)",
+        "               vision tower, connector or resampler and output head are not quantized",
+        f"cache          {tokens:,} tokens x {batch} x 2 x {layers} layers x {known.kv_width} x {value} = "
+        f"{format_bytes(tokens * batch * count_token_bytes(known, BF16))}",
+        f"activations    the larger of vision, {count_pass_tiles(known, demand)} tiles x ({pixels:,} + "
+        f"{known.patches} patches x 2 x ({known.vision_width} + {known.vision_inner_width}) x {value}) = "
+        f"{format_bytes(count_vision_bytes(known, BF16, demand))},",
+        f"               and text, {batch} x ({tokens:,} tokens x (2 x {known.width} + 3 x {known.inner_width}) x "
+        f"{value} + {features:,} x {value} + {known.vocabulary:,} x 4) = "
+        f"{format_bytes(count_text_bytes(known, BF16, demand))} (an estimate)",
+    ]
+
+
+def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.1f} M"
