@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import accelerate
 import torch
 import transformers
+from accelerate.utils import CustomDtype
 
 from ..errors import ModelError
 from ..values import ModelSpec
@@ -35,32 +38,22 @@ GB = 1e9
 def place(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """The options of `from_pretrained` that say where each weight goes; none for a model that is simply on the CPU."""
     if spec.max_memory:
-        return _spread(_name_budgets(spec.max_memory, device))
+        return _spread(spec, family, dtype, _name_budgets(spec.max_memory, device))
     if device.type not in ("cuda", "xpu") or spec.device not in ("auto", device.type):
         return _keep_together(spec, device)
     needed = estimate_bytes(family, dtype, spec.quantization)
-    budgets = _list_budgets(device)
     if needed <= FILLED * count_free_bytes(device):
         return _keep_together(spec, device)
-    on_gpus = sum(size for name, size in budgets.items() if name != "cpu")
-    if spec.quantization is not None and needed > on_gpus:
-        raise ModelError(
-            f"the weights take about {needed / GB:.1f} GB with --quantize {spec.quantization}, more than the "
-            f"{on_gpus / GB:.1f} GB free for them, and what is quantized cannot wait in the memory of the CPU",
-            hint="use a smaller --model, --device cpu, or leave --quantize out",
-        )
+    placed = _spread(spec, family, dtype, _list_budgets(device))
     log.info("the weights take about %.1f GB, more than one device has free: they are spread", needed / GB)
-    return _spread(budgets)
+    return placed
 
 
 def estimate_bytes(family: Family, dtype: torch.dtype, quantization: str | None) -> int:
     """About what the weights take in memory, without loading any."""
-    loader: Any = transformers.AutoModelForImageTextToText
-    with torch.device("meta"):
-        model = loader.from_config(family.config, dtype=dtype)
     packed = BYTES_PER_WEIGHT.get(quantization or "")
     total = 0.0
-    for name, weight in model.named_parameters():
+    for name, weight in _sketch(family, dtype).named_parameters():
         can_pack = packed is not None and weight.dim() == 2 and is_packed(name, family)
         total += weight.numel() * (packed if packed is not None and can_pack else weight.element_size())
     return int(total)
@@ -90,9 +83,52 @@ def _keep_together(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
     return {"device_map": {"": str(device)}}
 
 
-def _spread(budgets: Mapping[int | str, int]) -> dict[str, Any]:
+def _spread(
+    spec: ModelSpec, family: Family, dtype: torch.dtype, budgets: Mapping[int | str, int]
+) -> dict[str, Any]:
+    """Each device filled in turn. What is never quantized, the vision tower and what follows it, is not taken apart."""
+    model = _sketch(family, dtype)
+    parts = [name for name, _ in model.named_modules() if name in family.unquantized]
+    whole = {type(model.get_submodule(name)).__name__ for name in parts}
+    packed = {"4bit": CustomDtype.INT4, "8bit": torch.int8, "int8": torch.int8}.get(spec.quantization or "")
+    names = [
+        name for name, weight in model.named_parameters() if weight.dim() == 2 and is_packed(name, family)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where it is tight is found out below
+        places: dict[str, Any] = accelerate.infer_auto_device_map(
+            model,
+            max_memory=dict(budgets),
+            no_split_module_classes=sorted({*model._no_split_modules, *whole}),
+            special_dtypes=None if packed is None else dict.fromkeys(names, packed),
+        )
+    waiting = {place for place in places.values() if place in ("cpu", "disk")}
+    if spec.quantization is not None and ("disk" in waiting or waiting not in (set(), {*places.values()})):
+        raise ModelError(
+            f"the weights do not fit with --quantize {spec.quantization}, and what is quantized cannot wait "
+            "elsewhere until its turn",
+            hint="use a smaller --model, --device cpu, or leave --quantize out",
+        )
+    if _find_place(model, places) == "disk":
+        raise ModelError(
+            "not even the embeddings fit into that memory", hint="use a smaller --model or give more"
+        )
     folder = tempfile.mkdtemp(prefix="idefics-offload-")
-    return {"device_map": "auto", "max_memory": dict(budgets), "offload_folder": folder}
+    return {"device_map": places, "offload_folder": folder}
+
+
+def _find_place(model: Any, places: Mapping[str, Any]) -> Any:
+    """Where the table of embeddings goes: the entry that its name begins with."""
+    table = model.get_input_embeddings()
+    (name,) = [name for name, module in model.named_modules() if module is table]
+    return next(place for key, place in places.items() if not key or f"{name}.".startswith(f"{key}."))
+
+
+def _sketch(family: Family, dtype: torch.dtype) -> Any:
+    """The model without its weights."""
+    loader: Any = transformers.AutoModelForImageTextToText
+    with torch.device("meta"):
+        return loader.from_config(family.config, dtype=dtype)
 
 
 def _list_budgets(device: torch.device) -> dict[int | str, int]:
