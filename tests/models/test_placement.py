@@ -21,7 +21,7 @@ from tests.models.tiny import checkpoint, document, picture, user
 
 A, B = picture(1), picture(2, (30, 60))
 IMAGES = {image.source: image for image in (A, B)}
-SHORT = Decoding(max_new_tokens=5)
+SHORT = Decoding(max_new_tokens=2)
 COLOURS = tuple(Choice(name, f" {name}\n") for name in ("red", "blue"))
 REQUESTS = [
     Request("0", "test", document(A, "This is an image of"), SHORT),
