@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 .DEFAULT_GOAL := all
 
-.PHONY: all help demo test soak check golden accuracy shapes bench clean
+.PHONY: all help demo test soak check golden accuracy shapes bench bench-gpu clean
 
 all: check test
 
@@ -42,6 +42,10 @@ shapes: $(READY) ## train the embedded checkpoint again, an hour or more on two 
 
 bench: $(READY) ## measure this machine on random weights, about ten minutes on two idle cores
 	@$(BIN)/idefics bench --random-weights small
+
+bench-gpu: $(READY) ## how fast a GPU writes answers: random IDEFICS 9B and Idefics2 8B, bfloat16 and 4 bits
+	@for weights in idefics-9b idefics2-8b; do for bits in --dtype=bfloat16 --4bit; do \
+		$(BIN)/idefics bench --decoding --random-weights $$weights $$bits --device cuda || exit; done; done
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

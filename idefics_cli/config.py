@@ -72,6 +72,16 @@ def user_folder() -> Path:
     return Path(platformdirs.user_config_dir("idefics"))
 
 
+def user_cache() -> Path:
+    """What can be made again: $IDEFICS_CACHE_DIR, or where the platform keeps such things."""
+    chosen = os.environ.get("IDEFICS_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("idefics"))
+
+
 def template_folders() -> tuple[Path, Path]:
     """Where templates are looked for: the user's own first, then the packaged ones."""
     return user_folder() / "templates", configs_folder() / "templates"

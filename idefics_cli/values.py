@@ -172,6 +172,10 @@ class ModelSpec:
     device: str = "auto"
     attention: str | None = None
     detail: str | None = None
+    max_memory: tuple[tuple[str, int], ...] = ()
+    """How many bytes of which device ("0", "1", …, "cpu") the weights may take; empty for what there is."""
+    keeps_quantized: bool = True
+    """Whether quantized weights are kept on disk, so that the next load reads only those."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ RANKS = {
     "sidecars": 6,
     "runner": 6,
     "bench": 7,
+    "doctor": 7,
     "serve": 7,
     "shapes": 7,
     "cli": 8,
@@ -47,6 +48,7 @@ HEAVY = {
     "accelerate",
     "bitsandbytes",
     "huggingface_hub",
+    "optimum",
     "numpy",
 }
 PLACES = {
@@ -54,8 +56,10 @@ PLACES = {
     "rich": ("cli",),
     "click": (),
     "yaml": ("config",),
-    "httpx2": ("images", "models/hub"),
+    "httpx2": ("images", "models/hub", "doctor"),
     "tenacity": ("images",),
+    "packaging": ("doctor",),
+    "filelock": ("models",),
     "platformdirs": ("config",),
     "pydantic": (
         *("config", "templates", "examples", "items"),

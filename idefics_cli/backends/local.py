@@ -6,6 +6,7 @@ Opening it reads config and processor only; the weights are loaded when the firs
 from __future__ import annotations
 
 import gc
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,12 @@ from ..engine.within_memory import Done, free_memory, run_all
 from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.loading import load_model, open_family
+from ..models.quantization import Weights, count_weights
 from ..models.snapshots import find_commit
 from ..values import Answer, Image, ImagePart, ModelSpec, Prompt, Request, Style, Usage, list_sources
 from . import DEFAULT_BATCH_SIZE, Preview
+
+log = logging.getLogger(__name__)
 
 PRIORS = 64
 """How many sets of labels keep their scores without an image, which are the same for every image."""
@@ -54,6 +58,7 @@ class LocalBackend:
         self._style: Style = spec.style or self._family.default_style
         self._model: Any = None
         self._engine: Engine | None = None
+        self._told_tokens: set[int] = set()
         self._priors: OrderedDict[PriorKey, tuple[float, ...]] = OrderedDict()
 
     @property
@@ -128,6 +133,11 @@ class LocalBackend:
         gc.collect()
         free_memory()
 
+    def count_weights(self) -> Weights:
+        """What the weights take in memory; loads them if need be."""
+        self._open_engine()
+        return count_weights(self._model)
+
     def _open_engine(self) -> Engine:
         if self._engine is None:
             self._model = load_model(self._spec, self._family)
@@ -137,7 +147,17 @@ class LocalBackend:
     def _encode(self, request: Request, images: Mapping[str, Image]) -> Encoded:
         sources = list_sources(request.prompt)
         assert sources or not request.images, "a request never runs without its image"
-        return self._family.encode(request.prompt, [images[source] for source in sources])
+        encoded = self._family.encode(request.prompt, [images[source] for source in sources])
+        self._tell_image_tokens(encoded)
+        return encoded
+
+    def _tell_image_tokens(self, encoded: Encoded) -> None:
+        """Say what an image costs, each number once."""
+        for span in encoded.spans:
+            tokens = span.stop - span.start
+            if tokens not in self._told_tokens:
+                self._told_tokens.add(tokens)
+                log.debug("an image takes %d tokens", tokens)
 
     def _prepare(self, request: Request, images: Mapping[str, Image]) -> _Task:
         encoded = self._encode(request, images)

@@ -25,6 +25,7 @@ from ..errors import ItemError
 from ..models.devices import choose_device, choose_dtype
 from ..models.families.family import Family
 from ..models.loading import open_family
+from ..models.quantization import BYTES_PER_WEIGHT, is_packed
 from ..values import Answer
 from .measure import Job, Open, open_local
 from .workloads import Work, Workload, compose_work
@@ -33,7 +34,6 @@ PROBE = Workload("probe", "one question an image", 1, questions=1)
 ROUNDS = 3
 DECODED_TOKENS = 32
 SECONDS = 0.3
-BYTES_PER_WEIGHT = {"4bit": 0.516, "8bit": 1.0, "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def probe(job: Job, open_with: Open = open_local) -> Machine:
     device = choose_device(job.spec.device)
     dtype = choose_dtype(job.spec.dtype, device, family)
     machine = Machine(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=name_device(device),
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -79,6 +79,10 @@ def probe(job: Job, open_with: Open = open_local) -> Machine:
         return machine
     finally:
         close_backends()
+
+
+def name_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def measure_matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -107,8 +111,8 @@ def count_decoding_bytes(family: Family, dtype: torch.dtype, quantization: str |
     for name, weight in model.named_parameters(remove_duplicate=True):
         if vision.match(name) or (weight is table and table is not head):
             continue
-        is_packed = weight.dim() == 2 and ".layers." in name
-        packed = BYTES_PER_WEIGHT.get(quantization or "") if is_packed else None
+        can_pack = weight.dim() == 2 and is_packed(name, family)
+        packed = BYTES_PER_WEIGHT.get(quantization or "") if can_pack else None
         total += weight.numel() * (weight.element_size() if packed is None else packed)
     return total
 

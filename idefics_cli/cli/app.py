@@ -22,6 +22,7 @@ from .batch import batch
 from .bench import bench
 from .caption import caption
 from .classify import classify
+from .doctor import doctor
 from .interrupts import INTERRUPTED
 from .output import emit, say_error, use_utf8
 from .run import run
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run, batch, bench):
+for command in (caption, vqa, classify, write, run, batch, doctor, bench):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(templates.app, name="templates")

@@ -26,6 +26,7 @@ from ..shapes.world import describe_foreign
 from ..values import Item, ModelSpec, Request, Result
 from .interrupts import INTERRUPTED, Interrupts
 from .listing import Question, Work, list_lines, list_work
+from .notes import hearing
 from .options import Options
 from .output import Talk, display_name, say
 from .progress import Progress, Tally
@@ -41,12 +42,15 @@ open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_wi
 def ask(images: Sequence[str], question: Question, options: Options) -> None:
     """Answer a question about each image."""
     talk = Talk(options.quiet, options.verbose)
-    answer(list_work(images, question, options, talk), options, talk)
+    with hearing(talk):
+        answer(list_work(images, question, options, talk), options, talk)
 
 
 def ask_lines(path: str, options: Options) -> None:
     """Answer each line of a batch file."""
-    answer(list_lines(path, options), options, Talk(options.quiet, options.verbose))
+    talk = Talk(options.quiet, options.verbose)
+    with hearing(talk):
+        answer(list_lines(path, options), options, talk)
 
 
 def answer(work: Work, options: Options, talk: Talk) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated
 
-from .options import MODEL, OUTPUT, Options, option, with_options
+from .options import MODEL, OUTPUT, Options, flag, option, with_options
 
 PANEL = "Measuring"
 USED = {
@@ -19,6 +19,8 @@ USED = {
         "four_bit",
         "attention",
         "detail",
+        "max_memory",
+        "no_quantized_cache",
         "offline",
     ),
     *("max_new_tokens", "batch_size", "cache_memory", "quiet"),
@@ -62,6 +64,14 @@ def bench(
     repeat: Annotated[
         int, option("--repeat", panel=PANEL, min=1, help="Measure N times and keep the fastest.")
     ] = 1,
+    decoding: Annotated[
+        bool,
+        flag(
+            "--decoding",
+            panel=PANEL,
+            help="Measure instead how fast answers are written, one at a time and --batch-size (16) together.",
+        ),
+    ] = False,
     plot: Annotated[
         str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Draw the bars into a picture.")
     ] = None,
@@ -69,4 +79,5 @@ def bench(
     """Measure this machine and checkpoint against plain transformers scripts."""
     from .measuring import Wanted, run_bench
 
-    run_bench(Wanted(tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights), options)
+    wanted = Wanted(tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights, decoding)
+    run_bench(wanted, options)

@@ -23,13 +23,14 @@ from ..bench.plot import check_plot, draw_plot
 from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
 from ..bench.workloads import WORKLOADS, Workload
 from ..config import Model
-from ..errors import AnswerError, UsageError
+from ..errors import AnswerError, ModelError, UsageError
 from .options import Options
 from .output import Talk, emit, say
 from .settings import choose_cache_bytes, choose_model, choose_spec
 
 DEFAULT_NEW_TOKENS = 10
 DEFAULT_WEIGHTS = "small"
+DECODED_TOKENS, DECODED_ROWS = 64, 16
 
 run_with: ContextVar[Runs] = ContextVar("run_with", default=run_in_child)
 """Who runs the measurements in this context: a child process each, unless a program brings its own way."""
@@ -45,6 +46,7 @@ class Wanted:
     repeat: int
     plot: str | None
     random_weights: str | None
+    decoding: bool
 
 
 def run_bench(wanted: Wanted, options: Options) -> None:
@@ -52,6 +54,9 @@ def run_bench(wanted: Wanted, options: Options) -> None:
     from ..bench.machine import probe
 
     talk = Talk(options.quiet)
+    if wanted.decoding:
+        _run_decoding(wanted, options, talk)
+        return
     _check_names("workload", wanted.workloads, WORKLOADS)
     _check_names("arm", wanted.arms, ARMS)
     plot = Path(wanted.plot) if wanted.plot is not None else None
@@ -90,6 +95,36 @@ def run_bench(wanted: Wanted, options: Options) -> None:
     emit(to_json(lines, setting))
     if failures or (differences and setting.is_exact):
         raise typer.Exit(1)
+
+
+def _run_decoding(wanted: Wanted, options: Options, talk: Talk) -> None:
+    """Measure decoding alone, print its table and its JSON line."""
+    from ..bench.decoding import measure_decoding, tabulate_decoding, to_json
+    from ..bench.machine import PROBE
+    from ..models.devices import is_there
+
+    if wanted.workloads or wanted.arms or wanted.images or wanted.plot:
+        raise UsageError("--decoding has no workloads, arms, images or plot", hint="leave those out")
+    if not is_there(options.device or "auto"):
+        raise ModelError(
+            f"there is no GPU for --device {options.device} here", hint="this measurement needs one"
+        )
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    with _choose_checkpoint(wanted, options, talk) as model:
+        job = Job(
+            choose_spec(model, options),
+            PROBE,
+            "idefics",
+            images=1,
+            new_tokens=options.max_new_tokens or DECODED_TOKENS,
+            batch_size=options.batch_size or DECODED_ROWS,
+            cache_bytes=choose_cache_bytes(options),
+        )
+        runs = [run_with.get()(measure_decoding, job) for _ in range(wanted.repeat)]
+    best = max(runs, key=lambda run: run.speeds[-1].tokens_per_second)
+    emit(tabulate_decoding(model.name, best))
+    emit(to_json(model.name, best))
 
 
 def _check_names(kind: str, names: Collection[str], known: Collection[str]) -> None:

@@ -67,7 +67,11 @@ class Options:
     ] = None
     dtype: Annotated[
         str | None,
-        option("--dtype", panel=MODEL, help="auto (bfloat16 on a GPU), bfloat16, float16 or float32."),
+        option(
+            "--dtype",
+            panel=MODEL,
+            help="auto (bfloat16 on a GPU, what is faster on a CPU), bfloat16, float16 or float32.",
+        ),
     ] = None
     quantize: Annotated[
         Literal["4bit", "8bit", "int8"] | None,
@@ -82,6 +86,18 @@ class Options:
         Literal["low", "medium", "high"] | None,
         option("--detail", panel=MODEL, help="Tiles per image, for models that cut images into tiles."),
     ] = None
+    max_memory: Annotated[
+        str | None,
+        option(
+            "--max-memory",
+            panel=MODEL,
+            metavar="LIST",
+            help="Spread the weights: so much on each GPU, the rest on the CPU, as 0=20GiB,1=20GiB,cpu=60GiB.",
+        ),
+    ] = None
+    no_quantized_cache: Annotated[
+        bool, flag("--no-quantized-cache", panel=MODEL, help="Keep no quantized weights on disk.")
+    ] = False
     offline: Annotated[bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only.")] = False
 
     template: Annotated[

@@ -52,6 +52,8 @@ def choose_spec(model: Model, options: Options) -> ModelSpec:
         device=options.device or model.device or "auto",
         attention=options.attention,
         detail=options.detail,
+        max_memory=choose_max_memory(options),
+        keeps_quantized=not options.no_quantized_cache,
     )
 
 
@@ -81,12 +83,39 @@ def choose_cache_bytes(options: Options) -> int | None:
     """The bytes of --cache-memory, None if it was not given."""
     if options.cache_memory is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]i?)?b?", options.cache_memory.strip(), re.IGNORECASE)
-    if match is None:
+    size = _read_size(options.cache_memory)
+    if size is None:
         raise UsageError(
             f"--cache-memory {options.cache_memory} is not a size", hint="write it as 512MB or 2GB"
         )
-    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+    return size
+
+
+def choose_max_memory(options: Options) -> tuple[tuple[str, int], ...]:
+    """The bytes of each device named in --max-memory; nothing if it was not given."""
+    if options.max_memory is None:
+        return ()
+    budgets: dict[str, int] = {}
+    for part in options.max_memory.split(","):
+        name, _, written = (word.strip() for word in part.partition("="))
+        size = _read_size(written)
+        if size is None or not re.fullmatch(r"cpu|\d{1,3}", name, re.ASCII) or name in budgets:
+            raise UsageError(
+                f"--max-memory {options.max_memory} cannot be read at {part.strip()!r}",
+                hint="write it as 0=20GiB,1=20GiB,cpu=60GiB",
+            )
+        budgets[name] = size
+    if options.device not in (None, "auto") and set(budgets) != {options.device}:
+        raise UsageError(
+            f"--max-memory spreads a model and --device {options.device} does not", hint="give one of them"
+        )
+    return tuple(budgets.items())
+
+
+def _read_size(text: str) -> int | None:
+    """The bytes of a size as people write it, None for what is none."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d+)?) *([kmg]i?)?b?", text.strip(), re.IGNORECASE | re.ASCII)
+    return None if match is None else int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
 def choose_shard(options: Options) -> tuple[int, int]:

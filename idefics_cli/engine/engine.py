@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from ..models.devices import count_free_bytes
+from ..models.devices import count_free_bytes, find_input_device
 from ..models.families.family import Encoded, Family
 from ..models.families.marked import MarkedFamily, Stretch
 from ..values import Decoding
@@ -58,8 +58,9 @@ class Engine:
     def __init__(self, model: Any, family: Family, *, cache_bytes: int | None = None) -> None:
         self._model = model
         self._family = family
-        free = count_free_bytes(model.device)
-        kind = model.device.type if model.device.type in CACHE_SHARE else "cpu"
+        self._device = find_input_device(model)
+        free = count_free_bytes(self._device)
+        kind = self._device.type if self._device.type in CACHE_SHARE else "cpu"
         share = CACHE_SHARE[kind]
         self._store: Store[Any, Any] = Store(int(free * share) if cache_bytes is None else cache_bytes)
         self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
@@ -138,7 +139,7 @@ class Engine:
         self, family: MarkedFamily, prompts: Sequence[Encoded], prefix: Prefix, decoding: Decoding
     ) -> dict[str, Any]:
         """The inputs of `generate` for prompts whose prefix is in the cache."""
-        ids, mask = (one.to(self._model.device) for one in lay_rows(prompts, prefix.length, family.pad_id))
+        ids, mask = (one.to(self._device) for one in lay_rows(prompts, prefix.length, family.pad_id))
         width = ids.shape[1] - prefix.length
         stretches = [Stretch(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
         features = self._features.gather(stretches)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..values import Decoding, FinishReason
 from .answer_text import AnswerText, TextStream
@@ -73,7 +74,8 @@ def generate(
         stream = TextStream(answers[0], on_text, family.stop_ids)
         if decoding.num_beams == 1:
             options["streamer"] = stream
-    devices = [model.device] if model.device.type == "cuda" else []
+    device = find_input_device(model)
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=is_sampled(decoding)):
         if is_sampled(decoding):
             torch.manual_seed(decoding.seed)

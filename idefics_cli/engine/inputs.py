@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.devices import find_input_device
 from ..models.families.family import Encoded
 
 
@@ -38,4 +39,5 @@ def to_model(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 def _to_model(model: Any, value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+    device = find_input_device(model)
+    return value.to(device, model.dtype) if value.is_floating_point() else value.to(device)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.devices import find_input_device
 from ..models.families.family import Encoded
 from ..models.families.marked import MarkedFamily, Stretch
 from .features import Features
@@ -93,7 +94,7 @@ class Prefixes:
         features = self._features.gather([stretch])
         images = self._family.place_images([stretch], cut - base.length, features)
         cache = open_cache(base.layers)
-        device = self._model.device
+        device = find_input_device(self._model)
         self._model(
             input_ids=torch.tensor([encoded.ids[base.length : cut]], device=device),
             position_ids=torch.arange(base.length, cut, device=device)[None],

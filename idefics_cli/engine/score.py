@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..models.families.marked import MarkedFamily, Stretch
 from ..values import Choice, Normalization, Score
@@ -88,7 +89,8 @@ def score_packed(
     row_tokens: int = ROW_TOKENS,
 ) -> list[list[float]]:
     """The score of each label after each prompt. The prompts share the prefix."""
-    ids, mask = (one.to(model.device) for one in lay_rows(prompts, prefix.length, family.pad_id))
+    device = find_input_device(model)
+    ids, mask = (one.to(device) for one in lay_rows(prompts, prefix.length, family.pad_id))
     width = ids.shape[1] - prefix.length
     stretches = [Stretch(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
     seen = features.gather(stretches)
@@ -99,7 +101,7 @@ def score_packed(
     labels_run = 0
     for row in pack(labels, row_tokens):
         count = len(row.tokens)
-        tokens = torch.tensor([row.tokens] * len(prompts), dtype=torch.long, device=model.device)
+        tokens = torch.tensor([row.tokens] * len(prompts), dtype=torch.long, device=device)
         if last is None:
             tokens = torch.cat([ids[:, prefix.length :], tokens], dim=-1)
             images = family.place_images(stretches, width, seen, labels=count)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import ModelError
-from .families.family import Family
+
+if TYPE_CHECKING:
+    from .families.family import Family
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -25,6 +32,21 @@ ATTENTIONS = {
     "flash_attention_2": "flash_attention_2",
 }
 INSIST = "!"
+FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""What /proc/cpuinfo calls a processor's instructions for it: AVX-512, AMX, Arm."""
+WIDE = 2048
+"""From this hidden size on bfloat16 is the faster one with such instructions: measured on an EPYC with AVX512_BF16,
+one row through a layer took 0.9 times as long at 2048 and 0.76 times at 4096, but 1.5 times at 512 and 3 at 192."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device as people know it, and its memory in bytes."""
+
+    name: str
+    kind: str
+    free_bytes: int
+    total_bytes: int
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,10 +67,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def is_there(name: str) -> bool:
+    """Whether there is a device of this kind, found without starting it."""
+    kind = name.partition(":")[0]
+    if kind in ("cuda", "xpu"):
+        return bool(getattr(torch, kind).is_available())
+    return kind != "mps" or torch.backends.mps.is_available()
+
+
 def choose_dtype(name: str, device: torch.device, family: Family) -> torch.dtype:
-    """The named precision; by itself bfloat16 on a GPU, float32 on a CPU. An unsafe one must be insisted on."""
+    """The named precision; by itself bfloat16 on a GPU, the faster one on a CPU. An unsafe one must be insisted on."""
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        if device.type != "cpu":
+            return torch.bfloat16
+        is_wide = int(family.text_config.hidden_size) >= WIDE
+        return torch.bfloat16 if is_wide and has_fast_bfloat16() else torch.float32
     dtype = DTYPES.get(name.removesuffix(INSIST))
     if dtype is None:
         raise ModelError(f"unknown dtype {name!r}", hint="use one of auto, bfloat16, float32, float16")
@@ -71,11 +104,49 @@ def choose_attention(name: str | None, family: Family) -> str:
     return attention
 
 
+@cache
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16 by itself, and not by way of float32."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    return found is not None and not {*FAST_BFLOAT16}.isdisjoint(found[1].split())
+
+
+def find_input_device(model: Any) -> torch.device:
+    """Where a model takes its inputs: where its table of embeddings is, or goes to when it is used."""
+    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    place = getattr(hook, "execution_device", None)
+    own: torch.device = model.device
+    return own if place is None else torch.device(place)
+
+
+def list_devices() -> list[Device]:
+    """All there is to run on, the one that is chosen by itself first."""
+    found: list[Device] = []
+    for kind in ("cuda", "xpu"):
+        driver = getattr(torch, kind)
+        for index in range(driver.device_count() if driver.is_available() else 0):
+            total = int(driver.get_device_properties(index).total_memory)
+            free = count_free_bytes(torch.device(kind, index))
+            found.append(Device(driver.get_device_name(index), f"{kind}:{index}", free, total))
+    if torch.backends.mps.is_available():
+        free = count_free_bytes(torch.device("mps"))
+        found.append(Device("Apple GPU", "mps", free, int(torch.mps.recommended_max_memory())))
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found.append(Device(_name_processor(), "cpu", count_free_bytes(torch.device("cpu")), total))
+    return found
+
+
 def count_free_bytes(device: torch.device) -> int:
     """Memory that could still be had on a device; half of all of it where nobody can tell."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if device.type in ("cuda", "xpu"):
+        driver = getattr(torch, device.type)
+        free = driver.mem_get_info(device)[0]
+        return int(free + driver.memory_reserved(device) - driver.memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
@@ -86,6 +157,14 @@ def count_free_bytes(device: torch.device) -> int:
     except (OSError, ValueError):
         return free
     return max(0, min(free, limit - used))
+
+
+def _name_processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,21 +8,23 @@ Never remote code, never pickles, always the PIL image processors, whatever else
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-import logging
-import os
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from ..errors import ModelError
 from ..values import ModelSpec
+from .chatter import hush_libraries
 from .devices import choose_attention, choose_device, choose_dtype, is_out_of_memory
 from .families import find_family
 from .families.family import Family
 from .families.layout import FAKE_TOKEN
 from .hub import check_folder, source_of, translated
-from .quantization import build_config, check_quantized
+from .placement import place, remove_with, tell_placement
+from .quantization import build_config, check_device, check_quantized
+from .quantized_cache import Entry, discard, find_entry, keep, widen
 from .random_weights import draw_weights, is_random
 
 
@@ -50,7 +52,7 @@ def load_processor(spec: ModelSpec) -> Any:
 def load_config(spec: ModelSpec) -> Any:
     """The config of a checkpoint, its folder or repository checked first."""
     check_folder(spec.checkpoint)
-    _silence()
+    hush_libraries()
     with translated(spec):
         return transformers.AutoConfig.from_pretrained(spec.checkpoint, **source_of(spec))
 
@@ -69,24 +71,28 @@ def open_family(spec: ModelSpec) -> Family:
 def load_model(spec: ModelSpec, family: Family) -> Any:
     """The weights, ready to answer. Every one of them must be in the checkpoint."""
     device = choose_device(spec.device)
+    dtype = choose_dtype(spec.dtype, device, family)
     options: dict[str, Any] = {
-        "dtype": choose_dtype(spec.dtype, device, family),
+        "dtype": dtype,
         "attn_implementation": choose_attention(spec.attention, family),
         "use_safetensors": True,
         "output_loading_info": True,
     }
+    config = {}
     if spec.quantization is not None:
-        options |= {
-            "quantization_config": build_config(spec.quantization, family),
-            "device_map": {"": str(device)},
-        }
+        config["quantization_config"] = build_config(spec.quantization, family)
+        check_device(spec.quantization, device, family)
+    entry = find_entry(spec, family, device, dtype)
     try:
         with translated(spec):
-            model = _read_weights(spec, family, device, options)
-            if spec.quantization is None:
-                model = model.to(device)
-            else:
-                check_quantized(model, family)
+            options |= place(spec, family, device, dtype)
+            model = None if entry is None else _read_kept(entry, family, options)
+            if model is None:
+                model = _read_weights(spec, family, device, options | config)
+                if spec.quantization is not None:
+                    check_quantized(model, family)
+                if entry is not None:
+                    keep(entry, model)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -94,9 +100,30 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
             f"{spec.checkpoint} does not fit into the memory of {device}",
             hint="use --4bit, a smaller --model or another --device",
         ) from error
+    tell_placement(model)
+    remove_with(model, options.get("offload_folder"))
     # What a checkpoint would like to be decoded with is not for the answer to depend on.
     model.generation_config = transformers.GenerationConfig()
     model.eval()
+    return model
+
+
+def _read_kept(entry: Entry, family: Family, options: dict[str, Any]) -> Any:
+    """The quantized weights of an earlier load, None if there are none that can be read."""
+    if not entry.is_there:
+        return None
+    loader: Any = transformers.AutoModelForImageTextToText
+    try:
+        model, report = loader.from_pretrained(entry.folder, trust_remote_code=False, **options)
+        if report["missing_keys"]:
+            raise ModelError(f"{len(report['missing_keys'])} weights are missing")
+        check_quantized(model, family)
+        widen(model, options["dtype"])
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, ModelError) as error:
+        if is_out_of_memory(error):
+            raise
+        discard(entry, next(iter(str(error).splitlines()), type(error).__name__))
+        return None
     return model
 
 
@@ -166,12 +193,3 @@ def _load_generation_config(spec: ModelSpec) -> Any:
         )
     except OSError:
         return None
-
-
-def _silence() -> None:
-    """What transformers has to say goes to people who call it, not to those who call us."""
-    if not os.environ.get("TRANSFORMERS_VERBOSITY"):
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-    for name in ("bitsandbytes", "accelerate"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -8,6 +8,8 @@ there (families.md P27). The lists carry full module names: transformers matches
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +20,44 @@ from ..errors import ModelError
 from .families.family import Family
 
 QUANTIZATIONS = ("4bit", "8bit", "int8")
+_LAYER = re.compile(r"layers\.\d+\.")
+BYTES_PER_WEIGHT = {"4bit": 0.516, "8bit": 1.0, "int8": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a loaded model holds: its quantized modules, their bytes with scales and tables, all other bytes."""
+
+    quantized_modules: int
+    quantized_bytes: int
+    other_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.quantized_bytes + self.other_bytes
+
+
+def check_device(quantization: str, device: torch.device, family: Family) -> None:
+    """Refuse what the library cannot do there, or what has been done to the checkpoint already."""
+    if is_prequantized(family):
+        raise ModelError(
+            f"this checkpoint is quantized already, so --quantize {quantization} cannot be",
+            hint="leave it out",
+        )
+    if quantization == "int8" or find_spec("bitsandbytes") is None:
+        return
+    import bitsandbytes
+
+    able = sorted(bitsandbytes.supported_torch_devices)
+    if device.type not in able:
+        raise ModelError(
+            f"--quantize {quantization} does not work on {device.type}",
+            hint=f"use --device {' or '.join(able)}, or leave --quantize out",
+        )
+
+
+def is_prequantized(family: Family) -> bool:
+    return getattr(family.config, "quantization_config", None) is not None
 
 
 def build_config(quantization: str, family: Family) -> Any:
@@ -50,9 +90,9 @@ def build_config(quantization: str, family: Family) -> Any:
 
 def check_quantized(model: nn.Module, family: Family) -> None:
     """Refuse a model whose language layers were left alone or whose vision tower was not."""
-    quantized = {name for name, module in model.named_modules() if _is_quantized(module)}
-    kept = tuple(f"{name}." for name in family.unquantized)
-    wrongly = sorted(name for name in quantized if f"{name}.".startswith(kept))
+    quantized = list_quantized(model)
+    kept = _match_unquantized(family)
+    wrongly = sorted(name for name in quantized if kept.match(f"{name}."))
     if wrongly:
         raise ModelError(
             f"{wrongly[0]} was quantized, which makes answers worthless",
@@ -66,11 +106,44 @@ def check_quantized(model: nn.Module, family: Family) -> None:
     language = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".layers." in name and not f"{name}.".startswith(kept)
+        if isinstance(module, nn.Linear) and is_packed(f"{name}.weight", family)
     ]
     missed = [name for name in language if name not in quantized]
     if missed and family.batch_limit is None:
         raise ModelError(f"{missed[0]} was not quantized", hint="load it without --quantize and report this")
+
+
+def is_packed(name: str, family: Family) -> bool:
+    """Whether quantization is to take a matrix, by its name: those of the language layers, gated ones included."""
+    return _LAYER.search(name) is not None and not _match_unquantized(family).match(name)
+
+
+def _match_unquantized(family: Family) -> re.Pattern[str]:
+    return re.compile("|".join(rf"(?:{name})\." for name in family.unquantized))
+
+
+def list_quantized(model: nn.Module) -> dict[str, nn.Module]:
+    """The quantized modules by name."""
+    return {name: module for name, module in model.named_modules() if _is_quantized(module)}
+
+
+def count_weights(model: nn.Module) -> Weights:
+    """The bytes of a model's weights as they are held, weights shared by two modules once."""
+    packed = list_quantized(model)
+    inside = tuple(f"{name}." for name in packed)
+    quantized = sum(
+        value.nbytes
+        for module in packed.values()
+        for value in module.state_dict().values()
+        if isinstance(value, torch.Tensor)
+    )
+    others = sum(
+        value.nbytes
+        for values in (model.named_parameters(), model.named_buffers())
+        for name, value in values
+        if not name.startswith(inside)
+    )
+    return Weights(len(packed), quantized, others)
 
 
 def _is_quantized(module: nn.Module) -> bool:

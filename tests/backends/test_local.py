@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from idefics_cli.backends import close_backends, open_backend
+from idefics_cli.backends import close_backends, local, open_backend
 from idefics_cli.backends.local import LocalBackend
 from idefics_cli.errors import AnswerError, ItemError, ModelError, PromptError
 from idefics_cli.values import Answer, Choice, Decoding, Image, ModelSpec, Prompt, Request
@@ -212,6 +213,23 @@ def test_one_backend_is_open_at_a_time() -> None:
         assert first._engine is None
         assert open_backend(spec_of("idefics3")) is second
         assert open_backend(spec_of("idefics")) is not first
+    finally:
+        close_backends()
+
+
+def test_another_model_is_opened_only_after_the_memory_of_the_first_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = open_backend(spec_of("idefics"))
+    first.answer([REQUESTS[0]], IMAGES)
+    assert isinstance(first, LocalBackend)
+    model = weakref.ref(first._model)
+    alive = []
+    load = local.load_model
+    monkeypatch.setattr(local, "load_model", lambda *given: (alive.append(model()), load(*given))[1])
+    try:
+        open_backend(spec_of("idefics2")).answer([REQUESTS[0]], IMAGES)
+        assert alive == [None]
     finally:
         close_backends()
 

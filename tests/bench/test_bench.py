@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import PIL.Image
 import pytest
+import torch
 
 from idefics_cli.bench.measure import Job, Open, open_local
 from idefics_cli.bench.workloads import WORKLOADS
@@ -74,6 +75,43 @@ def test_every_workload_runs_and_the_arms_agree(run: Callable[..., Run], tmp_pat
     assert machine["decoding"]["tokens_per_second"] > 1
     with PIL.Image.open(plot) as picture:
         assert picture.width == 1000
+
+
+def test_decoding_is_measured_alone_and_in_a_batch(run: Callable[..., Run]) -> None:
+    with here():
+        result = run(*TINY, "--decoding", "--max-new-tokens", "4", "--batch-size", "3", "--4bit")
+    assert result.code == 0, result.stderr
+    values = last_line(result)
+    assert values["quantization"] == "4bit"
+    assert [speed["batch_size"] for speed in values["speeds"]] == [1, 3]
+    for speed in values["speeds"]:
+        assert speed["tokens_per_second"] > 1
+        assert speed["first_token_seconds"] > 0
+        assert speed["peak_bytes"] > 1e6
+        # A step of so many rows reads the weights once.
+        steps_per_second = speed["tokens_per_second"] / speed["batch_size"]
+        expected = steps_per_second * values["read_bytes"] / values["copy_bytes"]
+        assert speed["copy_fraction"] == pytest.approx(expected, rel=1e-6)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "tiny (random weights) on cpu, 4bit (float32)"
+    assert lines[3].split("  ")[0] == "batch"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--device", "cuda"), 3, "there is no GPU for --device cuda here; this measurement needs one"),
+        (("--arm", "guide"), 2, "--decoding has no workloads, arms, images or plot; leave those out"),
+    ],
+)
+def test_decoding_says_what_it_needs(
+    words: tuple[str, ...], code: int, message: str, run: Callable[..., Run]
+) -> None:
+    if torch.cuda.is_available() and code == 3:
+        pytest.skip("there is a GPU here")
+    result = run(*TINY, "--decoding", *words)
+    assert (result.code, result.stdout) == (code, "")
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(

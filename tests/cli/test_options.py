@@ -56,6 +56,38 @@ def test_the_file_reaches_commands_within_commands(run: Program, config_file: Pa
     assert '"tokens": 78' in run("models", "info", "smolvlm", "--tokens", "78").stdout
 
 
+def test_memory_by_device_and_the_quantized_cache_reach_the_spec(
+    run: Program, red_circle: Path, config_file: Path
+) -> None:
+    backend = ScriptedBackend()
+    config_file.write_text("no-quantized-cache: true\n")
+    spread = ("--max-memory", "0=20GiB, 1=1.5GB,cpu=60000M")
+    assert run("caption", red_circle, *MODEL, *spread, backend=backend).code == 0
+    assert backend.spec.max_memory == (("0", 20 * 2**30), ("1", 1_500_000_000), ("cpu", 60_000_000_000))
+    assert not backend.spec.keeps_quantized
+    os.environ["IDEFICS_MAX_MEMORY"] = "cpu=1G"
+    assert run("caption", red_circle, *MODEL, "--device", "cpu", backend=backend).code == 0
+    assert backend.spec.max_memory == (("cpu", 10**9),)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--max-memory", "20GB"), "cannot be read at '20GB'; write it as 0=20GiB"),
+        (("--max-memory", "0=20GB,gpu=1GB"), "cannot be read at 'gpu=1GB'"),
+        (("--max-memory", "0=1GB,0=2GB"), "cannot be read at '0=2GB'"),
+        (("--max-memory", "0=much"), "cannot be read at '0=much'"),
+        (("--max-memory", "0=1GB", "--device", "cuda:1"), "--device cuda:1 does not; give one of them"),
+    ],
+)
+def test_memory_that_cannot_be_read_is_told(
+    words: tuple[str, ...], message: str, run: Program, red_circle: Path
+) -> None:
+    result = run("caption", red_circle, *MODEL, *words, backend=ScriptedBackend())
+    assert (result.code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+
+
 def test_several_values_in_one_variable_are_lines(run: Program, red_circle: Path) -> None:
     os.environ["IDEFICS_QUESTION"] = "What is it?\nWhich colour?"
     backend = ScriptedBackend()

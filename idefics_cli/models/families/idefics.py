@@ -64,8 +64,10 @@ class IdeficsFamily(MarkedFamily):
         """Patches of the vision tower, or the latents of the resampler."""
         import torch
 
+        from ..devices import find_input_device
+
         core = model.model
-        values = torch.cat([one.values for one in pixels]).to(core.device, core.dtype)
+        values = torch.cat([one.values for one in pixels]).to(find_input_device(model), core.dtype)
         features = core.vision_model(pixel_values=values).last_hidden_state
         return list(core.perceiver_resampler(features) if self.config.use_resampler else features)
 

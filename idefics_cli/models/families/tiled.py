@@ -66,12 +66,14 @@ class TiledFamily(MarkedFamily):
         """The features of all tiles of each image, in the order of their placeholders."""
         import torch
 
-        core = model.model
-        values = torch.cat([one.values for one in pixels])[None].to(core.device)
+        from ..devices import find_input_device
+
+        core, device = model.model, find_input_device(model)
+        values = torch.cat([one.values for one in pixels])[None].to(device)
         masks = torch.cat(
             [torch.ones_like(one.values[:, 0]) if one.mask is None else one.mask for one in pixels]
         )
-        found = core.get_image_features(values, masks[None].to(core.device), return_dict=True)
+        found = core.get_image_features(values, masks[None].to(device), return_dict=True)
         counts = [one.values.shape[0] * self.tile_tokens for one in pixels]
         return list(torch.split(torch.cat(list(found.pooler_output)), counts))
 

@@ -1,0 +1,133 @@
+"""How fast answers are written, alone and in a batch, and which part of the machine's copy rate that reaches.
+
+A step of decoding reads the weights once, however many rows it serves: those bytes a second are set against what the
+machine copies. The keys and values that a step reads as well are left out, so the share is a little more than told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from dataclasses import asdict, dataclass
+
+from ..backends import Backend, close_backends
+from ..errors import ItemError
+from ..models.devices import choose_device, choose_dtype
+from ..models.loading import open_family
+from .machine import PROBE, count_decoding_bytes, measure_copy_rate, name_device
+from .measure import Job, Open, open_local, read_peak, reset_peak
+from .workloads import compose_work
+
+ROUNDS = 3
+HEADINGS = ("batch", "first token", "tokens/s", "of the copy rate", "peak MB")
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """So many requests at a time: seconds until all have their first token, and tokens a second of all together."""
+
+    batch_size: int
+    first_token_seconds: float
+    tokens_per_second: float
+    copy_fraction: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What was measured. `read_bytes` is what a step reads of the weights."""
+
+    device: str
+    dtype: str
+    quantization: str | None
+    copy_bytes: float
+    read_bytes: float
+    speeds: tuple[Speed, ...]
+
+
+def measure_decoding(job: Job, open_with: Open = open_local) -> Decoding:
+    """One request at a time, then as many as the job has in a batch. Raises ItemError where not even one fits."""
+    family = open_family(job.spec)
+    device = choose_device(job.spec.device)
+    dtype = choose_dtype(job.spec.dtype, device, family)
+    copy_bytes = measure_copy_rate(device)
+    read_bytes = count_decoding_bytes(family, dtype, job.spec.quantization)
+    try:
+        backend = open_with(job)
+        speeds = [
+            _measure(backend, size, job.new_tokens, read_bytes / copy_bytes)
+            for size in sorted({1, job.batch_size})
+        ]
+    finally:
+        close_backends()
+    return Decoding(
+        name_device(device),
+        str(dtype).removeprefix("torch."),
+        job.spec.quantization,
+        copy_bytes,
+        read_bytes,
+        tuple(speeds),
+    )
+
+
+def _measure(backend: Backend, size: int, new_tokens: int, least_seconds: float) -> Speed:
+    """The shortest of several runs; each has pictures of its own, so that no cache answers for the model.
+
+    `least_seconds` is what a step would take at the copy rate.
+    """
+    seeds = itertools.count(2)
+
+    def run(tokens: int) -> tuple[float, int]:
+        work = compose_work(PROBE, backend.style, images=size, new_tokens=tokens, seed=next(seeds))
+        began = time.perf_counter()
+        answers = backend.answer(work.requests, work.images)
+        seconds = time.perf_counter() - began
+        made = 0
+        for answer in answers:
+            if isinstance(answer, ItemError):
+                raise answer
+            made += answer.usage.new_tokens
+        return seconds, made
+
+    run(2)
+    reset_peak()
+    short, begun = min(run(1) for _ in range(ROUNDS))
+    long, made = min(run(1 + new_tokens) for _ in range(ROUNDS))
+    seconds = max(long - short, 1e-9)
+    steps = (made - begun) / size
+    return Speed(size, short, (made - begun) / seconds, least_seconds * steps / seconds, read_peak())
+
+
+def tabulate_decoding(model: str, measured: Decoding) -> str:
+    """The table for people."""
+    held = measured.dtype if measured.quantization is None else f"{measured.quantization} ({measured.dtype})"
+    rows = [
+        HEADINGS,
+        *(
+            (
+                str(speed.batch_size),
+                f"{speed.first_token_seconds * 1000:.0f} ms",
+                f"{speed.tokens_per_second:.1f}",
+                f"{speed.copy_fraction:.0%}",
+                f"{speed.peak_bytes / 1e6:.0f}",
+            )
+            for speed in measured.speeds
+        ),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(
+        [
+            f"{model} on {measured.device}, {held}",
+            f"this machine copies at {measured.copy_bytes / 1e9:.1f} GB/s; "
+            f"a step reads {measured.read_bytes / 1e6:.1f} MB of weights",
+            "",
+            *lines,
+        ]
+    )
+
+
+def to_json(model: str, measured: Decoding) -> str:
+    """Everything measured, on one line."""
+    return json.dumps({"model": model, **asdict(measured)}, ensure_ascii=False)

@@ -1,0 +1,52 @@
+"""From the words of `idefics doctor` to its lines. Imported when the command runs, never for `--help`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import typer
+
+from ..doctor.answers import check_answers
+from ..doctor.check import Check
+from ..doctor.machine import check_machine
+from .notes import hearing
+from .options import Options
+from .output import Talk, emit, one_line
+
+
+def run_checks(options: Options, *, is_quick: bool, is_json: bool) -> None:
+    """Print each check as it is made, or all as JSON. Raises typer.Exit(1) if one of them is broken."""
+    is_offline = options.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    done: list[Check] = []
+    with hearing(Talk()):
+        for check in _list_checks(options.device or "auto", is_offline=is_offline, is_quick=is_quick):
+            done.append(check)
+            if not is_json:
+                hint = f"; {check.hint}" if check.hint else ""
+                emit(one_line(f"{check.state:<7}  {check.name:<15}  {check.text}{hint}"))
+    is_sound = all(check.state != "broken" for check in done)
+    if is_json:
+        emit(
+            json.dumps(
+                {"is_sound": is_sound, "checks": [asdict(check) for check in done]}, ensure_ascii=False
+            )
+        )
+    if not is_sound:
+        raise typer.Exit(1)
+
+
+def _list_checks(device: str, *, is_offline: bool, is_quick: bool) -> Iterator[Check]:
+    if is_offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    can_run = True
+    for check in check_machine(is_offline=is_offline):
+        can_run = can_run and not (check.name == "devices" and check.state == "broken")
+        yield check
+    if is_quick or not can_run:
+        reason = "not run, as --quick says" if is_quick else "not run: torch cannot be used"
+        yield Check("model", "skipped", reason)
+        return
+    yield from check_answers(device)

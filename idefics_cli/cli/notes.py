@@ -1,0 +1,36 @@
+"""What the layers below have to say while they work, as talk: they write to the log of the package and never print."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .output import Talk
+
+PACKAGE = __name__.partition(".")[0]
+
+
+@contextmanager
+def hearing(talk: Talk) -> Iterator[None]:
+    """Within, notes and warnings go to stderr unless quiet, details only when verbose."""
+    log = logging.getLogger(PACKAGE)
+    handler = _Listener(talk)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+
+class _Listener(logging.Handler):
+    def __init__(self, talk: Talk) -> None:
+        super().__init__()
+        self._talk = talk
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = self._talk.detail if record.levelno < logging.INFO else self._talk.note
+        say(record.getMessage())

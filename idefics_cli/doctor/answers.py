@@ -1,0 +1,134 @@
+"""Whether this machine computes what it should: the embedded checkpoint asked what is known, in each precision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from ..backends.local import LocalBackend
+from ..config import PACKAGE, SHAPES, resolve_model
+from ..errors import IdeficsError, ItemError
+from ..images import Limits, load
+from ..prompts import compose
+from ..templates import load_template
+from ..values import Answer, Item, ModelSpec
+from .check import Check, show_bytes
+
+SAMPLES = PACKAGE / "shapes" / "samples"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question about a sample, and its answer."""
+
+    template: str
+    image: str
+    truth: str
+    fields: tuple[tuple[str, str], ...] = ()
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A way to hold the weights, and what must be installed for it."""
+
+    name: str
+    dtype: str = "auto"
+    quantization: str | None = None
+    needs: str | None = None
+    hint: str = ""
+
+
+PROBES = (
+    Probe("caption", "red-circle.png", "A red circle on a white background."),
+    Probe("vqa", "blue-star.png", "yellow", (("question", "What colour is the background?"),)),
+    Probe(
+        "classify-photo", "green-triangle.png", "triangle", choices=("circle", "square", "triangle", "star")
+    ),
+)
+PRECISIONS = (
+    Precision("float32", "float32"),
+    Precision("bfloat16", "bfloat16"),
+    Precision("4bit", quantization="4bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
+    Precision("8bit", quantization="8bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
+    Precision("int8", quantization="int8", needs="optimum.quanto", hint="pip install 'idefics-cli[int8]'"),
+)
+
+
+def check_answers(device: str) -> Iterator[Check]:
+    """Ask in one precision after the other."""
+    for precision in PRECISIONS:
+        yield _check(precision, device)
+
+
+def _check(precision: Precision, device: str) -> Check:
+    name = f"model, {precision.name}"
+    if precision.needs is not None and not _is_installed(precision.needs):
+        return Check(name, "skipped", f"{precision.needs} is not installed", precision.hint)
+    spec = ModelSpec(
+        resolve_model(SHAPES).checkpoint,
+        dtype=precision.dtype,
+        quantization=precision.quantization,
+        device=device,
+        keeps_quantized=False,
+    )
+    began = time.perf_counter()
+    backend = None
+    try:
+        backend = LocalBackend(spec)
+        weights = backend.count_weights()
+        images = {probe.image: load(str(SAMPLES / probe.image), Limits()) for probe in PROBES}
+        requests = [
+            compose(
+                load_template(probe.template),
+                backend.style,
+                Item(probe.image, (probe.image,), probe.fields),
+                task=probe.template,
+                choices=probe.choices,
+            )
+            for probe in PROBES
+        ]
+        answers = backend.answer(requests, images)
+    except IdeficsError as error:
+        return Check(name, "broken", str(error), "nothing can be asked in this precision")
+    finally:
+        if backend is not None:
+            backend.close()
+    wrong = [
+        f"{probe.image} is {_read(answer)!r} and not {probe.truth!r}"
+        for probe, answer in zip(PROBES, answers, strict=True)
+        if _read(answer) != probe.truth
+    ]
+    seconds = time.perf_counter() - began
+    values = {
+        "right": len(PROBES) - len(wrong),
+        "asked": len(PROBES),
+        "quantized_modules": weights.quantized_modules,
+        "quantized_bytes": weights.quantized_bytes,
+        "weights_bytes": weights.total_bytes,
+        "seconds": round(seconds, 3),
+    }
+    if wrong:
+        hint = "do not trust answers in this precision on this machine"
+        return Check(name, "broken", "; ".join(wrong), hint, values)
+    packed = (
+        f"{weights.quantized_modules} modules quantized to {show_bytes(weights.quantized_bytes)}, "
+        if weights.quantized_modules
+        else ""
+    )
+    text = (
+        f"{len(PROBES)} answers right, {packed}{show_bytes(weights.total_bytes)} of weights, {seconds:.1f} s"
+    )
+    return Check(name, "ok", text, values=values)
+
+
+def _read(answer: Answer | ItemError) -> str:
+    return answer.text.strip() if isinstance(answer, Answer) else str(answer)
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module could be imported; its package may be missing altogether."""
+    parent = module.partition(".")[0]
+    return find_spec(parent) is not None and find_spec(module) is not None

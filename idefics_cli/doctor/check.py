@@ -1,0 +1,29 @@
+"""One thing that was looked at, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["ok", "hint", "broken", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`text` is one line for people, `hint` what would make it better, `values` the figures for programs."""
+
+    name: str
+    state: State
+    text: str
+    hint: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def show_bytes(size: float) -> str:
+    """Bytes as people read them, in powers of ten as models.yaml has them."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,209 @@
+"""The machine and the installation: versions, devices, disk, caches, settings, token, network.
+
+Nothing here loads a model; torch is imported to ask it for devices. A token is looked for and never read out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from packaging.requirements import Requirement
+
+from .. import __version__
+from ..config import (
+    SHAPES,
+    find_downloaded,
+    hub_cache,
+    load_models,
+    template_folders,
+    user_cache,
+    user_folder,
+)
+from ..errors import IdeficsError
+from ..templates import load_template, template_names
+from .check import Check, show_bytes
+
+DISTRIBUTION = "idefics-cli"
+SHOWN = ("torch", "transformers", "bitsandbytes", "accelerate")
+HUB = "https://huggingface.co"
+TIMEOUT_SECONDS = 3.0
+ROOM_BYTES = 20e9
+"""An 8B checkpoint in bfloat16 takes 17 GB on disk."""
+FEW_BYTES = 2e9
+
+
+def check_machine(*, is_offline: bool) -> Iterator[Check]:
+    """Look at one thing after the other."""
+    yield check_versions()
+    devices = check_devices()
+    yield devices
+    if devices.state != "broken":
+        yield check_memory()
+        yield check_caches()
+    yield from (check_disk(), check_settings(), check_token(), check_network(is_offline=is_offline))
+
+
+def check_versions() -> Check:
+    """Whether all that the program needs is installed, and new enough."""
+    try:
+        wanted = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
+    except metadata.PackageNotFoundError:
+        wanted = [Requirement(name) for name in SHOWN]
+    found: dict[str, str] = {}
+    problems = []
+    for one in wanted:
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found[one.name] = metadata.version(one.name)
+        except metadata.PackageNotFoundError:
+            problems.append(f"{one.name} is not installed")
+            continue
+        if not one.specifier.contains(found[one.name], prereleases=True):
+            problems.append(f"{one.name} {found[one.name]} is not {one.specifier}")
+    python = ".".join(map(str, sys.version_info[:3]))
+    values = {"idefics": __version__, "python": python, **found}
+    if problems:
+        return Check(
+            "versions", "broken", ", ".join(problems), f"pip install --upgrade {DISTRIBUTION}", values
+        )
+    named = ", ".join(f"{name} {found[name]}" for name in SHOWN if name in found)
+    return Check("versions", "ok", f"idefics {__version__}, python {python}, {named}", values=values)
+
+
+def check_devices() -> Check:
+    """What there is to run on, the one chosen by itself first."""
+    try:
+        from ..models.devices import has_fast_bfloat16, list_devices
+
+        devices = list_devices()
+    except (ImportError, OSError) as error:
+        return Check("devices", "broken", f"torch cannot be used ({error})", "install it again")
+    values = {
+        "devices": [
+            {"name": one.name, "kind": one.kind, "free_bytes": one.free_bytes, "total_bytes": one.total_bytes}
+            for one in devices
+        ],
+        "has_fast_bfloat16": has_fast_bfloat16(),
+    }
+    text = ", ".join(f"{one.kind} ({one.name}, {show_bytes(one.total_bytes)})" for one in devices)
+    if devices[0].kind != "cpu":
+        return Check("devices", "ok", text, values=values)
+    if shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists():
+        hint = "there is an NVIDIA card that torch does not see: install torch with CUDA (pytorch.org) and a driver"
+        return Check("devices", "hint", text, hint, values)
+    return Check("devices", "ok", text, "a GPU would be many times faster", values)
+
+
+def check_memory() -> Check:
+    """What is free on the device that is chosen by itself."""
+    from ..models.devices import list_devices
+
+    first = list_devices()[0]
+    text = f"{show_bytes(first.free_bytes)} free of {show_bytes(first.total_bytes)} on {first.kind}"
+    hint = "close other programs, or use smolvlm-256m or --4bit" if first.free_bytes < FEW_BYTES else ""
+    values = {"kind": first.kind, "free_bytes": first.free_bytes, "total_bytes": first.total_bytes}
+    return Check("memory", "hint" if hint else "ok", text, hint, values)
+
+
+def check_disk() -> Check:
+    """Room for checkpoints, and whether they could be written at all."""
+    folder = _find_parent(hub_cache())
+    free = shutil.disk_usage(folder).free
+    text = f"{show_bytes(free)} free for checkpoints in {hub_cache()}"
+    values = {"folder": str(hub_cache()), "free_bytes": free}
+    if not os.access(folder, os.W_OK) or not folder.is_dir():
+        return Check(
+            "disk", "hint", f"{folder} cannot be written", "set HF_HOME to a folder of yours", values
+        )
+    if free < ROOM_BYTES:
+        return Check(
+            "disk", "hint", text, "an 8B checkpoint takes 17 GB; HF_HOME may name another disk", values
+        )
+    return Check("disk", "ok", text, values=values)
+
+
+def check_caches() -> Check:
+    """What downloads and quantized weights take up, and which checkpoint would be used."""
+    from ..models.quantized_cache import list_entries
+
+    downloaded = _count_bytes(hub_cache())
+    kept = list(list_entries())
+    size = sum(one for _, one in kept)
+    best = find_downloaded()
+    text = (
+        f"{show_bytes(downloaded)} downloaded, {len(kept)} quantized checkpoints of {show_bytes(size)} "
+        f"in {user_cache()}"
+    )
+    values = {
+        "downloaded_bytes": downloaded,
+        "quantized": [{"folder": str(folder), "bytes": one} for folder, one in kept],
+        "best_downloaded": best.name if best else None,
+    }
+    hint = "" if best else f"no checkpoint is downloaded yet; `--model {SHAPES}` is built in"
+    return Check("caches", "ok" if best else "hint", text, hint, values)
+
+
+def check_settings() -> Check:
+    """Whether the user's own models and templates can be read."""
+    try:
+        models = load_models()
+        names = template_names()
+        for name in names:
+            load_template(name)
+    except IdeficsError as error:
+        return Check("settings", "broken", str(error), "correct or remove that file")
+    own = sum(1 for _ in template_folders()[0].glob("*.yaml"))
+    text = f"{len(models)} models and {len(names)} templates, {own} of them yours, in {user_folder()}"
+    return Check("settings", "ok", text, values={"models": len(models), "templates": len(names), "own": own})
+
+
+def check_token() -> Check:
+    """Whether there is a token for the hub. Its value is nobody's business."""
+    path = Path(os.environ.get("HF_TOKEN_PATH") or hub_cache().parent / "token").expanduser()
+    is_there = any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or path.is_file()
+    text = "there is a token for the hub" if is_there else "no token for the hub; gated checkpoints need one"
+    return Check("token", "ok", text, "" if is_there else "`hf auth login`", {"is_there": is_there})
+
+
+def check_network(*, is_offline: bool) -> Check:
+    """Whether the hub can be reached: one short request."""
+    endpoint = os.environ.get("HF_ENDPOINT") or HUB
+    values: dict[str, Any] = {"endpoint": endpoint}
+    if is_offline:
+        return Check("network", "skipped", "not asked, as --offline says", values=values)
+    try:
+        answer = httpx2.head(endpoint, timeout=TIMEOUT_SECONDS, follow_redirects=True)
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        hint = "what is downloaded works without it; HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy"
+        return Check("network", "hint", f"{endpoint} cannot be reached ({reason})", hint, values)
+    values["status"] = answer.status_code
+    if answer.status_code >= 500:
+        return Check("network", "hint", f"{endpoint} answers {answer.status_code}", "try again later", values)
+    return Check("network", "ok", f"{endpoint} answers", values=values)
+
+
+def _find_parent(folder: Path) -> Path:
+    """The folder itself or the nearest above it that is there."""
+    return next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+
+
+def _count_bytes(folder: Path) -> int:
+    """The bytes of all files below; links, as snapshots of the hub are, take up nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            try:
+                total += 0 if os.path.islink(path) else os.path.getsize(path)
+            except OSError:
+                continue  # removed meanwhile
+    return total

@@ -1,0 +1,66 @@
+"""What the libraries underneath say: chatter is dropped, a real warning is passed on, once and in one line.
+
+It goes to the log of this package, which the command line shows on stderr. Who sets TRANSFORMERS_VERBOSITY hears
+transformers as it is.
+"""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+import transformers
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("transformers", "accelerate", "bitsandbytes", "optimum")
+CHATTER = re.compile(
+    "|".join(
+        (
+            r"MatMul8bitLt: inputs will be cast",  # once a layer and token, with every 8-bit model
+            r"from kernels-community",  # code from a hub is never run
+            r"LOAD REPORT",  # missing weights are an error of ours; those of no use harm nobody
+            r"parameters are on the meta device",  # said by us, where weights wait on the CPU or on disk
+            r"generation flags are not valid|Setting `pad_token_id`",  # the decoding is ours altogether
+            r"model of type .* to instantiate a model of type",  # families share their configs
+            r"[Tt]he tokenizer class you load|Special tokens have been added|legacy|incorrect regex pattern",
+            r"longer than the specified maximum sequence length",  # lengths are checked by us
+            r"image processor of type|use_fast|slow image processor",  # always the PIL ones, on purpose
+        )
+    )
+)
+
+
+def hush_libraries() -> None:
+    """From now on the libraries are heard through this module only."""
+    if not os.environ.get("TRANSFORMERS_VERBOSITY"):
+        transformers.logging.set_verbosity_warning()
+        transformers.logging.disable_default_handler()
+        transformers.logging.disable_progress_bar()
+    for name in LIBRARIES:
+        library = logging.getLogger(name)
+        if os.environ.get("TRANSFORMERS_VERBOSITY") and name == "transformers":
+            continue
+        library.propagate = False
+        if not any(isinstance(handler, _Relay) for handler in library.handlers):
+            library.addHandler(_Relay())
+
+
+class _Relay(logging.Handler):
+    """Passes on warnings that are not chatter, each text once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if CHATTER.search(text):
+            return
+        line = " ".join(text.split())
+        if line not in self._said:
+            self._said.add(line)
+            log.warning("%s: %s", record.name.partition(".")[0], line)
