@@ -17,15 +17,7 @@ import httpx2
 from packaging.requirements import Requirement
 
 from .. import __version__
-from ..config import (
-    SHAPES,
-    find_downloaded,
-    hub_cache,
-    load_models,
-    template_folders,
-    user_cache,
-    user_folder,
-)
+from ..config import SHAPES, hub_cache, load_models, template_folders, user_cache, user_folder
 from ..errors import IdeficsError
 from ..templates import load_template, template_names
 from .check import Check, show_bytes
@@ -131,13 +123,14 @@ def check_disk() -> Check:
 
 
 def check_caches() -> Check:
-    """What downloads and quantized weights take up, and which checkpoint would be used."""
+    """What downloads and quantized weights take up, and which checkpoints are here."""
+    from ..models.catalog import list_catalog
     from ..models.quantized_cache import list_entries
 
     downloaded = _count_bytes(hub_cache())
     kept = list(list_entries())
     size = sum(one for _, one in kept)
-    best = find_downloaded()
+    here = [one.model.name for one in list_catalog() if one.is_downloaded and one.model.name != SHAPES]
     text = (
         f"{show_bytes(downloaded)} downloaded, {len(kept)} quantized checkpoints of {show_bytes(size)} "
         f"in {user_cache()}"
@@ -145,10 +138,10 @@ def check_caches() -> Check:
     values = {
         "downloaded_bytes": downloaded,
         "quantized": [{"folder": str(folder), "bytes": one} for folder, one in kept],
-        "best_downloaded": best.name if best else None,
+        "checkpoints": here,
     }
-    hint = "" if best else f"no checkpoint is downloaded yet; `--model {SHAPES}` is built in"
-    return Check("caches", "ok" if best else "hint", text, hint, values)
+    hint = "" if here else f"no checkpoint is downloaded yet; `--model {SHAPES}` is built in"
+    return Check("caches", "ok" if here else "hint", text, hint, values)
 
 
 def check_settings() -> Check:
