@@ -143,7 +143,7 @@ class LocalBackend:
         encoded = self._encode(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
-            return _Task(request, encoded, Continuation(encoded, request.decoding))
+            return _Task(request, encoded, Continuation(encoded, request.decoding, request.is_kept))
         ranking = self._split(request, encoded, images)
         if request.normalize != "pmi":
             return _Task(request, encoded, ranking)
