@@ -59,6 +59,14 @@ def list_sources(prompt: Prompt) -> tuple[str, ...]:
     return tuple(part.source for message in prompt for part in message.parts if isinstance(part, ImagePart))
 
 
+def drop_images(prompt: Prompt) -> Prompt:
+    """The words of a prompt alone."""
+    return tuple(
+        Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart)))
+        for message in prompt
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """How an answer is drawn; the key by which requests may share a batch. Greedy unless `temperature` > 0."""
@@ -174,6 +182,8 @@ class ModelSpec:
     device: str = "auto"
     attention: str | None = None
     detail: str | None = None
+    server: str | None = None
+    """The address of the server that runs it, under the name `checkpoint`; None for this machine."""
 
 
 @dataclass(frozen=True, slots=True)

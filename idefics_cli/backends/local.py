@@ -16,12 +16,13 @@ import torch
 
 from ..engine.engine import Engine, Work
 from ..engine.generate import Continuation
-from ..engine.score import Ranking, normalize, rank, split_labels
+from ..engine.ranking import normalize, rank
+from ..engine.score import Ranking, split_labels
 from ..engine.within_memory import Done, free_memory, run_all
 from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.loading import load_model, open_family
-from ..values import Answer, Image, ImagePart, ModelSpec, Prompt, Request, Style, Usage, list_sources
+from ..values import Answer, Image, ModelSpec, Request, Style, Usage, drop_images, list_sources
 from . import DEFAULT_BATCH_SIZE, Preview
 
 PRIORS = 64
@@ -153,7 +154,7 @@ class LocalBackend:
                 code="no_image",
                 hint="rank with --normalize none or tokens",
             )
-        blind = replace(request, prompt=_without_images(request), images=())
+        blind = replace(request, prompt=drop_images(request.prompt), images=())
         return _Task(request, encoded, ranking, self._split(blind, self._encode(blind, images), images))
 
     def _split(self, request: Request, encoded: Encoded, images: Mapping[str, Image]) -> Ranking:
@@ -189,13 +190,6 @@ class LocalBackend:
             usage=usage,
             seconds=done.seconds,
         )
-
-
-def _without_images(request: Request) -> Prompt:
-    return tuple(
-        replace(message, parts=tuple(part for part in message.parts if not isinstance(part, ImagePart)))
-        for message in request.prompt
-    )
 
 
 def _prior_key(prior: Ranking) -> PriorKey:

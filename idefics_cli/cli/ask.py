@@ -101,8 +101,10 @@ def _open_run(
     interrupts: Interrupts,
 ) -> Generator[Result]:
     batch_size = options.batch_size or DEFAULT_BATCH_SIZE
-    cache_bytes = choose_cache_bytes(options)
-    backend = open_with.get(partial(_open_backend, cache_bytes=cache_bytes))(spec, batch_size)
+    open_one = partial(
+        _open_backend, cache_bytes=choose_cache_bytes(options), timeout_seconds=options.server_timeout
+    )
+    backend = open_with.get(open_one)(spec, batch_size)
     return run(
         items,
         lambda item: work.words(item, backend.style),
@@ -121,8 +123,10 @@ def _open_run(
     )
 
 
-def _open_backend(spec: ModelSpec, batch_size: int, *, cache_bytes: int | None) -> Backend:
-    return open_backend(spec, batch_size=batch_size, cache_bytes=cache_bytes)
+def _open_backend(
+    spec: ModelSpec, batch_size: int, *, cache_bytes: int | None, timeout_seconds: float | None
+) -> Backend:
+    return open_backend(spec, batch_size=batch_size, cache_bytes=cache_bytes, timeout_seconds=timeout_seconds)
 
 
 def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str, object]:
@@ -135,6 +139,7 @@ def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str
         "detail": spec.detail,
         "background": limits.background,
         "full_text": options.full_text,
+        **({"server": True} if spec.server else {}),
     }
 
 

@@ -15,8 +15,25 @@ from ..values import Decoding, ModelSpec
 from .options import Options
 from .output import Talk
 
+_LOCAL = (
+    "revision",
+    "device",
+    "dtype",
+    "quantize",
+    "four_bit",
+    "attention",
+    "detail",
+    "offline",
+    "cache_memory",
+)
+"""What only a model of this machine can be told."""
+
 
 def choose_model(options: Options, talk: Talk) -> Model:
+    if options.server is not None:
+        return _choose_remote_model(options, talk)
+    if options.server_timeout is not None:
+        raise UsageError("--server-timeout needs --server", hint="--timeout is for fetching images")
     if options.model is not None:
         return resolve_model(options.model)
     model = find_downloaded()
@@ -26,7 +43,29 @@ def choose_model(options: Options, talk: Talk) -> Model:
     return model
 
 
+def _choose_remote_model(options: Options, talk: Talk) -> Model:
+    from ..backends.connection import parse_server
+
+    server = parse_server(options.server or "")
+    if idle := [name for name in _LOCAL if getattr(options, name) not in (None, False)]:
+        flags = ", ".join("--4bit" if name == "four_bit" else f"--{name.replace('_', '-')}" for name in idle)
+        raise UsageError(f"{flags} cannot be told to a server", hint="leave it out with --server")
+    if options.style == "completion":
+        raise UsageError("a server is asked in chat only", hint="leave --style completion out with --server")
+    if options.model is not None:
+        return Model(options.model, options.model)
+    from ..backends.remote import find_model
+
+    name = find_model(server)
+    talk.note(f"using {name}, the first model of the server (--model names another)")
+    return Model(name, name)
+
+
 def choose_spec(model: Model, options: Options) -> ModelSpec:
+    if options.server is not None:
+        from ..backends.connection import parse_server
+
+        return ModelSpec(model.checkpoint, style="chat", server=parse_server(options.server))
     if options.four_bit and options.quantize not in (None, "4bit"):
         raise UsageError(
             f"--4bit and --quantize {options.quantize} contradict each other", hint="give one of them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_a_turn_goes_on_from_the_answer_before_it(kind: str, decoding: Decoding)
     family, model = opened(kind)
     turns = [[FIRST, "What is this?"], ["And who?"], [SECOND, THIRD, "Is it red?"], ["Why?"], [FOURTH]]
     asked = converse(Engine(model, family), kind, turns, decoding)
-    for before, (row, outcome) in zip(asked[:-1], asked[1:], strict=True):
+    for before, (row, outcome) in pairwise(asked):
         assert outcome.shared_tokens == count_known(before, row)
         assert outcome.shared_tokens >= len(before[0].ids)
         # Where an answer reads back as the tokens it was made of, nothing of it is run again.
