@@ -28,6 +28,7 @@ def isolated_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ[name]
     os.environ |= {
         "IDEFICS_CONFIG_DIR": str(home / "config"),
+        "IDEFICS_STATE_DIR": str(home / "state"),
         "HF_HOME": str(home / "hub"),
         "HF_HUB_OFFLINE": "1",
     }

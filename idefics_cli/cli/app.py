@@ -21,6 +21,7 @@ from . import templates
 from .batch import batch
 from .bench import bench
 from .caption import caption
+from .chat import chat
 from .classify import classify
 from .interrupts import INTERRUPTED
 from .output import emit, say_error, use_utf8
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run, batch, bench):
+for command in (caption, vqa, classify, write, run, batch, chat, bench):
     app.command()(command)
 app.add_typer(templates.app, name="templates")
 

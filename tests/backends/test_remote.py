@@ -172,7 +172,7 @@ def test_one_that_fails_fails_alone(server: OpenAIServer, folder: Path, run: Com
         "--batch-size",
         "1",
         "--server-timeout",
-        "0.5",
+        "3",
         "--model",
         "vl",
     )
