@@ -97,7 +97,7 @@ def _show(value: object) -> str:
 def _list_commands(session: Session, argument: str) -> str:
     lines = [(f"/{one.name} {one.argument}".rstrip(), one.help) for one in COMMANDS.values()]
     lines += [
-        ("Alt-Enter", "a new line within the message (Ctrl-J too)"),
+        ("Alt-Enter", "a new line within the message"),
         ("Ctrl-C", "stop the reply; what was said stays"),
         ("Ctrl-D", "end"),
     ]

@@ -146,12 +146,14 @@ def find_paragraph_end(text: str) -> int:
 def _bind_keys() -> KeyBindings:
     keys = KeyBindings()
 
+    # Ctrl-J is Enter as well: so a terminal hands on an Enter that was typed ahead, during a reply.
     @keys.add("enter")
+    @keys.add("c-j")
     def send(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
     @keys.add("escape", "enter")
-    @keys.add("c-j")
+    @keys.add("escape", "c-j")
     def begin_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
