@@ -203,7 +203,7 @@ class RemoteBackend:
 
     async def _encode(self, image: Image) -> str:
         """The image as a data URL, the same for the same pixels."""
-        url = self._pictures.pop(image.digest, None) or await asyncio.to_thread(_encode, image)
+        url = self._pictures.pop(image.digest, "") or await asyncio.to_thread(_encode, image)
         self._pictures[image.digest] = url
         while len(self._pictures) > 1 and sum(map(len, self._pictures.values())) > PICTURE_CACHE_BYTES:
             self._pictures.popitem(last=False)

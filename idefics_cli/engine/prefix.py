@@ -85,7 +85,8 @@ class Prefixes:
         )
         prefix = Prefix(len(columns), layers, prompt_units=prompt_units)
         for kind, former in self._store.list_keys():
-            asked = self._store.find((kind, former)).prompt_units if kind == "prefix" else 0
+            known: Prefix | None = self._store.find((kind, former)) if kind == "prefix" else None
+            asked = known.prompt_units if known is not None else 0
             if asked and _begins(units, former[:asked]):
                 self._store.drop((kind, former))
         self._store.keep(("prefix", units), prefix, _count_bytes(prefix))

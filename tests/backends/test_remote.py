@@ -17,6 +17,7 @@ import pytest
 from idefics_cli.backends import close_backends, connection
 from tests.backends.openai_server import (
     OpenAIServer,
+    Trouble,
     close_early,
     fail,
     hang,
@@ -140,13 +141,14 @@ def test_a_batch_mixes_tasks(server: OpenAIServer, folder: Path, run: Command, t
 
 
 def test_it_tries_again_where_that_may_help(server: OpenAIServer, folder: Path, run: Command) -> None:
-    for troubles in (
+    cases: list[list[Trouble]] = [
         [fail(500), fail(503)],
         [fail(429, **{"Retry-After": "0"})],
         [close_early],
         [lambda page: say(page, 200, b"{garbage")],
         [lambda page: page.answer(200, {"Content-Type": "text/html", "Content-Length": "3"}, b"<p>")],
-    ):
+    ]
+    for troubles in cases:
         server.troubles = troubles
         result = run("caption", folder / "00.png", "--model", "vl")
         assert (result.code, result.stdout) == (0, "I see red 20x10 in turn 1.\n"), result.stderr

@@ -71,7 +71,13 @@ def count_known(before: tuple[Encoded, Outcome], after: Encoded) -> int:
 )  # fmt: skip
 def test_a_turn_goes_on_from_the_answer_before_it(kind: str, decoding: Decoding) -> None:
     family, model = opened(kind)
-    turns = [[FIRST, "What is this?"], ["And who?"], [SECOND, THIRD, "Is it red?"], ["Why?"], [FOURTH]]
+    turns: list[list[str | Image]] = [
+        [FIRST, "What is this?"],
+        ["And who?"],
+        [SECOND, THIRD, "Is it red?"],
+        ["Why?"],
+        [FOURTH],
+    ]
     asked = converse(Engine(model, family), kind, turns, decoding)
     for before, (row, outcome) in pairwise(asked):
         assert outcome.shared_tokens == count_known(before, row)
@@ -167,9 +173,9 @@ def test_a_longer_conversation_takes_the_place_of_the_shorter() -> None:
     family, model = opened("idefics3")
     engine = Engine(model, family)
     asked = converse(engine, "idefics3", [[FIRST, "Who?"], *[["And?"]] * 4])
-    kept = [key for key in engine._store.list_keys() if key[0] == "prefix"]
-    assert sum(engine._store.find(key).prompt_units > 0 for key in kept) == 1
-    assert max(engine._store.find(key).length for key in kept) > len(asked[-1][0].ids)
+    kept: list[Any] = [engine._store.find(key) for key in engine._store.list_keys() if key[0] == "prefix"]
+    assert sum(prefix.prompt_units > 0 for prefix in kept) == 1
+    assert max(prefix.length for prefix in kept) > len(asked[-1][0].ids)
     small = Engine(model, family, cache_bytes=0)
     for before, after in zip(
         asked, converse(small, "idefics3", [[FIRST, "Who?"], *[["And?"]] * 4]), strict=True
