@@ -23,7 +23,7 @@ import pytest
 from idefics_cli.cli.terminal import find_paragraph_end
 from tests.scripted_program import COMMAND, ROOT
 
-SECONDS = 120
+SECONDS = 60
 """A busy machine takes long to start a program."""
 _CODES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)")
 
@@ -116,7 +116,7 @@ def test_a_conversation_with_all_its_commands(
     screen.type(f"/image {second}\r")
     screen.wait_for("an image goes with the next message")
     screen.type("/image none.png\r")
-    screen.wait_for("none.png does not exist")
+    screen.wait_for("none.png cannot be read")
     screen.type("And now?\r")
     assert "after 2 replies" in screen.wait_for("1 saw a.png, b.png")
 
