@@ -39,8 +39,8 @@ def chat(
 
     On a terminal: Enter sends, Alt-Enter begins a new line, /help lists commands, Ctrl-C stops a reply, Ctrl-D ends.
 
-    From a pipe: one question a line, one answer a line; line breaks in an answer become spaces, a question without an
-    answer has an empty line. Lines are questions only, never commands.
+    From a pipe: one question a line, one answer a line, an empty one where it failed. Lines are never commands, and
+    line breaks in an answer become spaces.
     """
     from .dialogue import converse
 

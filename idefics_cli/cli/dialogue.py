@@ -26,7 +26,7 @@ from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
 from .interrupts import INTERRUPTED
 from .options import Options
-from .output import Talk, emit, one_line, say_error
+from .output import Talk, emit, is_terminal, one_line, say_error
 from .settings import choose_limits, choose_model, choose_spec, given_decoding
 
 
@@ -48,7 +48,7 @@ def converse(images: Sequence[str], options: Options, *, system: str | None, sav
     if system is not None:
         session.set_system(system)
     session.add_images(list(expand(images, recursive=False)))
-    if options.format is None and _is_terminal():
+    if options.format is None and is_terminal():
         from .terminal import Terminal
 
         with _ending_at_sigterm():
@@ -109,10 +109,6 @@ def tell_more(result: Result, talk: Talk) -> None:
         f"{result.id}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
         f"{usage.shared_tokens} of them shared"
     )
-
-
-def _is_terminal() -> bool:
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 @contextlib.contextmanager

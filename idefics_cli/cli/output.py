@@ -70,6 +70,11 @@ def use_utf8() -> None:
             reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
+def is_terminal() -> bool:
+    """Whether a person types, and reads the results."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
 def display_name(sources: tuple[str, ...]) -> str:
     """Sources as a column: data URLs shortened, several joined."""
     shown = (source.split(",")[0] + ",…" if source[:5].lower() == "data:" else source for source in sources)

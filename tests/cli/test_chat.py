@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from idefics_cli.conversation import Conversation, load_conversation, save_conversation
-from idefics_cli.errors import UsageError
+from idefics_cli.errors import BadItem, UsageError
+from idefics_cli.models.families import render_prompt
 from idefics_cli.values import Answer, Decoding, Example, Request
 from tests.program import Run
 from tests.scripted import ScriptedBackend
@@ -191,3 +192,33 @@ def test_an_interrupted_reply_stays_as_far_as_it_came(red_circle: Path) -> None:
     assert session.conversation.turns == [
         Example((str(red_circle),), (("message", "What?"),), "Some words and more")
     ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "begin", "image"),
+    [
+        ("idefics", "<s>", "<fake_token_around_image><image><fake_token_around_image>"),
+        ("idefics2", "<s>", "<image>"),
+        ("idefics3", "<|begin_of_text|>", "<image>"),
+        ("smolvlm", "<|im_start|>", "<image>"),
+    ],
+)
+def test_the_next_message_is_worded_as_the_family_was_trained(
+    architecture: str, begin: str, image: str
+) -> None:
+    talk = Conversation(Decoding(), waiting=["a.png"])
+    talk.add("Who is it?", "A dog.")
+    request = talk.word(talk.write_item("And now?"), "chat")
+    expected = (
+        f"User:{image}Who is it?<end_of_utterance>\nAssistant: A dog.<end_of_utterance>\n"
+        "User: And now?<end_of_utterance>\nAssistant:"
+    )
+    assert render_prompt(architecture, request.prompt) == begin + expected
+    talk.system = "Be kind."
+    prompt = talk.word(talk.write_item("And now?"), "chat").prompt
+    if architecture == "idefics":
+        with pytest.raises(BadItem, match="without a system message"):
+            render_prompt(architecture, prompt)
+    else:
+        told = f"{begin}System: Be kind.<end_of_utterance>\n{expected}"
+        assert render_prompt(architecture, prompt) == told
