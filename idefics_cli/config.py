@@ -82,6 +82,16 @@ def user_cache() -> Path:
     return Path(platformdirs.user_cache_dir("idefics"))
 
 
+def state_folder() -> Path:
+    """Where what was typed is remembered: $IDEFICS_STATE_DIR, or where the platform keeps such things."""
+    chosen = os.environ.get("IDEFICS_STATE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("idefics"))
+
+
 def template_folders() -> tuple[Path, Path]:
     """Where templates are looked for: the user's own first, then the packaged ones."""
     return user_folder() / "templates", configs_folder() / "templates"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .ahead import Ahead, Entry
+from .ahead import Ahead, Entry, Load
 from .backends import Backend
 from .errors import AnswerError, ItemError
 from .images import Limits
@@ -70,6 +70,27 @@ def run(
                 yield finished.pop(number)
         # Stopped while an earlier item was stuck: what is finished is not thrown away.
         yield from (finished[number] for number in sorted(finished))
+
+
+def run_one(
+    item: Item,
+    compose: Callable[[Item], Request],
+    images: Mapping[str, Image],
+    backend: Backend,
+    report: Report,
+    *,
+    on_text: Callable[[str], None] | None = None,
+) -> Result:
+    """Answer an item whose images are there already."""
+    loads = {source: Load(source, outcome=image) for source, image in images.items()}
+    request: Request | ItemError
+    try:
+        request = compose(item)
+    except ItemError as error:
+        request = error
+    entry = Entry(0, item, request, loads)
+    (outcome,) = _answer([entry], backend, on_text)
+    return _result(entry, outcome, backend, report)
 
 
 def join_opening(opening: str, text: str) -> str:

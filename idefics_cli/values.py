@@ -59,6 +59,14 @@ def list_sources(prompt: Prompt) -> tuple[str, ...]:
     return tuple(part.source for message in prompt for part in message.parts if isinstance(part, ImagePart))
 
 
+def drop_images(prompt: Prompt) -> Prompt:
+    """The words of a prompt alone."""
+    return tuple(
+        Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart)))
+        for message in prompt
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """How an answer is drawn; the key by which requests may share a batch. Greedy unless `temperature` > 0."""
@@ -148,6 +156,8 @@ class Request:
     without the images."""
     opening: str = ""
     """What the answer begins with: already in the prompt, repeated before the generated text."""
+    is_kept: bool = False
+    """Whether later requests go on from its answer, as the next turn of a conversation does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,6 +186,8 @@ class ModelSpec:
     """How many bytes of which device ("0", "1", …, "cpu") the weights may take; empty for what there is."""
     keeps_quantized: bool = True
     """Whether quantized weights are kept on disk, so that the next load reads only those."""
+    server: str | None = None
+    """The address of the server that runs it, under the name `checkpoint`; None for this machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def isolated_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ |= {
         "IDEFICS_CONFIG_DIR": str(home / "config"),
         "IDEFICS_CACHE_DIR": str(home / "cache"),
+        "IDEFICS_STATE_DIR": str(home / "state"),
         "HF_HOME": str(home / "hub"),
         "HF_HUB_OFFLINE": "1",
     }

@@ -5,6 +5,7 @@ It is set with `open_with`, the seam for programs that bring their own backend.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ class ScriptedBackend:
     requests: list[Request] = field(default_factory=list)
     windows: list[int] = field(default_factory=list)
     images: list[frozenset[str]] = field(default_factory=list)
+    character_seconds: float = 0
+    """How long each character of a streamed answer takes."""
 
     def open(self, spec: ModelSpec, batch_size: int) -> ScriptedBackend:
         self.spec, self.batch_size = spec, batch_size
@@ -46,6 +49,7 @@ class ScriptedBackend:
         answers = [self._answer(request) for request in requests]
         if on_text is not None and isinstance(answers[0], Answer):
             for character in answers[0].text:
+                time.sleep(self.character_seconds)
                 on_text(character)
         return answers
 

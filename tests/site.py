@@ -41,10 +41,15 @@ class Site(ThreadingHTTPServer):
 
 class Page(BaseHTTPRequestHandler):
     server: Site
+    body = b""
 
     def do_GET(self) -> None:
         self.server.asked.append((self.path, dict(self.headers)))
         self.server.pages[self.path](self)
+
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.send_response(status)

@@ -1,20 +1,21 @@
 """The one seam between commands and models: a backend answers requests.
 
-`open_backend` is the only way to one. The local backend is imported when it is first opened, so that nothing pays for
-torch before a model is needed.
+`open_backend` is the only way to one. A backend is imported when one of its kind is first opened, so that nothing pays
+for torch before a model is needed here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import ItemError
 from ..values import Answer, Image, ModelSpec, Request, Style
 
 if TYPE_CHECKING:
     from .local import LocalBackend
+    from .remote import RemoteBackend
 
 
 DEFAULT_BATCH_SIZE = 8
@@ -65,26 +66,42 @@ class Backend(Protocol):
         ...
 
 
-_open: dict[ModelSpec, LocalBackend] = {}
+_open: dict[ModelSpec, LocalBackend | RemoteBackend] = {}
 
 
 def open_backend(
-    spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
+    spec: ModelSpec,
+    *,
+    batch_size: int | None = None,
+    cache_bytes: int | None = None,
+    timeout_seconds: float | None = None,
 ) -> Backend:
     """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model.
 
-    `cache_bytes` is for what prompts share, by default a part of the memory that is free.
+    `cache_bytes` is for what prompts share here, by default a part of the memory that is free; `timeout_seconds` for
+    an answer of a server.
     """
-    from .local import LocalBackend
-
     if spec not in _open:
         close_backends()
-        _open[spec] = LocalBackend(spec)
+        _open[spec] = _make(spec)
+    backend = _open[spec]
     if batch_size is not None:
-        _open[spec].batch_size = batch_size
-    if cache_bytes is not None:
-        _open[spec].limit_cache(cache_bytes)
-    return _open[spec]
+        backend.batch_size = batch_size
+    if spec.server is not None:
+        cast("RemoteBackend", backend).limit_seconds(timeout_seconds)
+    elif cache_bytes is not None:
+        cast("LocalBackend", backend).limit_cache(cache_bytes)
+    return backend
+
+
+def _make(spec: ModelSpec) -> LocalBackend | RemoteBackend:
+    if spec.server is not None:
+        from .remote import RemoteBackend
+
+        return RemoteBackend(spec)
+    from .local import LocalBackend
+
+    return LocalBackend(spec)
 
 
 def close_backends() -> None:

@@ -17,14 +17,15 @@ import torch
 
 from ..engine.engine import Engine, Work
 from ..engine.generate import Continuation
-from ..engine.score import Ranking, normalize, rank, split_labels
+from ..engine.ranking import normalize, rank
+from ..engine.score import Ranking, split_labels
 from ..engine.within_memory import Done, free_memory, run_all
 from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.loading import load_model, open_family
 from ..models.quantization import Weights, count_weights
 from ..models.snapshots import find_commit
-from ..values import Answer, Image, ImagePart, ModelSpec, Prompt, Request, Style, Usage, list_sources
+from ..values import Answer, Image, ModelSpec, Request, Style, Usage, drop_images, list_sources
 from . import DEFAULT_BATCH_SIZE, Preview
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class LocalBackend:
         encoded = self._encode(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
-            return _Task(request, encoded, Continuation(encoded, request.decoding))
+            return _Task(request, encoded, Continuation(encoded, request.decoding, request.is_kept))
         ranking = self._split(request, encoded, images)
         if request.normalize != "pmi":
             return _Task(request, encoded, ranking)
@@ -173,7 +174,7 @@ class LocalBackend:
                 code="no_image",
                 hint="rank with --normalize none or tokens",
             )
-        blind = replace(request, prompt=_without_images(request), images=())
+        blind = replace(request, prompt=drop_images(request.prompt), images=())
         return _Task(request, encoded, ranking, self._split(blind, self._encode(blind, images), images))
 
     def _split(self, request: Request, encoded: Encoded, images: Mapping[str, Image]) -> Ranking:
@@ -209,13 +210,6 @@ class LocalBackend:
             usage=usage,
             seconds=done.seconds,
         )
-
-
-def _without_images(request: Request) -> Prompt:
-    return tuple(
-        replace(message, parts=tuple(part for part in message.parts if not isinstance(part, ImagePart)))
-        for message in request.prompt
-    )
 
 
 def _prior_key(prior: Ranking) -> PriorKey:

@@ -21,6 +21,7 @@ from . import models, templates
 from .batch import batch
 from .bench import bench
 from .caption import caption
+from .chat import chat
 from .classify import classify
 from .doctor import doctor
 from .interrupts import INTERRUPTED
@@ -36,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run, batch, doctor, bench):
+for command in (caption, vqa, classify, write, run, batch, chat, doctor, bench):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(templates.app, name="templates")

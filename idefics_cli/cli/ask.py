@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import partial
 from itertools import chain, islice
 
 import typer
@@ -33,7 +32,7 @@ from .progress import Progress, Tally
 from .settings import choose_cache_bytes, choose_limits, choose_model, choose_shard, choose_spec
 from .sinks import Sinks, check_sidecars, choose_output, open_sinks
 
-__all__ = ["Question", "ask", "ask_lines", "open_with"]
+__all__ = ["Question", "ask", "ask_lines", "open_chosen", "open_with"]
 
 open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_with")
 """Who opens backends in this context, where a program brings its own; `open_backend` if nobody was set."""
@@ -105,8 +104,7 @@ def _open_run(
     interrupts: Interrupts,
 ) -> Generator[Result]:
     batch_size = options.batch_size or DEFAULT_BATCH_SIZE
-    cache_bytes = choose_cache_bytes(options)
-    backend = open_with.get(partial(_open_backend, cache_bytes=cache_bytes))(spec, batch_size)
+    backend = open_chosen(spec, options)
     return run(
         items,
         lambda item: work.words(item, backend.style),
@@ -125,8 +123,17 @@ def _open_run(
     )
 
 
-def _open_backend(spec: ModelSpec, batch_size: int, *, cache_bytes: int | None) -> Backend:
-    return open_backend(spec, batch_size=batch_size, cache_bytes=cache_bytes)
+def open_chosen(spec: ModelSpec, options: Options) -> Backend:
+    """The backend of a spec, with what the user set for it."""
+    batch_size = options.batch_size or DEFAULT_BATCH_SIZE
+    if (open_one := open_with.get(None)) is not None:
+        return open_one(spec, batch_size)
+    return open_backend(
+        spec,
+        batch_size=batch_size,
+        cache_bytes=choose_cache_bytes(options),
+        timeout_seconds=options.server_timeout,
+    )
 
 
 def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str, object]:
@@ -139,6 +146,7 @@ def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str
         "detail": spec.detail,
         "background": limits.background,
         "full_text": options.full_text,
+        **({"server": True} if spec.server else {}),
     }
 
 

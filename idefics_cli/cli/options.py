@@ -98,6 +98,19 @@ class Options:
     no_quantized_cache: Annotated[
         bool, flag("--no-quantized-cache", panel=MODEL, help="Keep no quantized weights on disk.")
     ] = False
+    server: Annotated[
+        str | None,
+        option(
+            "--server",
+            panel=MODEL,
+            metavar="URL",
+            help="Ask an OpenAI-compatible server; --model is its name there.",
+        ),
+    ] = None
+    server_timeout: Annotated[
+        float | None,
+        option("--server-timeout", panel=MODEL, min=0.1, help="Seconds the server may take for an answer."),
+    ] = None
     offline: Annotated[bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only.")] = False
 
     template: Annotated[

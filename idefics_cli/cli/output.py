@@ -63,7 +63,12 @@ def say_at_once(line: str) -> None:
 
 def one_line(text: str) -> str:
     """The text on one line without tabs, so that lines and columns stay what they are."""
-    return _CONTROLS.sub("", _BREAKS.sub(" ", text))
+    return drop_controls(_BREAKS.sub(" ", text))
+
+
+def drop_controls(text: str) -> str:
+    """The text without what a terminal would obey; line breaks stay."""
+    return _CONTROLS.sub("", text)
 
 
 def format_bytes(count: int) -> str:
@@ -77,6 +82,11 @@ def use_utf8() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def is_terminal() -> bool:
+    """Whether a person types, and reads the results."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def display_name(sources: tuple[str, ...]) -> str:
@@ -165,7 +175,7 @@ class Output:
 
         def take(piece: str) -> None:
             nonlocal pending
-            shown = _CONTROLS.sub("", pending + piece)
+            shown = drop_controls(pending + piece)
             if not self._streamed:
                 shown = shown.lstrip()
             if not shown:
@@ -185,7 +195,7 @@ class Output:
         if self.top is not None and result.scores:
             lines = [f"{one_line(score.label)}\t{score.probability:.4f}" for score in result.scores]
         if self.single:
-            return [_CONTROLS.sub("", line) for line in lines]
+            return [drop_controls(line) for line in lines]
         columns = [one_line(display_name(result.images) or result.id)]
         if self.questions:
             columns.append(one_line(result.fields.get("question", "")))

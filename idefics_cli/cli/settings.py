@@ -17,14 +17,51 @@ from .options import Options
 from .output import Talk
 from .pulling import pull_missing
 
+_LOCAL = (
+    "revision",
+    "device",
+    "dtype",
+    "quantize",
+    "four_bit",
+    "attention",
+    "detail",
+    "max_memory",
+    "no_quantized_cache",
+    "offline",
+    "cache_memory",
+)
+"""What only a model of this machine can be told."""
+
 
 def choose_model(options: Options, talk: Talk) -> Model:
     """The model named, or the best that fits this machine, downloaded if it must be."""
+    if options.server is not None:
+        return _choose_remote_model(options, talk)
+    if options.server_timeout is not None:
+        raise UsageError("--server-timeout needs --server", hint="--timeout is for fetching images")
     if options.model is None or options.model == AUTO:
         return choose_fitting(options, choose_quantization(options), talk)
     model = resolve_model(options.model)
     pull_missing(model, choose_revision(model, options), options, talk)
     return model
+
+
+def _choose_remote_model(options: Options, talk: Talk) -> Model:
+    from ..backends.connection import parse_server
+
+    server = parse_server(options.server or "")
+    if idle := [name for name in _LOCAL if getattr(options, name) not in (None, False)]:
+        flags = ", ".join("--4bit" if name == "four_bit" else f"--{name.replace('_', '-')}" for name in idle)
+        raise UsageError(f"{flags} cannot be told to a server", hint="leave it out with --server")
+    if options.style == "completion":
+        raise UsageError("a server is asked in chat only", hint="leave --style completion out with --server")
+    if options.model is not None:
+        return Model(options.model, options.model)
+    from ..backends.remote import find_model
+
+    name = find_model(server)
+    talk.note(f"using {name}, the first model of the server (--model names another)")
+    return Model(name, name)
 
 
 def choose_revision(model: Model, options: Options) -> str | None:
@@ -40,6 +77,10 @@ def choose_quantization(options: Options) -> str | None:
 
 
 def choose_spec(model: Model, options: Options) -> ModelSpec:
+    if options.server is not None:
+        from ..backends.connection import parse_server
+
+        return ModelSpec(model.checkpoint, style="chat", server=parse_server(options.server))
     if options.revision is not None and Path(model.checkpoint).is_dir():
         raise UsageError("--revision is for checkpoints on the hub", hint=f"{model.name} is a folder")
     entry = model.entry

@@ -6,13 +6,13 @@ Knows requests only as encoded prompts with a decoding or labels. Nothing it sha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
-from ..models.devices import count_free_bytes, find_input_device
+from ..models.devices import count_free_bytes, find_input_device, is_out_of_memory
 from ..models.families.family import Encoded, Family
 from ..models.families.marked import MarkedFamily, Stretch
 from ..values import Decoding
@@ -133,6 +133,8 @@ class Engine:
             return [Outcome(Generation("", 0, "length"), ())] * len(works)
         inputs = self._begin(family, prompts, prefix, first.decoding)
         generations = generate(self._model, family, prompts, first.decoding, inputs, on_text)
+        if first.decoding.num_beams == 1:
+            self._keep_answers(family, works, generations, inputs)
         return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 
     def _begin(
@@ -167,6 +169,30 @@ class Engine:
             "past_key_values": cache,
             **to_model(self._model, images),
         }
+
+    def _keep_answers(
+        self,
+        family: MarkedFamily,
+        works: Sequence[Work],
+        generations: Sequence[Generation],
+        inputs: Mapping[str, Any],
+    ) -> None:
+        """Keep what was computed for the answers that prompts will go on from."""
+        cache, mask = inputs["past_key_values"], inputs["attention_mask"]
+        width = mask.shape[1]
+        for row, (work, made) in enumerate(zip(works, generations, strict=True)):
+            if not isinstance(work, Continuation) or not work.is_kept:
+                continue
+            # The last token of the longest answer was never run.
+            count = min(len(made.ids), cache.get_seq_length() - width)
+            columns = torch.cat([mask[row].nonzero()[:, 0], torch.arange(count, device=mask.device) + width])
+            asked = family.list_units(work.encoded)
+            units = (*asked, *(("", (index,)) for index in made.ids[:count]))
+            try:
+                self._prefixes.keep_answer(units, len(asked), cache, row, columns)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
 
     def _run_plain(self, work: Work, on_text: OnText | None) -> Outcome:
         """A family that is not to be taken apart: whole prompts, one at a time."""

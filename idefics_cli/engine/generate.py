@@ -22,11 +22,12 @@ from .answer_text import AnswerText, TextStream
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One generated text; `new_tokens` counts the token that ended it."""
+    """One generated text; `new_tokens` counts the token that ended it, which is not among `ids`."""
 
     text: str
     new_tokens: int
     finish_reason: FinishReason
+    ids: tuple[int, ...] = ()
 
 
 def is_sampled(decoding: Decoding) -> bool:
@@ -35,10 +36,11 @@ def is_sampled(decoding: Decoding) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Continuation:
-    """A prompt to be continued."""
+    """A prompt to be continued. One that `is_kept` leaves its keys and values for prompts that repeat its answer."""
 
     encoded: Encoded
     decoding: Decoding
+    is_kept: bool = False
 
 
 def batch_key(continuation: Continuation) -> Hashable:
@@ -115,9 +117,8 @@ def _read(ids: list[int], answer: AnswerText, family: Family, decoding: Decoding
     while is_stopped and words and words[-1] == family.pad_id and answer.is_stopped(words[:-1]):
         words = words[:-1]  # Padding to the length of the longest row.
     is_ended = end < len(ids) and not is_stopped
-    return Generation(
-        answer.read(words), len(words) + is_ended, "stop" if is_ended or is_stopped else "length"
-    )
+    reason: FinishReason = "stop" if is_ended or is_stopped else "length"
+    return Generation(answer.read(words), len(words) + is_ended, reason, tuple(words))
 
 
 class _StopStrings(StoppingCriteria):

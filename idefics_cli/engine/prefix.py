@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded
@@ -20,7 +21,7 @@ from ..models.families.marked import MarkedFamily, Stretch
 from .features import Features
 from .inputs import to_model
 from .plan import Unit
-from .roomy import open_cache, read_cache
+from .roomy import list_layers, open_cache, read_cache
 from .store import Store
 
 Units = tuple[Unit, ...]
@@ -29,11 +30,15 @@ LATEST = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """Keys and values of each layer, of one row. `reused` counts the tokens that were not run for this."""
+    """Keys and values of each layer, of one row. `reused` counts the tokens that were not run for this.
+
+    Behind an answer, the first `prompt_units` of its units are the prompt and the rest was generated.
+    """
 
     length: int = 0
     layers: tuple[tuple[Tensor, Tensor], ...] = ()
     reused: int = 0
+    prompt_units: int = 0
 
     def cut(self, length: int) -> Prefix:
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
@@ -67,9 +72,25 @@ class Prefixes:
             if prefix.length == cut:
                 continue
             prefix = self._extend(encoded, prefix, cut)
-            size = sum(one.numel() * one.element_size() for layer in prefix.layers for one in layer)
-            self._store.keep(("prefix", name), prefix, size)
+            self._store.keep(("prefix", name), prefix, _count_bytes(prefix))
         return prefix
+
+    def keep_answer(self, units: Units, prompt_units: int, cache: Cache, row: int, columns: Tensor) -> None:
+        """Keep one row of a cache after its answer was generated; `columns` are the places of its tokens.
+
+        The answers of earlier turns go: their prompts are in here too, and their words as the prompt repeats them.
+        """
+        layers = tuple(
+            (one[row : row + 1, :, columns.to(one.device)], other[row : row + 1, :, columns.to(other.device)])
+            for one, other in list_layers(cache)
+        )
+        prefix = Prefix(len(columns), layers, prompt_units=prompt_units)
+        for kind, former in self._store.list_keys():
+            known: Prefix | None = self._store.find((kind, former)) if kind == "prefix" else None
+            asked = known.prompt_units if known is not None else 0
+            if asked and _begins(units, former[:asked]):
+                self._store.drop((kind, former))
+        self._store.keep(("prefix", units), prefix, _count_bytes(prefix))
 
     def _find(self, name: Units, cut: int) -> Prefix:
         """The longest kept beginning of a prefix, taken from a longer one if need be."""
@@ -104,6 +125,10 @@ class Prefixes:
             **to_model(self._model, self._family.for_forward(images)),
         )
         return Prefix(cut, read_cache(cache), base.reused)
+
+
+def _count_bytes(prefix: Prefix) -> int:
+    return sum(one.numel() * one.element_size() for layer in prefix.layers for one in layer)
 
 
 def _begins(prompt: Units, kept: Units) -> bool:

@@ -69,10 +69,15 @@ class RoomyLayer(DynamicLayer):
         return self._buffers
 
 
+def list_layers(cache: Cache) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The keys and values of each layer, as they are."""
+    layers: list[Any] = list(cache.layers)
+    return tuple((layer.keys, layer.values) for layer in layers)
+
+
 def read_cache(cache: Cache) -> tuple[tuple[Tensor, Tensor], ...]:
     """Copies of the keys and values of each layer, without the room behind them."""
-    layers: list[Any] = list(cache.layers)
-    return tuple((layer.keys.clone(), layer.values.clone()) for layer in layers)
+    return tuple((keys.clone(), values.clone()) for keys, values in list_layers(cache))
 
 
 def open_cache(layers: Iterable[tuple[Tensor, Tensor]] = (), rows: int = 1) -> Cache:

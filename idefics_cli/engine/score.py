@@ -19,7 +19,6 @@ from torch import Tensor
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..models.families.marked import MarkedFamily, Stretch
-from ..values import Choice, Normalization, Score
 from .features import Features
 from .inputs import count_positions, lay_rows, to_model
 from .prefix import Prefix
@@ -49,29 +48,6 @@ def split_labels(prompt: Encoded, rows: Sequence[Encoded]) -> Ranking:
     assert start > 0, "a prompt without a token cannot be ranked"
     assert not prompt.spans or prompt.spans[-1].stop <= start, "an image is never part of a label"
     return Ranking(begun, tuple(row.ids[start:] for row in rows), tuple(rows))
-
-
-def rank(choices: Sequence[Choice], logprobs: Sequence[float]) -> tuple[Score, ...]:
-    """Scores best first, ties in the order of the choices; probabilities are over these choices."""
-    highest = max(logprobs)
-    weights = [math.exp(logprob - highest) for logprob in logprobs]
-    total = math.fsum(weights)
-    scores = [
-        Score(choice.label, logprob, weight / total)
-        for choice, logprob, weight in zip(choices, logprobs, weights, strict=True)
-    ]
-    return tuple(sorted(scores, key=lambda score: -score.logprob))
-
-
-def normalize(
-    logprobs: Sequence[float], kind: Normalization, labels: Labels, prior: Sequence[float] = ()
-) -> list[float]:
-    """Scores as they are, per token, or less what the labels score without the image."""
-    if kind == "tokens":
-        return [logprob / len(label) for logprob, label in zip(logprobs, labels, strict=True)]
-    if kind == "pmi":
-        return [logprob - before for logprob, before in zip(logprobs, prior, strict=True)]
-    return list(logprobs)
 
 
 def count_label_tokens(labels: Labels) -> int:

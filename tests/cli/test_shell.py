@@ -37,9 +37,9 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
     program = """
 import sys
 from idefics_cli.cli.app import execute
-for command in ("", "caption", "vqa", "classify", "write", "run", "batch", "templates", "bench"):
+for command in ("", "caption", "vqa", "classify", "write", "run", "batch", "chat", "templates", "bench"):
     assert execute([*command.split(), "--help"]) == 0
-heavy = {"torch", "transformers", "huggingface_hub", "PIL", "yaml", "numpy", "httpx2", "tokenizers"}
+heavy = {"torch", "transformers", "huggingface_hub", "PIL", "yaml", "numpy", "httpx2", "tokenizers", "prompt_toolkit"}
 print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

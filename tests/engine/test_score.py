@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from idefics_cli.engine.engine import Engine
-from idefics_cli.engine.score import Ranking, normalize, rank, split_labels
+from idefics_cli.engine.ranking import normalize, rank
+from idefics_cli.engine.score import Ranking, split_labels
 from idefics_cli.engine.within_memory import run_all
 from idefics_cli.values import Choice, Image, Prompt
 from tests.engine.oracle import opened, plain_scores

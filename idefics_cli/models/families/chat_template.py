@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ModelError
+from jinja2 import TemplateError
+
+from ...errors import BadItem, ModelError
 from ...values import Choice, Image, ImagePart, Prompt, Style
 from .family import Encoded, Family, check_images
 from .layout import Mark, is_chat, lay_out
@@ -43,9 +45,12 @@ class ChatTemplateFamily(Family):
             for message in prompt
         ]
         is_open = prompt[-1].role == "assistant"
-        text: str = self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not is_open, continue_final_message=is_open
-        )
+        try:
+            text: str = self.processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=not is_open, continue_final_message=is_open
+            )
+        except TemplateError as error:  # how a template says that it has no place for a role
+            raise BadItem(f"the chat template of this model refuses the prompt ({error})") from error
         return text
 
     def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:

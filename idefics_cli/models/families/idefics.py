@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class IdeficsFamily(MarkedFamily):
     shown_image = f"{FAKE_TOKEN}{IMAGE_TOKEN}{FAKE_TOKEN}"
     strip_turns = True
+    has_system_role = False
     flash_attention = False
     unsafe_dtypes = frozenset({"float16"})
     unquantized = ("lm_head", "model.vision_model", "model.perceiver_resampler")

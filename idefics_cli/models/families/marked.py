@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...errors import ModelError
+from ...errors import BadItem, ModelError
 from ...values import Choice, Image, Prompt
 from .family import Encoded, Family, ImageSpan, Pixels, any_of, check_images, refuse_markers
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, continue_with, lay_out, spell
@@ -41,6 +41,8 @@ class MarkedFamily(Family):
     """Beginning of text; the checkpoint's own once there is a tokenizer."""
     shown_image: ClassVar[str] = IMAGE_TOKEN
     """An image in a rendered prompt."""
+    has_system_role: ClassVar[bool] = True
+    """Whether a conversation may begin with a message of the system."""
 
     def __init__(
         self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
@@ -66,6 +68,7 @@ class MarkedFamily(Family):
 
     def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
         """The prompt as ids, spans and pixels. `images` are those of the prompt, in its order."""
+        self._check_roles(prompt)
         return self._encode(lay_out(prompt, strip_turns=self.strip_turns), images)
 
     def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
@@ -76,6 +79,7 @@ class MarkedFamily(Family):
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
     ) -> tuple[Encoded, ...]:
         """The prompt with each of the labels after it. The same labels after the same text are tokenised once."""
+        self._check_roles(prompt)
         pieces = lay_out(prompt, strip_turns=self.strip_turns)
         check_images(pieces, images)
         pixels = tuple(self._prepare_once(image) for image in images)
@@ -174,11 +178,19 @@ class MarkedFamily(Family):
 
     @classmethod
     def _render(cls, prompt: Prompt, bos: str, forbidden: re.Pattern[str]) -> str:
+        cls._check_roles(prompt)
         pieces = lay_out(prompt, strip_turns=cls.strip_turns)
         refuse_markers(pieces, forbidden)
         return bos + cls.mend(
             spell(pieces, [cls.shown_image] * sum(isinstance(piece, Slot) for piece in pieces))
         )
+
+    @classmethod
+    def _check_roles(cls, prompt: Prompt) -> None:
+        if not cls.has_system_role and any(message.role == "system" for message in prompt):
+            raise BadItem(
+                "this model was trained without a system message", hint="say it in the first message"
+            )
 
     def _encode(self, pieces: Sequence[Piece], images: Sequence[Image]) -> Encoded:
         check_images(pieces, images)

@@ -1,0 +1,125 @@
+"""What `chat` does: opens a conversation and leads it on a terminal, or line by line through a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from ..config import SHAPES, Model
+from ..conversation import Conversation
+from ..errors import NothingToDo, UsageError
+from ..images import expand
+from ..jsonl import dump_row, read_lines
+from ..runner import Report
+from ..session import Session
+from ..shapes.world import describe_foreign
+from ..values import Decoding, ModelSpec, Result
+from .ask import open_chosen
+from .interrupts import INTERRUPTED
+from .options import Options
+from .output import Talk, emit, is_terminal, one_line, say_error
+from .settings import choose_limits, choose_model, choose_spec, given_decoding
+
+
+def converse(images: Sequence[str], options: Options, *, system: str | None, saved: str | None) -> None:
+    """Talk until there is nothing more to say. Raises typer.Exit(1) when a question of a pipe failed."""
+    if "-" in images:
+        raise UsageError("standard input has the questions, so it cannot be an image", hint="name a file")
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    talk = Talk(options.quiet, options.verbose)
+    decoding = given_decoding(options)
+    conversation = Conversation(Decoding())
+    conversation.decoding = replace(conversation.template.decoding.to_decoding(), **decoding)
+    model = choose_model(options, talk)
+    session = _open_session(conversation, model, _choose_spec(model, options), options)
+    if saved is not None:
+        session.load(Path(saved))
+        session.conversation.decoding = replace(session.conversation.decoding, **decoding)
+    if system is not None:
+        session.set_system(system)
+    session.add_images(list(expand(images, recursive=False)))
+    if options.format is None and is_terminal():
+        from .terminal import Terminal
+
+        with _ending_at_sigterm():
+            Terminal(session, model.name, talk).run()
+        return
+    _answer_lines(session, options, talk)
+
+
+def _choose_spec(model: Model, options: Options) -> ModelSpec:
+    """Base checkpoints go on with a document; the embedded one was trained on both and converses better in turns."""
+    spec = choose_spec(model, options)
+    is_base = spec.style == "completion" and model.name != SHAPES
+    return replace(spec, style=options.style or ("completion" if is_base else "chat"))
+
+
+def _open_session(conversation: Conversation, model: Model, spec: ModelSpec, options: Options) -> Session:
+    return Session(
+        conversation,
+        open_chosen(spec, options),
+        Report(model=model.name, doubt=describe_foreign if model.name == SHAPES else None),
+        choose_limits(options),
+    )
+
+
+def _answer_lines(session: Session, options: Options, talk: Talk) -> None:
+    """One answer for each line that is not blank, as soon as it is there."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise UsageError("standard input is closed", hint="pipe questions into it, one a line")
+    has_failed = has_asked = False
+    for _, line in read_lines(sys.stdin.buffer):
+        has_asked = True
+        # Bytes that are no text come through as what `word` refuses.
+        result = session.ask(line.decode("utf-8", "surrogateescape").strip())
+        _write(result, options, talk)
+        has_failed = has_failed or result.error is not None
+    if not has_asked:
+        raise NothingToDo("no questions", hint="pipe them in, one a line, or talk on a terminal")
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def _write(result: Result, options: Options, talk: Talk) -> None:
+    if options.format == "jsonl":
+        emit(dump_row(result.to_row()))
+    else:
+        emit(one_line(result.text or ""))
+        if result.error is not None:
+            say_error(f"{result.id}: {result.error.message}")
+    tell_more(result, talk)
+
+
+def tell_more(result: Result, talk: Talk) -> None:
+    """The warnings of a result, and what it cost."""
+    for warning in result.warnings:
+        talk.note(warning)
+    usage = result.usage
+    talk.detail(
+        f"{result.id}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
+        f"{usage.shared_tokens} of them shared"
+    )
+
+
+@contextlib.contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the conversation; only Ctrl-C stops no more than a reply."""
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise typer.Exit(INTERRUPTED)
