@@ -47,6 +47,7 @@ class Prefixes:
         self._family = family
         self._features = features
         self._store = store
+        self.hits = self.misses = 0
 
     def list_kept(self, prompts: Sequence[Units]) -> list[Units]:
         """Kept prefixes that may serve these prompts: those they begin with, and the latest, for their beginnings."""
@@ -64,7 +65,9 @@ class Prefixes:
             if known.length > prefix.length:
                 prefix = Prefix(known.length, known.layers, known.length)
             if prefix.length == cut:
+                self.hits += 1
                 continue
+            self.misses += 1
             prefix = self._extend(encoded, prefix, cut)
             size = sum(one.numel() * one.element_size() for layer in prefix.layers for one in layer)
             self._store.keep(("prefix", name), prefix, size)
