@@ -25,6 +25,7 @@ from .classify import classify
 from .interrupts import INTERRUPTED
 from .output import emit, say_error, use_utf8
 from .run import run
+from .serve import serve
 from .vqa import vqa
 from .write import write
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run, batch, bench):
+for command in (caption, vqa, classify, write, run, batch, serve, bench):
     app.command()(command)
 app.add_typer(templates.app, name="templates")
 

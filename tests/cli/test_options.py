@@ -127,7 +127,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "caption", "vqa", "classify", "write", "run", "batch", "templates", "bench"]
+    "command", ["", "caption", "vqa", "classify", "write", "run", "batch", "serve", "templates", "bench"]
 )
 def test_golden_help(run: Program, golden: Callable[[str, str], None], command: str) -> None:
     result = run(*command.split(), "--help")
