@@ -56,11 +56,14 @@ PLACES = {
     "yaml": ("config",),
     "httpx2": ("images",),
     "tenacity": ("images",),
-    "platformdirs": ("config",),
-    "pydantic": ("config", "templates", "examples", "items"),
+    "platformdirs": ("config", "backends/meeting"),
+    "pydantic": ("config", "templates", "examples", "items", "serve"),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
+    "anyio": ("serve",),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
     "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
-    "PIL": ("images", "shapes", "values", "models", "bench"),
+    "PIL": ("images", "shapes", "values", "models", "bench", "backends/wire"),
 }
 
 
