@@ -23,8 +23,8 @@ demo: $(READY) ## caption, question, classify, write and follow examples, offlin
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2
 
-soak: $(READY) ## the long tests: 10,000 images, fifty kills, how busy the model is kept
-	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli
+soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, how busy the model is kept
+	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli tests/serve
 
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +50,41 @@ class _Line(BaseModel):
 class ItemReader:
     """Lines to items, and items to requests: it remembers the templates that the lines name."""
 
-    def __init__(self, folder: Path, decoding: Mapping[str, Any], *, has_stdin: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        decoding: Mapping[str, Any],
+        *,
+        has_stdin: bool = True,
+        has_files: bool = True,
+    ) -> None:
         """`folder` is what paths are relative to; `decoding` is for lines that do not set their own.
 
-        Without `has_stdin` the lines themselves come from standard input, so that no image can.
+        Without `has_stdin` the lines themselves come from standard input, so that no image can. Without `has_files`
+        they come from elsewhere, and name no templates and examples by file; what images are is for others to check.
         """
         self._folder = folder
         self._decoding = decoding
         self._has_stdin = has_stdin
+        self._has_files = has_files
         self._by_name: dict[str, Template] = {}
         self._by_label: dict[str, Template] = {}
         self._examples: dict[str, tuple[Example, ...]] = {}
 
     def read(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Item]:
         """An item for each numbered line."""
+        return self._read_each((number, partial(parse_line, line)) for number, line in lines)
+
+    def read_values(self, values: Iterable[Mapping[str, Any]]) -> Iterator[Item]:
+        """An item for each object, the first of which is on line 1."""
+        return self._read_each((number, partial(dict, each)) for number, each in enumerate(values, 1))
+
+    def _read_each(self, lines: Iterable[tuple[int, Callable[[], Mapping[str, Any]]]]) -> Iterator[Item]:
         numbers: dict[str, int] = {}
-        for number, line in lines:
+        for number, parse in lines:
             id: str | None = None
             try:
-                values = parse_line(line)
+                values = parse()
                 id = _read_id(values)
                 if id is not None and id in numbers:
                     first, id = numbers[id], None
@@ -125,6 +142,8 @@ class ItemReader:
             raise BadItem("the task run needs a template")
         name = line.template or template_name(str(line.task), None, prompt)
         if "/" in name or name.endswith((".yaml", ".yml")):
+            if not self._has_files:
+                raise BadItem(f"the template {name!r} is a file", hint="name one of `idefics templates list`")
             name = str(self._folder / name)
         if name not in self._by_name:
             template = load_template(name)
@@ -135,6 +154,8 @@ class ItemReader:
 
     def _find_images(self, line: _Line) -> tuple[str, ...]:
         sources = ([line.image] if line.image is not None else []) + line.images
+        if line.path_b64 and not self._has_files:
+            raise BadItem("path_b64 names files", hint="name an http or data URL")
         if line.path_b64:
             try:
                 sources = [os.fsdecode(base64.b64decode(path, validate=True)) for path in line.path_b64]
@@ -148,6 +169,8 @@ class ItemReader:
 
     def _find_examples(self, line: _Line) -> tuple[Example, ...]:
         if isinstance(line.examples, str):
+            if not self._has_files:
+                raise BadItem("the examples are a file", hint="write them as a list")
             if line.examples not in self._examples:
                 self._examples[line.examples] = tuple(load_examples(self._folder / line.examples))
             return self._examples[line.examples]

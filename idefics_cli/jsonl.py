@@ -36,9 +36,17 @@ def dump_row(row: Mapping[str, Any]) -> str:
 
 def parse_line(line: bytes | str, *, max_bytes: int = MAX_LINE_BYTES) -> dict[str, Any]:
     """The object on a line. Raises BadItem with what is wrong."""
-    if len(line) > max_bytes:
-        raise BadItem(f"the line is longer than {max_bytes:,} bytes")
-    text = line if isinstance(line, str) else _decode_utf8(line)
+    value = parse_value(line, "the line", max_bytes=max_bytes)
+    if not isinstance(value, dict):
+        raise BadItem(f"the line is not a JSON object but {_KINDS[type(value)]}", hint='write {"image": "…"}')
+    return value
+
+
+def parse_value(data: bytes | str, name: str, *, max_bytes: int = MAX_LINE_BYTES) -> Any:
+    """The JSON value in a text called `name`. Raises BadItem with what is wrong."""
+    if len(data) > max_bytes:
+        raise BadItem(f"{name} is longer than {max_bytes:,} bytes")
+    text = data if isinstance(data, str) else _decode_utf8(data, name)
     try:
         value = json.loads(
             text, object_pairs_hook=_collect_pairs, parse_constant=_refuse_constant, parse_float=_parse_float
@@ -46,15 +54,13 @@ def parse_line(line: bytes | str, *, max_bytes: int = MAX_LINE_BYTES) -> dict[st
         # Half a character is what a cut through an escaped emoji leaves; nothing later could encode it.
         plain = json.dumps(value, ensure_ascii=False) if "\\u" in text else text
     except json.JSONDecodeError as error:
-        raise BadItem(f"the line is not JSON: {error.msg} at column {error.colno}") from None
+        raise BadItem(f"{name} is not JSON: {error.msg} at column {error.colno}") from None
     except ValueError:
-        raise BadItem("the line has a number with too many digits") from None
+        raise BadItem(f"{name} has a number with too many digits") from None
     except RecursionError:
-        raise BadItem("the line is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise BadItem(f"the line is not a JSON object but {_KINDS[type(value)]}", hint='write {"image": "…"}')
+        raise BadItem(f"{name} is nested too deeply") from None
     if _SURROGATES.search(plain):
-        raise BadItem("the line has half a character (a lone surrogate such as \\ud83d)")
+        raise BadItem(f"{name} has half a character (a lone surrogate such as \\ud83d)")
     return value
 
 
@@ -87,11 +93,11 @@ _KINDS: dict[type, str] = {
 }
 
 
-def _decode_utf8(line: bytes) -> str:
+def _decode_utf8(data: bytes, name: str) -> str:
     try:
-        return line.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = f"the line is not UTF-8 (byte {error.start + 1})"
+        message = f"{name} is not UTF-8 (byte {error.start + 1})"
         raise BadItem(message, hint="save the file as UTF-8") from None
 
 
@@ -111,7 +117,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _parse_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise BadItem("the line has a number that is too large")
+        raise BadItem("a number is too large")
     return number
 
 

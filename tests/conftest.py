@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ def isolated_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No settings, no cache, no network, no colour; whatever a test or the program sets is undone."""
     before = dict(os.environ)
     home = tmp_path_factory.mktemp("home")
+    runtime = tempfile.mkdtemp(prefix="idefics-")  # the name of a socket is short
     for name in [name for name in os.environ if name.startswith(("IDEFICS_", "HF_"))]:
         del os.environ[name]
     os.environ |= {
@@ -32,12 +35,14 @@ def isolated_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "IDEFICS_STATE_DIR": str(home / "state"),
         "HF_HOME": str(home / "hub"),
         "HF_HUB_OFFLINE": "1",
+        "IDEFICS_RUNTIME_DIR": runtime,
     }
     os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "TERMINAL_WIDTH": "100", "TERM": "dumb"}
     os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # help must not depend on the shell
     yield
     os.environ.clear()
     os.environ.update(before)
+    shutil.rmtree(runtime)
 
 
 @pytest.fixture

@@ -63,14 +63,17 @@ PLACES = {
     "tenacity": ("images", "backends/connection"),
     "packaging": ("doctor",),
     "filelock": ("models",),
-    "platformdirs": ("config",),
+    "platformdirs": ("config", "backends/meeting"),
     "pydantic": (
-        *("config", "templates", "examples", "items", "conversation", "session"),
+        *("config", "templates", "examples", "items", "conversation", "session", "serve"),
         *("models/dimensions", "models/architectures", "models/tiled_architectures"),
     ),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
+    "anyio": ("serve",),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
     "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
-    "PIL": ("images", "shapes", "values", "models", "bench"),
+    "PIL": ("images", "shapes", "values", "models", "bench", "backends/wire"),
 }
 
 

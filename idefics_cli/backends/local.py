@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ import torch
 
 from ..engine.engine import Engine, Work
 from ..engine.generate import Continuation
+from ..engine.listener import Listener
 from ..engine.ranking import normalize, rank
 from ..engine.score import Ranking, split_labels
 from ..engine.within_memory import Done, free_memory, run_all
@@ -75,6 +76,18 @@ class LocalBackend:
         """The commit of a hub checkpoint, None for a folder."""
         return find_commit(self._spec.checkpoint, self._spec.revision)
 
+    def load(self) -> None:
+        """Load the weights now rather than with the first request. Raises ModelError."""
+        self._open_engine()
+
+    def check_style(self, style: Style) -> None:
+        """Raise ModelError for a style that the checkpoint was never made for."""
+        self._family.check_style(style)
+
+    def measure(self) -> Counter[str]:
+        """What is kept, in bytes, and how often it was of use: see `Engine.measure`. All 0 before a model is loaded."""
+        return Counter(self._engine.measure() if self._engine is not None else {})
+
     def limit_cache(self, cache_bytes: int) -> None:
         """Keep at most so many bytes of what prompts share."""
         self._cache_bytes = cache_bytes
@@ -99,15 +112,22 @@ class LocalBackend:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
+        *,
+        listeners: Sequence[Listener | None] = (),
     ) -> list[Answer | ItemError]:
-        """Answer each request, in order; a request that cannot be answered gets its error in place."""
-        streams = on_text is not None and len(requests) == 1 and not requests[0].choices
-        assert on_text is None or streams, "only a single request without choices can be streamed"
+        """Answer each request, in order; a request that cannot be answered gets its error in place.
+
+        Each request may have a listener; `on_text` is a single one's.
+        """
+        if on_text is not None:
+            assert len(requests) == 1, "only a single request can be streamed"
+            listeners = [Listener(on_text)]
         answers: dict[int, Answer | ItemError] = {}
         tasks: dict[int, _Task] = {}
-        for index, request in enumerate(requests):
+        heard = zip(requests, listeners or [None] * len(requests), strict=True)
+        for index, (request, listener) in enumerate(heard):
             try:
-                tasks[index] = self._prepare(request, images)
+                tasks[index] = self._prepare(request, images, listener)
             except ItemError as error:
                 answers[index] = error
         if not tasks:
@@ -118,7 +138,7 @@ class LocalBackend:
         priors = {key: prior for key, prior in priors.items() if key not in self._priors}
         works = [*(task.work for task in tasks.values()), *priors.values()]
         with _translated_device_errors():
-            done = run_all(engine, works, rows=self.batch_size, on_text=on_text)
+            done = run_all(engine, works, rows=self.batch_size)
         for key, one in zip(priors, done[len(tasks) :], strict=True):
             if one is not None:
                 self._priors[key] = one.outcome.scores
@@ -160,11 +180,11 @@ class LocalBackend:
                 self._told_tokens.add(tokens)
                 log.debug("an image takes %d tokens", tokens)
 
-    def _prepare(self, request: Request, images: Mapping[str, Image]) -> _Task:
+    def _prepare(self, request: Request, images: Mapping[str, Image], listener: Listener | None) -> _Task:
         encoded = self._encode(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
-            return _Task(request, encoded, Continuation(encoded, request.decoding, request.is_kept))
+            return _Task(request, encoded, Continuation(encoded, request.decoding, listener, request.is_kept))
         ranking = self._split(request, encoded, images)
         if request.normalize != "pmi":
             return _Task(request, encoded, ranking)

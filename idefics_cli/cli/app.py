@@ -27,6 +27,7 @@ from .doctor import doctor
 from .interrupts import INTERRUPTED
 from .output import emit, say_error, use_utf8
 from .run import run
+from .serve import serve
 from .vqa import vqa
 from .write import write
 
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (caption, vqa, classify, write, run, batch, chat, doctor, bench):
+for command in (caption, vqa, classify, write, run, batch, chat, serve, doctor, bench):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(templates.app, name="templates")

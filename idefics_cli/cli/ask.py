@@ -16,13 +16,13 @@ from itertools import chain, islice
 import typer
 
 from ..backends import DEFAULT_BATCH_SIZE, Backend, open_backend
+from ..backends.resident import ResidentBackend
 from ..config import SHAPES, Model
 from ..errors import ItemError
 from ..images import Limits
 from ..resume import is_in_shard, name_item, name_run
 from ..runner import Report, run
-from ..shapes.world import describe_foreign
-from ..values import Item, ModelSpec, Request, Result
+from ..values import Image, Item, ModelSpec, Request, Result
 from .interrupts import INTERRUPTED, Interrupts
 from .listing import Question, Work, list_lines, list_work
 from .notes import hearing
@@ -31,6 +31,7 @@ from .output import Talk, display_name, say
 from .progress import Progress, Tally
 from .settings import choose_cache_bytes, choose_limits, choose_model, choose_shard, choose_spec
 from .sinks import Sinks, check_sidecars, choose_output, open_sinks
+from .warm import open_warm
 
 __all__ = ["Question", "ask", "ask_lines", "open_chosen", "open_with"]
 
@@ -78,10 +79,13 @@ def answer(work: Work, options: Options, talk: Talk) -> None:
     run_name = name_run(model.name, _list_details(spec, limits, options), work.like)
     tally = Tally()
     interrupts = Interrupts(is_gentle=not is_single)
-    with open_sinks(output, run_name, options, talk) as sinks:
+    with open_sinks(output, run_name, options, talk) as sinks, contextlib.ExitStack() as held:
         todo = sinks.skip_finished(replace(item, key=name_item(run_name, item)) for item in items)
         if (first := next(todo, None)) is not None:
-            results = _open_run(chain([first], todo), work, options, model, spec, limits, sinks, interrupts)
+            backend = open_chosen(spec, model, options, talk, held)
+            results = _open_run(
+                chain([first], todo), work, options, model, backend, limits, sinks, interrupts
+            )
             progress = Progress(
                 is_wanted=not (options.quiet or is_single or output.is_watched),
                 count=work.count,
@@ -98,13 +102,11 @@ def _open_run(
     work: Work,
     options: Options,
     model: Model,
-    spec: ModelSpec,
+    backend: Backend,
     limits: Limits,
     sinks: Sinks,
     interrupts: Interrupts,
 ) -> Generator[Result]:
-    batch_size = options.batch_size or DEFAULT_BATCH_SIZE
-    backend = open_chosen(spec, options)
     return run(
         items,
         lambda item: work.words(item, backend.style),
@@ -113,27 +115,47 @@ def _open_run(
             model=model.name,
             full_text=options.full_text,
             top=work.top,
-            doubt=describe_foreign if model.name == SHAPES else None,
+            doubt=_choose_doubt(model, backend),
         ),
         limits=limits,
-        window=2 * batch_size,
+        window=2 * (options.batch_size or DEFAULT_BATCH_SIZE),
         is_ordered=not options.unordered,
         should_stop=interrupts.should_stop,
         on_text=sinks.output.streamer() if options.stream else None,
     )
 
 
-def open_chosen(spec: ModelSpec, options: Options) -> Backend:
-    """The backend of a spec, with what the user set for it."""
+def open_chosen(
+    spec: ModelSpec, model: Model, options: Options, talk: Talk, held: contextlib.ExitStack
+) -> Backend:
+    """A running server that has the model, left when `held` is closed, or else the backend of the spec."""
     batch_size = options.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
+    if spec.server is None and (resident := open_warm(spec, model, options, talk)) is not None:
+        held.callback(resident.close)
+        return resident
     return open_backend(
         spec,
         batch_size=batch_size,
         cache_bytes=choose_cache_bytes(options),
         timeout_seconds=options.server_timeout,
     )
+
+
+def _choose_doubt(model: Model, backend: Backend) -> Callable[[Image], str | None] | None:
+    """What tells a picture that the embedded checkpoint was not made for; a server has said it with its answers."""
+    if model.name != SHAPES:
+        return None
+
+    def describe(image: Image) -> str | None:
+        if isinstance(backend, ResidentBackend) and backend.knows(image):
+            return backend.recall_doubt(image)
+        from ..shapes.world import describe_foreign
+
+        return describe_foreign(image)
+
+    return describe
 
 
 def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str, object]:

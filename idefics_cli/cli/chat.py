@@ -11,7 +11,7 @@ from .options import PROMPT, Options, option, with_options
 
 _USED = {
     *("model", "revision", "style", "device", "dtype", "quantize", "four_bit", "attention", "detail"),
-    *("server", "server_timeout", "offline"),
+    *("max_memory", "no_quantized_cache", "server", "server_timeout", "keep_alive", "no_server", "offline"),
     *("max_new_tokens", "num_beams", "temperature", "top_p", "top_k", "repetition_penalty"),
     *("no_repeat_ngram_size", "length_penalty", "stop", "seed", "cache_memory"),
     *("max_pixels", "background", "timeout", "no_private_addresses", "format", "quiet", "verbose"),

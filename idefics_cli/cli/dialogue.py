@@ -41,20 +41,25 @@ def converse(images: Sequence[str], options: Options, *, system: str | None, sav
     conversation = Conversation(Decoding())
     conversation.decoding = replace(conversation.template.decoding.to_decoding(), **decoding)
     model = choose_model(options, talk)
-    session = _open_session(conversation, model, _choose_spec(model, options), options)
-    if saved is not None:
-        session.load(Path(saved))
-        session.conversation.decoding = replace(session.conversation.decoding, **decoding)
-    if system is not None:
-        session.set_system(system)
-    session.add_images(list(expand(images, recursive=False)))
-    if options.format is None and is_terminal():
-        from .terminal import Terminal
+    with contextlib.ExitStack() as held:
+        backend = open_chosen(_choose_spec(model, options), model, options, talk, held)
+        doubt = describe_foreign if model.name == SHAPES else None
+        session = Session(
+            conversation, backend, Report(model=model.name, doubt=doubt), choose_limits(options)
+        )
+        if saved is not None:
+            session.load(Path(saved))
+            session.conversation.decoding = replace(session.conversation.decoding, **decoding)
+        if system is not None:
+            session.set_system(system)
+        session.add_images(list(expand(images, recursive=False)))
+        if options.format is None and is_terminal():
+            from .terminal import Terminal
 
-        with _ending_at_sigterm():
-            Terminal(session, model.name, talk).run()
-        return
-    _answer_lines(session, options, talk)
+            with _ending_at_sigterm():
+                Terminal(session, model.name, talk).run()
+            return
+        _answer_lines(session, options, talk)
 
 
 def _choose_spec(model: Model, options: Options) -> ModelSpec:
@@ -62,15 +67,6 @@ def _choose_spec(model: Model, options: Options) -> ModelSpec:
     spec = choose_spec(model, options)
     is_base = spec.style == "completion" and model.name != SHAPES
     return replace(spec, style=options.style or ("completion" if is_base else "chat"))
-
-
-def _open_session(conversation: Conversation, model: Model, spec: ModelSpec, options: Options) -> Session:
-    return Session(
-        conversation,
-        open_chosen(spec, options),
-        Report(model=model.name, doubt=describe_foreign if model.name == SHAPES else None),
-        choose_limits(options),
-    )
 
 
 def _answer_lines(session: Session, options: Options, talk: Talk) -> None:

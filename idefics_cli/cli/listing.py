@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from ..errors import NothingToDo, SourceError, UsageError
-from ..examples import load_examples
 from ..images import expand, name_source, read_names
-from ..items import ItemReader
 from ..jsonl import read_lines
 from ..prompts import word
 from ..sidecars import Sidecars
@@ -111,6 +109,8 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
 
 def list_lines(path: str, options: Options) -> Work:
     """The work of `batch`: an item for each line of a file."""
+    from ..items import ItemReader
+
     reader = ItemReader(
         Path() if path == "-" else Path(path).parent, given_decoding(options), has_stdin=path != "-"
     )
@@ -223,6 +223,8 @@ def _read_examples(options: Options) -> tuple[Example, ...]:
         if options.shots:
             raise UsageError("--shots needs examples", hint="name a file with --examples")
         return ()
+    from ..examples import load_examples
+
     examples = load_examples(Path(options.examples))
     if options.shots is not None and options.shots > len(examples):
         raise UsageError(f"--shots {options.shots} but {options.examples} has {len(examples)} examples")

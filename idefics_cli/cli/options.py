@@ -111,6 +111,18 @@ class Options:
         float | None,
         option("--server-timeout", panel=MODEL, min=0.1, help="Seconds the server may take for an answer."),
     ] = None
+    keep_alive: Annotated[
+        str | None,
+        option(
+            "--keep-alive",
+            panel=MODEL,
+            metavar="DURATION",
+            help="Keep the model loaded for so long without work, in the background: 5m, 1h, 0, forever.",
+        ),
+    ] = None
+    no_server: Annotated[
+        bool, flag("--no-server", panel=MODEL, help="Load the model here, whatever server is running.")
+    ] = False
     offline: Annotated[bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only.")] = False
 
     template: Annotated[

@@ -5,6 +5,7 @@ With the tokenizer at hand it also says on stderr what each prompt costs in toke
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import typer
@@ -18,6 +19,7 @@ from ..models.snapshots import has_processor
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .options import Options
 from .output import Talk, display_name, emit, say_error
+from .warm import open_warm
 
 Render = Callable[[Request, Mapping[str, Image]], Preview]
 
@@ -31,8 +33,24 @@ def print_prompts(
     options: Options,
 ) -> None:
     """Print the prompt of every item. Raises typer.Exit(1) when one of them could not be run."""
-    style, preview = _choose_preview(spec, model)
     talk = Talk(options.quiet, options.verbose)
+    with contextlib.ExitStack() as held:
+        style, preview = _choose_preview(spec, model, options, talk, held)
+        has_failed = _print_each(items, words, style, preview, limits, options, talk)
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def _print_each(
+    items: Iterable[Item],
+    words: Callable[[Item, Style], Request],
+    style: Style,
+    preview: Render,
+    limits: Limits,
+    options: Options,
+    talk: Talk,
+) -> bool:
+    """Print the prompt of every item, and say whether one of them could not be run."""
     has_failed = False
     loaded: dict[str, Image] = {}
     for number, item in enumerate(items):
@@ -48,11 +66,12 @@ def print_prompts(
         for failure in failures:
             say_error(f"{name}: {failure}")
             has_failed = True
-    if has_failed:
-        raise typer.Exit(1)
+    return has_failed
 
 
-def _choose_preview(spec: ModelSpec, model: Model) -> tuple[Style, Render]:
+def _choose_preview(
+    spec: ModelSpec, model: Model, options: Options, talk: Talk, held: contextlib.ExitStack
+) -> tuple[Style, Render]:
     """How prompts are rendered: with the processor if it is here, else from the architecture in models.yaml."""
     if model.entry is not None and not has_processor(spec.checkpoint, spec.revision):
         from ..models.families import render_prompt
@@ -60,7 +79,10 @@ def _choose_preview(spec: ModelSpec, model: Model) -> tuple[Style, Render]:
         architecture = model.entry.architecture
         return spec.style or "chat", lambda request, _: Preview(render_prompt(architecture, request.prompt))
 
-    backend = open_backend(spec)
+    resident = open_warm(spec, model, options, talk, may_start=False)
+    if resident is not None:
+        held.callback(resident.close)
+    backend = resident or open_backend(spec)
     return backend.style, backend.preview
 
 

@@ -159,6 +159,24 @@ def _read_size(text: str) -> int | None:
     return None if match is None else int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
+
+
+def choose_keep_alive(options: Options) -> float | None:
+    """The seconds of --keep-alive, infinite for `forever`, None if it was not given."""
+    if options.keep_alive is None:
+        return None
+    if options.keep_alive.strip().lower() == "forever":
+        return math.inf
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)", options.keep_alive.strip().lower(), re.ASCII)
+    if match is None:
+        raise UsageError(
+            f"--keep-alive {options.keep_alive} is not a duration",
+            hint="write 90s, 5m, 2h, 0 (not at all) or forever",
+        )
+    return float(match[1]) * _SECONDS[match[2]]
+
+
 def choose_shard(options: Options) -> tuple[int, int]:
     """Which part of how many, from 1. The whole is 1 of 1."""
     if options.shard is None:

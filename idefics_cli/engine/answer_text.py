@@ -5,9 +5,10 @@ Knows no model. A text is decoded together with the end of its prompt, as some t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from ..models.families.family import Family
+from .listener import Listener
 
 TAIL_TOKENS = 16
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -55,32 +56,32 @@ class AnswerText:
 
 
 class TextStream:
-    """Hands text on as ids arrive, in the way of a transformers streamer; what it gave adds up to the answer."""
+    """Hands a text on to its listener while its ids come; what it gave adds up to the answer."""
 
-    def __init__(self, answer: AnswerText, on_text: Callable[[str], None], stop_ids: Iterable[int]) -> None:
+    def __init__(self, answer: AnswerText, listener: Listener, stop_ids: Iterable[int]) -> None:
         self._answer = answer
-        self._on_text = on_text
+        self._listener = listener
         self._stop_ids = frozenset(stop_ids)
-        self._ids: list[int] = []
-        self._given = 0
-        self._is_prompt_past = False
 
-    def put(self, value: object) -> None:
-        """New ids; the first are those of the prompt."""
-        if not self._is_prompt_past:
-            self._is_prompt_past = True
-            return
-        assert hasattr(value, "flatten")
-        self._ids += [index for index in value.flatten().tolist() if index not in self._stop_ids]
-        self._give(self._answer.read_settled(self._ids))
+    @property
+    def is_heard(self) -> bool:
+        return self._listener.on_text is not None
 
-    def end(self) -> None:
-        """Transformers calls this; the rest is given by `finish`, which knows the whole answer."""
+    @property
+    def is_gone(self) -> bool:
+        return self._listener.is_gone()
+
+    def take(self, ids: Sequence[int]) -> None:
+        """All ids of the answer so far; what follows the one that ended it is padding."""
+        end = next((place for place, index in enumerate(ids) if index in self._stop_ids), len(ids))
+        self._give(self._answer.read_settled(ids[:end]))
 
     def finish(self, text: str) -> None:
+        """The whole answer."""
         self._give(text)
 
     def _give(self, text: str) -> None:
-        if len(text) > self._given:
-            self._on_text(text[self._given :])
-            self._given = len(text)
+        listener = self._listener
+        if listener.on_text is not None and len(text) > listener.given:
+            piece, listener.given = text[listener.given :], len(text)
+            listener.on_text(piece)

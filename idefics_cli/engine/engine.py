@@ -6,7 +6,7 @@ Knows requests only as encoded prompts with a decoding or labels. Nothing it sha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,7 +33,6 @@ from .score import (
 from .store import Store
 
 Work = Continuation | Ranking
-OnText = Callable[[str], None]
 
 CACHE_SHARE = {"cpu": 1 / 8, "cuda": 1 / 4}
 """The part of the free memory that keeps prefixes and features, where nobody said how much."""
@@ -96,18 +95,26 @@ class Engine:
         works: Sequence[Work],
         cuts: Sequence[int] = (),
         *,
-        on_text: OnText | None = None,
         row_tokens: int = ROW_TOKENS,
     ) -> list[Outcome]:
         """Answer the works of one batch, in order. They go on from the prefix with these cuts."""
         if self._marked is None:
-            return [self._run_plain(work, on_text) for work in works]
+            return [self._run_plain(work) for work in works]
         with self._marked.remembering(self._model):
-            return self._run_marked(self._marked, works, cuts, on_text, row_tokens)
+            return self._run_marked(self._marked, works, cuts, row_tokens)
 
     def free(self) -> None:
         """Forget everything that could be computed again."""
         self._store.clear()
+
+    def measure(self) -> dict[str, int]:
+        """How often features of images and prefixes were there already (hits) or not (misses), and what they hold."""
+        counts = {"cache_bytes": self._store.used_bytes, "device_bytes": 0}
+        if self._model.device.type == "cuda":
+            counts["device_bytes"] = torch.cuda.memory_allocated(self._model.device)
+        for name, memory in (("image", self._features), ("prefix", self._prefixes)) if self._marked else ():
+            counts |= {f"{name}_hits": memory.hits, f"{name}_misses": memory.misses}
+        return counts
 
     def limit_cache(self, cache_bytes: int) -> None:
         self._store.shrink(cache_bytes)
@@ -117,7 +124,6 @@ class Engine:
         family: MarkedFamily,
         works: Sequence[Work],
         cuts: Sequence[int],
-        on_text: OnText | None,
         row_tokens: int,
     ) -> list[Outcome]:
         first = works[0]
@@ -132,7 +138,8 @@ class Engine:
         if first.decoding.max_new_tokens < 1:
             return [Outcome(Generation("", 0, "length"), ())] * len(works)
         inputs = self._begin(family, prompts, prefix, first.decoding)
-        generations = generate(self._model, family, prompts, first.decoding, inputs, on_text)
+        listeners = [work.listener for work in works if isinstance(work, Continuation)]
+        generations = generate(self._model, family, prompts, first.decoding, inputs, listeners)
         if first.decoding.num_beams == 1:
             self._keep_answers(family, works, generations, inputs)
         return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
@@ -194,14 +201,14 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
 
-    def _run_plain(self, work: Work, on_text: OnText | None) -> Outcome:
+    def _run_plain(self, work: Work) -> Outcome:
         """A family that is not to be taken apart: whole prompts, one at a time."""
         if isinstance(work, Ranking):
             return Outcome(None, tuple(score_rows(self._model, self._family, work)))
         if work.decoding.max_new_tokens < 1:
             return Outcome(Generation("", 0, "length"), ())
         inputs = to_model(self._model, self._family.collate([work.encoded]))
-        (made,) = generate(self._model, self._family, [work.encoded], work.decoding, inputs, on_text)
+        (made,) = generate(self._model, self._family, [work.encoded], work.decoding, inputs, [work.listener])
         return Outcome(made, ())
 
 

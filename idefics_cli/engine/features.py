@@ -20,6 +20,7 @@ class Features:
         self._model = model
         self._family = family
         self._store = store
+        self.hits = self.misses = 0
 
     def gather(self, stretches: Iterable[Stretch]) -> dict[str, Tensor]:
         """The features that the tokens of these stretches see, by digest; those not yet known are made together."""
@@ -35,6 +36,8 @@ class Features:
                     missing[digest] = stretch.encoded.pixels[index]
                 else:
                     found[digest] = known
+        self.hits += len(found)
+        self.misses += len(missing)
         by_shape: dict[tuple[int, ...], list[str]] = {}
         for digest, pixels in missing.items():
             by_shape.setdefault(tuple(pixels.values.shape[1:]), []).append(digest)

@@ -7,7 +7,7 @@ The generation config is made afresh from the `Decoding`, so nothing a checkpoin
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..values import Decoding, FinishReason
 from .answer_text import AnswerText, TextStream
+from .listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,14 @@ def is_sampled(decoding: Decoding) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Continuation:
-    """A prompt to be continued. One that `is_kept` leaves its keys and values for prompts that repeat its answer."""
+    """A prompt to be continued, and who listens.
+
+    One that `is_kept` leaves its keys and values for prompts that repeat its answer.
+    """
 
     encoded: Encoded
     decoding: Decoding
+    listener: Listener | None = None
     is_kept: bool = False
 
 
@@ -62,20 +67,21 @@ def generate(
     rows: Sequence[Encoded],
     decoding: Decoding,
     inputs: Mapping[str, Any],
-    on_text: Callable[[str], None] | None = None,
+    listeners: Sequence[Listener | None] = (),
 ) -> list[Generation]:
-    """Continue each prompt from its model inputs. `on_text` is for a single row and receives its text in pieces."""
+    """Continue each prompt from its model inputs. Each row may have a listener, who hears it or ends it."""
     width = inputs["input_ids"].shape[1]
     answers = [AnswerText(family, row.ids, decoding.stop) for row in rows]
-    options: dict[str, Any] = {}
+    endings: list[StoppingCriteria] = []
     if decoding.stop:
-        options["stopping_criteria"] = StoppingCriteriaList([_StopStrings(answers, width)])
-    stream = None
-    if on_text is not None:
-        assert len(rows) == 1, "only a single request can be streamed"
-        stream = TextStream(answers[0], on_text, family.stop_ids)
-        if decoding.num_beams == 1:
-            options["streamer"] = stream
+        endings.append(_StopStrings(answers, width))
+    streams = [
+        None if listener is None else TextStream(answer, listener, family.stop_ids)
+        for answer, listener in zip(answers, listeners or [None] * len(rows), strict=True)
+    ]
+    if any(streams):
+        endings.append(_Listeners(streams, width, are_heard=decoding.num_beams == 1))
+    options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList(endings)} if endings else {}
     device = find_input_device(model)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=is_sampled(decoding)):
@@ -86,8 +92,9 @@ def generate(
         _read(sequence[width:].tolist(), answer, family, decoding)
         for sequence, answer in zip(sequences, answers, strict=True)
     ]
-    if stream is not None:
-        stream.finish(generations[0].text)
+    for stream, generation in zip(streams, generations, strict=True):
+        if stream is not None:
+            stream.finish(generation.text)
     return generations
 
 
@@ -134,3 +141,21 @@ class _StopStrings(StoppingCriteria):
         each = len(rows) // len(self._answers)
         stopped = [self._answers[index // each].is_stopped(ids) for index, ids in enumerate(rows)]
         return torch.tensor(stopped, device=input_ids.device, dtype=torch.bool)
+
+
+class _Listeners(StoppingCriteria):
+    """Lets listeners hear their rows, which beams have none of until they are done; ends those whose listener went."""
+
+    def __init__(self, streams: Sequence[TextStream | None], width: int, *, are_heard: bool) -> None:
+        self._streams = streams
+        self._width = width
+        self._are_heard = are_heard and any(stream is not None and stream.is_heard for stream in streams)
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        if self._are_heard:
+            for stream, ids in zip(self._streams, input_ids[:, self._width :].tolist(), strict=True):
+                if stream is not None and stream.is_heard:
+                    stream.take(ids)
+        each = len(input_ids) // len(self._streams)
+        are_gone = [stream is not None and stream.is_gone for stream in self._streams for _ in range(each)]
+        return torch.tensor(are_gone, device=input_ids.device, dtype=torch.bool)

@@ -53,6 +53,7 @@ class Prefixes:
         self._family = family
         self._features = features
         self._store = store
+        self.hits = self.misses = 0
 
     def list_kept(self, prompts: Sequence[Units]) -> list[Units]:
         """Kept prefixes that may serve these prompts: those they begin with, and the latest, for their beginnings."""
@@ -70,7 +71,9 @@ class Prefixes:
             if known.length > prefix.length:
                 prefix = Prefix(known.length, known.layers, known.length)
             if prefix.length == cut:
+                self.hits += 1
                 continue
+            self.misses += 1
             prefix = self._extend(encoded, prefix, cut)
             self._store.keep(("prefix", name), prefix, _count_bytes(prefix))
         return prefix

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,13 +24,11 @@ class Done:
     seconds: float
 
 
-def run_all(
-    engine: Engine, works: Sequence[Work], *, rows: int, on_text: Callable[[str], None] | None = None
-) -> list[Done | None]:
+def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | None]:
     """Each work answered, in order, or None where not even it alone fits. `rows` is the most of a batch."""
     done: dict[int, Done] = {}
     for batch in engine.plan(works, rows=rows):
-        done.update(_run(engine, works, batch, on_text))
+        done.update(_run(engine, works, batch))
     return [done.get(index) for index in range(len(works))]
 
 
@@ -39,15 +37,13 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _run(
-    engine: Engine, works: Sequence[Work], batch: Batch, on_text: Callable[[str], None] | None
-) -> dict[int, Done]:
+def _run(engine: Engine, works: Sequence[Work], batch: Batch) -> dict[int, Done]:
     chosen = [works[index] for index in batch.rows]
     began = time.perf_counter()
     for cuts, row_tokens in _list_attempts(chosen, batch.cuts):
         outcomes = None
         try:
-            outcomes = engine.run(chosen, cuts, on_text=on_text, row_tokens=row_tokens)
+            outcomes = engine.run(chosen, cuts, row_tokens=row_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -60,9 +56,7 @@ def _run(
     middle = len(chosen) // 2
     halves = (batch.rows[:middle], batch.rows[middle:]) if middle else ()
     return {
-        index: done
-        for half in halves
-        for index, done in _run(engine, works, Batch(half, batch.cuts), on_text).items()
+        index: done for half in halves for index, done in _run(engine, works, Batch(half, batch.cuts)).items()
     }
 
 

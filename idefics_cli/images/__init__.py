@@ -5,7 +5,6 @@ Knows no model and no prompt.
 """
 
 from .decode import decode
-from .fetch import fetch
 from .formats import has_image_suffix
 from .limits import Limits
 from .lists import read_names
@@ -16,7 +15,6 @@ __all__ = [
     "Limits",
     "decode",
     "expand",
-    "fetch",
     "has_image_suffix",
     "is_url",
     "load",

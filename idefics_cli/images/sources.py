@@ -16,7 +16,6 @@ from typing import IO
 from ..errors import SourceError
 from ..values import Image
 from .decode import decode
-from .fetch import fetch
 from .formats import has_image_suffix
 from .limits import Limits
 from .names import name_source, parse_scheme
@@ -61,6 +60,8 @@ def read(source: str, limits: Limits) -> bytes | Path:
         return _read_stdin(limits)
     scheme = parse_scheme(source)
     if scheme in {"http", "https", "data"}:
+        from .fetch import fetch  # its client costs more to import than a local image to read
+
         return fetch(source, limits)
     if scheme is not None:
         hint = "give the path without file://" if scheme == "file" else "give a path or an http or https URL"

@@ -167,7 +167,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "caption", "vqa", "classify", "write", "run", "batch", "chat", "templates", "bench"),
+        *("", "caption", "vqa", "classify", "write", "run", "batch", "chat", "serve", "templates", "bench"),
         *("models", "models list", "models info", "models pull", "models remove"),
     ],
 )

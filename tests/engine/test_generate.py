@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from idefics_cli.engine.answer_text import AnswerText
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.generate import Continuation, Generation
+from idefics_cli.engine.listener import Listener
 from idefics_cli.engine.within_memory import run_all
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.values import Decoding, Image, Prompt
@@ -33,9 +33,9 @@ def rows_of(family: Family) -> list[Encoded]:
     return [family.encode(prompt, images) for prompt, images in PROMPTS]
 
 
-def ask(kind: str, row: Encoded, decoding: Decoding, **options: Any) -> Generation:
+def ask(kind: str, row: Encoded, decoding: Decoding, listener: Listener | None = None) -> Generation:
     family, model = opened(kind)
-    (outcome,) = Engine(model, family).run([Continuation(row, decoding)], **options)
+    (outcome,) = Engine(model, family).run([Continuation(row, decoding, listener)])
     assert outcome.generation is not None
     return outcome.generation
 
@@ -116,9 +116,47 @@ def test_streamed_pieces_add_up_to_the_answer(kind: str, stop: tuple[str, ...]) 
     for row in rows_of(family):
         for decoding in (replace(GREEDY, stop=stop), replace(GREEDY, stop=stop, num_beams=2)):
             pieces: list[str] = []
-            streamed = ask(kind, row, decoding, on_text=pieces.append)
+            streamed = ask(kind, row, decoding, Listener(pieces.append))
             assert "".join(pieces) == streamed.text
             assert streamed == ask(kind, row, decoding)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_are_streamed_at_once_and_each_hears_its_own(kind: str) -> None:
+    family, model = opened(kind)
+    rows = rows_of(family)[:2]
+    heard: list[list[str]] = [[], []]
+    works = [
+        Continuation(row, GREEDY, Listener(pieces.append)) for row, pieces in zip(rows, heard, strict=True)
+    ]
+    outcomes = Engine(model, family).run(works)
+    for row, pieces, outcome in zip(rows, heard, outcomes, strict=True):
+        assert outcome.generation == ask(kind, row, GREEDY)
+        assert "".join(pieces) == outcome.generation.text
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_an_answer_ends_when_its_listener_goes_and_the_others_do_not(beams: int) -> None:
+    family, model = opened("idefics")
+    rows = rows_of(family)[:2]
+    decoding = replace(GREEDY, num_beams=beams)
+    asked: list[int] = []
+
+    def is_gone() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    works = [Continuation(rows[0], decoding, Listener(is_gone=is_gone)), Continuation(rows[1], decoding)]
+    gone, other = Engine(model, family).run(works)
+    assert gone.generation is not None
+    if beams == 1:
+        whole = ask("idefics", rows[0], decoding).text
+        assert whole.startswith(gone.generation.text)
+        assert len(gone.generation.text) < len(whole)
+    assert other.generation == ask("idefics", rows[1], decoding)
+    asked.clear()
+    Engine(model, family).run(works[:1])
+    assert len(asked) == 4  # nobody is left, so the other tokens were not even asked for
 
 
 @pytest.mark.parametrize("kind", KINDS)

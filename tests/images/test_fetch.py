@@ -18,8 +18,9 @@ import pytest
 
 from idefics_cli import __version__
 from idefics_cli.errors import SourceCode, SourceError
-from idefics_cli.images import Limits, fetch, load
+from idefics_cli.images import Limits, load
 from idefics_cli.images.addresses import is_public
+from idefics_cli.images.fetch import fetch
 from tests.site import Page, Site, open_site
 
 QUICK = Limits(backoff_seconds=0.01, connect_timeout_seconds=2, total_timeout_seconds=5, max_bytes=10_000)

@@ -1,0 +1,138 @@
+"""What `idefics serve` does: run a server here or in the background, ask how it is, end it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+
+from ..backends.meeting import find_folder, is_locked, locked, make_folder
+from ..backends.resident import HEALTH, STOP, ask_server
+from ..config import SHAPES, Model
+from ..errors import ModelError, NothingToDo, UsageError
+from ..values import ModelSpec
+from .options import Options
+from .output import Talk, emit
+from .settings import choose_cache_bytes, choose_keep_alive, choose_model, choose_spec
+from .warm import pass_on, start_server, write_flags
+
+DEFAULT_HOST = "127.0.0.1"
+LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The options of the command that are its own."""
+
+    port: int | None = None
+    host: str | None = None
+    api_key: str | None = None
+    queue: int | None = None
+    request_timeout: float | None = None
+    background: bool = False
+
+
+def run_server(wanted: Wanted, options: Options) -> None:
+    """Serve until told to end, or return once a server in the background is ready."""
+    talk = Talk(options.quiet)
+    if wanted.port is None and wanted.host is not None:
+        raise UsageError("--host is for TCP", hint="give a --port too")
+    if wanted.port is None and wanted.api_key is not None:
+        talk.note("--api-key changes nothing without --port: the socket is yours alone")
+    keep_alive_seconds = choose_keep_alive(options)
+    model = choose_model(options, talk)
+    spec = choose_spec(model, options)
+    if wanted.background:
+        _run_in_background(wanted, options, spec, model, talk)
+        return
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
+    folder = make_folder()
+    with locked(folder):
+        _serve(wanted, options, model, spec, math.inf if keep_alive_seconds is None else keep_alive_seconds)
+
+
+def print_status() -> None:
+    """Print how the running server is. Raises NothingToDo if there is none."""
+    said = ask_server("GET", HEALTH)
+    if said is None:
+        raise NothingToDo("no server is running", hint="start one with `idefics serve`")
+    if said.get("keep_alive_seconds") is None:
+        said["keep_alive_seconds"] = "forever"
+    for name, value in said.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        emit(f"{name.removesuffix('_seconds').replace('_', ' ')}\t{shown}")
+
+
+def stop_server(options: Options) -> None:
+    """End the running server and wait for it. Raises NothingToDo if there is none."""
+    said = ask_server("POST", STOP)
+    if said is None:
+        raise NothingToDo("no server is running")
+    while is_locked(find_folder()):
+        time.sleep(LOOK_SECONDS)
+    Talk(options.quiet).note(f"the server with {said.get('model', 'the model')} has ended")
+
+
+def _run_in_background(wanted: Wanted, options: Options, spec: ModelSpec, model: Model, talk: Talk) -> None:
+    if ask_server("GET", HEALTH) is not None:
+        raise UsageError("a server is running already", hint="end it with `idefics serve --stop`")
+    own = asdict(wanted) | {name: getattr(options, name) for name in ("keep_alive", "max_pixels", "timeout")}
+    del own["background"]
+    # Not in the list of processes, which everybody can read.
+    api_key = own.pop("api_key")
+    environment = {} if api_key is None else {"IDEFICS_API_KEY": api_key}
+    arguments = pass_on(model, spec, options) + write_flags(own)
+    search = start_server(arguments, spec, environment)
+    if search.backend is None:
+        raise ModelError(search.reason)
+    talk.note(f"serving {model.name} in the background, process {search.backend.pid}")
+    search.backend.close()
+
+
+def _serve(
+    wanted: Wanted, options: Options, model: Model, spec: ModelSpec, keep_alive_seconds: float
+) -> None:
+    from ..backends.local import LocalBackend
+    from ..backends.meeting import identify
+    from ..serve.house import API_LIMITS, House, Rules
+    from ..serve.process import Address, open_tcp, serve
+
+    talk = Talk(options.quiet)
+    address = tcp = None
+    if wanted.port is not None:
+        address = Address(wanted.host or DEFAULT_HOST, wanted.port, wanted.api_key)
+        tcp = open_tcp(address)
+    rules = Rules()
+    rules = replace(
+        rules,
+        rows=options.batch_size or rules.rows,
+        queue=wanted.queue or rules.queue,
+        timeout_seconds=wanted.request_timeout or rules.timeout_seconds,
+        limits=replace(
+            API_LIMITS,
+            max_pixels=options.max_pixels or API_LIMITS.max_pixels,
+            total_timeout_seconds=options.timeout or API_LIMITS.total_timeout_seconds,
+        ),
+    )
+    backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=choose_cache_bytes(options))
+    backend.load()
+    places = ["commands of yours"]
+    urls: tuple[str, ...] = ()
+    if tcp is not None and address is not None:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        urls = (f"http://{host}:{tcp.getsockname()[1]}/v1",)
+        places += urls
+    doubt = None
+    if model.name == SHAPES:
+        from ..shapes.world import describe_foreign as doubt
+    folder = make_folder()
+    serve(
+        lambda: House(model.name, backend, identify(spec), rules, keep_alive_seconds, doubt, urls),
+        folder,
+        tcp=tcp,
+        address=address,
+        on_ready=lambda: talk.note(f"serving {model.name} to {' and '.join(places)}"),
+        on_ending=lambda: talk.note("finishing the work in hand; again to end at once"),
+    )

@@ -1,0 +1,23 @@
+"""Who waits for an answer while it is written: hears its text, or has gone and wants no more of it.
+
+Knows no model and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """The one who waits for one answer. `is_gone` is asked at every token; when it says so, the answer ends there."""
+
+    on_text: Callable[[str], None] | None = None
+    is_gone: Callable[[], bool] = _never
+    given: int = 0
+    """Characters that were handed on. An answer begun anew, where memory was short, goes on after them."""

@@ -1,0 +1,163 @@
+"""`/v1/chat/completions`: the OpenAI API to a prompt, and an answer back to it.
+
+What is not supported is refused by its name. Knows neither sockets nor schedulers.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..values import Answer, Decoding, ImagePart, Message, Part, Prompt, Request, TextPart
+
+TASK = "chat"
+DEFAULT_NEW_TOKENS = 256
+
+
+class Strict(BaseModel):
+    """What a program sent: an unknown field is an error that names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextContent(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(Strict):
+    url: str = Field(description="An http(s) or data URL.")
+    detail: Literal["auto"] = "auto"
+
+
+class ImageContent(Strict):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Content = Annotated[TextContent | ImageContent, Field(discriminator="type")]
+
+
+class ChatMessage(Strict):
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(min_length=1)] | Annotated[list[Content], Field(min_length=1)]
+
+    def to_message(self) -> Message:
+        if isinstance(self.content, str):
+            return Message(self.role, (TextPart(self.content),))
+        parts: list[Part] = [
+            TextPart(one.text) if isinstance(one, TextContent) else ImagePart(one.image_url.url)
+            for one in self.content
+        ]
+        return Message(self.role, tuple(parts))
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+
+
+class ChatCall(Strict):
+    """The body of a call. Greedy unless `temperature` is given; a last assistant message is continued."""
+
+    model: str = Field(description="The model that is served: see /v1/models.")
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
+        | None
+    ) = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def to_prompt(self) -> Prompt:
+        return tuple(message.to_message() for message in self.messages)
+
+    def to_decoding(self) -> Decoding:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return Decoding(
+            max_new_tokens=self.max_completion_tokens or self.max_tokens or DEFAULT_NEW_TOKENS,
+            temperature=self.temperature or 0.0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=self.seed or 0,
+            stop=tuple(stop),
+        )
+
+    def to_request(self) -> Request:
+        return Request("chat", TASK, self.to_prompt(), self.to_decoding())
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class Reply:
+    """One completion on its way out: whole, or in chunks whose texts add up to the same."""
+
+    def __init__(self, model: str) -> None:
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._model = model
+        self._created = int(time.time())
+        self._pending = ""
+        self._has_begun = False
+
+    def complete(self, answer: Answer) -> dict[str, Any]:
+        message = {"role": "assistant", "content": answer.text.strip()}
+        choice = {
+            "index": 0,
+            "message": message,
+            "finish_reason": answer.finish_reason,
+            "logprobs": None,
+        }
+        return self._envelope("chat.completion") | {
+            "choices": [choice],
+            "usage": describe_usage(answer),
+        }
+
+    def begin(self) -> dict[str, Any]:
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def add(self, piece: str) -> Iterator[dict[str, Any]]:
+        """Space around the whole text is left away, as it is in a completion: at its end it is held back."""
+        text = self._pending + piece
+        if not self._has_begun:
+            text = text.lstrip()
+        visible = text.rstrip()
+        self._pending = text[len(visible) :]
+        if visible:
+            self._has_begun = True
+            yield self._chunk({"content": visible})
+
+    def end(self, answer: Answer, *, wants_usage: bool) -> Iterator[dict[str, Any]]:
+        yield self._chunk({}, answer.finish_reason)
+        if wants_usage:
+            yield self._envelope("chat.completion.chunk") | {
+                "choices": [],
+                "usage": describe_usage(answer),
+            }
+
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+        return self._envelope("chat.completion.chunk") | {"choices": [choice]}
+
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+
+
+def describe_usage(answer: Answer) -> dict[str, Any]:
+    usage = answer.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.new_tokens,
+        "total_tokens": usage.prompt_tokens + usage.new_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.shared_tokens},
+    }

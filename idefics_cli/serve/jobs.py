@@ -1,0 +1,66 @@
+"""Jobs: requests that came together, and those who wait for them.
+
+A source is a name of its sender's own, so a job's images are named by their digests before they meet those of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from ..engine.listener import Listener
+from ..errors import ItemError
+from ..values import Answer, Image, ImagePart, Message, Request
+
+Outcomes = list[Answer | ItemError]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Requests, their images by digest, and the future of their outcomes. `on_text` hears the first request."""
+
+    requests: tuple[Request, ...]
+    images: dict[str, Image]
+    on_text: Callable[[str], None] | None = None
+    outcomes: Future[Outcomes] = field(default_factory=Future)
+    listeners: list[Listener] = field(init=False)
+    is_gone: bool = False
+
+    def __post_init__(self) -> None:
+        self.listeners = [
+            Listener(self.on_text if number == 0 else None, lambda: self.is_gone)
+            for number in range(len(self.requests))
+        ]
+
+    def abandon(self) -> None:
+        """Nobody waits any more: it is not begun, or ends at its next token."""
+        self.is_gone = True
+
+
+def make_job(
+    requests: Sequence[Request],
+    images: Mapping[str, Image],
+    on_text: Callable[[str], None] | None = None,
+) -> Job:
+    return Job(
+        tuple(_name_by_digest(request, images) for request in requests),
+        {image.digest: image for image in images.values()},
+        on_text,
+    )
+
+
+def _name_by_digest(request: Request, images: Mapping[str, Image]) -> Request:
+    """The request with digests for sources. Raises KeyError if an image is missing."""
+    prompt = tuple(
+        Message(
+            message.role,
+            tuple(
+                ImagePart(images[part.source].digest) if isinstance(part, ImagePart) else part
+                for part in message.parts
+            ),
+        )
+        for message in request.prompt
+    )
+    # Only whether there are any matters from here on.
+    return replace(request, prompt=prompt, images=request.images[:1])

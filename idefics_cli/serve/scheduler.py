@@ -1,0 +1,181 @@
+"""One thread owns the model; what arrives within a few milliseconds is answered in one go.
+
+The backend plans the batches and what they share. Knows jobs, neither HTTP nor pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from ..engine.listener import Listener
+from ..errors import IdeficsError
+from ..values import Image, Request
+from .jobs import Job, Outcomes
+from .metrics import Metrics
+
+QUIET_SECONDS = 0.002
+"""Nothing more arrived for so long: those who came together are here."""
+GATHER_SECONDS = 0.01
+"""The longest that a request waits for others while the model is idle."""
+
+T = TypeVar("T")
+_log = logging.getLogger("idefics.serve")
+
+
+class Refused(Exception):
+    """A job is not taken: the queue is full, or the server is ending."""
+
+    def __init__(self, *, is_ending: bool) -> None:
+        super().__init__("the server is ending" if is_ending else "the queue is full")
+        self.is_ending = is_ending
+
+
+class Answerer(Protocol):
+    """The part of a backend that is called here."""
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None = None,
+        *,
+        listeners: Sequence[Listener | None] = (),
+    ) -> Outcomes: ...
+
+
+class Scheduler:
+    """Answers jobs in the order they come, about `rows` requests at a time, and holds at most `size` that wait."""
+
+    def __init__(self, backend: Answerer, metrics: Metrics, *, rows: int, size: int) -> None:
+        self._backend = backend
+        self._metrics = metrics
+        self._rows = rows
+        self._size = size
+        self._jobs: deque[Job] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._is_working = self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not yet begun."""
+        with self._changed:
+            return self._count()
+
+    @property
+    def is_idle(self) -> bool:
+        with self._changed:
+            return not (self._jobs or self._calls or self._is_working)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises Refused. One that is larger than the queue is taken when nothing else waits."""
+        with self._changed:
+            if self._is_closed:
+                raise Refused(is_ending=True)
+            if self._jobs and self._count() + len(job.requests) > self._size:
+                raise Refused(is_ending=False)
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function where nothing else uses the model."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self._is_closed:
+                raise Refused(is_ending=True)
+            self._calls.append(run)
+            self._changed.notify_all()
+        return future
+
+    def close(self) -> None:
+        """Take nothing more. What is queued is still answered."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _count(self) -> int:
+        return sum(len(job.requests) for job in self._jobs if not job.is_gone)
+
+    def _run(self) -> None:
+        while self._wait():
+            with self._changed:
+                self._is_working = True
+                calls, self._calls = list(self._calls), deque()
+                jobs = self._take()
+            for call in calls:
+                call()
+            if jobs:
+                self._answer(jobs)
+            with self._changed:
+                self._is_working = False
+
+    def _wait(self) -> bool:
+        """Wait for work and then, shortly, for what comes along with it. False at the end."""
+        with self._changed:
+            while not self._jobs and not self._calls:
+                if self._is_closed:
+                    return False
+                self._changed.wait()
+            limit = time.monotonic() + GATHER_SECONDS
+            while (left := limit - time.monotonic()) > 0 and self._count() < self._rows:
+                if not self._changed.wait(min(left, QUIET_SECONDS)):
+                    break
+            return True
+
+    def _take(self) -> list[Job]:
+        taken: list[Job] = []
+        count = 0
+        while self._jobs and (not taken or count + len(self._jobs[0].requests) <= self._rows):
+            job = self._jobs.popleft()
+            if job.is_gone:
+                job.outcomes.cancel()
+                continue
+            taken.append(job)
+            count += len(job.requests)
+        return taken
+
+    def _answer(self, jobs: Sequence[Job]) -> None:
+        began = time.perf_counter()
+        try:
+            outcomes = self._ask(jobs)
+        except Exception as error:
+            if len(jobs) > 1:
+                # Whosever fault it was, the others have theirs answered.
+                for job in jobs:
+                    self._answer([job])
+                return
+            if not isinstance(error, IdeficsError):
+                _log.exception("a request failed")
+            jobs[0].outcomes.set_exception(error)
+            return
+        self._metrics.count_batch(outcomes, time.perf_counter() - began)
+        rest = iter(outcomes)
+        for job in jobs:
+            own = [next(rest) for _ in job.requests]
+            # A future may be cancelled by the one who waits for it.
+            with contextlib.suppress(Exception):
+                job.outcomes.set_result(own)
+
+    def _ask(self, jobs: Sequence[Job]) -> Outcomes:
+        images: dict[str, Image] = {}
+        for job in jobs:
+            images |= job.images
+        requests = [request for job in jobs for request in job.requests]
+        listeners = [listener for job in jobs for listener in job.listeners]
+        return self._backend.answer(requests, images, listeners=listeners)
