@@ -23,7 +23,7 @@ from .families.family import Family
 from .families.layout import FAKE_TOKEN
 from .hub import check_folder, source_of, translated
 from .placement import place, remove_with, tell_placement
-from .quantization import build_config, check_device, check_quantized
+from .quantization import build_config, check_device, check_quantized, leave_narrow_unpacked
 from .quantized_cache import Entry, discard, find_entry, keep, widen
 from .random_weights import draw_weights, is_random
 
@@ -100,6 +100,7 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
             f"{spec.checkpoint} does not fit into the memory of {device}",
             hint="use --4bit, a smaller --model or another --device",
         ) from error
+    leave_narrow_unpacked(model)
     tell_placement(model)
     remove_with(model, options.get("offload_folder"))
     # What a checkpoint would like to be decoded with is not for the answer to depend on.

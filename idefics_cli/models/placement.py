@@ -3,8 +3,8 @@
 Only decides; `from_pretrained` and accelerate move things. Bytes are estimated on the meta device.
 """
 
-# transformers is typed in parts only.
-# mypy: disable-error-code="no-untyped-call"
+# transformers is typed in parts only, accelerate not at all.
+# mypy: disable-error-code="no-untyped-call, import-untyped"
 from __future__ import annotations
 
 import logging

@@ -113,6 +113,19 @@ def check_quantized(model: nn.Module, family: Family) -> None:
         raise ModelError(f"{missed[0]} was not quantized", hint="load it without --quantize and report this")
 
 
+def leave_narrow_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing matrices that it cannot.
+
+    On CPUs with AVX512_BF16 it packs 4-bit matrices before their first use, in blocks of 32 rows and 64 columns, and
+    fails on those of another size, which it could use as they are.
+    """
+    for module in list_quantized(model).values():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            linear: Any = module
+            fits = linear.out_features % 32 == 0 and linear.in_features % 64 == 0
+            linear.support_avx512bf16_for_cpu = linear.support_avx512bf16_for_cpu and fits
+
+
 def is_packed(name: str, family: Family) -> bool:
     """Whether quantization is to take a matrix, by its name: those of the language layers, gated ones included."""
     return _LAYER.search(name) is not None and not _match_unquantized(family).match(name)

@@ -12,6 +12,7 @@ import torch
 from idefics_cli.backends import close_backends, local, open_backend
 from idefics_cli.backends.local import LocalBackend
 from idefics_cli.errors import AnswerError, ItemError, ModelError, PromptError
+from idefics_cli.models.loading import load_model
 from idefics_cli.values import Answer, Choice, Decoding, Image, ModelSpec, Prompt, Request
 from tests.models.tiny import KINDS, checkpoint, document, picture, user
 
@@ -225,8 +226,12 @@ def test_another_model_is_opened_only_after_the_memory_of_the_first_is_free(
     assert isinstance(first, LocalBackend)
     model = weakref.ref(first._model)
     alive = []
-    load = local.load_model
-    monkeypatch.setattr(local, "load_model", lambda *given: (alive.append(model()), load(*given))[1])
+
+    def load(*given: Any) -> Any:
+        alive.append(model())
+        return load_model(*given)
+
+    monkeypatch.setattr(local, "load_model", load)
     try:
         open_backend(spec_of("idefics2")).answer([REQUESTS[0]], IMAGES)
         assert alive == [None]

@@ -122,7 +122,7 @@ def test_what_is_quantized_already_is_loaded_and_not_quantized_again(tmp_path: P
 
 @pytest.mark.parametrize("missing", ["optimum.quanto", "bitsandbytes"])
 def test_what_must_be_installed_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = module.find_spec
+    found = find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == missing else found(name))
     kind, hint = {
         "optimum.quanto": ("int8", r"idefics-cli\[int8\]"),
