@@ -70,7 +70,7 @@ def generate(
     if decoding.stop:
         endings.append(_StopStrings(answers, width))
     streams = [
-        listener and TextStream(answer, listener, family.stop_ids)
+        None if listener is None else TextStream(answer, listener, family.stop_ids)
         for answer, listener in zip(answers, listeners or [None] * len(rows), strict=True)
     ]
     if any(streams):
