@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from ..backends.meeting import find_folder, is_locked, locked, make_folder
 from ..backends.resident import HEALTH, STOP, ask_server
 from ..config import SHAPES, Model
 from ..errors import ModelError, NothingToDo, UsageError
-from ..values import ModelSpec
+from ..values import Image, ModelSpec
 from .options import Options
 from .output import Talk, emit
 from .settings import choose_cache_bytes, choose_keep_alive, choose_model, choose_spec
@@ -124,9 +125,11 @@ def _serve(
         host = f"[{address.host}]" if ":" in address.host else address.host
         urls = (f"http://{host}:{tcp.getsockname()[1]}/v1",)
         places += urls
-    doubt = None
+    doubt: Callable[[Image], str | None] | None = None
     if model.name == SHAPES:
-        from ..shapes.world import describe_foreign as doubt
+        from ..shapes.world import describe_foreign
+
+        doubt = describe_foreign
     folder = make_folder()
     serve(
         lambda: House(model.name, backend, identify(spec), rules, keep_alive_seconds, doubt, urls),
