@@ -140,7 +140,7 @@ class ItemReader:
             raise BadItem(f"no task {line.task!r}", hint=f"known: {', '.join(TASKS)}; or give a template")
         if line.task == "run" and line.template is None:
             raise BadItem("the task run needs a template")
-        name = line.template or template_name(str(line.task), None, prompt)
+        name = template_name(str(line.task), line.template, prompt)
         if "/" in name or name.endswith((".yaml", ".yml")):
             if not self._has_files:
                 raise BadItem(f"the template {name!r} is a file", hint="name one of `idefics templates list`")

@@ -102,6 +102,7 @@ def test_templates_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"task": "capton"}, "no task 'capton'; known: caption"),
         ({"task": "run"}, "needs a template"),
         ({"template": "capton"}, "no template 'capton'"),
+        ({"template": ""}, "no template ''"),
         ({"task": "caption", "images": "a.jpg"}, "images: Input should be a valid list"),
         ({"task": "caption", "image": 3}, "image: Input should be a valid string"),
         ({"task": "vqa", "question": 3}, "question is not a text"),

@@ -67,6 +67,12 @@ _COMPLETION = {
         "usage": _USAGE,
     },
 }
+_EVENT = {
+    "type": "object",
+    "description": "A chunk of the completion as JSON, or [DONE].",
+    "required": ["data"],
+    "properties": {"data": _TEXT},
+}
 _REFUSALS = {
     "400": "The call cannot be answered as it is; the message says why.",
     "401": "The API key is missing or wrong.",
@@ -93,7 +99,7 @@ def describe_api() -> dict[str, Any]:
                     {"$ref": "#/components/schemas/ChatCall"},
                     {
                         "application/json": {"schema": _COMPLETION},
-                        "text/event-stream": {"schema": _TEXT},
+                        "text/event-stream": {"schema": _EVENT},
                     },
                 )
             },
