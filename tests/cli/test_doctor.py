@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
-from idefics_cli.config import PACKAGE
+from idefics_cli.config import PACKAGE, user_folder
 from idefics_cli.doctor import answers, machine
 from tests.program import Run
 from tests.site import Page, open_site
@@ -105,13 +106,11 @@ def test_the_network_is_asked_once_and_need_not_be_there(monkeypatch: pytest.Mon
 def test_a_broken_template_and_an_old_library_are_named(
     run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = machine.user_folder() / "templates"
+    folder = user_folder() / "templates"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("name: [")
-    old = machine.metadata.version
-    monkeypatch.setattr(
-        machine.metadata, "version", lambda name: "4.0" if name == "transformers" else old(name)
-    )
+    old = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "4.0" if name == "transformers" else old(name))
     result = run("doctor", "--quick", "--offline")
     assert result.code == 1
     assert "broken   versions         transformers 4.0 is not" in result.stdout
