@@ -104,7 +104,8 @@ def identify(spec: ModelSpec) -> dict[str, Any]:
     prompts are worded is no matter of the weights.
     """
     values = asdict(spec)
-    del values["style"]
+    del values["style"], values["keeps_quantized"]
+    values["max_memory"] = [list(one) for one in spec.max_memory]
     folder = Path(spec.checkpoint)
     if folder.is_dir():
         values["checkpoint"] = str(folder.resolve())

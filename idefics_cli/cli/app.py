@@ -129,6 +129,8 @@ def _set_defaults(
     for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):
         if option.multiple:
             option.envvar_list_splitter = "\n"
+        if option.envvar is None:  # neither the environment nor a file has it
+            continue
         flag = max(option.opts, key=len).removeprefix("--")
         known.add(flag)
         if flag.replace("-", "_") in wanted:

@@ -129,7 +129,7 @@ def open_chosen(
     spec: ModelSpec, model: Model, options: Options, talk: Talk, held: contextlib.ExitStack
 ) -> Backend:
     """A running server that has the model, left when `held` is closed, or else the backend of the spec."""
-    batch_size = options.batch_size or DEFAULT_BATCH_SIZE
+    batch_size, cache_bytes = options.batch_size or DEFAULT_BATCH_SIZE, choose_cache_bytes(options)
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
     if spec.server is None and (resident := open_warm(spec, model, options, talk)) is not None:
@@ -138,7 +138,7 @@ def open_chosen(
     return open_backend(
         spec,
         batch_size=batch_size,
-        cache_bytes=choose_cache_bytes(options),
+        cache_bytes=cache_bytes,
         timeout_seconds=options.server_timeout,
     )
 

@@ -32,6 +32,11 @@ def option(*names: str, help: str, panel: str, **settings: Any) -> Any:
     )
 
 
+def action(*names: str, help: str, panel: str) -> Any:
+    """A flag that makes the command do something else: never a habit, so neither the environment nor a file has it."""
+    return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel)
+
+
 def flag(*names: str, help: str, panel: str) -> Any:
     """An option without a value and without a `--no-` twin."""
     return option(*names, help=help, panel=panel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated
 
-from .options import Options, flag, option, with_options
+from .options import Options, action, flag, option, with_options
 
 PANEL = "Server"
 USED = {
@@ -50,9 +50,9 @@ def serve(
     background: Annotated[
         bool, flag("--background", panel=PANEL, help="Return as soon as the model is loaded.")
     ] = False,
-    status: Annotated[bool, flag("--status", panel=PANEL, help="Print how the running server is.")] = False,
+    status: Annotated[bool, action("--status", panel=PANEL, help="Print how the running server is.")] = False,
     stop: Annotated[
-        bool, flag("--stop", panel=PANEL, help="End the running server once its work in hand is done.")
+        bool, action("--stop", panel=PANEL, help="End the running server once its work in hand is done.")
     ] = False,
 ) -> None:
     """Keep a model loaded: later commands find it, and with --port so do OpenAI clients.
