@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH_SIZE = 8
 """Requests answered at a time, where nobody said how many."""
+WINDOW_BATCHES = 2
+"""How many batches' worth of requests a backend is handed at a time, so that it can put alike ones together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,15 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from ..backends import Backend, close_backends, open_backend
+from ..backends import WINDOW_BATCHES, Backend, close_backends, open_backend
 from ..errors import ItemError
 from ..values import Answer, Image, ModelSpec, Request, Style
 from .workloads import Workload, compose_work
 
 Arm = Literal["guide", "batch", "idefics"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-WINDOW_BATCHES = 2
-"""How many batches' worth of requests the commands hand to a backend at a time."""
 WARM_LABELS = 20
 
 

@@ -15,7 +15,7 @@ from itertools import chain, islice
 
 import typer
 
-from ..backends import DEFAULT_BATCH_SIZE, Backend, open_backend
+from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend
 from ..backends.resident import ResidentBackend
 from ..config import SHAPES, Model
 from ..errors import ItemError
@@ -118,7 +118,7 @@ def _open_run(
             doubt=_choose_doubt(model, backend),
         ),
         limits=limits,
-        window=2 * (options.batch_size or DEFAULT_BATCH_SIZE),
+        window=WINDOW_BATCHES * (options.batch_size or DEFAULT_BATCH_SIZE),
         is_ordered=not options.unordered,
         should_stop=interrupts.should_stop,
         on_text=sinks.output.streamer() if options.stream else None,

@@ -13,6 +13,7 @@ from ..backends.resident import HEALTH, STOP, ask_server
 from ..config import SHAPES, Model
 from ..errors import ModelError, NothingToDo, UsageError
 from ..values import Image, ModelSpec
+from .notes import hearing
 from .options import Options
 from .output import Talk, emit
 from .settings import choose_cache_bytes, choose_keep_alive, choose_model, choose_spec
@@ -118,7 +119,8 @@ def _serve(
         ),
     )
     backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=choose_cache_bytes(options))
-    backend.load()
+    with hearing(talk):
+        backend.load()
     places = ["commands of yours"]
     urls: tuple[str, ...] = ()
     if tcp is not None and address is not None:

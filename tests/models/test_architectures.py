@@ -30,6 +30,7 @@ from idefics_cli.models.memory import (
     count_weight_bytes,
     estimate,
 )
+from idefics_cli.models.quantization import count_weights
 from idefics_cli.values import ModelSpec
 from tests.models.tiny import KINDS, checkpoint
 
@@ -147,32 +148,18 @@ def test_a_config_without_a_formula_is_one_line(config: dict[str, Any], reason: 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("quantization", [None, "4bit", "8bit"])
+@pytest.mark.parametrize("quantization", [None, "4bit", "8bit", "int8"])
 def test_the_weights_in_memory_are_what_the_formula_says(dtype: str, quantization: str | None) -> None:
     if quantization is not None:
-        pytest.importorskip("bitsandbytes")
+        pytest.importorskip("optimum.quanto" if quantization == "int8" else "bitsandbytes")
     folder = ENTRIES["shapes"].folder
     assert folder is not None
     spec = ModelSpec(folder, dtype=dtype, quantization=quantization, device="cpu")
     model = load_model(spec, open_family(spec))
     known = measure(config_of("shapes"), "shapes")
-    assert within(count_weight_bytes(known, Precision(dtype, quantization)), count_held(model), 0.02)
-
-
-def count_held(model: nn.Module) -> int:
-    """Bytes of all tensors that weights are in, the scales of quantized ones among them."""
-    held: dict[int, int] = {}
-    for weight in model.parameters():
-        state = getattr(weight, "quant_state", None)
-        tensors = [weight, getattr(weight, "SCB", None)]
-        if state is not None:
-            tensors += [state.absmax, state.code, state.offset, state.state2.absmax]
-        held |= {
-            tensor.data_ptr(): tensor.numel() * tensor.element_size()
-            for tensor in tensors
-            if tensor is not None
-        }
-    return sum(held.values())
+    assert within(
+        count_weight_bytes(known, Precision(dtype, quantization)), count_weights(model).total_bytes, 0.02
+    )
 
 
 @pytest.fixture
