@@ -22,8 +22,6 @@ from .lessons import Lesson, draw_lesson
 from .scenes import Scene
 from .words import LAYER, Finding, WordHeads, Words, find_words
 
-LESSONS_EACH = 2
-"""Lessons a picture, about."""
 LENGTH_STEP = 16
 WORD_SHARE = 0.3
 """Weight of what words find, beside the answers."""
@@ -44,10 +42,12 @@ class Phase:
     several: float
     """Share of pictures with two or three shapes."""
     rates: tuple[float, float]
+    lessons_each: int = 4
+    """Lessons a picture, about: fewer show more pictures, which keeps the tower from learning them by heart."""
 
     @property
     def pictures(self) -> int:
-        return sum(self.groups) // LESSONS_EACH
+        return sum(self.groups) // self.lessons_each
 
 
 EVERYTHING = {
@@ -66,7 +66,7 @@ PHASES = (
     # Finding a shape by its name comes late; see `words`.
     Phase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
     Phase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
-    Phase("settle", 590, POLISH, (88, 32, 40), 0.85, (0.4, 0.0)),
+    Phase("settle", 590, POLISH, (88, 32, 40), 0.85, (0.4, 0.0), lessons_each=2),
 )
 
 
