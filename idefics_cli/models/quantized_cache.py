@@ -31,6 +31,7 @@ from ..values import ModelSpec
 from .families.family import Family
 from .quantization import list_quantized
 from .random_weights import is_random
+from .snapshots import find_commit
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def find_entry(spec: ModelSpec, family: Family, device: torch.device, dtype: tor
     """The entry of a spec, None for one that is not kept."""
     if not spec.keeps_quantized or spec.quantization not in KEPT or is_random(spec.checkpoint):
         return None
-    identity = _identify(spec.checkpoint, family)
+    identity = _identify(spec)
     if identity is None:
         return None
     origin = {
@@ -139,12 +140,11 @@ def count_folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _identify(checkpoint: str, family: Family) -> str | None:
+def _identify(spec: ModelSpec) -> str | None:
     """The commit of a checkpoint; of a folder names, sizes and times of its files. None where neither is known."""
-    folder = Path(checkpoint).expanduser()
+    folder = Path(spec.checkpoint).expanduser()
     if not folder.is_dir():
-        commit: str | None = getattr(family.config, "_commit_hash", None)
-        return commit
+        return find_commit(spec.checkpoint, spec.revision)
     files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
     seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

@@ -20,7 +20,14 @@ import torch
 from idefics_cli.config import resolve_model
 from idefics_cli.models import quantized_cache
 from idefics_cli.models.loading import load_model, open_family
-from idefics_cli.models.quantized_cache import ORIGIN, count_folder_bytes, list_entries, quantized_root
+from idefics_cli.models.quantized_cache import (
+    ORIGIN,
+    count_folder_bytes,
+    find_entry,
+    list_entries,
+    quantized_root,
+)
+from idefics_cli.models.snapshots import repo_folder
 from idefics_cli.values import ModelSpec
 from tests.models.tiny import KINDS, checkpoint
 
@@ -63,6 +70,22 @@ def test_the_second_load_reads_only_the_kept_weights(kind: str, quantization: st
     first = load(spec_of(copy, quantization))
     spoil(copy / "model.safetensors")
     assert_equal(load(spec_of(copy, quantization)), first)
+
+
+def test_a_download_is_kept_by_its_commit(folder: Path) -> None:
+    family = open_family(spec_of(folder))
+    spec = ModelSpec("someone/tiny", quantization="4bit", device="cpu")
+    entries = []
+    for commit in ("c0ffee", "decade"):
+        shutil.copytree(folder, repo_folder("someone/tiny") / "snapshots" / commit)
+        refs = repo_folder("someone/tiny") / "refs"
+        refs.mkdir(exist_ok=True)
+        (refs / "main").write_text(commit)
+        entry = find_entry(spec, family, torch.device("cpu"), torch.float32)
+        assert entry is not None
+        assert entry.origin["identity"] == commit
+        entries.append(entry.folder)
+    assert len(set(entries)) == 2
 
 
 @pytest.mark.parametrize(("quantization", "most"), [("4bit", 0.60), ("8bit", 0.75)])
