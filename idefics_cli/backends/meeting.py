@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..config import hub_cache
 from ..errors import UsageError
+from ..models.snapshots import find_commit, repo_folder
 from ..values import ModelSpec
 
 SOCKET, LOCK, LOG = "server.sock", "server.lock", "server.log"
@@ -112,10 +112,6 @@ def identify(spec: ModelSpec) -> dict[str, Any]:
         files = sorted((entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file())
         values["content"] = [[name, status.st_size, status.st_mtime_ns] for name, status in files]
     else:
-        root = hub_cache() / f"models--{spec.checkpoint.replace('/', '--')}"
-        try:
-            commit = (root / "refs" / (spec.revision or "main")).read_text().strip()
-        except OSError:
-            commit = spec.revision or ""
-        values["content"] = [str(root), commit]
+        commit = find_commit(spec.checkpoint, spec.revision) or spec.revision or ""
+        values["content"] = [str(repo_folder(spec.checkpoint)), commit]
     return values

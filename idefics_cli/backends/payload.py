@@ -153,7 +153,7 @@ def _write_content(message: Message, images: Mapping[str, str]) -> str | list[di
     if all(isinstance(part, TextPart) for part in message.parts):
         return "".join(part.text for part in message.parts if isinstance(part, TextPart))
     return [
-        {"type": "image_url", "image_url": {"url": images.get(part.source, part.source)}}
+        {"type": "image_url", "image_url": {"url": images[part.source]}}
         if isinstance(part, ImagePart)
         else {"type": "text", "text": part.text}
         for part in message.parts

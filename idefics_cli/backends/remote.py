@@ -103,7 +103,8 @@ class RemoteBackend:
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         """The messages of a request; how the server lays them out, only the server knows."""
         check_prompt(request.prompt)
-        return Preview(json.dumps(write_messages(request.prompt, {}), ensure_ascii=False, indent=1))
+        names = {source: source for source in list_sources(request.prompt)}
+        return Preview(json.dumps(write_messages(request.prompt, names), ensure_ascii=False, indent=1))
 
     def close(self) -> None:
         self._pictures.clear()

@@ -15,14 +15,16 @@ from ..doctor.machine import check_machine
 from .notes import hearing
 from .options import Options
 from .output import Talk, emit, one_line
+from .pulling import is_offline
 
 
 def run_checks(options: Options, *, is_quick: bool, is_json: bool) -> None:
     """Print each check as it is made, or all as JSON. Raises typer.Exit(1) if one of them is broken."""
-    is_offline = options.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     done: list[Check] = []
     with hearing(Talk()):
-        for check in _list_checks(options.device or "auto", is_offline=is_offline, is_quick=is_quick):
+        for check in _list_checks(
+            options.device or "auto", is_offline=is_offline(options), is_quick=is_quick
+        ):
             done.append(check)
             if not is_json:
                 hint = f"; {check.hint}" if check.hint else ""

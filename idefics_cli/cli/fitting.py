@@ -10,6 +10,7 @@ from ..models.catalog import Listing, describe
 from ..models.fitting import Candidate, Fit, Wish, choose
 from ..models.free_memory import Pool, describe_pools, find_pools
 from ..models.memory import DTYPE_BYTES, Demand
+from ..models.sizes import format_bytes
 from .options import Options
 from .output import Talk
 from .pulling import is_offline, pull
@@ -81,5 +82,5 @@ def _settle(listing: Listing, fit: Fit, pools: list[Pool], wish: Wish, options: 
 
 
 def _describe_fit(fit: Fit) -> str:
-    free = fit.free_bytes / 1e9
-    return f"{fit.precision.label} in {fit.place} (needs {fit.need_bytes / 1e9:.1f} of {free:.1f} GB free)"
+    need, free = format_bytes(fit.need_bytes), format_bytes(fit.free_bytes)
+    return f"{fit.precision.label} in {fit.place} (needs {need} of {free} free)"

@@ -29,9 +29,10 @@ from ..models.memory import (
     count_weight_bytes,
     estimate,
 )
+from ..models.sizes import format_bytes
 from ..models.snapshots import find_folder, read_config
 from .options import Options
-from .output import Talk, emit, format_bytes, one_line
+from .output import Talk, emit, one_line
 from .pulling import is_offline
 
 BF16, INT8 = Precision("bfloat16"), Precision("bfloat16", "int8")

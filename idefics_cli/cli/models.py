@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import INPUT, Options, flag, option, with_options
-from .output import Talk, ask_yes_or_no, format_bytes
+from .output import Talk, ask_yes_or_no
 
 app = typer.Typer(help="List, size, fetch and remove checkpoints.", invoke_without_command=True)
 ALL = {field.name for field in fields(Options)}
@@ -75,10 +75,11 @@ def remove(
     options: Options,
     yes: Annotated[bool, flag("--yes", "-y", panel=INPUT, help="Do not ask.")] = False,
 ) -> None:
-    """Delete a downloaded checkpoint, all its revisions."""
+    """Delete a downloaded checkpoint, all its revisions, and what is kept of it in quantized form."""
     from ..config import resolve_model
     from ..errors import NothingToDo, UsageError
     from ..models.catalog import describe
+    from ..models.sizes import format_bytes
     from ..models.snapshots import remove_repo, repo_folder
 
     model = resolve_model(name)
@@ -92,7 +93,10 @@ def remove(
     size = format_bytes(listing.disk_bytes)
     if not yes and not ask_yes_or_no(f"delete {repo_folder(model.checkpoint)} ({size})?"):
         raise typer.Exit(1)
-    Talk(options.quiet).note(f"removed {name}, {remove_repo(model.checkpoint):,} bytes freed")
+    from ..models.quantized_cache import remove_entries  # has torch
+
+    freed = remove_repo(model.checkpoint) + remove_entries(model.checkpoint)
+    Talk(options.quiet).note(f"removed {name}, {freed:,} bytes freed")
 
 
 def _list(options: Options) -> None:

@@ -71,11 +71,6 @@ def drop_controls(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
-def format_bytes(count: int) -> str:
-    """Bytes as people read them: 16.81 GB, 9.64 MB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
-
-
 def use_utf8() -> None:
     """Results are UTF-8 whatever the locale says, and a path comes out in the bytes it came in with."""
     for stream in (sys.stdout, sys.stderr):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ..config import Model
 from ..errors import UsageError
+from ..models.sizes import format_bytes
 from ..models.snapshots import is_downloaded
 from .options import Options
-from .output import Talk, format_bytes
+from .output import Talk
 
 
 def is_offline(options: Options) -> bool:

@@ -11,10 +11,11 @@ from ..backends.local import LocalBackend
 from ..config import PACKAGE, SHAPES, resolve_model
 from ..errors import IdeficsError, ItemError
 from ..images import Limits, load
+from ..models.sizes import format_bytes
 from ..prompts import compose
 from ..templates import load_template
 from ..values import Answer, Item, ModelSpec
-from .check import Check, show_bytes
+from .check import Check
 
 SAMPLES = PACKAGE / "shapes" / "samples"
 
@@ -114,13 +115,11 @@ def _check(precision: Precision, device: str) -> Check:
         hint = "do not trust answers in this precision on this machine"
         return Check(name, "broken", "; ".join(wrong), hint, values)
     packed = (
-        f"{weights.quantized_modules} modules quantized to {show_bytes(weights.quantized_bytes)}, "
+        f"{weights.quantized_modules} modules quantized to {format_bytes(weights.quantized_bytes)}, "
         if weights.quantized_modules
         else ""
     )
-    text = (
-        f"{len(PROBES)} answers right, {packed}{show_bytes(weights.total_bytes)} of weights, {seconds:.1f} s"
-    )
+    text = f"{len(PROBES)} answers right, {packed}{format_bytes(weights.total_bytes)} of weights, {seconds:.1f} s"
     return Check(name, "ok", text, values=values)
 
 

@@ -18,12 +18,3 @@ class Check:
     text: str
     hint: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
-
-
-def show_bytes(size: float) -> str:
-    """Bytes as people read them, in powers of ten as models.yaml has them."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

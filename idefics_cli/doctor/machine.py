@@ -19,8 +19,9 @@ from packaging.requirements import Requirement
 from .. import __version__
 from ..config import SHAPES, hub_cache, load_models, template_folders, user_cache, user_folder
 from ..errors import IdeficsError
+from ..models.sizes import count_folder_bytes, format_bytes
 from ..templates import load_template, template_names
-from .check import Check, show_bytes
+from .check import Check
 
 DISTRIBUTION = "idefics-cli"
 SHOWN = ("torch", "transformers", "bitsandbytes", "accelerate")
@@ -85,7 +86,7 @@ def check_devices() -> Check:
         ],
         "has_fast_bfloat16": has_fast_bfloat16(),
     }
-    text = ", ".join(f"{one.kind} ({one.name}, {show_bytes(one.total_bytes)})" for one in devices)
+    text = ", ".join(f"{one.kind} ({one.name}, {format_bytes(one.total_bytes)})" for one in devices)
     if devices[0].kind != "cpu":
         return Check("devices", "ok", text, values=values)
     if shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists():
@@ -99,7 +100,7 @@ def check_memory() -> Check:
     from ..models.devices import list_devices
 
     first = list_devices()[0]
-    text = f"{show_bytes(first.free_bytes)} free of {show_bytes(first.total_bytes)} on {first.kind}"
+    text = f"{format_bytes(first.free_bytes)} free of {format_bytes(first.total_bytes)} on {first.kind}"
     hint = "close other programs, or use smolvlm-256m or --4bit" if first.free_bytes < FEW_BYTES else ""
     values = {"kind": first.kind, "free_bytes": first.free_bytes, "total_bytes": first.total_bytes}
     return Check("memory", "hint" if hint else "ok", text, hint, values)
@@ -109,7 +110,7 @@ def check_disk() -> Check:
     """Room for checkpoints, and whether they could be written at all."""
     folder = _find_parent(hub_cache())
     free = shutil.disk_usage(folder).free
-    text = f"{show_bytes(free)} free for checkpoints in {hub_cache()}"
+    text = f"{format_bytes(free)} free for checkpoints in {hub_cache()}"
     values = {"folder": str(hub_cache()), "free_bytes": free}
     if not os.access(folder, os.W_OK) or not folder.is_dir():
         return Check(
@@ -127,12 +128,12 @@ def check_caches() -> Check:
     from ..models.catalog import list_catalog
     from ..models.quantized_cache import list_entries
 
-    downloaded = _count_bytes(hub_cache())
+    downloaded = count_folder_bytes(hub_cache())
     kept = list(list_entries())
     size = sum(one for _, one in kept)
     here = [one.model.name for one in list_catalog() if one.is_downloaded and one.model.name != SHAPES]
     text = (
-        f"{show_bytes(downloaded)} downloaded, {len(kept)} quantized checkpoints of {show_bytes(size)} "
+        f"{format_bytes(downloaded)} downloaded, {len(kept)} quantized checkpoints of {format_bytes(size)} "
         f"in {user_cache()}"
     )
     values = {
@@ -187,16 +188,3 @@ def check_network(*, is_offline: bool) -> Check:
 def _find_parent(folder: Path) -> Path:
     """The folder itself or the nearest above it that is there."""
     return next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
-
-
-def _count_bytes(folder: Path) -> int:
-    """The bytes of all files below; links, as snapshots of the hub are, take up nothing."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            try:
-                total += 0 if os.path.islink(path) else os.path.getsize(path)
-            except OSError:
-                continue  # removed meanwhile
-    return total

@@ -9,8 +9,8 @@ from ..config import Checkpoint, Model, list_models
 from .architectures import measure
 from .dimensions import Dimensions
 from .families import FAMILIES
+from .sizes import count_folder_bytes
 from .snapshots import (
-    count_bytes,
     find_folder,
     has_weights,
     is_downloaded,
@@ -52,7 +52,7 @@ def describe(model: Model, revision: str | None = None) -> Listing:
         model=model,
         revision=revision,
         dimensions=_find_dimensions(model, folder),
-        disk_bytes=count_bytes(Path(model.checkpoint) if is_folder else repo_folder(model.checkpoint)),
+        disk_bytes=count_folder_bytes(Path(model.checkpoint) if is_folder else repo_folder(model.checkpoint)),
         is_downloaded=folder is not None and has_weights(folder)
         if is_folder
         else is_downloaded(model.checkpoint, revision),

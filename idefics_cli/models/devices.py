@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError
+from .free_memory import count_free_ram
 
 if TYPE_CHECKING:
     from .families.family import Family
@@ -140,23 +141,15 @@ def list_devices() -> list[Device]:
 
 
 def count_free_bytes(device: torch.device) -> int:
-    """Memory that could still be had on a device; half of all of it where nobody can tell."""
+    """Memory that could still be had on a device, 0 where nobody can tell."""
     if device.type in ("cuda", "xpu"):
         driver = getattr(torch, device.type)
         free = driver.mem_get_info(device)[0]
         return int(free + driver.memory_reserved(device) - driver.memory_allocated(device))
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    try:  # A container may have less than its machine.
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):
-        return free
-    return max(0, min(free, limit - used))
+    free_ram = count_free_ram()
+    return free_ram[0] if free_ram else 0
 
 
 def _name_processor() -> str:

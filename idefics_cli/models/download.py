@@ -28,6 +28,7 @@ from ..errors import ModelError
 from ..values import ModelSpec
 from .families import FAMILIES
 from .hub import PICKLES, refuse_pickles, translated
+from .sizes import format_bytes
 from .snapshots import INDEX, WEIGHTS, list_weights, repo_folder
 
 OnBytes = Callable[[int], None]
@@ -80,8 +81,8 @@ def check_space(plan: Plan) -> None:
     free = shutil.disk_usage(place).free
     if plan.missing_bytes > free:
         raise ModelError(
-            f"{plan.repo} needs {plan.missing_bytes / 1e9:.1f} GB more, and the disk of {hub_cache()} has "
-            f"{free / 1e9:.1f} GB free",
+            f"{plan.repo} needs {format_bytes(plan.missing_bytes)} more, and the disk of {hub_cache()} has "
+            f"{format_bytes(free)} free",
             hint="free some space, or set HF_HOME to a folder on another disk",
         )
 

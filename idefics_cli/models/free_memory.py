@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from .sizes import format_bytes
+
 SECONDS = 5
 """How long nvidia-smi may take: it hangs when a driver does."""
 
@@ -49,7 +51,7 @@ def describe_pools(pools: list[Pool]) -> str:
     """One line: what is free where, and who said so."""
     if not pools:
         return "nothing is known of this machine's memory"
-    return "; ".join(f"{pool.name}: {pool.free_bytes / 1e9:.1f} GB free ({pool.source})" for pool in pools)
+    return "; ".join(f"{pool.name}: {format_bytes(pool.free_bytes)} free ({pool.source})" for pool in pools)
 
 
 def _find_nvidia() -> list[Pool]:
@@ -118,11 +120,12 @@ def _is_built_for(kind: str) -> bool:
 
 
 def _find_ram() -> list[Pool]:
-    found = _count_free_ram()
+    found = count_free_ram()
     return [Pool("ram", "RAM", "cpu", *found)] if found is not None else []
 
 
-def _count_free_ram() -> tuple[int, str] | None:
+def count_free_ram() -> tuple[int, str] | None:
+    """Bytes of RAM that could still be had, and who says so; None where nobody does."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024

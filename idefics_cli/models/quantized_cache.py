@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from ..values import ModelSpec
 from .families.family import Family
 from .quantization import list_quantized
 from .random_weights import is_random
+from .sizes import count_folder_bytes, format_bytes
 from .snapshots import find_commit
 
 log = logging.getLogger(__name__)
@@ -103,9 +105,9 @@ def keep(entry: Entry, model: Any) -> None:
         log.info("the quantized weights are not kept (%s); --no-quantized-cache does not try", error)
         return
     log.info(
-        "the quantized weights are kept in %s (%.1f MB), for later runs to read only those",
+        "the quantized weights are kept in %s (%s), for later runs to read only those",
         entry.folder,
-        count_folder_bytes(entry.folder) / 1e6,
+        format_bytes(count_folder_bytes(entry.folder)),
     )
     _remove_outdated(entry)
 
@@ -136,8 +138,15 @@ def list_entries() -> Iterator[tuple[Path, int]]:
             yield folder, count_folder_bytes(folder)
 
 
-def count_folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def remove_entries(checkpoint: str) -> int:
+    """Remove all that is kept of a checkpoint; returns the bytes freed."""
+    freed = 0
+    for folder, size in list(list_entries()):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["checkpoint"] == _name(checkpoint):
+                shutil.rmtree(folder)
+                freed += size
+    return freed
 
 
 def _identify(spec: ModelSpec) -> str | None:
@@ -203,7 +212,7 @@ def _remove_outdated(entry: Entry) -> None:
             continue
         if is_same and is_old and folder != entry.folder:
             shutil.rmtree(folder, ignore_errors=True)
-            log.info("outdated quantized weights are removed: %s (%.1f MB)", folder, size / 1e6)
+            log.info("outdated quantized weights are removed: %s (%s)", folder, format_bytes(size))
 
 
 def _read_umask() -> int:

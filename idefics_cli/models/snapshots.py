@@ -13,6 +13,7 @@ from typing import Any
 
 from ..config import hub_cache
 from ..errors import ModelError
+from .sizes import count_folder_bytes
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 _PREFIX = "models--"
@@ -91,13 +92,6 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def count_bytes(folder: Path) -> int:
-    """Bytes on disk of a folder, links not followed."""
-    if not folder.is_dir():
-        return 0
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
 def list_repos() -> list[str]:
     """Every repository of models in the hub's cache, whatever is there of it."""
     cache = hub_cache()
@@ -108,7 +102,7 @@ def list_repos() -> list[str]:
 def remove_repo(repo: str) -> int:
     """Delete all revisions of a repository from the cache; returns the bytes freed."""
     folder = repo_folder(repo)
-    freed = count_bytes(folder)
+    freed = count_folder_bytes(folder)
     try:
         shutil.rmtree(folder)
         shutil.rmtree(hub_cache() / ".locks" / folder.name, ignore_errors=True)

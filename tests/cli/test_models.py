@@ -156,7 +156,7 @@ def test_auto_takes_what_is_downloaded_and_says_why(run: Program, red_circle: Pa
     backend = ScriptedBackend()
     result = run("caption", red_circle, "--device", "cpu", backend=backend)
     assert result.code == 0
-    assert "using smolvlm-256m, fp32 in RAM (needs 1.8 of" in result.stderr
+    assert "using smolvlm-256m, fp32 in RAM (needs 1.76 GB of" in result.stderr
     assert (backend.spec.checkpoint, backend.spec.dtype, backend.spec.quantization) == (SMALL, "auto", None)
     backend = ScriptedBackend()
     run("caption", red_circle, "--device", "cpu", "--4bit", "--dtype", "bf16", backend=backend)

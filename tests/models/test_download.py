@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from idefics_cli.config import hub_cache
+from idefics_cli.models.quantized_cache import list_entries
 from idefics_cli.models.snapshots import is_downloaded, repo_folder
 from tests.hub import COMMIT, Hub, Repo, open_hub, run_lines
 from tests.models.tiny import checkpoint
@@ -76,6 +77,16 @@ def test_a_checkpoint_is_fetched_once_and_then_used_without_the_network(hub: Hub
     assert gone.code == 3
     assert "idefics models pull" in gone.stderr
     assert hub.asked == []
+
+
+def test_quantized_weights_are_kept_of_a_download_and_go_with_it(hub: Hub, red_circle: Path) -> None:
+    ask = ["vqa", str(red_circle), "-q", "What is it?", "--max-new-tokens", "3", "--model", REPO, "--4bit"]
+    first, second, removed = run_lines(hub.url, ask, ask, ["models", "remove", REPO, "--yes"])
+    assert (first.code, second.code, removed.code) == (0, 0, 0)
+    assert first.stdout == second.stdout
+    assert "are kept in" in first.stderr
+    assert "are kept in" not in second.stderr
+    assert list(list_entries()) == []
 
 
 def test_a_broken_download_is_gone_on_with(hub: Hub) -> None:

@@ -10,9 +10,9 @@ import pytest
 from idefics_cli.config import hub_cache, resolve_model
 from idefics_cli.errors import ModelError
 from idefics_cli.models.catalog import describe, list_catalog
+from idefics_cli.models.sizes import count_folder_bytes
 from idefics_cli.models.snapshots import (
     INDEX,
-    count_bytes,
     find_commit,
     find_folder,
     is_downloaded,
@@ -79,7 +79,9 @@ def test_the_catalog_knows_what_is_in_the_cache() -> None:
     assert list_repos() == [REPO, "other/copy", "other/words"]
     listings = {listing.model.name: listing for listing in list_catalog()}
     assert listings["idefics2"].is_downloaded
-    assert listings["idefics2"].disk_bytes == count_bytes(hub_cache() / "models--HuggingFaceM4--idefics2-8b")
+    assert listings["idefics2"].disk_bytes == count_folder_bytes(
+        hub_cache() / "models--HuggingFaceM4--idefics2-8b"
+    )
     assert listings["other/copy"].is_downloaded
     assert listings["other/copy"].dimensions is not None
     assert "other/words" not in listings
@@ -90,7 +92,7 @@ def test_the_catalog_knows_what_is_in_the_cache() -> None:
 def test_a_removed_repository_is_gone_with_its_locks() -> None:
     store(REPO, *SETTINGS)
     (hub_cache() / ".locks" / repo_folder(REPO).name).mkdir(parents=True)
-    size = count_bytes(repo_folder(REPO))
+    size = count_folder_bytes(repo_folder(REPO))
     assert remove_repo(REPO) == size > 0
     assert list_repos() == []
     assert not any((hub_cache() / ".locks").iterdir())
