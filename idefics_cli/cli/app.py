@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -17,31 +18,14 @@ from typer.main import get_command
 from .. import __version__
 from ..config import read_user_options
 from ..errors import IdeficsError, UsageError
-from . import models, templates
-from .batch import batch
-from .bench import bench
-from .caption import caption
-from .chat import chat
-from .classify import classify
-from .doctor import doctor
 from .interrupts import INTERRUPTED
 from .output import emit, say_error, use_utf8
-from .run import run
-from .serve import serve
-from .vqa import vqa
-from .write import write
 
-app = typer.Typer(
-    name="idefics",
-    help="Ask vision-language models about images. Results go to stdout, talk goes to stderr.",
-    epilog="Every option has an environment variable (--num-beams is IDEFICS_NUM_BEAMS) and a place in config.yaml.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
+COMMANDS = (
+    *("caption", "vqa", "classify", "write", "run", "batch", "chat", "serve", "doctor", "bench"),
+    *("models", "templates"),
 )
-for command in (caption, vqa, classify, write, run, batch, chat, serve, doctor, bench):
-    app.command()(command)
-app.add_typer(models.app, name="models")
-app.add_typer(templates.app, name="templates")
+"""Each is a module beside this one, with a function or a Typer app for it."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,13 +34,32 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def about(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of the program itself; `--version` acts in its callback."""
+
+
+def open_app(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The program with these of its commands: building all takes longer than the help of one."""
+    app = typer.Typer(
+        name="idefics",
+        help="Ask vision-language models about images. Results go to stdout, talk goes to stderr.",
+        epilog="Every option has an environment variable (--num-beams is IDEFICS_NUM_BEAMS) and a place in "
+        "config.yaml.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(about)
+    for name in names:
+        module = import_module(f".{name}", __package__)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command()(getattr(module, name))
+    return app
 
 
 def main() -> None:
@@ -73,8 +76,10 @@ def main() -> None:
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Errors of ours end here, as one line; bugs go through."""
     try:
-        root = get_command(app)
-        path, defaults = _read_defaults(root)
+        path, content = read_user_options()
+        is_alone = not content and bool(arguments) and arguments[0] in COMMANDS
+        root = get_command(open_app(arguments[:1] if is_alone else COMMANDS))
+        defaults = _set_all_defaults(root, path, content)
         code = root.main(
             list(arguments) or ["--help"], "idefics", standalone_mode=False, default_map=defaults
         )
@@ -104,12 +109,11 @@ def _describe(error: typer.TyperException, config_path: object) -> str:
     return f"{message}; see {context.command_path} --help"
 
 
-def _read_defaults(root: Any) -> tuple[object, dict[str, dict[str, Any]]]:
-    """The user's config.yaml as defaults of each command's options, and its path.
+def _set_all_defaults(root: Any, path: object, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The user's config.yaml as defaults of each command's options.
 
     Options that may be given several times also learn that an environment variable separates them by line ends.
     """
-    path, content = read_user_options()
     wanted = {key.replace("-", "_"): (key, value) for key, value in content.items()}
     known: set[str] = set()
     defaults = {name: _set_defaults(command, wanted, known, path) for name, command in root.commands.items()}
@@ -117,7 +121,7 @@ def _read_defaults(root: Any) -> tuple[object, dict[str, dict[str, Any]]]:
         raise UsageError(
             f"{path}: there is no option {unknown[0]!r}", hint="keys are option names without the dashes"
         )
-    return path, defaults
+    return defaults
 
 
 def _set_defaults(

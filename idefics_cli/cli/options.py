@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -263,6 +264,17 @@ class Options:
     )
 
 
+@cache
+def list_parameters() -> tuple[inspect.Parameter, ...]:
+    """The shared options as a command declares them."""
+    hints = get_type_hints(Options, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return tuple(
+        inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name])
+        for field in fields(Options)
+    )
+
+
 def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take all shared options as its one parameter `options`, save those that would do nothing in it."""
 
@@ -273,17 +285,7 @@ def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., No
             for name, parameter in inspect.signature(function).parameters.items()
             if name != "options"
         ]
-        shared_hints = get_type_hints(Options, include_extras=True)
-        shared = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=shared_hints[field.name],
-            )
-            for field in fields(Options)
-            if field.name not in without
-        ]
+        shared = [parameter for parameter in list_parameters() if parameter.name not in without]
 
         def command(**values: Any) -> None:
             options = Options(**{parameter.name: values.pop(parameter.name) for parameter in shared})
