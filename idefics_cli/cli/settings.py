@@ -12,7 +12,6 @@ from ..config import AUTO, Model, resolve_model
 from ..errors import UsageError
 from ..images import Limits
 from ..values import Decoding, ModelSpec
-from .fitting import choose_fitting
 from .options import Options
 from .output import Talk
 from .pulling import pull_missing
@@ -40,6 +39,8 @@ def choose_model(options: Options, talk: Talk) -> Model:
     if options.server_timeout is not None:
         raise UsageError("--server-timeout needs --server", hint="--timeout is for fetching images")
     if options.model is None or options.model == AUTO:
+        from .fitting import choose_fitting
+
         return choose_fitting(options, choose_quantization(options), talk)
     model = resolve_model(options.model)
     pull_missing(model, choose_revision(model, options), options, talk)

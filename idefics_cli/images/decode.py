@@ -26,7 +26,7 @@ from PIL.Image import Transpose
 
 from ..errors import SourceError
 from ..values import Image
-from .formats import describe_unreadable, list_formats
+from .formats import COMMON, describe_unreadable, list_formats
 from .limits import Limits
 from .names import name_source
 from .pixels import DEEP_CHANNELS, to_rgb
@@ -85,7 +85,10 @@ def decode(data: bytes | Path, source: str, limits: Limits) -> Image:
 
 def _load_pixels(file: IO[bytes], head: bytes, name: str, limits: Limits) -> PIL.Image.Image:
     try:
-        image: PIL.Image.Image = PIL.Image.open(file, formats=list_formats())
+        try:
+            image: PIL.Image.Image = PIL.Image.open(file, formats=COMMON)
+        except PIL.UnidentifiedImageError:
+            image = PIL.Image.open(file, formats=list_formats())
     except PIL.UnidentifiedImageError:
         message, hint = describe_unreadable(head)
         raise SourceError(f"{name} {message}", code="not_an_image", hint=hint) from None

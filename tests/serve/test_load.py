@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,10 @@ def test_ten_thousand_calls_leave_no_trace(server: Running) -> None:
     assert 'outcome="answered"} 10000\n' in server.ask("/metrics")[1]
 
 
-def test_a_warm_command_is_fast(server: Running) -> None:
+def test_a_warm_command_is_fast(server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its bytecode on disk, as after the first run of an installed program."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
     command = [*PROGRAM, "caption", str(SAMPLES / "red-circle.png"), "--model", "shapes"]
 
     def seconds(*more: str) -> float:
