@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,23 @@ def test_one_question_a_line_one_answer_a_line(run: Command) -> None:
         # All but the end of the utterance, which was the last to be said.
         known = before["usage"]["prompt_tokens"] + before["usage"]["new_tokens"] - 1
         assert after["usage"]["shared_tokens"] == known
+
+
+@pytest.mark.slow
+def test_the_tenth_turn_takes_little_longer_than_the_second(run: Command) -> None:
+    """The same question ten times, with the quickest of five conversations."""
+    turns: list[list[float]] = [[] for _ in range(10)]
+    for _ in range(5):
+        arguments = ("chat", SAMPLES / "red-circle.png", "--model", "shapes", "--format", "jsonl")
+        result = run(*arguments, stdin=b"Is there a star?\n" * 10)
+        rows = [json.loads(line) for line in result.stdout.splitlines()]
+        own = {row["usage"]["prompt_tokens"] - row["usage"]["shared_tokens"] for row in rows[1:]}
+        assert len(own) == 1, "what a turn runs does not grow with the conversation"
+        for seconds, row in zip(turns, rows, strict=True):
+            seconds.append(row["seconds"] / row["usage"]["new_tokens"])
+    best = [min(seconds) for seconds in turns]
+    sys.stdout.write("\nmilliseconds a token, turn by turn: " + " ".join(f"{1e3 * one:.1f}" for one in best))
+    assert best[9] <= 1.5 * best[1]
 
 
 def test_lines_are_questions_and_never_commands(run: Command, tmp_path: Path, red_circle: Path) -> None:

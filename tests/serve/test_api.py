@@ -345,6 +345,21 @@ def test_a_full_queue_says_when_to_come_back(strict: Running) -> None:
     assert {one.choices[0].message.content for one in answers} == {CAPTIONS["blue-star.png"]}
 
 
+def test_a_call_that_takes_too_long_is_given_up_and_its_work_is_stopped() -> None:
+    endless = {"task": "write", "image": data_url("blank.png"), "num_beams": 1}
+    items = [endless | {"temperature": 50.0, "seed": seed, "max_new_tokens": 400} for seed in range(256)]
+    caption = {"task": "caption", "image": data_url("red-circle.png")}
+    with running("--request-timeout", "1") as server, ThreadPoolExecutor(1) as pool:
+        many = pool.submit(server.ask, "/v1/requests", items)
+        time.sleep(0.3)
+        one = server.ask("/v1/chat/completions", chat(NAMES[0], QUESTION))
+        for status, said in (many.result(), one):
+            assert (status, said["error"]["code"]) == (503, "timeout")
+            assert said["error"]["message"] == "no answer within 1 seconds"
+        # All of it would take a minute.
+        wait_for(lambda: server.ask("/v1/requests", caption)[0] == 200, 15)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
