@@ -32,7 +32,7 @@ from .pictures import load_images
 from .private import list_private_routes
 from .rows import MAX_ITEMS, HouseBackend, answer_items, open_reader
 from .scheduler import Refused
-from .visits import CallError, Visit, late, read_body, refuse, translate, wait_until_gone
+from .visits import CallError, Visit, read_body, refuse, translate, wait_until_gone, within
 
 HEALTH = "/health"
 SMALL_BYTES = 100_000
@@ -53,8 +53,9 @@ def build_private(house: House) -> ASGIApp:
 
 def list_routes(house: House) -> list[Route]:
     async def complete(call: Call) -> Response:
+        deadline = house.next_deadline()
         with house.hosting():
-            body = _validate(ChatCall, await _read_json(call, house))
+            body = _validate(ChatCall, await within(house, deadline, _read_json(call, house)))
             if body.model not in (house.name, house.backend.spec.checkpoint):
                 raise CallError(
                     404,
@@ -67,16 +68,8 @@ def list_routes(house: House) -> list[Route]:
             except ModelError as error:
                 raise CallError(400, str(error), code="no_chat") from error
             request = body.to_request()
-            rules = house.rules
-            images = await load_images(list_sources(request.prompt), house)
-            visit = Visit(
-                call,
-                house,
-                [request],
-                images,
-                is_heard=bool(body.stream),
-                timeout_seconds=rules.timeout_seconds,
-            )
+            images = await within(house, deadline, load_images(list_sources(request.prompt), house))
+            visit = Visit(call, house, [request], images, is_heard=bool(body.stream), deadline=deadline)
             if body.stream:
                 events = _stream(visit, Reply(house.name), house, wants_usage=body.wants_usage)
                 # The first one is waited for: what fails before it has a status of its own.
@@ -89,8 +82,9 @@ def list_routes(house: House) -> list[Route]:
             return JSONResponse(Reply(house.name).complete(outcome))
 
     async def answer(call: Call) -> Response:
+        deadline = house.next_deadline()
         with house.hosting():
-            values = await _read_json(call, house)
+            values = await within(house, deadline, _read_json(call, house))
             every = values if isinstance(values, list) else [values]
             if not all(isinstance(value, dict) for value in every) or not 0 < len(every) <= MAX_ITEMS:
                 raise CallError(
@@ -105,11 +99,10 @@ def list_routes(house: House) -> list[Route]:
             )
             gone = asyncio.ensure_future(wait_until_gone(call))
             try:
-                await asyncio.wait(
-                    {work, gone}, timeout=house.rules.timeout_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
+                either = asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+                await within(house, deadline, either)
                 if not work.done():
-                    raise ClientDisconnect if gone.done() else late(house.rules.timeout_seconds)
+                    raise ClientDisconnect
                 rows = await work
             finally:
                 gone.cancel()

@@ -88,6 +88,10 @@ class House:
             self._last_used = time.monotonic()
             self._was_used = True
 
+    def next_deadline(self) -> float:
+        """When a call that begins now is given up, in the time of the event loop."""
+        return asyncio.get_running_loop().time() + self.rules.timeout_seconds
+
     @property
     def idle_seconds(self) -> float:
         return 0.0 if self.guests else time.monotonic() - self._last_used

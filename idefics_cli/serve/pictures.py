@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import anyio.to_thread
@@ -31,9 +32,13 @@ async def load_images(sources: Iterable[str], house: House) -> dict[str, Image]:
     """The images of sources, each once. Raises SourceError."""
     every = list(sources)
     check_sources(every, most=house.rules.images)
-    return {
-        source: await anyio.to_thread.run_sync(
-            load, source, house.rules.limits, limiter=house.loads, abandon_on_cancel=True
+    distinct = list(dict.fromkeys(every))
+    images = await asyncio.gather(
+        *(
+            anyio.to_thread.run_sync(
+                load, source, house.rules.limits, limiter=house.loads, abandon_on_cancel=True
+            )
+            for source in distinct
         )
-        for source in dict.fromkeys(every)
-    }
+    )
+    return dict(zip(distinct, images, strict=True))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Call
@@ -17,6 +17,8 @@ from .jobs import Job, Outcomes, make_job
 from .scheduler import Refused
 
 RETRY_AFTER_SECONDS = 1
+
+T = TypeVar("T")
 
 
 class CallError(Exception):
@@ -44,8 +46,17 @@ def busy(message: str, code: str) -> CallError:
     return CallError(503, message, code=code, kind="server_error", headers=retry)
 
 
-def late(seconds: float | None) -> CallError:
-    return busy(f"no answer within {seconds:g} seconds", "timeout")
+def late(house: House) -> CallError:
+    return busy(f"no answer within {house.rules.timeout_seconds:g} seconds", "timeout")
+
+
+async def within(house: House, deadline: float, work: Awaitable[T]) -> T:
+    """What comes of the work. Raises CallError when it takes until the deadline, in the time of the event loop."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await work
+    except TimeoutError:
+        raise late(house) from None
 
 
 def refuse(refusal: Refused) -> CallError:
@@ -73,11 +84,11 @@ class Visit:
         images: Mapping[str, Image],
         *,
         is_heard: bool = False,
-        timeout_seconds: float | None = None,
+        deadline: float | None = None,
     ) -> None:
         self._call = call
         self._house = house
-        self._timeout_seconds = timeout_seconds
+        self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[str | None] = asyncio.Queue()
         self._job: Job = make_job(requests, images, self._hear if is_heard else None)
@@ -89,7 +100,6 @@ class Visit:
             raise refuse(refusal) from None
         self._job.outcomes.add_done_callback(lambda _: self._tell(None))
         self._gone = asyncio.ensure_future(wait_until_gone(self._call))
-        self._deadline = None if self._timeout_seconds is None else self._loop.time() + self._timeout_seconds
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -124,7 +134,7 @@ class Visit:
             event.cancel()
         if self._gone.done():
             raise ClientDisconnect
-        raise late(self._timeout_seconds)
+        raise late(self._house)
 
     def _hear(self, piece: str) -> None:
         """Called where the model runs."""

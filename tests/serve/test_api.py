@@ -356,7 +356,13 @@ def test_a_call_that_takes_too_long_is_given_up_and_its_work_is_stopped() -> Non
         for status, said in (many.result(), one):
             assert (status, said["error"]["code"]) == (503, "timeout")
             assert said["error"]["message"] == "no answer within 1 seconds"
-        # All of it would take a minute.
+        # Neither may the body take for ever to come.
+        host, port = server.url.split("/")[2].split(":")
+        with socket.create_connection((host, int(port)), timeout=15) as connection:
+            head = f"POST /v1/requests HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: 100\r\n\r\n[".encode())
+            assert connection.recv(12) == b"HTTP/1.1 503"
+        # All of the work would take a minute.
         wait_for(lambda: server.ask("/v1/requests", caption)[0] == 200, 15)
 
 
