@@ -11,6 +11,7 @@ from typing import Any
 from ..config import AUTO, Model, resolve_model
 from ..errors import UsageError
 from ..images import Limits
+from ..models.snapshots import find_revision
 from ..values import Decoding, ModelSpec
 from .options import Options
 from .output import Talk
@@ -66,7 +67,7 @@ def _choose_remote_model(options: Options, talk: Talk) -> Model:
 
 
 def choose_revision(model: Model, options: Options) -> str | None:
-    return options.revision or (model.entry.revision if model.entry else None)
+    return options.revision or find_revision(model)
 
 
 def choose_quantization(options: Options) -> str | None:

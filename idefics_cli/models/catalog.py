@@ -12,6 +12,7 @@ from .families import FAMILIES
 from .sizes import count_folder_bytes
 from .snapshots import (
     find_folder,
+    find_revision,
     has_weights,
     is_downloaded,
     list_repos,
@@ -45,7 +46,7 @@ def list_catalog() -> list[Listing]:
 
 def describe(model: Model, revision: str | None = None) -> Listing:
     """What is known of a model without the network. A folder counts as downloaded if its weights are there."""
-    revision = revision or (model.entry.revision if model.entry else None)
+    revision = revision or find_revision(model)
     folder = find_folder(model.checkpoint, revision)
     is_folder = Path(model.checkpoint).expanduser().is_dir()
     return Listing(

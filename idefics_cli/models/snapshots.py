@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import hub_cache
+from ..config import Model, hub_cache
 from ..errors import ModelError
 from .sizes import count_folder_bytes
 
@@ -30,6 +30,13 @@ def find_folder(checkpoint: str, revision: str | None = None) -> Path | None:
     if not folder.is_dir():
         folder = _snapshot(checkpoint, revision or "main")
     return folder if (folder / "config.json").exists() else None
+
+
+def find_revision(model: Model) -> str | None:
+    """The pinned revision of a named checkpoint; None, the hub's main, where nothing is pinned or only that is here."""
+    pinned = model.entry.revision if model.entry else None
+    is_here = pinned is None or find_folder(model.checkpoint, pinned) is not None
+    return pinned if is_here or find_folder(model.checkpoint) is None else None
 
 
 def find_commit(checkpoint: str, revision: str | None = None) -> str | None:

@@ -15,6 +15,7 @@ from idefics_cli.models.snapshots import (
     INDEX,
     find_commit,
     find_folder,
+    find_revision,
     is_downloaded,
     list_repos,
     remove_repo,
@@ -53,6 +54,22 @@ def test_a_download_is_whole_when_every_file_of_its_weights_is_there() -> None:
     assert not is_downloaded(REPO, "other")
     (snapshot / "tokenizer.json").unlink()
     assert not is_downloaded(REPO)
+
+
+def test_a_pinned_commit_is_meant_unless_only_main_is_here() -> None:
+    model = resolve_model("idefics2")
+    assert model.entry is not None
+    pinned = model.entry.revision
+    assert pinned is not None
+    assert find_revision(model) == pinned
+    store(model.checkpoint, *SETTINGS, "model.safetensors", config={"model_type": "idefics2"})
+    assert find_revision(model) is None
+    assert describe(model).is_downloaded
+    snapshot = repo_folder(model.checkpoint) / "snapshots" / pinned
+    snapshot.mkdir()
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "idefics2"}))
+    assert find_revision(model) == pinned
+    assert not describe(model).is_downloaded
 
 
 @pytest.mark.parametrize(
