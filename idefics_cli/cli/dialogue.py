@@ -28,7 +28,7 @@ from .interrupts import INTERRUPTED
 from .notes import hearing
 from .options import Options
 from .output import Talk, emit, is_terminal, one_line, say_error
-from .settings import choose_limits, choose_model, choose_spec, given_decoding
+from .settings import choose_decoding, choose_limits, choose_model, choose_spec
 
 
 def converse(images: Sequence[str], options: Options, *, system: str | None, saved: str | None) -> None:
@@ -38,7 +38,7 @@ def converse(images: Sequence[str], options: Options, *, system: str | None, sav
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     talk = Talk(options.quiet, options.verbose)
-    decoding = given_decoding(options)
+    decoding = choose_decoding(options)
     conversation = Conversation(Decoding())
     conversation.decoding = replace(conversation.template.decoding.to_decoding(), **decoding)
     model = choose_model(options, talk)

@@ -21,7 +21,7 @@ from ..templates import Template, load_template
 from ..values import Decoding, Example, Item, Normalization, Request, Style
 from .options import Options
 from .output import Talk, display_name
-from .settings import given_decoding
+from .settings import choose_decoding, given_decoding
 
 Words = Callable[[Item, Style], Request]
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -73,16 +73,17 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
     _check_sources(images, template, options)
     fields = _complete_fields(question, template)
     is_ranked = bool(question.labels) and question.is_ranked
-    decoding = given_decoding(options)
-    if is_ranked and decoding:
-        flags = ", ".join("--" + name.replace("_", "-") for name in decoding)
+    if is_ranked and (given_options := given_decoding(options)):
+        flags = ", ".join("--" + name.replace("_", "-") for name in given_options)
         talk.note(f"ranking labels draws no answer: {flags} changes nothing without --generate")
     like = Item(
         id="",
         task=question.task,
         template=template.label,
         examples=_read_examples(options),
-        decoding=Decoding() if is_ranked else replace(template.decoding.to_decoding(), **decoding),
+        decoding=Decoding()
+        if is_ranked
+        else replace(template.decoding.to_decoding(), **choose_decoding(options)),
         labels=question.labels,
         is_ranked=is_ranked,
         normalize=question.normalize,
@@ -111,9 +112,8 @@ def list_lines(path: str, options: Options) -> Work:
     """The work of `batch`: an item for each line of a file."""
     from ..items import ItemReader
 
-    reader = ItemReader(
-        Path() if path == "-" else Path(path).parent, given_decoding(options), has_stdin=path != "-"
-    )
+    folder = Path() if path == "-" else Path(path).parent
+    reader = ItemReader(folder, choose_decoding(options), has_stdin=path != "-")
 
     def items() -> Iterator[Item]:
         with _open(path) as stream:

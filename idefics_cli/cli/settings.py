@@ -190,6 +190,12 @@ def choose_shard(options: Options) -> tuple[int, int]:
     return index, count
 
 
+def choose_decoding(options: Options) -> dict[str, Any]:
+    """What replaces a template's decoding: what was given, and a single beam where a server decodes: none has more."""
+    beams = {} if options.server is None else {"num_beams": 1}
+    return beams | given_decoding(options)
+
+
 def given_decoding(options: Options) -> dict[str, Any]:
     """The decoding options that were given; the rest is the template's."""
     given = {field.name: getattr(options, field.name) for field in fields(Decoding)}

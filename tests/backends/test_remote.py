@@ -104,6 +104,14 @@ def test_an_answer_is_streamed(server: OpenAIServer, folder: Path, run: Command)
     assert server.bodies[0]["stream"] is True
 
 
+def test_beams_of_a_template_are_left_out(server: OpenAIServer, folder: Path, run: Command) -> None:
+    result = run("write", folder / "01.png", "--model", "vl")
+    assert (result.code, result.stdout) == (0, "I see blue 21x10 in turn 1.\n"), result.stderr
+    refused = run("write", folder / "01.png", "--model", "vl", "--num-beams", "2")
+    assert (refused.code, len(server.bodies)) == (1, 1)
+    assert "--num-beams" in refused.stderr
+
+
 def test_a_run_is_gone_on_with(server: OpenAIServer, folder: Path, run: Command, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     server.troubles = [fail(400)] * 2
