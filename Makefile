@@ -37,7 +37,7 @@ golden: $(READY) ## rewrite the golden files; read the difference before committ
 accuracy: $(READY) ## how often the embedded checkpoint is right, 500 scenes a row
 	$(BIN)/python -m idefics_cli.shapes.accuracy
 
-shapes: $(READY) ## train the embedded checkpoint again, about 90 minutes on two cores
+shapes: $(READY) ## train the embedded checkpoint again, 89 minutes on two cores
 	$(BIN)/python -m idefics_cli.shapes.train
 
 bench: $(READY) ## measure this machine on random weights, about ten minutes on two idle cores

@@ -62,7 +62,7 @@ POLISH = {
     "dialogue": 9,
 }  # fmt: skip
 PHASES = (
-    Phase("everything", 700, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
+    Phase("everything", 650, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
     # Finding a shape by its name comes late; see `words`.
     Phase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
     Phase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),

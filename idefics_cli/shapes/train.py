@@ -247,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".training"), help="where the state is kept")
     parser.add_argument("--pictures", type=int, default=128_000)
-    parser.add_argument("--vision-steps", type=int, default=4_400)
+    parser.add_argument("--vision-steps", type=int, default=3_600)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "checkpoint")
     parser.add_argument("--stage", choices=("pictures", "vision", "all"), default="all")
     options = parser.parse_args()
