@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,12 +20,15 @@ from .. import __version__
 from ..backends.local import LocalBackend
 from ..images import Limits
 from ..values import Image
+from .memory import count_resident_bytes, release_freed
 from .metrics import Labels, Metrics
 from .scheduler import Refused, Scheduler
 
 LOADS_AT_ONCE = 16
 """Images of the API that are fetched and decoded at the same time, whoever wants them."""
 CALLERS_AT_ONCE = 64
+REST_SECONDS = 1.0
+"""Idle for so long, a server gives back the memory it has freed."""
 API_LIMITS = Limits(
     max_pixels=50_000_000, max_bytes=25_000_000, allow_private_addresses=False, total_timeout_seconds=30
 )
@@ -71,6 +71,7 @@ class House:
     """Calls and sessions that are under way."""
     _last_used: float = field(default_factory=time.monotonic)
     _was_used: bool = False
+    _is_resting: bool = False
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.backend, self.metrics, rows=self.rules.rows, size=self.rules.queue)
@@ -87,6 +88,7 @@ class House:
             self.guests -= 1
             self._last_used = time.monotonic()
             self._was_used = True
+            self._is_resting = False
 
     def next_deadline(self) -> float:
         """When a call that begins now is given up, in the time of the event loop."""
@@ -102,6 +104,12 @@ class House:
         if self.keep_alive_seconds == 0 and not self._was_used:
             return False
         return not self.guests and self.scheduler.is_idle and self.idle_seconds >= self.keep_alive_seconds
+
+    def rest(self) -> None:
+        """Give freed memory back to the system, once after all work is done for a while."""
+        if self._was_used and not self._is_resting and self.idle_seconds >= REST_SECONDS:
+            self._is_resting = True
+            release_freed()
 
     def describe(self) -> dict[str, Any]:
         """How the server is, as JSON values."""
@@ -133,12 +141,3 @@ class House:
                 labels = (("cache", cache), ("outcome", outcome))
                 gauges["cache_uses_total", labels] = uses[f"{cache}_{outcome}"]
         return self.metrics.write(gauges)
-
-
-def count_resident_bytes() -> int:
-    """What this process holds now; where the system does not tell, the most it ever held."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024

@@ -19,6 +19,7 @@ from ..backends.meeting import SOCKET
 from ..errors import UsageError
 from .app import build_api, build_private
 from .house import House
+from .memory import keep_loaded
 
 WATCH_SECONDS = 0.1
 BACKLOG = 512
@@ -88,6 +89,7 @@ def serve(
 
     async def run() -> None:
         house = open_house()
+        keep_loaded()
         listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(house), _open_unix(folder))]
         if tcp is not None and address is not None:
             listeners.append((build_api(house, api_key=address.api_key, hosts=address.names), tcp))
@@ -152,6 +154,7 @@ async def _serve(
     while not house.ending.is_set():
         if house.is_expired:
             house.ending.set()
+        house.rest()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(house.ending.wait(), WATCH_SECONDS)
     # Whoever is here is still answered; whoever comes now is told to come back.

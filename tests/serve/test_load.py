@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from idefics_cli.serve.house import REST_SECONDS
 from tests.serve.running import PROGRAM, ROOT, SAMPLES, Running, data_url, running
 from tests.shapes.test_truth import CAPTIONS
 
@@ -61,6 +62,7 @@ def test_clients_together_are_answered_three_times_as_fast(server: Running) -> N
 
 def test_ten_thousand_calls_leave_no_trace(server: Running) -> None:
     def resident_bytes() -> float:
+        time.sleep(2 * REST_SECONDS)
         return float(re.findall(r'memory="resident"} (\S+)', server.ask("/metrics")[1])[0])
 
     time_calls(server, 500, 32)
