@@ -187,7 +187,7 @@ def test_room_is_looked_for_before_anything_is_fetched(hub: Hub, tmp_path: Path)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert result.code == 3
-    assert "GB free; free some space" in result.stderr
+    assert "kB free; free some space" in result.stderr
     assert "model.safetensors" not in fetched(hub)
 
 

@@ -21,7 +21,7 @@ from idefics_cli.config import resolve_model
 from idefics_cli.models import quantized_cache
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.models.quantized_cache import ORIGIN, find_entry, list_entries, quantized_root
-from idefics_cli.models.sizes import count_folder_bytes
+from idefics_cli.models.sizes import count_folder_bytes, format_bytes
 from idefics_cli.models.snapshots import repo_folder
 from idefics_cli.values import ModelSpec
 from tests.models.tiny import KINDS, checkpoint
@@ -98,7 +98,7 @@ def test_what_is_kept_is_told_and_only_once(folder: Path, caplog: pytest.LogCapt
     caplog.set_level(logging.INFO, "idefics_cli")
     load(spec_of(folder))
     ((entry, size),) = list_entries()
-    assert f"kept in {entry} ({size / 1e6:.1f} MB)" in caplog.text
+    assert f"kept in {entry} ({format_bytes(size)})" in caplog.text
     caplog.clear()
     load(spec_of(folder))
     assert not caplog.records
