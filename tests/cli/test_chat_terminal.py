@@ -66,8 +66,12 @@ class Screen:
             self._take(0.2)
         while self._take(0.2):
             pass
-        code = self.process.wait(1)
-        os.close(self._main)
+        try:
+            code = self.process.wait(1)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self._main)
         assert "Traceback" not in self.raw, self.raw
         return code
 
@@ -213,6 +217,7 @@ def test_the_embedded_checkpoint_converses(red_circle: Path) -> None:
     screen.wait_for("red")
     screen.type("/system Be brief.\r")
     screen.wait_for("trained without a system message")
+    screen.wait_for(">")  # what is typed before it may be lost while the terminal changes its mode
     screen.type("\x04")
     assert screen.end() == 0
 
