@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import ItemError
+from ..models.libraries import import_libraries
 from ..values import Answer, Image, ModelSpec, Request, Style
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def _make(spec: ModelSpec) -> LocalBackend | RemoteBackend:
         from .remote import RemoteBackend
 
         return RemoteBackend(spec)
+    import_libraries()
     from .local import LocalBackend
 
     return LocalBackend(spec)

@@ -33,7 +33,7 @@ class Script:
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
     ) -> list[Reply]:
         """Every request in its place. Those of one task come in batches; labels are ranked image by image."""
-        size = min(batch_size, self.family.batch_limit or batch_size)
+        size = batch_size if self.family.has_prefixes else 1
         replies: dict[int, Reply] = {}
         for group in _group(requests):
             if requests[group[0]].choices:
@@ -90,7 +90,7 @@ class Script:
 
     def _score(self, inputs: dict[str, Any], lengths: Sequence[int]) -> list[float]:
         """The summed log-probability of the last `lengths` tokens of each row."""
-        if self.family.batch_limit is None:
+        if self.family.has_prefixes:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         longest = max(lengths)
         logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]

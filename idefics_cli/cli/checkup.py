@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 import typer
 
-from ..doctor.answers import check_answers
 from ..doctor.check import Check
 from ..doctor.machine import check_machine
 from .notes import hearing
@@ -51,4 +50,6 @@ def _list_checks(device: str, *, is_offline: bool, is_quick: bool) -> Iterator[C
         reason = "not run, as --quick says" if is_quick else "not run: torch cannot be used"
         yield Check("model", "skipped", reason)
         return
+    from ..doctor.answers import check_answers  # has torch, which may be what is broken
+
     yield from check_answers(device)

@@ -24,6 +24,7 @@ from ..bench.report import Line, Setting, list_differences, list_failures, tabul
 from ..bench.workloads import WORKLOADS, Workload
 from ..config import Model
 from ..errors import AnswerError, ModelError, UsageError
+from ..models.libraries import import_libraries
 from .options import Options
 from .output import Talk, emit, say
 from .settings import choose_cache_bytes, choose_model, choose_spec
@@ -51,6 +52,7 @@ class Wanted:
 
 def run_bench(wanted: Wanted, options: Options) -> None:
     """Measure, print the table and the JSON line. Raises typer.Exit(1) when an arm failed or the arms disagree."""
+    import_libraries()
     from ..bench.machine import probe
 
     talk = Talk(options.quiet)

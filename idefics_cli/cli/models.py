@@ -93,7 +93,10 @@ def remove(
     size = format_bytes(listing.disk_bytes)
     if not yes and not ask_yes_or_no(f"delete {repo_folder(model.checkpoint)} ({size})?"):
         raise typer.Exit(1)
-    from ..models.quantized_cache import remove_entries  # has torch
+    from ..models.libraries import import_libraries
+
+    import_libraries()
+    from ..models.quantized_cache import remove_entries
 
     freed = remove_repo(model.checkpoint) + remove_entries(model.checkpoint)
     Talk(options.quiet).note(f"removed {name}, {freed:,} bytes freed")

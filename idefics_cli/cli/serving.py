@@ -12,6 +12,7 @@ from ..backends.meeting import find_folder, is_locked, locked, make_folder
 from ..backends.resident import HEALTH, STOP, ask_server
 from ..config import SHAPES, Model
 from ..errors import ModelError, NothingToDo, UsageError
+from ..models.libraries import import_libraries
 from ..values import Image, ModelSpec
 from .notes import hearing
 from .options import Options
@@ -96,6 +97,7 @@ def _run_in_background(wanted: Wanted, options: Options, spec: ModelSpec, model:
 def _serve(
     wanted: Wanted, options: Options, model: Model, spec: ModelSpec, keep_alive_seconds: float
 ) -> None:
+    import_libraries()
     from ..backends.local import LocalBackend
     from ..backends.meeting import identify
     from ..serve.house import API_LIMITS, House, Rules

@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 
 from .. import __version__
 from ..config import SHAPES, hub_cache, load_models, template_folders, user_cache, user_folder
-from ..errors import IdeficsError
+from ..errors import IdeficsError, ModelError
+from ..models.libraries import import_libraries
 from ..models.sizes import count_folder_bytes, format_bytes
 from ..templates import load_template, template_names
 from .check import Check
@@ -74,11 +75,12 @@ def check_versions() -> Check:
 def check_devices() -> Check:
     """What there is to run on, the one chosen by itself first."""
     try:
-        from ..models.devices import has_fast_bfloat16, list_devices
+        import_libraries()
+    except ModelError as error:
+        return Check("devices", "broken", str(error))
+    from ..models.devices import has_fast_bfloat16, list_devices
 
-        devices = list_devices()
-    except (ImportError, OSError) as error:
-        return Check("devices", "broken", f"torch cannot be used ({error})", "install it again")
+    devices = list_devices()
     values = {
         "devices": [
             {"name": one.name, "kind": one.kind, "free_bytes": one.free_bytes, "total_bytes": one.total_bytes}

@@ -48,12 +48,13 @@ def describe(model: Model, revision: str | None = None) -> Listing:
     """What is known of a model without the network. A folder counts as downloaded if its weights are there."""
     revision = revision or find_revision(model)
     folder = find_folder(model.checkpoint, revision)
-    is_folder = Path(model.checkpoint).expanduser().is_dir()
+    own_folder = Path(model.checkpoint).expanduser()
+    is_folder = own_folder.is_dir()
     return Listing(
         model=model,
         revision=revision,
         dimensions=_find_dimensions(model, folder),
-        disk_bytes=count_folder_bytes(Path(model.checkpoint) if is_folder else repo_folder(model.checkpoint)),
+        disk_bytes=count_folder_bytes(own_folder if is_folder else repo_folder(model.checkpoint)),
         is_downloaded=folder is not None and has_weights(folder)
         if is_folder
         else is_downloaded(model.checkpoint, revision),

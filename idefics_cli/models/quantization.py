@@ -109,7 +109,7 @@ def check_quantized(model: nn.Module, family: Family) -> None:
         if isinstance(module, nn.Linear) and is_packed(f"{name}.weight", family)
     ]
     missed = [name for name in language if name not in quantized]
-    if missed and family.batch_limit is None:
+    if missed and family.has_prefixes:
         raise ModelError(f"{missed[0]} was not quantized", hint="load it without --quantize and report this")
 
 

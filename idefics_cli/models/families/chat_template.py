@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 class ChatTemplateFamily(Family):
-    batch_limit = 1
     unquantized = ("lm_head", ".*vision.*", ".*visual.*", ".*projector.*", ".*connector.*")
 
     def check_style(self, style: Style) -> None:

@@ -60,10 +60,8 @@ class Family(ABC):
     """What no text of a user may contain, whatever the tokenizer."""
     strip_turns: ClassVar[bool] = False
     """Whether the texts of turns lose their outer spaces, as those of documents always do."""
-    batch_limit: ClassVar[int | None] = None
-    """The most prompts that `collate` takes, None for any number."""
     has_prefixes: ClassVar[bool] = False
-    """Whether prompts may go on from a shared prefix: then the family is a `MarkedFamily`."""
+    """Whether prompts may go on from a shared prefix and be batched: then the family is a `MarkedFamily`."""
     flash_attention: ClassVar[bool] = True
     unsafe_dtypes: ClassVar[frozenset[str]] = frozenset()
     unquantized: ClassVar[tuple[str, ...]] = ("lm_head", "model.vision_model", "model.connector")
