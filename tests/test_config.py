@@ -30,7 +30,7 @@ def test_every_named_checkpoint_is_of_a_known_architecture() -> None:
     assert all(entry.style for entry in models.values())
 
 
-def test_a_name_a_hub_id_and_a_folder_are_models(tmp_path: Path) -> None:
+def test_a_name_a_hub_id_and_a_folder_are_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.resolve_model("smolvlm").checkpoint == "HuggingFaceTB/SmolVLM-Instruct"
     known = config.resolve_model("HuggingFaceM4/idefics-9b")
     assert known.entry is not None
@@ -39,6 +39,8 @@ def test_a_name_a_hub_id_and_a_folder_are_models(tmp_path: Path) -> None:
         "some-mirror/idefics-9b", "some-mirror/idefics-9b"
     )
     assert config.resolve_model(str(tmp_path)).checkpoint == str(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.resolve_model("~").checkpoint == str(tmp_path)
     shapes = config.resolve_model("shapes")
     assert shapes.checkpoint == str(config.PACKAGE / "shapes" / "checkpoint")
 

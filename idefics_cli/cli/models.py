@@ -83,7 +83,7 @@ def remove(
     from ..models.snapshots import remove_repo, repo_folder
 
     model = resolve_model(name)
-    if Path(model.checkpoint).expanduser().is_dir():
+    if Path(model.checkpoint).is_dir():
         raise UsageError(
             f"{name} is a folder and no download", hint="only what is in the hub's cache is removed"
         )

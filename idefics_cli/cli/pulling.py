@@ -23,14 +23,14 @@ def is_offline(options: Options) -> bool:
 
 def pull_missing(model: Model, revision: str | None, options: Options, talk: Talk) -> None:
     """Fetch a checkpoint that is about to be used, unless it is here or the network is not to be tried."""
-    is_here = Path(model.checkpoint).expanduser().is_dir() or is_downloaded(model.checkpoint, revision)
+    is_here = Path(model.checkpoint).is_dir() or is_downloaded(model.checkpoint, revision)
     if not is_here and not options.dry_run and not is_offline(options):
         pull(model, revision, talk)
 
 
 def pull(model: Model, revision: str | None, talk: Talk) -> None:
     """Fetch what is missing of a checkpoint; a download that broke off is gone on with."""
-    if Path(model.checkpoint).expanduser().is_dir():
+    if Path(model.checkpoint).is_dir():
         raise UsageError(f"{model.name} is a folder of this machine", hint="there is nothing to download")
     from ..models.download import check_space, download, plan_download
 

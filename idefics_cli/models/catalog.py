@@ -48,7 +48,7 @@ def describe(model: Model, revision: str | None = None) -> Listing:
     """What is known of a model without the network. A folder counts as downloaded if its weights are there."""
     revision = revision or find_revision(model)
     folder = find_folder(model.checkpoint, revision)
-    own_folder = Path(model.checkpoint).expanduser()
+    own_folder = Path(model.checkpoint)
     is_folder = own_folder.is_dir()
     return Listing(
         model=model,

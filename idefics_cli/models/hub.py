@@ -43,8 +43,8 @@ def source_of(spec: ModelSpec) -> dict[str, Any]:
 
 
 def check_folder(checkpoint: str) -> None:
-    folder = Path(checkpoint).expanduser()
-    looks_local = folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1
+    folder = Path(checkpoint)
+    looks_local = folder.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1
     if not folder.exists() and looks_local:
         raise ModelError(f"there is no folder {checkpoint}", hint="check the path given to --model")
     if folder.is_file():
@@ -137,7 +137,7 @@ def _explain(spec: ModelSpec, error: Exception) -> ModelError:
 
 def _explain_cache(name: str, causes: list[BaseException]) -> ModelError | None:
     """What the disk had against a download, if it was the disk."""
-    if Path(name).expanduser().is_dir():
+    if Path(name).is_dir():
         return None
     for cause in causes:
         number = cause.errno if isinstance(cause, OSError) else None

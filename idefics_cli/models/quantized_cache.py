@@ -151,7 +151,7 @@ def remove_entries(checkpoint: str) -> int:
 
 def _identify(spec: ModelSpec) -> str | None:
     """The commit of a checkpoint; of a folder names, sizes and times of its files. None where neither is known."""
-    folder = Path(spec.checkpoint).expanduser()
+    folder = Path(spec.checkpoint)
     if not folder.is_dir():
         return find_commit(spec.checkpoint, spec.revision)
     files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
@@ -160,7 +160,7 @@ def _identify(spec: ModelSpec) -> str | None:
 
 
 def _name(checkpoint: str) -> str:
-    folder = Path(checkpoint).expanduser()
+    folder = Path(checkpoint)
     return str(folder.resolve()) if folder.is_dir() else checkpoint
 
 

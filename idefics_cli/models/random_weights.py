@@ -51,7 +51,7 @@ def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
 
 def is_random(checkpoint: str) -> bool:
     """Whether the weights of a checkpoint are to be drawn rather than read."""
-    return (Path(checkpoint).expanduser() / MARKER).is_file()
+    return (Path(checkpoint) / MARKER).is_file()
 
 
 def draw_weights(family: Family, device: torch.device, dtype: torch.dtype, attention: str) -> Any:

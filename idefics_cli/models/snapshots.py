@@ -26,7 +26,7 @@ def repo_folder(repo: str) -> Path:
 
 def find_folder(checkpoint: str, revision: str | None = None) -> Path | None:
     """The folder of a checkpoint whose settings are here: its own, or a snapshot in the hub's cache."""
-    folder = Path(checkpoint).expanduser()
+    folder = Path(checkpoint)
     if not folder.is_dir():
         folder = _snapshot(checkpoint, revision or "main")
     return folder if (folder / "config.json").exists() else None
@@ -41,7 +41,7 @@ def find_revision(model: Model) -> str | None:
 
 def find_commit(checkpoint: str, revision: str | None = None) -> str | None:
     """The commit that a revision of a hub checkpoint means here, None for a folder or where nothing of it is here."""
-    if Path(checkpoint).expanduser().is_dir():
+    if Path(checkpoint).is_dir():
         return None
     snapshot = find_folder(checkpoint, revision)
     return snapshot.name if snapshot is not None else None
@@ -49,7 +49,7 @@ def find_commit(checkpoint: str, revision: str | None = None) -> str | None:
 
 def is_downloaded(checkpoint: str, revision: str | None = None) -> bool:
     """Whether every file of a hub checkpoint is here, so that nothing need be asked of the network."""
-    if Path(checkpoint).expanduser().is_dir():
+    if Path(checkpoint).is_dir():
         return False
     snapshot = find_folder(checkpoint, revision)
     return snapshot is not None and has_weights(snapshot) and has_processor(checkpoint, revision)
