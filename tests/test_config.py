@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def test_every_named_checkpoint_is_of_a_known_architecture() -> None:
     )
     assert {entry.architecture for entry in models.values()} <= set(FAMILIES)
     assert all(entry.style for entry in models.values())
+    pins = {entry.repo: entry.revision for entry in models.values() if entry.repo}
+    assert all(re.fullmatch("[0-9a-f]{40}", pin or "") for pin in pins.values()), pins
+    assert len(set(pins.values())) == len(pins) == 11
 
 
 def test_a_name_a_hub_id_and_a_folder_are_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ class LocalBackend:
         self._cache_bytes = cache_bytes
         self._spec = spec
         self._family = open_family(spec)
+        self._revision = find_commit(spec.checkpoint, spec.revision)
         self._style: Style = spec.style or self._family.default_style
         self._model: Any = None
         self._engine: Engine | None = None
@@ -74,7 +75,7 @@ class LocalBackend:
     @property
     def revision(self) -> str | None:
         """The commit of a hub checkpoint, None for a folder."""
-        return find_commit(self._spec.checkpoint, self._spec.revision)
+        return self._revision
 
     def load(self) -> None:
         """Load the weights now rather than with the first request. Raises ModelError."""

@@ -101,7 +101,9 @@ def _explain(spec: ModelSpec, error: Exception) -> ModelError:
             f"there is no checkpoint {name} on the hub", hint="check the name, or `hf auth login` if private"
         )
     if has(RevisionNotFoundError):
-        return ModelError(f"{name} has no revision {spec.revision}", hint="check --revision")
+        return ModelError(
+            f"{name} has no revision {spec.revision}", hint="`--revision main` is the latest one"
+        )
     if (failure := _explain_cache(name, causes)) is not None:
         return failure
     if has(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, httpx2.TransportError):

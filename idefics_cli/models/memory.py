@@ -21,9 +21,9 @@ _CODE = 16 * 4  # the values that four bits stand for
 _DETAIL_TILES: Mapping[str, Mapping[str | None, int]] = MappingProxyType(
     {
         "idefics": {None: 1},
-        "idefics2": {None: 1, "high": 5},
-        "idefics3": {None: 17, "low": 1, "medium": 5, "high": 17},
-        "smolvlm": {None: 17, "low": 1, "medium": 5, "high": 17},
+        "idefics2": {None: 5, "low": 1},
+        "idefics3": {None: 17, "low": 1, "medium": 5},
+        "smolvlm": {None: 17, "low": 1, "medium": 5},
     }
 )
 

@@ -90,7 +90,7 @@ def _build_idefics2(sizes: Mapping[str, Any], corpus: Sequence[str]) -> tuple[An
     tokenizer = build_tokenizer(sizes["text_config"]["vocab_size"], corpus, bos="<s>", added=MARKERS)
     edge = sizes["vision_config"]["image_size"]
     images = transformers.Idefics2ImageProcessorPil(
-        size={"shortest_edge": 378, "longest_edge": edge}, do_image_splitting=False
+        size={"shortest_edge": 378, "longest_edge": edge}, do_image_splitting=True
     )
     processor = transformers.Idefics2Processor(
         images,

@@ -62,14 +62,14 @@ def test_info_shows_the_formula_with_its_numbers(run: Program) -> None:
     result = run("models", "info", "idefics2", "--tokens", "100", "--batch-size", "4", "--images", "2")
     assert result.code == 0
     assert "8.40 B weights, idefics2, chat, Apache-2.0, en; not downloaded" in result.stdout
-    assert "for 4 at a time, each with 100 tokens; images: 2 of 64 tokens" in result.stdout
+    assert "for 4 at a time, each with 100 tokens; images: 2 of 320 tokens" in result.stdout
     assert "8,402,768,112 x 2 = 16.81 GB" in result.stdout
-    assert "228 tokens x 4 x 2 x 32 layers x 1024 x 2 = 0.12 GB" in result.stdout
+    assert "740 tokens x 4 x 2 x 32 layers x 1024 x 2 = 0.39 GB" in result.stdout
     row = rows_of(run, "info", "idefics2", "--tokens", "100", "--batch-size", "4", "--images", "2")[
         "idefics2"
     ]
     memory = row["memory"]["bf16"]
-    assert memory["cache_bytes"] == 228 * 4 * row["cache_bytes_per_token"]
+    assert memory["cache_bytes"] == 740 * 4 * row["cache_bytes_per_token"]
     assert memory["total_bytes"] == sum(
         memory[part] for part in ("weight_bytes", "cache_bytes", "activation_bytes")
     )

@@ -181,6 +181,7 @@ def test_the_formula_is_the_one_in_words(idefics2: Dimensions) -> None:
 
 def test_more_of_anything_needs_more(idefics2: Dimensions) -> None:
     least = estimate(idefics2, FOUR, Demand())
-    for more in (Demand(tokens=4096), Demand(batch_size=2), Demand(images=9), Demand(detail="high")):
+    for more in (Demand(tokens=4096), Demand(batch_size=2), Demand(images=9)):
         assert estimate(idefics2, FOUR, more).total > least.total
+    assert estimate(idefics2, FOUR, Demand(detail="low")).total < least.total
     assert estimate(idefics2, EIGHT, Demand()).weights > least.weights

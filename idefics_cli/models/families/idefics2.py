@@ -21,7 +21,7 @@ class Idefics2Family(TiledFamily):
         return f"{FAKE_TOKEN}{IMAGE_TOKEN * self.tile_tokens}{FAKE_TOKEN}" * pixels.values.shape[0]
 
     def set_detail(self, detail: str | None) -> None:
-        """Only `high` splits; the size of the tiles does not change what they cost."""
+        """Only `low` does not split; there are no more tiles than five."""
         if detail is not None:
             self._check_detail(detail)
-            self.processor.image_processor.do_image_splitting = detail == "high"
+            self.processor.image_processor.do_image_splitting = detail != "low"
