@@ -12,6 +12,7 @@ from idefics_cli.models import free_memory
 from idefics_cli.models.architectures import measure
 from idefics_cli.models.fitting import Candidate, Wish, choose, find_fit
 from idefics_cli.models.free_memory import Pool, describe_pools, find_pools
+from idefics_cli.models.memory import Demand
 
 GB = 10**9
 CANDIDATES = [
@@ -43,7 +44,8 @@ def choice(*pools: Pool, here: tuple[str, ...] = (), wish: Wish | None = None) -
         ((card(24), ram(64)), ("idefics3", "bf16", "card 0")),
         ((card(16), ram(64)), ("idefics3", "8bit", "card 0")),
         ((card(9), ram(64)), ("idefics3", "4bit", "card 0")),
-        ((card(8), ram(64)), ("idefics2", "4bit", "card 0")),
+        ((card(8.5), ram(64)), ("idefics2", "4bit", "card 0")),
+        ((card(8), ram(64)), ("smolvlm", "bf16", "card 0")),
         ((card(6), ram(64)), ("smolvlm", "8bit", "card 0")),
         ((card(0.5), ram(64)), ("idefics3", "fp32", "RAM")),
         ((card(10, 0), card(14, 1)), ("idefics3", "8bit", "card 1")),
@@ -67,6 +69,7 @@ def test_what_is_downloaded_comes_first_if_it_fits() -> None:
 
 
 def test_what_the_user_settled_is_kept() -> None:
+    assert choice(card(8), wish=Wish(demand=Demand(detail="low"))) == ("idefics3", "4bit", "card 0")
     assert choice(card(80), wish=Wish(quantization="4bit")) == ("idefics3", "4bit", "card 0")
     assert choice(ram(64), wish=Wish(dtype="bfloat16")) == ("idefics3", "bf16", "RAM")
     assert choice(card(24), wish=Wish(dtype="float32")) == ("idefics3", "8bit", "card 0")
