@@ -114,9 +114,12 @@ def _ending_at_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
+    except SystemExit as ended:
+        raise typer.Exit(INTERRUPTED) from ended
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise typer.Exit(INTERRUPTED)
+    """Any exception but this one and KeyboardInterrupt would be lost in the event loop of the prompt."""
+    raise SystemExit

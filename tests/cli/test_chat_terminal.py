@@ -188,6 +188,16 @@ def test_ctrl_c_stops_the_reply_and_keeps_the_conversation(talk: Callable[..., S
     assert screen.end() == 0
 
 
+@pytest.mark.parametrize("attempt", range(3))
+def test_sigterm_ends_it_also_while_keys_are_read(talk: Callable[..., Screen], attempt: int) -> None:
+    """The prompt reads keys in an event loop, which keeps most exceptions to itself."""
+    screen = talk()
+    screen.type("ab\x7f" * 300)
+    screen.wait_for("a")
+    screen.process.send_signal(signal.SIGTERM)
+    assert screen.end() == 130
+
+
 def test_what_was_typed_is_remembered_for_this_user_only(talk: Callable[..., Screen]) -> None:
     screen = talk()
     screen.type("Remember me?\r")
