@@ -52,11 +52,9 @@ class Wanted:
 
 def run_bench(wanted: Wanted, options: Options) -> None:
     """Measure, print the table and the JSON line. Raises typer.Exit(1) when an arm failed or the arms disagree."""
-    import_libraries()
-    from ..bench.machine import probe
-
     talk = Talk(options.quiet)
     if wanted.decoding:
+        import_libraries()
         _run_decoding(wanted, options, talk)
         return
     _check_names("workload", wanted.workloads, WORKLOADS)
@@ -64,6 +62,9 @@ def run_bench(wanted: Wanted, options: Options) -> None:
     plot = Path(wanted.plot) if wanted.plot is not None else None
     if plot is not None:
         check_plot(plot)
+    import_libraries()
+    from ..bench.machine import probe
+
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the children read it
     workloads = [one for name, one in WORKLOADS.items() if name in (wanted.workloads or WORKLOADS)]
