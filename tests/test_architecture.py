@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -129,6 +134,17 @@ def test_third_parties_stay_in_their_places(path: Path) -> None:
             assert any(here == place or here.startswith(f"{place}/") for place in allowed), (
                 f"{path}:{line} imports {module}, which belongs in {', '.join(allowed) or 'nothing'}"
             )
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.split("[^a-z0-9-]", line.lower())[0] for line in listed}
+    imported = {module for path in FILES for module, is_ours, _ in imports(path) if not is_ours}
+    owners = packages_distributions()
+    for module in sorted(imported - sys.stdlib_module_names):
+        names = {name.lower().replace("_", "-") for name in owners.get(module, [module])}
+        assert names & declared, f"{module} is not among the dependencies in pyproject.toml"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
