@@ -12,8 +12,8 @@ import pytest
 from idefics_cli.config import PACKAGE
 
 IMAGE = str(PACKAGE / "shapes" / "samples" / "red-circle.png")
-REASON = "torch or transformers cannot be imported (libcudart.so.12: cannot open shared object file)"
-LINE = f"idefics: error: {REASON}; install them again\n"
+REASON = "torch cannot be imported (libcudart.so.12: cannot open shared object file)"
+LINE = f"idefics: error: {REASON}; install it again\n"
 
 COMMANDS = {
     "caption": ("caption", IMAGE, "--model", "shapes"),
@@ -49,6 +49,6 @@ def test_doctor_looks_at_everything_else(broken: dict[str, str]) -> None:
     done = run(broken, "doctor", "--offline")
     assert (done.returncode, done.stderr) == (1, "")
     lines = done.stdout.splitlines()
-    assert f"broken   devices          {REASON}; install them again" in lines
+    assert f"broken   devices          {REASON}; install it again" in lines
     assert [line.split()[1] for line in lines if line.startswith("broken")] == ["devices"]
     assert {"versions", "disk", "settings", "token"} <= {line.split()[1] for line in lines}
