@@ -180,6 +180,8 @@ def _introduce(listing: Listing, dimensions: Dimensions, demand: Demand) -> list
     if entry is not None:
         facts += [one for one in (entry.style, entry.licence, ", ".join(entry.languages)) if one]
     here = f"downloaded ({format_bytes(listing.disk_bytes)})" if listing.is_downloaded else "not downloaded"
+    if listing.model.name == SHAPES:
+        here = "built in"
     tiles = count_tiles(dimensions, demand.detail)
     image = f"{demand.images} of {tiles * dimensions.tile_tokens} tokens" if demand.images else "none"
     return [

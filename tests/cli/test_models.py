@@ -64,6 +64,7 @@ def test_info_shows_the_formula_with_its_numbers(run: Program) -> None:
     assert "8.40 B weights, idefics2, chat, Apache-2.0, en; not downloaded" in result.stdout
     assert "for 4 at a time, each with 100 tokens; images: 2 of 320 tokens" in result.stdout
     assert "8,402,768,112 x 2 = 16.81 GB" in result.stdout
+    assert "idefics, completion, Apache-2.0, en; built in" in run("models", "info", "shapes").stdout
     assert "740 tokens x 4 x 2 x 32 layers x 1024 x 2 = 0.39 GB" in result.stdout
     row = rows_of(run, "info", "idefics2", "--tokens", "100", "--batch-size", "4", "--images", "2")[
         "idefics2"
