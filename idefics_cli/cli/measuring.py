@@ -54,7 +54,6 @@ def run_bench(wanted: Wanted, options: Options) -> None:
     """Measure, print the table and the JSON line. Raises typer.Exit(1) when an arm failed or the arms disagree."""
     talk = Talk(options.quiet)
     if wanted.decoding:
-        import_libraries()
         _run_decoding(wanted, options, talk)
         return
     _check_names("workload", wanted.workloads, WORKLOADS)
@@ -102,12 +101,13 @@ def run_bench(wanted: Wanted, options: Options) -> None:
 
 def _run_decoding(wanted: Wanted, options: Options, talk: Talk) -> None:
     """Measure decoding alone, print its table and its JSON line."""
+    if wanted.workloads or wanted.arms or wanted.images or wanted.plot:
+        raise UsageError("--decoding has no workloads, arms, images or plot", hint="leave those out")
+    import_libraries()
     from ..bench.decoding import measure_decoding, tabulate_decoding, to_json
     from ..bench.machine import PROBE
     from ..models.devices import is_there
 
-    if wanted.workloads or wanted.arms or wanted.images or wanted.plot:
-        raise UsageError("--decoding has no workloads, arms, images or plot", hint="leave those out")
     if not is_there(options.device or "auto"):
         raise ModelError(
             f"there is no GPU for --device {options.device} here", hint="this measurement needs one"

@@ -8,7 +8,7 @@ from ..errors import ModelError
 
 
 def import_libraries() -> None:
-    """Import them, so that later imports cannot fail. Raises ModelError where one is missing or damaged."""
+    """Import them before anything else does. Raises ModelError where one is missing or damaged."""
     for name in ("torch", "transformers"):
         try:
             import_module(name)
