@@ -47,7 +47,7 @@ def _list_checks(device: str, *, is_offline: bool, is_quick: bool) -> Iterator[C
         can_run = can_run and not (check.name == "devices" and check.state == "broken")
         yield check
     if is_quick or not can_run:
-        reason = "not run, as --quick says" if is_quick else "not run: torch cannot be used"
+        reason = "not run, as --quick says" if is_quick else "not run, as a library cannot be imported"
         yield Check("model", "skipped", reason)
         return
     from ..doctor.answers import check_answers  # has torch, which may be what is broken

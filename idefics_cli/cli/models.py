@@ -79,6 +79,7 @@ def remove(
     from ..config import resolve_model
     from ..errors import NothingToDo, UsageError
     from ..models.catalog import describe
+    from ..models.quantized_entries import remove_entries
     from ..models.sizes import format_bytes
     from ..models.snapshots import remove_repo, repo_folder
 
@@ -93,11 +94,6 @@ def remove(
     size = format_bytes(listing.disk_bytes)
     if not yes and not ask_yes_or_no(f"delete {repo_folder(model.checkpoint)} ({size})?"):
         raise typer.Exit(1)
-    from ..models.libraries import import_libraries
-
-    import_libraries()
-    from ..models.quantized_cache import remove_entries
-
     freed = remove_repo(model.checkpoint) + remove_entries(model.checkpoint)
     Talk(options.quiet).note(f"removed {name}, {freed:,} bytes freed")
 

@@ -40,8 +40,13 @@ def check_machine(*, is_offline: bool) -> Iterator[Check]:
     yield devices
     if devices.state != "broken":
         yield check_memory()
-        yield check_caches()
-    yield from (check_disk(), check_settings(), check_token(), check_network(is_offline=is_offline))
+    yield from (
+        check_caches(),
+        check_disk(),
+        check_settings(),
+        check_token(),
+        check_network(is_offline=is_offline),
+    )
 
 
 def check_versions() -> Check:
@@ -128,7 +133,7 @@ def check_disk() -> Check:
 def check_caches() -> Check:
     """What downloads and quantized weights take up, and which checkpoints are here."""
     from ..models.catalog import list_catalog
-    from ..models.quantized_cache import list_entries
+    from ..models.quantized_entries import list_entries
 
     downloaded = count_folder_bytes(hub_cache())
     kept = list(list_entries())

@@ -24,7 +24,8 @@ from .families.layout import FAKE_TOKEN
 from .hub import check_folder, source_of, translated
 from .placement import place, remove_with, tell_placement
 from .quantization import build_config, check_device, check_quantized, leave_narrow_unpacked
-from .quantized_cache import Entry, discard, find_entry, keep, widen
+from .quantized_cache import discard, find_entry, keep, widen
+from .quantized_entries import Entry
 from .random_weights import draw_weights, is_random
 
 

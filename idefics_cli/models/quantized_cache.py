@@ -15,9 +15,6 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,10 +24,10 @@ from filelock import FileLock, Timeout
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 
-from ..config import user_cache
 from ..values import ModelSpec
 from .families.family import Family
 from .quantization import list_quantized
+from .quantized_entries import ORIGIN, Entry, list_entries, name_checkpoint, quantized_root
 from .random_weights import is_random
 from .sizes import count_folder_bytes, format_bytes
 from .snapshots import find_commit
@@ -40,25 +37,8 @@ log = logging.getLogger(__name__)
 KEPT = ("4bit", "8bit")
 """Quanto's weights cannot be written by transformers."""
 LIBRARIES = ("bitsandbytes", "transformers", "torch")
-ORIGIN = "origin.json"
 SHARD_BYTES = 5 * 10**9
 DRAFT = ".draft-"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where the quantized weights of a spec are or would be, and what they are made of."""
-
-    folder: Path
-    origin: Mapping[str, Any]
-
-    @property
-    def is_there(self) -> bool:
-        return (self.folder / ORIGIN).is_file()
-
-
-def quantized_root() -> Path:
-    return user_cache() / "quantized"
 
 
 def find_entry(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype) -> Entry | None:
@@ -69,7 +49,7 @@ def find_entry(spec: ModelSpec, family: Family, device: torch.device, dtype: tor
     if identity is None:
         return None
     origin = {
-        "checkpoint": _name(spec.checkpoint),
+        "checkpoint": name_checkpoint(spec.checkpoint),
         "identity": identity,
         "quantization": spec.quantization,
         "unquantized": list(family.unquantized),
@@ -127,28 +107,6 @@ def discard(entry: Entry, reason: str) -> None:
     shutil.rmtree(entry.folder, ignore_errors=True)
 
 
-def list_entries() -> Iterator[tuple[Path, int]]:
-    """The folders of all entries and their bytes."""
-    try:
-        folders = sorted(quantized_root().iterdir())
-    except OSError:
-        return
-    for folder in folders:
-        if (folder / ORIGIN).is_file():
-            yield folder, count_folder_bytes(folder)
-
-
-def remove_entries(checkpoint: str) -> int:
-    """Remove all that is kept of a checkpoint; returns the bytes freed."""
-    freed = 0
-    for folder, size in list(list_entries()):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["checkpoint"] == _name(checkpoint):
-                shutil.rmtree(folder)
-                freed += size
-    return freed
-
-
 def _identify(spec: ModelSpec) -> str | None:
     """The commit of a checkpoint; of a folder names, sizes and times of its files. None where neither is known."""
     folder = Path(spec.checkpoint)
@@ -157,11 +115,6 @@ def _identify(spec: ModelSpec) -> str | None:
     files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
     seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-
-
-def _name(checkpoint: str) -> str:
-    folder = Path(checkpoint)
-    return str(folder.resolve()) if folder.is_dir() else checkpoint
 
 
 def _write(draft: Path, entry: Entry, model: Any) -> None:

@@ -51,4 +51,4 @@ def test_doctor_looks_at_everything_else(broken: dict[str, str]) -> None:
     lines = done.stdout.splitlines()
     assert f"broken   devices          {REASON}; install it again" in lines
     assert [line.split()[1] for line in lines if line.startswith("broken")] == ["devices"]
-    assert {"versions", "disk", "settings", "token"} <= {line.split()[1] for line in lines}
+    assert {"versions", "caches", "disk", "settings", "token"} <= {line.split()[1] for line in lines}

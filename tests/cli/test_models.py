@@ -48,14 +48,17 @@ def test_list_says_what_there_is_what_is_here_and_what_fits(run: Program) -> Non
     assert rows_of(run, "list")["idefics2"]["downloaded"]
 
 
-def test_lists_need_no_torch() -> None:
+def test_lists_and_removal_need_no_torch() -> None:
+    store(SMALL, *SETTINGS)
     code = (
         "import sys; from idefics_cli.cli.app import execute; "
-        "codes = [execute(['models', 'list']), execute(['models', 'info', 'idefics2', '--offline'])]; "
+        "lines = ('list', 'info idefics2 --offline', 'remove smolvlm-256m --yes'); "
+        "codes = [execute(['models', *line.split()]) for line in lines]; "
         "heavy = {'torch', 'transformers', 'huggingface_hub'} & sys.modules.keys(); sys.exit(str((codes, heavy)))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert process.stderr.splitlines()[-1] == "([0, 0], set())"
+    assert process.stderr.splitlines()[-1] == "([0, 0, 0], set())"
+    assert not repo_folder(SMALL).exists()
 
 
 def test_info_shows_the_formula_with_its_numbers(run: Program) -> None:

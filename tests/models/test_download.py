@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from idefics_cli.config import hub_cache
-from idefics_cli.models.quantized_cache import list_entries
+from idefics_cli.models.quantized_entries import list_entries
 from idefics_cli.models.snapshots import is_downloaded, repo_folder
 from tests.hub import COMMIT, Hub, Repo, open_hub, run_lines
 from tests.models.tiny import checkpoint

@@ -20,7 +20,8 @@ import torch
 from idefics_cli.config import resolve_model
 from idefics_cli.models import quantized_cache
 from idefics_cli.models.loading import load_model, open_family
-from idefics_cli.models.quantized_cache import ORIGIN, find_entry, list_entries, quantized_root
+from idefics_cli.models.quantized_cache import find_entry
+from idefics_cli.models.quantized_entries import ORIGIN, list_entries, quantized_root
 from idefics_cli.models.sizes import count_folder_bytes, format_bytes
 from idefics_cli.models.snapshots import repo_folder
 from idefics_cli.values import ModelSpec
