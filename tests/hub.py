@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Repo:
     is_gated: bool = False
     damaged: str = ""
     """The file that is served with a byte changed."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """What its files are answered with instead of the truth."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -128,7 +130,7 @@ class Answer(BaseHTTPRequestHandler):
             "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Repo-Commit": COMMIT,
             "Accept-Ranges": "bytes",
-        }
+        } | repo.headers
         if file == repo.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
         first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))

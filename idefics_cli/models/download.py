@@ -27,16 +27,15 @@ from ..config import hub_cache
 from ..errors import ModelError
 from ..values import ModelSpec
 from .families import FAMILIES
-from .hub import PICKLES, refuse_pickles, translated
+from .hub import COMMIT, ETAG, PICKLES, refuse_pickles, translated
 from .sizes import format_bytes
 from .snapshots import INDEX, WEIGHTS, list_weights, repo_folder
 
 OnBytes = Callable[[int], None]
 """Told how many more bytes are there."""
-_SETTINGS = re.compile(r"[^/]+\.(?:json|jinja)|tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt")
+_SETTINGS = re.compile(r"[\w.-]+\.(?:json|jinja)|tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt")
 _LEFT_OUT = re.compile(r".*\.bin\.index\.json|(?:trainer|training)_.*")
-_SAFE = re.compile(r"[^/\\]+\.safetensors")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SAFE = re.compile(r"[\w.-]+\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,6 +62,7 @@ class Plan:
 
 def plan_download(repo: str, revision: str | None) -> Plan:
     """Ask the hub what there is and choose. Raises ModelError for what could not be used once it is here."""
+    check_revision(revision)
     spec = ModelSpec(repo, revision=revision)
     huggingface_hub.logging.set_verbosity_error()
     with translated(spec):
@@ -102,15 +102,22 @@ def download(plan: Plan, on_bytes: OnBytes) -> Path:
 
 def fetch_config(repo: str, revision: str | None) -> dict[str, Any]:
     """The config.json of a checkpoint on the hub, and nothing else of it."""
+    check_revision(revision)
     with translated(ModelSpec(repo, revision=revision)):
         # This fails at once where there is no network; the download of a file would try for half a minute.
         commit = huggingface_hub.HfApi().model_info(repo, revision=revision or "main").sha
         return _fetch_json(repo, "config.json", _read_commit(commit))
 
 
+def check_revision(revision: str | None) -> None:
+    """Refuse what is no name of a branch, tag or commit: it becomes a path below `refs`."""
+    if revision is not None and not all(re.fullmatch(r"[\w-][\w.-]*", part) for part in revision.split("/")):
+        raise ModelError(f"{revision!r} is not a revision", hint="`--revision main` is the latest one")
+
+
 def _read_commit(answer: str | None) -> str:
     """A commit as the hub named it, which becomes a part of paths."""
-    if answer is None or not _COMMIT.fullmatch(answer):
+    if answer is None or not COMMIT.fullmatch(answer):
         raise ValueError("the hub names no commit")
     return answer
 
@@ -167,7 +174,7 @@ def _fetch_weights(plan: Plan, file: File, on_bytes: OnBytes) -> None:
     """Fetch a file to where the cache has its content, from where the last try broke off."""
     url = hf_hub_url(plan.repo, file.name, revision=plan.commit)
     etag = get_hf_file_metadata(url).etag
-    if etag is None or not re.fullmatch(r"[\w-]+", etag):
+    if etag is None or not ETAG.fullmatch(etag):
         return  # hf_hub_download says what is wrong with such an answer
     root = repo_folder(plan.repo)
     blob, lock = root / "blobs" / etag, hub_cache() / ".locks" / root.name / f"{etag}.lock"

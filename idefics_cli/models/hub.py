@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -31,6 +33,8 @@ from .families import FAMILIES
 from .snapshots import is_downloaded
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[\w-]{1,128}", re.ASCII)
+"""What the hub calls a commit and a file's content, as the cache has them in its paths."""
 
 
 def source_of(spec: ModelSpec) -> dict[str, Any]:
@@ -66,6 +70,36 @@ def refuse_pickles(checkpoint: str) -> ModelError:
     )
 
 
+def _open_client() -> httpx2.Client:
+    """The client for all that huggingface_hub and transformers ask; no answer leads them out of the cache."""
+    client = huggingface_hub.utils._http.default_client_factory()
+    client.event_hooks = {**client.event_hooks, "response": [_check_answer]}
+    return client
+
+
+def _check_answer(response: httpx2.Response) -> None:
+    """Refuse a commit or an ETag that is no name: huggingface_hub joins both to the cache's folders."""
+    commit = response.headers.get("X-Repo-Commit")
+    if commit is not None and not COMMIT.fullmatch(commit):
+        raise _refuse_answer(response, "commit", commit)
+    if response.request.method != "HEAD":
+        return
+    for header in ("X-Linked-ETag", "ETag"):
+        tag = response.headers.get(header)
+        if tag is not None and not ETAG.fullmatch(tag.removeprefix("W/").strip('"')):
+            raise _refuse_answer(response, "ETag", tag)
+
+
+def _refuse_answer(response: httpx2.Response, what: str, value: str) -> ModelError:
+    return ModelError(
+        f"the hub at {response.url.host} names {value[:60]!a} as {what}, which is not one",
+        hint="nothing was written; check HF_ENDPOINT",
+    )
+
+
+huggingface_hub.set_client_factory(_open_client)
+
+
 @contextmanager
 def translated(spec: ModelSpec) -> Iterator[None]:
     """Exceptions of the hub and of transformers as one line saying what to do."""
@@ -93,6 +127,8 @@ def _explain(spec: ModelSpec, error: Exception) -> ModelError:
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
+    if (told := next((cause for cause in causes if isinstance(cause, ModelError)), None)) is not None:
+        return told
     if has(GatedRepoError):
         hint = f"ask for access at https://huggingface.co/{name}, then run `hf auth login`"
         return ModelError(f"{name} is gated", hint=hint)

@@ -157,6 +157,39 @@ def test_what_cannot_be_had_is_told_in_one_line(hub: Hub, tmp_path: Path) -> Non
     assert not is_downloaded("someone/listed-path")
 
 
+HOSTILE_NAMES = (
+    ("ETag", '"../../../../outside/authorized_keys"'),
+    ("ETag", "{outside}/authorized_keys"),
+    ("ETag", 'W/"..%2f..%2fauthorized_keys"'),
+    ("X-Linked-ETag", "../../../../outside/authorized_keys"),
+    ("X-Repo-Commit", "../../../../outside"),
+    ("X-Repo-Commit", "{outside}"),
+)
+
+
+def test_what_a_hub_names_never_becomes_a_path_out_of_the_cache(hub: Hub, tmp_path: Path) -> None:
+    """A revision's settings are enough to be asked for; also where transformers asks by itself."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    image = tmp_path / "x.png"
+    before = sorted(tmp_path.rglob("*"))
+    for number, (header, value) in enumerate(HOSTILE_NAMES):
+        lie = {header: value.format(outside=outside)}
+        hub.repos[f"someone/lie-{number}"] = Repo(hub.repos[REPO].folder, headers=lie)
+    names = [f"someone/lie-{number}" for number in range(len(HOSTILE_NAMES))]
+    pulls = [["models", "pull", name] for name in names]
+    infos = [["models", "info", name] for name in names]
+    asks = [["caption", str(image), "--dry-run", "--model", name] for name in names]
+    results = run_lines(hub.url, *pulls, *infos, *asks)
+    for result in results:
+        assert (result.code, len(result.stderr.splitlines())) == (3, 1), result.stderr
+        assert "names" in result.stderr
+        assert "nothing was written" in result.stderr
+    new = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
+    assert all(path.is_relative_to(hub_cache().parent) for path in new if path != hub_cache().parent), new
+    assert not any(path.is_symlink() for path in new)
+
+
 def test_no_network_is_told_in_one_line() -> None:
     with open_hub() as hub:
         url = hub.url
