@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UsageError
-from .jsonl import read_lines
+from .jsonl import MAX_LINE_BYTES, read_lines
 from .resume import Ledger, Run, Standing, number_key
 from .values import Item
 
@@ -25,7 +26,10 @@ if sys.platform != "win32":
     import fcntl
 
 Existing = Literal["resume", "retry-errors", "overwrite"]
-_BEGINNING = b'{"id": "'
+_BEGINNING, _NEXT = b'{"id": "', b'", "images": ['
+_ID = re.compile(rb'\{"id": "(?:[^"\\]|\\.)*', re.DOTALL)
+_MAX_ZEROS = 1 << 16
+"""What is taken for a first row that a crash left as zeros; more of them and nothing else is another file."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -43,7 +47,10 @@ class RowFile:
         *,
         on_row: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        """Open and lock a file, repair its end and read its rows. Raises UsageError for one that is not of this run."""
+        """Open and lock a file, read its rows, then repair its end. One that is not of this run is left as it is.
+
+        Raises UsageError for that one.
+        """
         self._name = str(path)
         self._path = Path(os.path.realpath(path))
         self._is_new = not self._path.exists()
@@ -54,8 +61,8 @@ class RowFile:
         self._file = self._open_locked()
         try:
             if not self._begins_anew:
-                self.was_repaired = self._repair_end()
-                for number, row in self._rows():
+                tail = self._read_tail()
+                for number, row in self._rows(tail):
                     if difference := run.describe_difference(row):
                         raise UsageError(
                             f"{self._name} line {number} was written with {difference}",
@@ -64,6 +71,7 @@ class RowFile:
                     self._ledger.add(row)
                     if on_row is not None:
                         on_row(row)
+                self.was_repaired = self._repair_end(tail)
         except BaseException:
             os.close(self._file)
             raise
@@ -107,42 +115,49 @@ class RowFile:
         finally:
             os.close(self._file)
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _read_tail(self) -> bytes:
+        """What stands after the last line end; more than a line can hold is not read."""
+        size, length, tail = os.fstat(self._file).st_size, 1 << 16, b""
+        with open(self._file, "rb", closefd=False) as stream:
+            while len(tail) < min(size, MAX_LINE_BYTES) and b"\n" not in tail:
+                stream.seek(max(0, size - length))
+                tail = stream.read()
+                length *= 2
+        return tail[tail.rfind(b"\n") + 1 :]
+
+    def _rows(self, tail: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The rows with their line numbers. Raises UsageError for what is none, nor the beginning of a last one."""
+        size = os.fstat(self._file).st_size
         with open(self._file, "rb", closefd=False) as stream:
             stream.seek(0)
+            number = 0
             for number, line in read_lines(stream):
-                yield number, self._parse(line, number)
+                if not tail or stream.tell() < size:
+                    yield number, self._parse(line, number)
+        row = tail.rstrip(b"\0")
+        if _is_json(row):
+            yield number, self._parse(row, number)
+        elif not _is_piece(row) or (len(tail) == size and not row and size > _MAX_ZEROS):
+            raise UsageError(f"{self._name} is not a file of rows", hint="name another file with --output")
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
             row = json.loads(line)
             number_key(row["key"])
-            if isinstance(row["id"], str) and isinstance(row["task"], str) and "error" in row:
+            if _is_row(row):
                 return dict(row)
-        except (ValueError, LookupError, TypeError):
-            pass
         raise UsageError(
             f"{self._name} line {number} is not a row that this version of idefics wrote",
             hint="name another file, or start anew with --existing overwrite",
         )
 
-    def _repair_end(self) -> bool:
+    def _repair_end(self, tail: bytes) -> bool:
         """Cut off a last line that a crash has left unfinished, or end it if only its line end is missing."""
-        size = os.fstat(self._file).st_size
-        tail = b""
-        length = 1 << 16
-        with open(self._file, "rb", closefd=False) as stream:
-            while len(tail) < size and b"\n" not in tail:
-                stream.seek(max(0, size - length))
-                tail = stream.read()
-                length *= 2
-        tail = tail[tail.rfind(b"\n") + 1 :]
         if not tail:
             return False
         row = tail.rstrip(b"\0")  # what a file system leaves of a write when the power fails
-        if not row.startswith(_BEGINNING[: len(row)]):
-            raise UsageError(f"{self._name} is not a file of rows", hint="name another file with --output")
         is_whole = _is_json(row)
+        size = os.fstat(self._file).st_size
         os.ftruncate(self._file, size - len(tail) + (len(row) if is_whole else 0))
         if is_whole:
             _write_all(self._file, b"\n")
@@ -205,10 +220,31 @@ class RowFile:
                     stream.write(line + b"\n")
 
 
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether the fields that a run goes on from are what a run wrote."""
+    error, images = row["error"], row["images"]
+    return (
+        all(isinstance(row[name], str) for name in ("id", "task", "key"))
+        and isinstance(images, list)
+        and all(isinstance(one, str) for one in images)
+        and isinstance(row["text"], str | None)
+        and (error is None or (isinstance(error["code"], str) and isinstance(error["message"], str)))
+    )
+
+
+def _is_piece(line: bytes) -> bool:
+    """Whether a row could begin like this."""
+    beginning = _ID.match(line)
+    if beginning is None:
+        return _BEGINNING.startswith(line)
+    rest = line[beginning.end() :]
+    return rest == b"\\" or _NEXT.startswith(rest[: len(_NEXT)])
+
+
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

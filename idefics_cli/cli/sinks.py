@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,8 @@ class Sinks:
     rows: RowFile | None = None
     sidecars: Sidecars | None = None
     overwrites: bool = False
+    unwritten: dict[str, str] = field(default_factory=dict)
+    """Texts of rows after which a run did not come to write the sidecar, by their sources."""
     done_before: int = 0
     failed_before: int = 0
 
@@ -53,6 +55,8 @@ class Sinks:
             standing = self.rows.settle(item) if self.rows is not None else "todo"
             if standing == "todo" and self.sidecars is not None and not self.overwrites:
                 standing = "done" if self.sidecars.has(item.images[0]) else "todo"
+            if standing == "done" and self.sidecars is not None and item.images[0] in self.unwritten:
+                self.sidecars.write(item.images[0], self.unwritten.pop(item.images[0]))
             self.done_before += standing == "done"
             self.failed_before += standing == "failed"
             if standing == "todo":
@@ -105,18 +109,19 @@ def open_sinks(output: Output, run: Run, options: Options, talk: Talk) -> Sinks:
     """Lock and read what is there. Raises UsageError when it belongs to another run."""
     sidecars = choose_sidecars(options)
     rows = None
+    unwritten: dict[str, str] = {}
     if output.path is not None and _keeps_rows(output.path, output.format):
 
-        def restore(row: dict[str, Any]) -> None:
-            """Write the sidecar that a run did not come to write after its row."""
+        def remember(row: dict[str, Any]) -> None:
             source = _source_of(row)
             if sidecars is not None and source is not None and not sidecars.has(source):
-                sidecars.write(source, row["text"])
+                unwritten[source] = row["text"]
 
-        rows = RowFile(output.path, options.existing or "resume", run, on_row=restore)
+        rows = RowFile(output.path, options.existing or "resume", run, on_row=remember)
         if rows.was_repaired:
             talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
-    return Sinks(output, rows, sidecars, overwrites=options.existing == "overwrite")
+    overwrites = options.existing == "overwrite"
+    return Sinks(output, rows, sidecars, overwrites=overwrites, unwritten=unwritten)
 
 
 def _keeps_rows(path: Path, format: str) -> bool:
@@ -128,5 +133,8 @@ def _source_of(row: dict[str, Any]) -> str | None:
     """The one image of an answered row, if it is still there."""
     if row["error"] is not None or not row.get("text") or len(row.get("images", ())) != 1:
         return None
-    source = os.fsdecode(base64.b64decode(row["path_b64"][0])) if "path_b64" in row else row["images"][0]
-    return source if os.path.isfile(source) else None
+    try:
+        source = os.fsdecode(base64.b64decode(row["path_b64"][0])) if "path_b64" in row else row["images"][0]
+        return source if os.path.isfile(source) else None
+    except (ValueError, LookupError, TypeError):  # edited by hand; no item is about it
+        return None

@@ -119,6 +119,61 @@ def test_rows_of_another_kind_are_not_mixed(
     assert Path("out.jsonl").read_bytes() == before
 
 
+ROW = '{"id": "a", "images": ["a"], "task": "caption", "text": "x", "key": "%s", "error": %s}'
+FOREIGN = {
+    "one line": b"some notes",
+    "one line of JSON": b'{"id": "a", "name": "cat"}',
+    "a piece of JSON": b'{"id": "a", "name": "c',
+    "a piece of another row": b'{"id": "a\\"b", "prompt": "c',
+    "nested deep": b"[" * 100_000,
+    "nested deep, with a line end": b"[" * 100_000 + b"]" * 100_000 + b"\n",
+    "nested deep as a last row": b'{"id": ["' + b"[" * 100_000,
+    "error is a word": (ROW % ("{run}-0123456789abcdef", '"boom"')).encode(),
+    "error says nothing": (ROW % ("{run}-0123456789abcdef", "{}")).encode() + b"\n",
+    "key is a number": b'{"id": "a", "images": [], "task": "caption", "text": "x", "key": 7, "error": null}\n',
+    "text is a list": (ROW % ("{run}-0123456789abcdef", "null")).replace('"x"', "[1]").encode(),
+    "images are none": (ROW % ("{run}-0123456789abcdef", "null")).replace('["a"]', "7").encode(),
+    "zeros": bytes(100_000),
+    "an image": b"\x89PNG\r\n\x1a\n" + bytes(5000),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("begins", ["", "with rows of this run"])
+def test_a_foreign_file_is_left_as_it_is(
+    run: Program, folder: Path, tmp_path: Path, kind: str, begins: str
+) -> None:
+    """Whatever it ends with: nothing is repaired before every row has been read as one of this run."""
+    out = tmp_path / "out.jsonl"
+    caption(run, folder / "00.png", "-o", out)
+    rows = out.read_bytes()
+    content = FOREIGN[kind].replace(b"{run}", parse(out)[0]["key"].partition("-")[0].encode())
+    out.write_bytes(rows + content if begins else content)
+    before = out.read_bytes()
+    if begins and kind == "zeros":
+        pytest.skip("what a crash leaves behind whole rows")
+    for existing in ("resume", "retry-errors"):
+        refused = caption(run, folder, "-o", out, "--sidecar", "txt", "--existing", existing)
+        assert (refused.code, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+        assert "out.jsonl" in refused.stderr
+        assert out.read_bytes() == before
+    assert not list(folder.glob("*.txt"))
+
+
+def test_rows_from_elsewhere_have_nothing_written_beside_what_was_not_asked(
+    run: Program, folder: Path, tmp_path: Path
+) -> None:
+    """A row of this run's digest about a file that is no item of it."""
+    out, other = tmp_path / "out.jsonl", tmp_path / "authorized.png"
+    other.write_bytes(b"")
+    caption(run, folder / "00.png", "-o", out)
+    row = parse(out)[0] | {"id": str(other), "images": [str(other)], "text": "ssh-rsa mine"}
+    out.write_text(json.dumps(row | {"key": row["key"][:9] + "0" * 16}) + "\n")
+    assert caption(run, folder / "00.png", "-o", out, "--sidecar", "txt").code == 0
+    assert not other.with_suffix(".txt").exists()
+    assert (folder / "00.txt").exists()
+
+
 def test_more_questions_may_join(run: Program, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     backend = ScriptedBackend()
