@@ -7,7 +7,7 @@
     └── ItemError                                     1     one item fails, the run goes on
         ├── SourceError          not_found · not_an_image · too_large · fetch_failed · timeout · refused
         ├── PromptError          special_token · prompt_too_long · no_image
-        ├── AnswerError          no_label · out_of_memory · of a server: fetch_failed · timeout · refused
+        ├── AnswerError          no_label · out_of_memory · not_finite · of a server: fetch_failed · timeout · refused
         └── BadItem              bad_item
 
 Messages are one line and say what to do; foreign exceptions are translated where the foreign library is called.
@@ -21,7 +21,7 @@ from .values import Failure
 
 SourceCode = Literal["not_found", "not_an_image", "too_large", "fetch_failed", "timeout", "refused"]
 PromptCode = Literal["special_token", "prompt_too_long", "no_image"]
-AnswerCode = Literal["no_label", "out_of_memory", "fetch_failed", "timeout", "refused"]
+AnswerCode = Literal["no_label", "out_of_memory", "not_finite", "fetch_failed", "timeout", "refused"]
 """The last three are a server's."""
 
 

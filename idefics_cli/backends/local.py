@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ log = logging.getLogger(__name__)
 
 PRIORS = 64
 """How many sets of labels keep their scores without an image, which are the same for every image."""
+
+_NOT_FINITE_HINT = (
+    "try --dtype float32 or bfloat16, another --quantize or none, or download the checkpoint anew "
+    "(idefics models remove, then idefics models pull)"
+)
 
 PriorKey = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
@@ -63,6 +69,7 @@ class LocalBackend:
         self._engine: Engine | None = None
         self._told_tokens: set[int] = set()
         self._priors: OrderedDict[PriorKey, tuple[float, ...]] = OrderedDict()
+        self._has_computed = False
 
     @property
     def spec(self) -> ModelSpec:
@@ -118,7 +125,8 @@ class LocalBackend:
     ) -> list[Answer | ItemError]:
         """Answer each request, in order; a request that cannot be answered gets its error in place.
 
-        Each request may have a listener; `on_text` is a single one's.
+        Each request may have a listener; `on_text` is a single one's. Raises ModelError when the first ones it computes
+        all come out as no numbers.
         """
         if on_text is not None:
             assert len(requests) == 1, "only a single request can be streamed"
@@ -140,6 +148,7 @@ class LocalBackend:
         works = [*(task.work for task in tasks.values()), *priors.values()]
         with _translated_device_errors():
             done = run_all(engine, works, rows=self.batch_size)
+        self._check_computes([one for one in done if one is not None])
         for key, one in zip(priors, done[len(tasks) :], strict=True):
             if one is not None:
                 self._priors[key] = one.outcome.scores
@@ -165,6 +174,16 @@ class LocalBackend:
             self._model = load_model(self._spec, self._family)
             self._engine = Engine(self._model, self._family, cache_bytes=self._cache_bytes)
         return self._engine
+
+    def _check_computes(self, done: Sequence[Done]) -> None:
+        """One item may overflow; where nothing was ever computed, it is the model."""
+        if done and not self._has_computed:
+            self._has_computed = any(one.outcome.is_finite for one in done)
+            if not self._has_computed:
+                raise ModelError(
+                    f"{self._spec.checkpoint} computes nothing but what is no number (NaN or infinite)",
+                    hint=_NOT_FINITE_HINT,
+                )
 
     def _encode(self, request: Request, images: Mapping[str, Image]) -> Encoded:
         sources = list_sources(request.prompt)
@@ -211,6 +230,12 @@ class LocalBackend:
                 hint="use fewer or smaller images, a lower --detail, --4bit or a smaller --model",
             )
         request, outcome = task.request, done.outcome
+        if not outcome.is_finite or not all(map(math.isfinite, prior)):
+            return AnswerError(
+                "the model computed what is no number (NaN or infinite) for this item",
+                code="not_finite",
+                hint=_NOT_FINITE_HINT,
+            )
         usage = Usage(prompt_tokens=len(task.encoded.ids), shared_tokens=outcome.shared_tokens)
         said = self._family.read_prompt(request.prompt)
         if outcome.generation is not None:

@@ -5,6 +5,7 @@ Knows requests only as encoded prompts with a decoding or labels. Nothing it sha
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ class Outcome:
     generation: Generation | None
     scores: tuple[float, ...]
     shared_tokens: int = 0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model computed numbers."""
+        is_finite = self.generation is None or self.generation.is_finite
+        return is_finite and all(map(math.isfinite, self.scores))
 
 
 class Engine:

@@ -8,11 +8,17 @@ The generation config is made afresh from the `Decoding`, so nothing a checkpoin
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
@@ -20,15 +26,22 @@ from ..values import Decoding, FinishReason
 from .answer_text import AnswerText, TextStream
 from .listener import Listener
 
+_UNLIKELY = -1e4
+"""A logit that is as good as none, and a number in every precision."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One generated text; `new_tokens` counts the token that ended it, which is not among `ids`."""
+    """One generated text; `new_tokens` counts the token that ended it, which is not among `ids`.
+
+    One that is not `is_finite` was computed with what is no number, and is no answer.
+    """
 
     text: str
     new_tokens: int
     finish_reason: FinishReason
     ids: tuple[int, ...] = ()
+    is_finite: bool = True
 
 
 def is_sampled(decoding: Decoding) -> bool:
@@ -81,7 +94,10 @@ def generate(
     ]
     if any(streams):
         endings.append(_Listeners(streams, width, are_heard=decoding.num_beams == 1))
-    options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList(endings)} if endings else {}
+    finite = _Finite(len(rows), family.stop_ids[0] if family.stop_ids else family.pad_id)
+    options: dict[str, Any] = {"logits_processor": LogitsProcessorList([finite])}
+    if endings:
+        options["stopping_criteria"] = StoppingCriteriaList(endings)
     device = find_input_device(model)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=is_sampled(decoding)):
@@ -89,8 +105,8 @@ def generate(
             torch.manual_seed(decoding.seed)
         sequences = model.generate(**inputs, generation_config=_build_config(family, decoding), **options)
     generations = [
-        _read(sequence[width:].tolist(), answer, family, decoding)
-        for sequence, answer in zip(sequences, answers, strict=True)
+        replace(_read(sequence[width:].tolist(), answer, family, decoding), is_finite=is_finite)
+        for sequence, answer, is_finite in zip(sequences, answers, finite.read(), strict=True)
     ]
     for stream, generation in zip(streams, generations, strict=True):
         if stream is not None:
@@ -126,6 +142,35 @@ def _read(ids: list[int], answer: AnswerText, family: Family, decoding: Decoding
     is_ended = end < len(ids) and not is_stopped
     reason: FinishReason = "stop" if is_ended or is_stopped else "length"
     return Generation(answer.read(words), len(words) + is_ended, reason, tuple(words))
+
+
+class _Finite(LogitsProcessor):
+    """Ends each row whose logits are no numbers and says so afterwards, so that no token waits for the device.
+
+    Drawing from such logits would fail the whole batch, and on a GPU the device.
+    """
+
+    def __init__(self, rows: int, end_id: int) -> None:
+        self._rows = rows
+        self._end_id = end_id
+        self._broken: Any = None
+        self._ending: Any = None
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if self._ending is None:
+            self._broken = torch.zeros(self._rows, dtype=torch.bool, device=scores.device)
+            self._ending = torch.full_like(scores[0], _UNLIKELY)
+            self._ending[self._end_id] = 0
+        # The highest of a row is NaN if any is; logits of -inf are tokens that are banned.
+        broken = ~torch.isfinite(scores.amax(dim=-1))
+        self._broken |= broken.view(self._rows, -1).any(dim=-1)
+        return torch.where(broken[:, None], self._ending, scores)
+
+    def read(self) -> list[bool]:
+        """Whether each row was computed with numbers."""
+        if self._broken is None:
+            return [True] * self._rows
+        return [not broken for broken in self._broken.tolist()]
 
 
 class _StopStrings(StoppingCriteria):
