@@ -35,10 +35,10 @@ golden: $(READY) ## rewrite the golden files; read the difference before committ
 	$(BIN)/python -m pytest -q --update-golden -k golden
 
 accuracy: $(READY) ## how often the embedded checkpoint is right, 500 scenes a row
-	$(BIN)/python -m idefics_cli.shapes.accuracy
+	$(BIN)/python -m idefics_cli.shapes.training.accuracy
 
 shapes: $(READY) ## train the embedded checkpoint again, 89 minutes on two cores
-	$(BIN)/python -m idefics_cli.shapes.train
+	$(BIN)/python -m idefics_cli.shapes.training.train
 
 bench: $(READY) ## measure this machine on random weights, about ten minutes on two idle cores
 	@$(BIN)/idefics bench --random-weights small

@@ -21,7 +21,7 @@ import pytest
 
 from idefics_cli.errors import ItemError
 from idefics_cli.images import Limits
-from idefics_cli.runner import Report, run
+from idefics_cli.runner.run import Report, run
 from idefics_cli.values import Answer, Image, ImagePart, Item, Message, Request
 from tests.scripted import ScriptedBackend
 from tests.scripted_program import ROOT

@@ -16,7 +16,7 @@ from ..values import Answer, Image, ModelSpec, Request, Style
 
 if TYPE_CHECKING:
     from .local import LocalBackend
-    from .remote import RemoteBackend
+    from .openai.backend import RemoteBackend
 
 
 DEFAULT_BATCH_SIZE = 8
@@ -99,7 +99,7 @@ def open_backend(
 
 def _make(spec: ModelSpec) -> LocalBackend | RemoteBackend:
     if spec.server is not None:
-        from .remote import RemoteBackend
+        from .openai.backend import RemoteBackend
 
         return RemoteBackend(spec)
     import_libraries()

@@ -18,15 +18,15 @@ import torch
 
 from ..engine.engine import Engine, Work
 from ..engine.generate import Continuation
+from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
-from ..engine.ranking import normalize, rank
-from ..engine.score import Ranking, split_labels
-from ..engine.within_memory import Done, free_memory, run_all
+from ..engine.oom_retry import Done, free_memory, run_all
 from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
+from ..models.hub.cache import find_commit
 from ..models.loading import load_model, open_family
-from ..models.quantization import Weights, count_weights
-from ..models.snapshots import find_commit
+from ..models.quantization.kinds import Weights, count_weights
+from ..ranking import normalize, rank
 from ..values import Answer, Image, ModelSpec, Request, Style, Usage, drop_images, list_sources
 from . import DEFAULT_BATCH_SIZE, Preview
 

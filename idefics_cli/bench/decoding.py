@@ -15,8 +15,8 @@ from ..backends import Backend, close_backends
 from ..errors import ItemError
 from ..models.devices import choose_device, choose_dtype
 from ..models.loading import open_family
-from .machine import PROBE, count_decoding_bytes, measure_copy_rate, name_device
 from .measure import Job, Open, open_local, read_peak, reset_peak
+from .roofline import PROBE, count_decoding_bytes, measure_copy_rate, name_device
 from .workloads import compose_work
 
 ROUNDS = 3

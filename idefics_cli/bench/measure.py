@@ -142,7 +142,7 @@ def _reply(answer: Answer) -> Reply:
 
 
 def _open_script(spec: ModelSpec) -> Answerer:
-    from .plain import Script
+    from .baseline import Script
 
     return Script(spec)
 

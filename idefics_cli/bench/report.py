@@ -15,7 +15,7 @@ from .measure import Arm, Outcome
 from .workloads import Workload
 
 if TYPE_CHECKING:
-    from .machine import Machine
+    from .roofline import Machine
 
 TOLERANCE = 1e-4
 HEADINGS = ("workload", "arm", "seconds", "images/s", "x guide", "x batch", "prompt tokens", "peak MB")

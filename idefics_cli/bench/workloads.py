@@ -16,11 +16,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from ..prompts import compose
-from ..tasks import name_labels
-from ..templates import load_template
+from ..prompts.compose import compose
+from ..prompts.tasks import name_labels
+from ..prompts.templates import load_template
 from ..values import Example, Image, Item, Request, Style
-from .phrases import CAPTIONS, QUESTIONS, list_labels
+from .corpus import CAPTIONS, QUESTIONS, list_labels
 
 SIZE = (640, 480)
 MIXED_SHOTS = 4

@@ -18,14 +18,14 @@ from typer.main import get_command
 from .. import __version__
 from ..config import read_user_options
 from ..errors import IdeficsError, UsageError
-from .interrupts import INTERRUPTED
 from .output import emit, say_error, use_utf8
+from .signals import INTERRUPTED
 
 COMMANDS = (
     *("caption", "vqa", "classify", "write", "run", "batch", "chat", "serve", "doctor", "bench"),
     *("models", "templates"),
 )
-"""Each is a module beside this one, with a function or a Typer app for it."""
+"""Each is a module in commands/, with a function or a Typer app for it."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,7 +54,7 @@ def open_app(names: Sequence[str] = COMMANDS) -> typer.Typer:
     )
     app.callback()(about)
     for name in names:
-        module = import_module(f".{name}", __package__)
+        module = import_module(f".commands.{name}", __package__)
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:

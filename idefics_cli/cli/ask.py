@@ -16,22 +16,22 @@ from itertools import chain, islice
 import typer
 
 from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend
-from ..backends.resident import ResidentBackend
+from ..backends.daemon.backend import ResidentBackend
 from ..config import SHAPES, Model
 from ..errors import ItemError
 from ..images import Limits
-from ..resume import is_in_shard, name_item, name_run
-from ..runner import Report, run
+from ..results.ledger import is_in_shard, name_item, name_run
+from ..runner.run import Report, run
 from ..values import Image, Item, ModelSpec, Request, Result
-from .interrupts import INTERRUPTED, Interrupts
-from .listing import Question, Work, list_lines, list_work
-from .notes import hearing
+from .daemon import open_warm
+from .inputs import Question, Work, list_lines, list_work
+from .log import hearing
 from .options import Options
 from .output import Talk, display_name, say
 from .progress import Progress, Tally
+from .results import Sinks, check_sidecars, choose_output, open_sinks
 from .settings import choose_cache_bytes, choose_limits, choose_model, choose_shard, choose_spec
-from .sinks import Sinks, check_sidecars, choose_output, open_sinks
-from .warm import open_warm
+from .signals import INTERRUPTED, Interrupts
 
 __all__ = ["Question", "ask", "ask_lines", "open_chosen", "open_with"]
 
@@ -72,7 +72,7 @@ def answer(work: Work, options: Options, talk: Talk) -> None:
     with contextlib.suppress(ItemError):
         _check_wording(work.words(head[0], spec.style or work.any_style), options, talk)
     if options.dry_run:
-        from .preview import print_prompts
+        from .dry_run import print_prompts
 
         print_prompts(items, work.words, spec, model, limits, options)
         return

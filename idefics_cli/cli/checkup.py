@@ -11,10 +11,10 @@ import typer
 
 from ..doctor.check import Check
 from ..doctor.machine import check_machine
-from .notes import hearing
+from .log import hearing
 from .options import Options
 from .output import Talk, emit, one_line
-from .pulling import is_offline
+from .pull import is_offline
 
 
 def run_checks(options: Options, *, is_quick: bool, is_json: bool) -> None:

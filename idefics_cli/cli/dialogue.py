@@ -15,20 +15,20 @@ from typing import NoReturn
 import typer
 
 from ..config import SHAPES, Model
-from ..conversation import Conversation
 from ..errors import NothingToDo, UsageError
 from ..images import expand
 from ..jsonl import dump_row, read_lines
-from ..runner import Report
-from ..session import Session
+from ..prompts.conversation import Conversation
+from ..runner.chat_session import Session
+from ..runner.run import Report
 from ..shapes.world import describe_foreign
 from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
-from .interrupts import INTERRUPTED
-from .notes import hearing
+from .log import hearing
 from .options import Options
 from .output import Talk, emit, is_terminal, one_line, say_error
 from .settings import choose_decoding, choose_limits, choose_model, choose_spec
+from .signals import INTERRUPTED
 
 
 def converse(images: Sequence[str], options: Options, *, system: str | None, saved: str | None) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 import typer
 
 from ..backends import DEFAULT_BATCH_SIZE
-from ..bench.children import Runs, run_in_child
+from ..bench.corpus import list_corpus
 from ..bench.measure import ARMS, Arm, Job, Outcome, measure
-from ..bench.phrases import list_corpus
 from ..bench.plot import check_plot, draw_plot
 from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
+from ..bench.subprocess import Runs, run_in_child
 from ..bench.workloads import WORKLOADS, Workload
 from ..config import Model
 from ..errors import AnswerError, ModelError, UsageError
@@ -62,7 +62,7 @@ def run_bench(wanted: Wanted, options: Options) -> None:
     if plot is not None:
         check_plot(plot)
     import_libraries()
-    from ..bench.machine import probe
+    from ..bench.roofline import probe
 
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the children read it
@@ -105,7 +105,7 @@ def _run_decoding(wanted: Wanted, options: Options, talk: Talk) -> None:
         raise UsageError("--decoding has no workloads, arms, images or plot", hint="leave those out")
     import_libraries()
     from ..bench.decoding import measure_decoding, tabulate_decoding, to_json
-    from ..bench.machine import PROBE
+    from ..bench.roofline import PROBE
     from ..models.devices import is_there
 
     if not is_there(options.device or "auto"):
@@ -142,7 +142,7 @@ def _choose_checkpoint(wanted: Wanted, options: Options, talk: Talk) -> Iterator
     if options.model is not None and wanted.random_weights is None:
         yield choose_model(options, talk)
         return
-    from ..models.random_weights import write_checkpoint
+    from ..models.random.checkpoint import write_checkpoint
 
     name = wanted.random_weights or DEFAULT_WEIGHTS
     if wanted.random_weights is None:

@@ -10,11 +10,11 @@ from ..config import SHAPES, Model
 from ..errors import ModelError
 from ..jsonl import dump_row
 from ..models.architectures import measure
-from ..models.catalog import Listing, describe, list_catalog
 from ..models.dimensions import COLOURS, Dimensions
-from ..models.fitting import Fit, Wish, find_fit, fit_in, list_places
-from ..models.free_memory import describe_pools, find_pools
-from ..models.memory import (
+from ..models.hub.cache import find_folder, read_config
+from ..models.hub.catalog import Listing, describe, list_catalog
+from ..models.memory.available import describe_pools, find_pools
+from ..models.memory.estimate import (
     DTYPE_BYTES,
     Demand,
     Precision,
@@ -29,11 +29,11 @@ from ..models.memory import (
     count_weight_bytes,
     estimate,
 )
-from ..models.sizes import format_bytes
-from ..models.snapshots import find_folder, read_config
+from ..models.memory.fit import Fit, Wish, find_fit, fit_in, list_places
+from ..models.memory.sizes import format_bytes
 from .options import Options
 from .output import Talk, emit, one_line
-from .pulling import is_offline
+from .pull import is_offline
 
 BF16, INT8 = Precision("bfloat16"), Precision("bfloat16", "int8")
 EIGHT_BITS, FOUR_BITS = Precision("bfloat16", "8bit"), Precision("bfloat16", "4bit")
@@ -117,7 +117,7 @@ def _look_up_dimensions(listing: Listing, options: Options) -> Dimensions:
             f"{name} is not here, and its sizes are not in models.yaml",
             hint="run without --offline, so that its config.json can be read",
         )
-    from ..models.download import fetch_config
+    from ..models.hub.download import fetch_config
 
     return measure(fetch_config(checkpoint, listing.revision), name)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..crew import start
 from ..errors import IdeficsError
+from ..runner.threads import start
 from ..values import Result
 
 if TYPE_CHECKING:

@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from ..backends.meeting import find_folder, is_locked, locked, make_folder
-from ..backends.resident import HEALTH, STOP, ask_server
+from ..backends.daemon.backend import HEALTH, STOP, ask_server
+from ..backends.daemon.runtime_dir import find_folder, is_locked, locked, make_folder
 from ..config import SHAPES, Model
 from ..errors import ModelError, NothingToDo, UsageError
 from ..models.libraries import import_libraries
 from ..values import Image, ModelSpec
-from .notes import hearing
+from .daemon import pass_on, start_server, write_flags
+from .log import hearing
 from .options import Options
 from .output import Talk, emit
 from .settings import choose_cache_bytes, choose_keep_alive, choose_model, choose_spec
-from .warm import pass_on, start_server, write_flags
 
 DEFAULT_HOST = "127.0.0.1"
 LOOK_SECONDS = 0.05
@@ -98,10 +98,10 @@ def _serve(
     wanted: Wanted, options: Options, model: Model, spec: ModelSpec, keep_alive_seconds: float
 ) -> None:
     import_libraries()
+    from ..backends.daemon.runtime_dir import identify
     from ..backends.local import LocalBackend
-    from ..backends.meeting import identify
-    from ..serve.house import API_LIMITS, House, Rules
-    from ..serve.process import Address, open_tcp, serve
+    from ..serve.lifecycle import Address, open_tcp, serve
+    from ..serve.state import API_LIMITS, House, Rules
 
     talk = Talk(options.quiet)
     address = tcp = None

@@ -11,11 +11,11 @@ from typing import Any
 from ..config import AUTO, Model, resolve_model
 from ..errors import UsageError
 from ..images import Limits
-from ..models.snapshots import find_revision
+from ..models.hub.cache import find_revision
 from ..values import Decoding, ModelSpec
 from .options import Options
 from .output import Talk
-from .pulling import pull_missing
+from .pull import pull_missing
 
 _LOCAL = (
     "revision",
@@ -40,7 +40,7 @@ def choose_model(options: Options, talk: Talk) -> Model:
     if options.server_timeout is not None:
         raise UsageError("--server-timeout needs --server", hint="--timeout is for fetching images")
     if options.model is None or options.model == AUTO:
-        from .fitting import choose_fitting
+        from .auto_model import choose_fitting
 
         return choose_fitting(options, choose_quantization(options), talk)
     model = resolve_model(options.model)
@@ -49,7 +49,7 @@ def choose_model(options: Options, talk: Talk) -> Model:
 
 
 def _choose_remote_model(options: Options, talk: Talk) -> Model:
-    from ..backends.connection import parse_server
+    from ..backends.openai.client import parse_server
 
     server = parse_server(options.server or "")
     if idle := [name for name in _LOCAL if getattr(options, name) not in (None, False)]:
@@ -59,7 +59,7 @@ def _choose_remote_model(options: Options, talk: Talk) -> Model:
         raise UsageError("a server is asked in chat only", hint="leave --style completion out with --server")
     if options.model is not None:
         return Model(options.model, options.model)
-    from ..backends.remote import find_model
+    from ..backends.openai.backend import find_model
 
     name = find_model(server)
     talk.note(f"using {name}, the first model of the server (--model names another)")
@@ -80,7 +80,7 @@ def choose_quantization(options: Options) -> str | None:
 
 def choose_spec(model: Model, options: Options) -> ModelSpec:
     if options.server is not None:
-        from ..backends.connection import parse_server
+        from ..backends.openai.client import parse_server
 
         return ModelSpec(model.checkpoint, style="chat", server=parse_server(options.server))
     if options.revision is not None and Path(model.checkpoint).is_dir():

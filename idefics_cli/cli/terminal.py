@@ -16,10 +16,10 @@ from rich.markdown import Markdown
 
 from ..config import state_folder
 from ..errors import IdeficsError, ModelError
-from ..session import Session
+from ..runner.chat_session import Session
+from .chat_commands import as_message, is_command, obey
 from .dialogue import tell_more
 from .output import Talk, drop_controls, say, say_error
-from .slash import as_message, is_command, obey
 
 REFRESH_SECONDS = 0.05
 _WAYS_OUT = {

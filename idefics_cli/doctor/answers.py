@@ -11,9 +11,9 @@ from ..backends.local import LocalBackend
 from ..config import PACKAGE, SHAPES, resolve_model
 from ..errors import IdeficsError, ItemError
 from ..images import Limits, load
-from ..models.sizes import format_bytes
-from ..prompts import compose
-from ..templates import load_template
+from ..models.memory.sizes import format_bytes
+from ..prompts.compose import compose
+from ..prompts.templates import load_template
 from ..values import Answer, Item, ModelSpec
 from .check import Check
 

@@ -20,8 +20,8 @@ from .. import __version__
 from ..config import SHAPES, hub_cache, load_models, template_folders, user_cache, user_folder
 from ..errors import IdeficsError, ModelError
 from ..models.libraries import import_libraries
-from ..models.sizes import count_folder_bytes, format_bytes
-from ..templates import load_template, template_names
+from ..models.memory.sizes import count_folder_bytes, format_bytes
+from ..prompts.templates import load_template, template_names
 from .check import Check
 
 DISTRIBUTION = "idefics-cli"
@@ -132,8 +132,8 @@ def check_disk() -> Check:
 
 def check_caches() -> Check:
     """What downloads and quantized weights take up, and which checkpoints are here."""
-    from ..models.catalog import list_catalog
-    from ..models.quantized_entries import list_entries
+    from ..models.hub.catalog import list_catalog
+    from ..models.quantization.entries import list_entries
 
     downloaded = count_folder_bytes(hub_cache())
     kept = list(list_entries())

@@ -13,17 +13,17 @@ from typing import Any, cast
 
 import torch
 
+from ..lru import Store
 from ..models.devices import count_free_bytes, find_input_device, is_out_of_memory
 from ..models.families.family import Encoded, Family
-from ..models.families.marked import MarkedFamily, Stretch
+from ..models.families.placeholder_family import MarkedFamily, Stretch
 from ..values import Decoding
-from .features import Features
+from .batching import Batch, Limits, Row, plan
 from .generate import Continuation, Generation, batch_key, generate
+from .image_features import Features
 from .inputs import count_positions, lay_rows, to_model
-from .plan import Batch, Limits, Row, plan
-from .prefix import Prefix, Prefixes, Units
-from .roomy import open_cache
-from .score import (
+from .kv_cache import open_cache
+from .label_scoring import (
     LOGITS_AT_ONCE,
     ROW_TOKENS,
     Ranking,
@@ -31,7 +31,7 @@ from .score import (
     score_packed,
     score_rows,
 )
-from .store import Store
+from .prefix_cache import Prefix, Prefixes, Units
 
 Work = Continuation | Ranking
 

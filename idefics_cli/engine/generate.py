@@ -23,7 +23,7 @@ from transformers import (
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..values import Decoding, FinishReason
-from .answer_text import AnswerText, TextStream
+from .detokenizer import AnswerText, TextStream
 from .listener import Listener
 
 _UNLIKELY = -1e4

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError
-from .free_memory import count_free_ram
+from .memory.available import count_free_ram
 
 if TYPE_CHECKING:
     from .families.family import Family

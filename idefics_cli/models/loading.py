@@ -16,17 +16,17 @@ from safetensors import SafetensorError
 
 from ..errors import ModelError
 from ..values import ModelSpec
-from .chatter import hush_libraries
+from .device_map import place, remove_with, tell_placement
 from .devices import choose_attention, choose_device, choose_dtype, is_out_of_memory
 from .families import find_family
 from .families.family import Family
 from .families.layout import FAKE_TOKEN
-from .hub import check_folder, source_of, translated
-from .placement import place, remove_with, tell_placement
-from .quantization import build_config, check_device, check_quantized, leave_narrow_unpacked
-from .quantized_cache import discard, find_entry, keep, widen
-from .quantized_entries import Entry
-from .random_weights import draw_weights, is_random
+from .hub.errors import check_folder, source_of, translated
+from .library_logging import hush_libraries
+from .quantization.disk_cache import discard, find_entry, keep, widen
+from .quantization.entries import Entry
+from .quantization.kinds import build_config, check_device, check_quantized, leave_narrow_unpacked
+from .random.checkpoint import draw_weights, is_random
 
 
 def load_processor(spec: ModelSpec) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..values import Image
-from .pictures import squash
+from .training.pictures import squash
 
 EDGE_LEVELS = 24
 """Difference between neighbouring pixels, of 255, from which on there is an edge."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from idefics_cli.bench.children import run_in_child
 from idefics_cli.bench.measure import ARMS, Arm, Job, Outcome, measure
 from idefics_cli.bench.report import Line, list_differences
+from idefics_cli.bench.subprocess import run_in_child
 from idefics_cli.bench.workloads import WORKLOADS, Workload
 from idefics_cli.errors import AnswerError, ModelError
 from idefics_cli.values import ModelSpec

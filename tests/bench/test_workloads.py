@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from idefics_cli.bench.phrases import list_corpus, list_labels
+from idefics_cli.bench.corpus import list_corpus, list_labels
 from idefics_cli.bench.workloads import WORKLOADS, compose_work
-from idefics_cli.models.random_vocabulary import build_tokenizer
+from idefics_cli.models.random.tokenizer import build_tokenizer
 from idefics_cli.values import Style, list_sources
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from idefics_cli.conversation import Conversation, load_conversation, save_conversation
 from idefics_cli.errors import BadItem, UsageError
 from idefics_cli.models.families import render_prompt
+from idefics_cli.prompts.conversation import Conversation, load_conversation, save_conversation
 from idefics_cli.values import Answer, Decoding, Example, Request
 from tests.program import Run
 from tests.scripted import ScriptedBackend
@@ -192,8 +192,8 @@ def test_what_is_taken_back_leaves_its_images() -> None:
 
 def test_an_interrupted_reply_stays_as_far_as_it_came(red_circle: Path) -> None:
     from idefics_cli.images import Limits
-    from idefics_cli.runner import Report
-    from idefics_cli.session import Session
+    from idefics_cli.runner.chat_session import Session
+    from idefics_cli.runner.run import Report
 
     class Interrupted(ScriptedBackend):
         def _answer(self, request: Request) -> Answer:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from idefics_cli.config import load_packaged_models
-from idefics_cli.models.snapshots import repo_folder
-from tests.models.test_snapshots import REPO, SETTINGS, store
+from idefics_cli.models.hub.cache import repo_folder
+from tests.models.hub.test_cache import REPO, SETTINGS, store
 from tests.program import Run
 from tests.scripted import ScriptedBackend
 

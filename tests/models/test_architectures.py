@@ -20,7 +20,7 @@ from idefics_cli.models.architectures import measure
 from idefics_cli.models.dimensions import Dimensions
 from idefics_cli.models.families import find_family
 from idefics_cli.models.loading import load_model, open_family
-from idefics_cli.models.memory import (
+from idefics_cli.models.memory.estimate import (
     Demand,
     Precision,
     count_cache_bytes,
@@ -30,7 +30,7 @@ from idefics_cli.models.memory import (
     count_weight_bytes,
     estimate,
 )
-from idefics_cli.models.quantization import count_weights
+from idefics_cli.models.quantization.kinds import count_weights
 from idefics_cli.values import ModelSpec
 from tests.models.tiny import KINDS, checkpoint
 

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from idefics_cli.serve.document import describe_api
+from idefics_cli.serve.openapi import describe_api
 from tests.serve.running import Running, chat, running
 
 SCHEMA = schemathesis.openapi.from_dict(describe_api())

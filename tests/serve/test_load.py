@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from idefics_cli.serve.house import REST_SECONDS
+from idefics_cli.serve.state import REST_SECONDS
 from tests.serve.running import PROGRAM, ROOT, SAMPLES, Running, data_url, running
 from tests.shapes.test_truth import CAPTIONS
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from idefics_cli.backends.meeting import check_folder, find_folder, is_locked, make_folder
-from idefics_cli.backends.resident import find_server
+from idefics_cli.backends.daemon.backend import find_server
+from idefics_cli.backends.daemon.runtime_dir import check_folder, find_folder, is_locked, make_folder
 from idefics_cli.config import resolve_model
 from idefics_cli.errors import UsageError
-from idefics_cli.serve.private import describe_difference
+from idefics_cli.serve.daemon_routes import describe_difference
 from idefics_cli.values import ModelSpec
 from tests.program import Run, run_program
 from tests.serve.running import (

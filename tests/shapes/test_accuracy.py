@@ -6,7 +6,7 @@ import pytest
 
 from idefics_cli.backends import open_backend
 from idefics_cli.config import resolve_model
-from idefics_cli.shapes.accuracy import Share, measure_accuracy
+from idefics_cli.shapes.training.accuracy import Share, measure_accuracy
 from idefics_cli.values import ModelSpec
 
 SCENES = 40

@@ -40,7 +40,7 @@ def find_family(architecture: str, processor: Any = None) -> type[Family]:
 
 def render_prompt(architecture: str, prompt: Prompt) -> str:
     """The prompt text of an architecture, with nothing downloaded and no tokenizer at hand."""
-    from .marked import MarkedFamily
+    from .placeholder_family import MarkedFamily
 
     family = find_family(architecture)
     assert issubclass(family, MarkedFamily), f"{architecture} is listed but does not lay out its own prompts"

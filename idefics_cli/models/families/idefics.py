@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ...values import Image, Prompt
+from .cached_projections import remembering
 from .family import Encoded, ImageSpan, Pixels
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Slot, continue_with, lay_out
-from .marked import MarkedFamily, Stretch
-from .memo import remembering
+from .placeholder_family import MarkedFamily, Stretch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ...errors import ModelError
 from ...values import Image
 from .family import Encoded, Pixels
-from .marked import MarkedFamily, Stretch
+from .placeholder_family import MarkedFamily, Stretch
 
 if TYPE_CHECKING:
     from torch import Tensor

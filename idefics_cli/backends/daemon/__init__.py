@@ -1,0 +1,1 @@
+"""A model that an `idefics serve` of the same user keeps loaded."""

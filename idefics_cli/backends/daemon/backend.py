@@ -1,0 +1,224 @@
+"""The backend that asks a server of this user that has the model loaded already, without a model or torch in here.
+
+What it sends are decoded images and finished prompts, and what comes back are answers, so a row is the same as if
+the model had been loaded in this process.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...errors import ItemError, ModelError, UsageError
+from ...values import Answer, Image, ModelSpec, Request, Style
+from .. import Preview
+from .protocol import build, build_outcomes, dump_line, pack
+from .runtime_dir import SOCKET, check_folder, find_folder, identify
+
+GREETING_SECONDS = 5.0
+"""How long a server may take to say who it is."""
+SESSION, ANSWER, PREVIEW = "/private/session", "/private/answer", "/private/preview"
+STOP, HEALTH = "/private/stop", "/health"
+GO_ON = "run the same command again; with --output it goes on with what is there"
+_LOST = (OSError, http.client.HTTPException, ValueError)
+"""All that a server which ends, or is none, makes of a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What came of looking for a server: a backend, or why there is none. `is_alive` if one is there all the same."""
+
+    backend: ResidentBackend | None = None
+    reason: str = ""
+    is_alive: bool = False
+
+
+class ResidentBackend:
+    """Answers requests through a running server, which does not end as long as this is open."""
+
+    def __init__(self, spec: ModelSpec, path: Path, hello: Mapping[str, Any], session: _Connection) -> None:
+        self._spec = spec
+        self._path = path
+        self._hello = hello
+        self._session = session
+        self._doubts: dict[str, str | None] = {}
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def style(self) -> Style:
+        style: Style = self._spec.style or self._hello["style"]
+        return style
+
+    @property
+    def revision(self) -> str | None:
+        revision: str | None = self._hello["revision"]
+        return revision
+
+    @property
+    def pid(self) -> int:
+        return int(self._hello["pid"])
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer | ItemError]:
+        """Answer each request, in order. Waits as long as the server has no room for more."""
+        pieces = pack(requests, images, is_heard=on_text is not None)
+        while True:
+            reply = self._post(ANSWER, pieces, on_text)
+            if "outcomes" in reply:
+                break
+            time.sleep(reply["retry_after_seconds"])
+        self._doubts |= reply["doubts"]
+        return build_outcomes(reply["outcomes"])
+
+    def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
+        reply = self._post(PREVIEW, pack([request], images))
+        if "outcomes" in reply:
+            (error,) = build_outcomes(reply["outcomes"])
+            assert isinstance(error, ItemError)
+            raise error
+        return build(Preview, reply["preview"])
+
+    def knows(self, image: Image) -> bool:
+        """Whether the server has seen an image, and so has said all that `recall_doubt` gives."""
+        return image.digest in self._doubts
+
+    def recall_doubt(self, image: Image) -> str | None:
+        """Why the model cannot know such an image, as the server said when it saw it."""
+        return self._doubts[image.digest]
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _post(
+        self, route: str, pieces: Sequence[bytes], on_text: Callable[[str], None] | None = None
+    ) -> dict[str, Any]:
+        """Send a message and take pieces of text until the reply comes. Raises ModelError where the server does."""
+        connection = _Connection(self._path, None)
+        try:
+            length = {"Content-Length": str(sum(map(len, pieces)))}
+            connection.request("POST", route, iter(pieces), length)
+            response = connection.getresponse()
+            while True:
+                said = _read_line(response)
+                if "text" not in said:
+                    break
+                if on_text is not None:
+                    on_text(said["text"])
+        except _LOST as error:
+            raise ModelError(
+                f"the server with the model (process {self.pid}) ended while it was answering",
+                hint=GO_ON,
+            ) from error
+        finally:
+            connection.close()
+        if said.get("code") == "busy":
+            return said
+        if "code" in said or "error" in said:
+            # An error of the model's own is its whole line already.
+            message = said["message"] if "code" in said else said["error"]["message"]
+            raise ModelError(message, hint=GO_ON if said.get("code") == "ending" else "")
+        return said
+
+
+def find_server(spec: ModelSpec, *, keep_alive_seconds: float | None = None) -> Search:
+    """Look for a running server of this version with this model. It is told how long to stay from now on, if given.
+
+    Raises ModelError for a style that its checkpoint was never made for.
+    """
+    path = find_folder() / SOCKET
+    if not path.parent.is_dir():
+        return Search()
+    try:
+        check_folder(path.parent)
+    except UsageError as error:
+        return Search(reason=str(error))
+    session = _Connection(path, GREETING_SECONDS)
+    wish = {"style": spec.style, "keep_alive_seconds": _to_json(keep_alive_seconds)}
+    hello: dict[str, Any] = {}
+    try:
+        session.request("POST", SESSION, dump_line({"identity": identify(spec), **wish}))
+        hello = _read_line(session.getresponse())
+    except FileNotFoundError:
+        return Search()
+    except ConnectionRefusedError:
+        return Search(reason="a server ended without taking its socket away")
+    except TimeoutError:
+        return Search(reason="the running server does not answer", is_alive=True)
+    except _LOST:
+        return Search(reason="the running server is of another version", is_alive=True)
+    finally:
+        if not hello.get("is_open"):
+            session.close()
+    if hello.get("version") != __version__:
+        other = f"the running server is of another version ({hello.get('version', 'unknown')})"
+        session.close()
+        return Search(reason=other, is_alive=True)
+    if hello.get("code") == "model":
+        raise ModelError(hello["message"])
+    if not hello.get("is_open"):
+        return Search(reason=hello["message"], is_alive=True)
+    session.settimeout(None)
+    return Search(ResidentBackend(spec, path, hello, session))
+
+
+def ask_server(method: str, route: str) -> dict[str, Any] | None:
+    """What the running server says to a question without content, None if there is none."""
+    path = find_folder() / SOCKET
+    if not path.parent.is_dir():
+        return None
+    check_folder(path.parent)
+    connection = _Connection(path, GREETING_SECONDS)
+    try:
+        connection.request(method, route)
+        return _read_line(connection.getresponse())
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    except _LOST as error:
+        raise ModelError("the running server does not answer", hint="end its process yourself") from error
+    finally:
+        connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout_seconds: float | None) -> None:
+        super().__init__("idefics", timeout=timeout_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+    def settimeout(self, seconds: float | None) -> None:
+        if self.sock is not None:
+            self.sock.settimeout(seconds)
+
+
+def _read_line(response: http.client.HTTPResponse) -> dict[str, Any]:
+    """The next line of a reply. Raises ValueError if it is not whole."""
+    line = response.readline()
+    said = json.loads(line)
+    if not isinstance(said, dict):
+        raise ValueError("not an object")
+    return said
+
+
+def _to_json(seconds: float | None) -> float | str | None:
+    return "forever" if seconds is not None and math.isinf(seconds) else seconds

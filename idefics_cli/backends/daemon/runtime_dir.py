@@ -1,0 +1,117 @@
+"""Where commands and a running server of the same user meet: a private folder with a socket, a lock and a log.
+
+Knows names and permissions, and what makes two specs the same weights; speaks to nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+from ...models.hub.cache import find_commit, repo_folder
+from ...values import ModelSpec
+
+SOCKET, LOCK, LOG = "server.sock", "server.lock", "server.log"
+MAX_SOCKET_BYTES = 100
+"""Linux takes 107 bytes, macOS 103; a few are for the name that a socket has before it is ready."""
+
+
+def find_folder() -> Path:
+    """The folder, which may not be there: $IDEFICS_RUNTIME_DIR, or where the platform keeps such things."""
+    chosen = os.environ.get("IDEFICS_RUNTIME_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where nobody has logged in, as in a container
+        try:
+            return Path(platformdirs.user_runtime_dir("idefics"))
+        except OSError:
+            return Path(platformdirs.user_cache_dir("idefics")) / "run"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError unless only this user can reach what is in a folder."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise UsageError(
+            f"{folder} is not a folder of yours, so no server is trusted there",
+            hint="set IDEFICS_RUNTIME_DIR to a folder that only you can reach",
+        )
+    if status.st_mode & 0o077:
+        raise UsageError(f"{folder} is open to other users", hint=f"close it with chmod 700 {folder}")
+
+
+def make_folder() -> Path:
+    """The folder, made if need be. Raises UsageError for one that others can reach or that cannot be made."""
+    folder = find_folder()
+    if len(os.fsencode(folder / SOCKET)) > MAX_SOCKET_BYTES:
+        raise UsageError(
+            f"the name {folder} is too long for a socket", hint="set IDEFICS_RUNTIME_DIR to a shorter one"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        check_folder(folder)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {folder}: {error.strerror}", hint="set IDEFICS_RUNTIME_DIR to another"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the one server of a folder. Raises UsageError when there is one."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                "a server is running already, or starting",
+                hint="see `idefics serve --status`; end it with `idefics serve --stop`",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a server runs or starts there."""
+    try:
+        with locked(folder):
+            return False
+    except UsageError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def identify(spec: ModelSpec) -> dict[str, Any]:
+    """What tells the loaded weights of one spec from those of another, as JSON values.
+
+    Also what is on disk under their name: a checkpoint that was trained on or downloaded anew is another one. How
+    prompts are worded is no matter of the weights.
+    """
+    values = asdict(spec)
+    del values["style"], values["keeps_quantized"]
+    values["max_memory"] = [list(one) for one in spec.max_memory]
+    folder = Path(spec.checkpoint)
+    if folder.is_dir():
+        values["checkpoint"] = str(folder.resolve())
+        files = sorted((entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file())
+        values["content"] = [[name, status.st_size, status.st_mtime_ns] for name, status in files]
+    else:
+        commit = find_commit(spec.checkpoint, spec.revision) or spec.revision or ""
+        values["content"] = [str(repo_folder(spec.checkpoint)), commit]
+    return values

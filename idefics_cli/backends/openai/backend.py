@@ -1,0 +1,217 @@
+"""The backend that asks an OpenAI-compatible server: vLLM, llama.cpp, ollama, a cluster's gateway.
+
+Sends nothing but the requests, to no other address. Needs no torch and no checkpoint on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import ItemError, ModelError, PromptError
+from ...models.families.layout import lay_out, read_aloud
+from ...ranking import normalize, rank
+from ...values import (
+    Answer,
+    Image,
+    ModelSpec,
+    Request,
+    Style,
+    Usage,
+    drop_images,
+    list_sources,
+)
+from .. import DEFAULT_BATCH_SIZE, Preview
+from .client import TIMEOUT_SECONDS, Connection
+from .logprobs import add_up, check_ranking, read_tokens, split_choices, write_rankings
+from .payload import DIALECTS, Dialect, Reply, check_prompt, needs_dialect, write_chat, write_messages
+
+PICTURE_CACHE_BYTES = 128_000_000
+"""Encoded images that are kept: those of the shots and of a conversation come again with every request."""
+
+
+def find_model(server: str) -> str:
+    """The name of the first model that a server has. Raises ModelError."""
+    return asyncio.run(_find_model(server))
+
+
+async def _find_model(server: str) -> str:
+    connection = Connection(server, timeout_seconds=30.0)
+    try:
+        models = await _list_models(connection, server)
+    finally:
+        await connection.close()
+    if not models:
+        raise ModelError(f"{server} has no model", hint="load one there, or name one with --model")
+    return str(models[0]["id"])
+
+
+async def _list_models(connection: Connection, server: str) -> list[Mapping[str, Any]]:
+    try:
+        answer = await connection.get("models")
+    except ItemError as error:
+        raise ModelError(str(error), hint="name a model with --model, or check --server") from error
+    data = answer.get("data") if isinstance(answer, Mapping) else None
+    if not isinstance(data, list) or not all(isinstance(one, Mapping) and one.get("id") for one in data):
+        raise ModelError(f"{server} does not list its models as an OpenAI-compatible server does")
+    return data
+
+
+class RemoteBackend:
+    """Answers requests through one server, several at a time. `spec.checkpoint` is the server's name of the model."""
+
+    style: Style = "chat"
+    revision: str | None = None
+
+    def __init__(self, spec: ModelSpec, *, batch_size: int | None = None) -> None:
+        assert spec.server is not None
+        self.batch_size = batch_size or DEFAULT_BATCH_SIZE
+        self._spec = spec
+        self._server = spec.server
+        # One loop for all calls, so that connections stay open between them.
+        self._runner = asyncio.Runner()
+        self._connection = Connection(spec.server)
+        self._dialect: Dialect | None = None
+        self._pictures: OrderedDict[str, str] = OrderedDict()
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    def limit_seconds(self, timeout_seconds: float | None) -> None:
+        """Wait so long for each answer."""
+        self._connection.timeout_seconds = timeout_seconds or TIMEOUT_SECONDS
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer | ItemError]:
+        """Answer each request, in order; a request that cannot be answered gets its error in place."""
+        streams = on_text is not None and len(requests) == 1 and not requests[0].choices
+        assert on_text is None or streams, "only a single request without choices can be streamed"
+        return self._runner.run(self._answer_all(requests, images, on_text))
+
+    def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
+        """The messages of a request; how the server lays them out, only the server knows."""
+        check_prompt(request.prompt)
+        names = {source: source for source in list_sources(request.prompt)}
+        return Preview(json.dumps(write_messages(request.prompt, names), ensure_ascii=False, indent=1))
+
+    def close(self) -> None:
+        self._pictures.clear()
+        self._runner.run(self._connection.close())
+        self._runner.close()
+
+    async def _answer_all(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None,
+    ) -> list[Answer | ItemError]:
+        free = asyncio.Semaphore(self.batch_size)
+        if self._dialect is None and any(needs_dialect(request) for request in requests):
+            self._dialect = await self._find_dialect()
+
+        async def answer(request: Request) -> Answer | ItemError:
+            async with free:
+                try:
+                    return await self._answer(request, images, on_text)
+                except ItemError as error:
+                    return error
+
+        tasks = [asyncio.ensure_future(answer(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            # What ends the run for one ends it for all.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(
+        self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None] | None
+    ) -> Answer:
+        check_prompt(request.prompt)
+        sources = dict.fromkeys(list_sources(request.prompt))
+        assert sources or not request.images, "a request never runs without its image"
+        began = time.perf_counter()
+        urls = {source: await self._encode(images[source]) for source in sources}
+        said = read_aloud(lay_out(request.prompt, strip_turns=False))
+        if request.choices:
+            answer = await self._rank(request, urls)
+        else:
+            reply = await self._generate(write_chat(request, urls, self._dialect or Dialect()), on_text)
+            answer = Answer(text=reply.text, finish_reason=reply.close(), usage=reply.usage)
+        space = " " if request.choices or answer.text[:1].isalnum() else ""
+        return replace(answer, full_text=f"{said}{space}{answer.text}", seconds=time.perf_counter() - began)
+
+    async def _generate(self, body: dict[str, Any], on_text: Callable[[str], None] | None) -> Reply:
+        reply = Reply()
+        body = {"model": self._spec.checkpoint, **body}
+        if on_text is None:
+            reply.add(await self._connection.post("chat/completions", body))
+            return reply
+
+        def take(event: Any) -> bool:
+            piece = reply.add(event)
+            if piece:
+                on_text(piece)
+            return bool(piece)
+
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        if (whole := await self._connection.post_for_events("chat/completions", body, take)) is not None:
+            take(whole)
+        return reply
+
+    async def _rank(self, request: Request, urls: Mapping[str, str]) -> Answer:
+        check_ranking(self._dialect or Dialect())
+        labels = await self._read_labels(request, urls)
+        prior: list[float] = []
+        if request.normalize == "pmi":
+            if not urls:
+                raise PromptError(
+                    "pmi compares a prompt with the same one without its images, and this one has none",
+                    code="no_image",
+                    hint="rank with --normalize none or tokens",
+                )
+            prior = add_up(await self._read_labels(replace(request, prompt=drop_images(request.prompt)), {}))
+        scores = rank(request.choices, normalize(add_up(labels), request.normalize, labels, prior))
+        return Answer(text=scores[0].label, scores=scores, usage=Usage())
+
+    async def _read_labels(self, request: Request, urls: Mapping[str, str]) -> list[Any]:
+        """The tokens of each choice. One at a time: each of them is this request's share of the server."""
+        rows = []
+        for body in write_rankings(request, urls):
+            answer = await self._connection.post("chat/completions", {"model": self._spec.checkpoint, **body})
+            rows.append(read_tokens(answer))
+        return split_choices(rows)
+
+    async def _find_dialect(self) -> Dialect:
+        models = await _list_models(self._connection, self._server)
+        mine = next(
+            (one for one in models if one["id"] == self._spec.checkpoint), models[0] if models else {}
+        )
+        return DIALECTS.get(str(mine.get("owned_by")), Dialect())
+
+    async def _encode(self, image: Image) -> str:
+        """The image as a data URL, the same for the same pixels."""
+        url = self._pictures.pop(image.digest, "") or await asyncio.to_thread(_encode, image)
+        self._pictures[image.digest] = url
+        while len(self._pictures) > 1 and sum(map(len, self._pictures.values())) > PICTURE_CACHE_BYTES:
+            self._pictures.popitem(last=False)
+        return url
+
+
+def _encode(image: Image) -> str:
+    written = io.BytesIO()
+    image.pixels.save(written, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(written.getbuffer()).decode('ascii')}"

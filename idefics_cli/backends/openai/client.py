@@ -1,0 +1,254 @@
+"""HTTP with one OpenAI-compatible server: bounded in seconds and bytes, tried again where that may help.
+
+Its failures are told apart here: what ends the run (no server, no such model, a wrong key) and what fails one request.
+Knows JSON, not what is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import tenacity
+
+from ... import __version__
+from ...errors import AnswerError, IdeficsError, ModelError, PromptError, UsageError
+
+TIMEOUT_SECONDS = 300.0
+"""How long one answer may take, where nobody said how long."""
+CONNECT_SECONDS = 10.0
+ATTEMPTS = 4
+BACKOFF_SECONDS = 0.5
+"""Before the second attempt; doubles from there."""
+MAX_RETRY_AFTER_SECONDS = 60.0
+"""A server that asks for a longer pause is not asked again."""
+MAX_BODY_BYTES = 64_000_000
+KEY_VARIABLES = ("IDEFICS_API_KEY", "OPENAI_API_KEY")
+_SAID_CHARACTERS = 200
+_TOO_LONG = ("context length", "context size", "context window", "too long", "maximum model length")
+
+
+class _Transient(Exception):
+    """Worth another try, after `retry_after` seconds where the server said so; `error` is what it comes to if not."""
+
+    def __init__(self, error: IdeficsError, retry_after: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after = retry_after
+
+
+def parse_server(text: str) -> str:
+    """The address of a server's API, `…/v1`. Raises UsageError for what is none."""
+    try:
+        url = httpx2.URL(text.strip())
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise UsageError(f"--server: {text!r} is not a URL") from error
+    if url.userinfo:
+        raise UsageError("--server has a password in it", hint=f"put the key into ${KEY_VARIABLES[0]}")
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise UsageError(f"--server {text!r} is not the address of a server", hint="write http://host:8000")
+    path = url.path.rstrip("/")
+    return str(url.copy_with(path=path if path.endswith("/v1") else f"{path}/v1"))
+
+
+def read_key() -> str | None:
+    """The API key from the environment. Raises UsageError for one that no header can carry."""
+    key = next((value for name in KEY_VARIABLES if (value := os.environ.get(name, "").strip())), None)
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            "the API key in the environment has characters that no key has", hint="copy it again"
+        )
+    return key
+
+
+class Connection:
+    """Speaks to the server at `url`, from one event loop."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self.timeout_seconds = timeout_seconds
+        self._url = url
+        key = read_key()
+        try:
+            self._client = httpx2.AsyncClient(
+                headers={
+                    "User-Agent": f"idefics/{__version__}",
+                    **({"Authorization": f"Bearer {key}"} if key else {}),
+                },
+                timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+                limits=httpx2.Limits(max_connections=None),
+            )
+        except (ImportError, ValueError, OSError, ssl.SSLError, httpx2.InvalidURL) as error:
+            raise ModelError(
+                f"no connection to {url} can be made: {error}", hint="check the proxy in the environment"
+            ) from error
+
+    async def get(self, path: str) -> Any:
+        return await self._retry(self._read, "GET", path, None)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON that the server answers. Raises ModelError for all requests, an ItemError for this one."""
+        return await self._retry(self._read, "POST", path, body)
+
+    async def post_for_events(
+        self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]
+    ) -> Any | None:
+        """Hand on each event of a stream; `on_event` says whether the caller has shown something of it.
+
+        A server that does not stream answers at once: its JSON is returned, None otherwise. What was shown is not
+        asked for again.
+        """
+        return await self._retry(self._read_events, path, body, on_event)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _retry(self, ask: Callable[..., Awaitable[Any]], *given: Any) -> Any:
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_is_worth_retrying),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=_choose_wait,
+            reraise=True,
+        )
+        try:
+            return await retrying(ask, *given)
+        except _Transient as transient:
+            raise transient.error from transient
+
+    async def _read(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        async with self._open(method, path, body) as response:
+            return await self._read_json(response)
+
+    async def _read_events(
+        self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]
+    ) -> Any | None:
+        has_shown = False
+        try:
+            async with self._open("POST", path, body) as response:
+                if "text/event-stream" not in response.headers.get("content-type", ""):
+                    return await self._read_json(response)
+                async for event in self._split_events(response):
+                    has_shown = on_event(event) or has_shown
+                return None
+        except _Transient as transient:
+            if has_shown:
+                raise transient.error from transient
+            raise
+
+    async def _split_events(self, response: httpx2.Response) -> AsyncIterator[Any]:
+        size = 0
+        async for line in response.aiter_lines():
+            size += len(line)
+            if size > MAX_BODY_BYTES:
+                raise self._fail("sends an answer without end")
+            name, _, data = line.partition(":")
+            if name != "data":
+                continue
+            if data.strip() == "[DONE]":
+                return
+            try:
+                yield json.loads(data)
+            except (ValueError, RecursionError) as error:
+                raise _Transient(self._fail("streams what is not JSON")) from error
+
+    async def _read_json(self, response: httpx2.Response) -> Any:
+        content = bytearray()
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > MAX_BODY_BYTES:
+                raise self._fail("sends an answer without end")
+        try:
+            return json.loads(bytes(content))
+        except (ValueError, RecursionError) as error:
+            kind = response.headers.get("content-type", "something").partition(";")[0]
+            raise _Transient(self._fail(f"answers {kind} that is not JSON")) from error
+
+    @asynccontextmanager
+    async def _open(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> AsyncIterator[httpx2.Response]:
+        """A response with status 200, translated errors on the way to it and while it is read."""
+        try:
+            async with (
+                asyncio.timeout(self.timeout_seconds),
+                self._client.stream(method, f"{self._url}/{path}", json=body) as response,
+            ):
+                if response.status_code != 200:
+                    raise self._explain(response, await _read_said(response))
+                yield response
+        except TimeoutError as error:
+            message = f"{self._url} took longer than {self.timeout_seconds:g} s"
+            raise AnswerError(
+                message, code="timeout", hint="set a longer --server-timeout or a smaller --max-new-tokens"
+            ) from error
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            reason = str(error) or type(error).__name__
+            message = f"no server answers at {self._url} ({reason})"
+            raise _Transient(ModelError(message, hint="start it, or check --server")) from error
+        except httpx2.HTTPError as error:
+            raise _Transient(self._fail(f"broke off ({error or type(error).__name__})")) from error
+
+    def _explain(self, response: httpx2.Response, said: str) -> Exception:
+        """What another status than 200 means."""
+        status = f"{response.status_code} {response.reason_phrase}".rstrip()
+        told = f"{status}: {said}" if said else status
+        if response.status_code in (401, 403):
+            # What it said may repeat the key.
+            return ModelError(
+                f"{self._url} wants another API key ({status})", hint=f"set ${KEY_VARIABLES[0]}"
+            )
+        if response.status_code == 404:
+            return ModelError(
+                f"{self._url} does not know this model or no chat ({told})",
+                hint="--model takes one of the server's own names, --server the address before /v1",
+            )
+        if response.status_code == 429 or response.status_code >= 500:
+            return _Transient(self._fail(f"answered {told}"), _parse_retry_after(response))
+        if response.status_code == 413 or any(words in said.lower() for words in _TOO_LONG):
+            return PromptError(
+                f"{self._url} says the prompt is too long ({told})",
+                code="prompt_too_long",
+                hint="use fewer --shots, fewer images, a shorter text or a smaller --max-new-tokens",
+            )
+        return AnswerError(f"{self._url} refuses this request ({told})", code="refused")
+
+    def _fail(self, what: str) -> AnswerError:
+        return AnswerError(f"{self._url} {what}", code="fetch_failed")
+
+
+def _is_worth_retrying(error: BaseException) -> bool:
+    return isinstance(error, _Transient) and (error.retry_after or 0.0) <= MAX_RETRY_AFTER_SECONDS
+
+
+def _choose_wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _Transient) and error.retry_after is not None:
+        return error.retry_after
+    return BACKOFF_SECONDS * float(2 ** (state.attempt_number - 1))
+
+
+def _parse_retry_after(response: httpx2.Response) -> float | None:
+    value = response.headers.get("retry-after", "").strip()
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+
+
+async def _read_said(response: httpx2.Response) -> str:
+    """The beginning of what the server says about an error, in one line."""
+    content = bytearray()
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > 100_000:
+            break
+    try:
+        said = json.loads(bytes(content))
+        for name in ("error", "message", "detail"):
+            if isinstance(said, dict) and name in said:
+                said = said[name]
+    except (ValueError, RecursionError):
+        return ""
+    return " ".join(said.split())[:_SAID_CHARACTERS] if isinstance(said, str) else ""

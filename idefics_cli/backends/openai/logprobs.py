@@ -1,0 +1,91 @@
+"""Ranking with a server that tells how likely it finds a prompt (`prompt_logprobs` of vLLM).
+
+Each label is asked as the assistant's finished turn, so that what ends it is part of its score, as it is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import AnswerError, BadItem
+from ...values import Message, Prompt, Request, TextPart
+from .payload import Dialect, write_messages
+
+Token = tuple[str, float, str]
+"""Its id, its log-probability after those before it, and its text."""
+
+
+def check_ranking(dialect: Dialect) -> None:
+    if not dialect.continues_turns:
+        raise BadItem(
+            f"{dialect.name} is not known to tell the likelihood of a prompt, which ranking needs",
+            hint="use --generate, or a vLLM server",
+        )
+
+
+def write_rankings(request: Request, images: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The bodies that ask for the likelihood of the prompt alone, then with each choice as its reply."""
+    asked = [_write(request.prompt, images, is_open=True)]
+    for choice in request.choices:
+        prompt = request.prompt
+        said = prompt[-1].parts if prompt[-1].role == "assistant" else ()
+        reply = Message("assistant", (*said, TextPart(choice.continuation)))
+        if not said:
+            reply = replace(reply, parts=(TextPart(choice.continuation.strip()),))
+        asked.append(_write((*(prompt[:-1] if said else prompt), reply), images, is_open=False))
+    return asked
+
+
+def _write(prompt: Prompt, images: Mapping[str, str], *, is_open: bool) -> dict[str, Any]:
+    goes_on = prompt[-1].role == "assistant" and is_open
+    return {
+        "messages": write_messages(prompt, images),
+        "max_tokens": 1,
+        "temperature": 0,
+        "prompt_logprobs": 0,
+        "add_generation_prompt": is_open and not goes_on,
+        "continue_final_message": goes_on,
+    }
+
+
+def read_tokens(answer: Any) -> list[Token]:
+    """The tokens of a prompt, without the first, which follows nothing. Raises AnswerError."""
+    told = answer.get("prompt_logprobs") if isinstance(answer, Mapping) else None
+    if not isinstance(told, list) or not told:
+        raise AnswerError(
+            "the server does not tell the likelihood of a prompt (prompt_logprobs), which ranking needs",
+            code="refused",
+            hint="use --generate",
+        )
+    return [_read_token(place) for place in told if place is not None]
+
+
+def split_choices(rows: Sequence[Sequence[Token]]) -> list[list[Token]]:
+    """The tokens of each choice: those after what its row has in common with the prompt and all others."""
+    names = [[token for token, _, _ in row] for row in rows]
+    start = 0
+    while all(len(row) > start and row[start] == names[0][start] for row in names):
+        start += 1
+    labels = [list(row[start:]) for row in rows[1:]]
+    for label in labels:
+        # A template's line end after the turn is no part of it.
+        while len(label) > 1 and not label[-1][2].strip():
+            label.pop()
+    if not all(labels):
+        raise AnswerError("the server answers for a label what it answers for none", code="fetch_failed")
+    return labels
+
+
+def add_up(labels: Sequence[Sequence[Token]]) -> list[float]:
+    return [math.fsum(logprob for _, logprob, _ in label) for label in labels]
+
+
+def _read_token(place: Any) -> Token:
+    try:
+        token, told = next(iter(place.items()))
+        return str(token), float(told["logprob"]), str(told.get("decoded_token") or token)
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
+        raise AnswerError("the server tells likelihoods that cannot be read", code="fetch_failed") from error

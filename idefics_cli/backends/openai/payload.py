@@ -1,0 +1,160 @@
+"""Requests in the words of OpenAI-compatible servers, and their answers in ours.
+
+What a server would ignore is refused by name. Which server it is, is read from `owned_by` in its list of models:
+vLLM and SGLang know more than OpenAI's API has, llama.cpp some of it by names of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ...errors import AnswerError, BadItem
+from ...models.families.family import any_of, refuse_markers
+from ...models.families.idefics3 import SmolVLMFamily
+from ...models.families.layout import is_chat, lay_out
+from ...values import Decoding, FinishReason, ImagePart, Message, Prompt, Request, TextPart, Usage
+
+_KNOWN_TO_ALL = {
+    "max_new_tokens": "max_tokens",
+    **{name: name for name in ("temperature", "top_p", "stop", "seed")},
+}
+_OF_VLLM = {"top_k": "top_k", "repetition_penalty": "repetition_penalty"}
+_OF_LLAMA_CPP = {"top_k": "top_k", "repetition_penalty": "repeat_penalty"}
+_SPECIAL = re.compile(rf"{any_of(SmolVLMFamily.markers).pattern}|<\|[^|<>\s]*\|>|</?s>")
+"""Markers of the IDEFICS line, and what special tokens of others look like."""
+_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a kind of server understands beyond OpenAI's API: decoding options by our names, and open turns."""
+
+    name: str = "this server"
+    options: Mapping[str, str] = field(default_factory=dict)
+    continues_turns: bool = False
+    """Whether the assistant's turn may be left open, or closed for its likelihood to be read."""
+
+
+DIALECTS = {
+    "vllm": Dialect("vLLM", _OF_VLLM, continues_turns=True),
+    "sglang": Dialect("SGLang", _OF_VLLM),
+    "llamacpp": Dialect("llama.cpp", _OF_LLAMA_CPP),
+}
+
+
+def needs_dialect(request: Request) -> bool:
+    """Whether a request has something that not every server understands."""
+    is_common = all(name in _KNOWN_TO_ALL for name in request.decoding.list_changes())
+    return bool(request.choices) or request.prompt[-1].role == "assistant" or not is_common
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """Refuse a prompt that no chat can be made of, and special tokens in its texts."""
+    if not is_chat(prompt):
+        raise BadItem(
+            "a server with chat completions cannot continue a document", hint="leave --style completion out"
+        )
+    refuse_markers(lay_out(prompt, strip_turns=False), _SPECIAL)
+
+
+def write_chat(request: Request, images: Mapping[str, str], dialect: Dialect) -> dict[str, Any]:
+    """The body that asks for an answer, without the model's name. `images` are data URLs by source."""
+    body = {
+        "messages": write_messages(request.prompt, images),
+        **write_decoding(request.decoding, dialect),
+    }
+    if request.prompt[-1].role != "assistant":
+        return body
+    if not dialect.continues_turns:
+        raise BadItem(
+            f"the template begins the reply, which {dialect.name} is not known to go on with",
+            hint="use another template",
+        )
+    return body | {"add_generation_prompt": False, "continue_final_message": True}
+
+
+def write_messages(prompt: Prompt, images: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"role": message.role, "content": _write_content(message, images)} for message in prompt]
+
+
+def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
+    """Decoding options by the server's names. Raises BadItem for one that it would not know."""
+    names = {**_KNOWN_TO_ALL, **dialect.options}
+    changes = decoding.list_changes()
+    if decoding.temperature == 0:
+        # Nothing is drawn, here as there.
+        changes = {name: value for name, value in changes.items() if name not in ("top_p", "top_k", "seed")}
+    if decoding.num_beams == 1:
+        changes.pop("length_penalty", None)
+    if unknown := [name for name in changes if name not in names]:
+        flags = ", ".join("--" + name.replace("_", "-") for name in unknown)
+        neutral = {each.name: each.default for each in fields(Decoding)}
+        hint = " ".join(f"--{name.replace('_', '-')} {neutral[name]}" for name in unknown)
+        raise BadItem(f"{dialect.name} is not known to understand {flags}", hint=f"set {hint}")
+    given = {names[name]: value for name, value in changes.items()}
+    sampling = {"seed": decoding.seed} if decoding.temperature > 0 else {}
+    return {"max_tokens": decoding.max_new_tokens, "temperature": decoding.temperature, **sampling, **given}
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer as it comes, whole or in pieces."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    def add(self, event: Any) -> str:
+        """Take what a whole answer or an event of a stream says; the text that is new. Raises AnswerError."""
+        if not isinstance(event, Mapping) or event.get("error"):
+            said = event.get("error") if isinstance(event, Mapping) else event
+            said = said.get("message") if isinstance(said, Mapping) else said
+            raise AnswerError(f"the server failed ({str(said)[:200]})", code="fetch_failed")
+        if isinstance(event.get("usage"), Mapping):
+            self.usage = _read_usage(event["usage"])
+        choices = event.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else {}
+        if not isinstance(choice, Mapping):
+            raise _no_chat()
+        message = choice.get("message") or choice.get("delta") or {}
+        piece = message.get("content") if isinstance(message, Mapping) else None
+        if piece is not None and not isinstance(piece, str):
+            raise _no_chat()
+        self.text += piece or ""
+        if (reason := choice.get("finish_reason")) is not None:
+            if reason not in _REASONS:
+                raise AnswerError(f"the server ended the answer ({str(reason)[:50]})", code="refused")
+            self.finish_reason = _REASONS[reason]
+        return piece or ""
+
+    def close(self) -> FinishReason:
+        """Why it ended. Raises AnswerError for one that was never finished."""
+        if self.finish_reason is None:
+            raise _no_chat()
+        return self.finish_reason
+
+
+def _no_chat() -> AnswerError:
+    return AnswerError("the server answers what is no chat completion", code="fetch_failed")
+
+
+def _read_usage(usage: Mapping[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+    counts = (usage.get("prompt_tokens"), cached, usage.get("completion_tokens"))
+    return Usage(*(count if isinstance(count, int) and count >= 0 else 0 for count in counts))
+
+
+def _write_content(message: Message, images: Mapping[str, str]) -> str | list[dict[str, Any]]:
+    """A text where there is nothing else: not every server takes parts from the system or the assistant."""
+    if all(isinstance(part, TextPart) for part in message.parts):
+        return "".join(part.text for part in message.parts if isinstance(part, TextPart))
+    return [
+        {"type": "image_url", "image_url": {"url": images[part.source]}}
+        if isinstance(part, ImagePart)
+        else {"type": "text", "text": part.text}
+        for part in message.parts
+    ]

@@ -1,0 +1,86 @@
+"""`--model auto`: the best checkpoint that fits this machine, and why; fetched first if none that fits is here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import NAMING_HINT, SHAPES, Model, list_models
+from ..errors import ModelError
+from ..models.hub.catalog import Listing, describe
+from ..models.memory.available import Pool, describe_pools, find_pools
+from ..models.memory.estimate import DTYPE_BYTES, Demand
+from ..models.memory.fit import Candidate, Fit, Wish, choose
+from ..models.memory.sizes import format_bytes
+from .options import Options
+from .output import Talk
+from .pull import is_offline, pull
+
+_DTYPES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
+
+
+def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Model:
+    """The best model for the memory that is free. Raises ModelError when there is none, or none without a download."""
+    listings = {
+        name: describe(model, options.revision) for name, model in list_models().items() if name != SHAPES
+    }
+    if is_offline(options):
+        listings = {name: listing for name, listing in listings.items() if listing.is_downloaded}
+        if not listings:
+            raise ModelError("no model is chosen and none is downloaded", hint=NAMING_HINT)
+    pools = find_pools(options.device or "auto")
+    wish = make_wish(options, quantization)
+    candidates = [
+        Candidate(name, listing.dimensions, listing.is_downloaded)
+        for name, listing in listings.items()
+        if listing.dimensions is not None
+    ]
+    found = choose(candidates, pools, wish)
+    if found is None:
+        raise ModelError(
+            f"no model fits ({describe_pools(pools)})",
+            hint="free some memory, or name one with --model (`idefics models list` shows what they need)",
+        )
+    candidate, fit = found
+    listing = listings[candidate.name]
+    if not candidate.is_downloaded and not options.dry_run:
+        talk.note(f"nothing that fits is downloaded; fetching {candidate.name}, {_describe_fit(fit)}")
+        pull(listing.model, options.revision or listing.revision, talk)
+    else:
+        here = "that is downloaded and" if candidate.is_downloaded else "that"
+        talk.note(
+            f"using {candidate.name}, {_describe_fit(fit)}: the best {here} fits (--model names another)"
+        )
+    return _settle(listing, fit, pools, wish, options)
+
+
+def make_wish(options: Options, quantization: str | None = None) -> Wish:
+    """What the options leave to choose."""
+    dtype = (options.dtype or "auto").removesuffix("!")
+    dtype = _DTYPES.get(dtype, dtype)
+    return Wish(
+        dtype=dtype if dtype in DTYPE_BYTES else None,
+        quantization=quantization,
+        demand=Demand(detail=options.detail),
+    )
+
+
+def _settle(listing: Listing, fit: Fit, pools: list[Pool], wish: Wish, options: Options) -> Model:
+    """The model with what it takes to fit. What fits by itself is left to be chosen when it is loaded."""
+    first = wish.list_precisions(fit.pools[0].kind)[0]
+    is_first = fit.precision == first and first.quantization is None
+    has_cards = any(pool.kind == "gpu" for pool in pools)
+    is_passed_over = fit.pools[0].kind == "ram" and has_cards
+    is_one_of_cards = len(fit.pools) == 1 and len([pool for pool in pools if pool.kind == "gpu"]) > 1
+    return replace(
+        listing.model,
+        dtype=None if is_first else fit.precision.dtype,
+        quantization=fit.precision.quantization,
+        device=fit.pools[0].device
+        if options.device is None and (is_passed_over or is_one_of_cards)
+        else None,
+    )
+
+
+def _describe_fit(fit: Fit) -> str:
+    need, free = format_bytes(fit.need_bytes), format_bytes(fit.free_bytes)
+    return f"{fit.precision.label} in {fit.place} (needs {need} of {free} free)"

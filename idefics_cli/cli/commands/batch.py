@@ -1,0 +1,44 @@
+"""`idefics batch`: many different questions, one item a line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Options, with_options
+
+_FOR_ONE_TASK = (
+    "template",
+    "examples",
+    "shots",
+    "recursive",
+    "together",
+    "files_from",
+    "null",
+    "format",
+    "stream",
+    "sidecar",
+    "sidecar_name",
+)
+
+
+@with_options(without=_FOR_ONE_TASK)
+def batch(
+    options: Options,
+    items: Annotated[
+        str,
+        typer.Argument(
+            metavar="ITEMS.jsonl", show_default=False, help="One item a line, or - for standard input."
+        ),
+    ],
+) -> None:
+    """Answer a file of items: each line has its own task or template, images, fields and decoding.
+
+    Such as {"id": "7", "task": "vqa", "images": ["a.jpg"], "question": "What is this?"}.
+
+    Paths are relative to the file.
+    """
+    from ..ask import ask_lines
+
+    ask_lines(items, options)

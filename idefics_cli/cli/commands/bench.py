@@ -1,0 +1,83 @@
+"""`idefics bench`: measure this machine and checkpoint against the plain scripts."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated
+
+from ..options import MODEL, OUTPUT, Options, flag, option, with_options
+
+PANEL = "Measuring"
+USED = {
+    *(
+        "model",
+        "revision",
+        "style",
+        "device",
+        "dtype",
+        "quantize",
+        "four_bit",
+        "attention",
+        "detail",
+        "max_memory",
+        "no_quantized_cache",
+        "offline",
+    ),
+    *("max_new_tokens", "batch_size", "cache_memory", "quiet"),
+}
+NAMES = "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed"
+
+
+@with_options(without={field.name for field in fields(Options)} - USED)
+def bench(
+    options: Options,
+    random_weights: Annotated[
+        str | None,
+        option(
+            "--random-weights",
+            panel=MODEL,
+            metavar="NAME",
+            help="Build this architecture with random weights instead of a download: tiny, small, smolvlm-256m, "
+            "smolvlm-500m, smolvlm, idefics2-8b, idefics3-8b, idefics-9b, idefics-80b.",
+        ),
+    ] = None,
+    workload: Annotated[
+        list[str] | None,
+        option(
+            "--workload", "-w", panel=PANEL, metavar="NAME", help=f"Measure this only (repeatable): {NAMES}."
+        ),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        option(
+            "--arm",
+            panel=PANEL,
+            metavar="NAME",
+            help="Run this only (repeatable): guide is the task guide's loop, one image at a time; batch is what a "
+            "person makes with transformers by hand; idefics is this program.",
+        ),
+    ] = None,
+    images: Annotated[
+        int | None,
+        option("--images", panel=PANEL, min=1, help="Images of a workload instead of its own number."),
+    ] = None,
+    repeat: Annotated[
+        int, option("--repeat", panel=PANEL, min=1, help="Measure N times and keep the fastest.")
+    ] = 1,
+    decoding: Annotated[
+        bool,
+        flag(
+            "--decoding",
+            panel=PANEL,
+            help="Measure instead how fast answers are written, one at a time and --batch-size (16) together.",
+        ),
+    ] = False,
+    plot: Annotated[
+        str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Draw the bars into a picture.")
+    ] = None,
+) -> None:
+    """Measure this machine and checkpoint against plain transformers scripts."""
+    from ..measuring import Wanted, run_bench
+
+    wanted = Wanted(tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights, decoding)
+    run_bench(wanted, options)

@@ -1,0 +1,67 @@
+"""`idefics serve`: keep a model loaded, for all commands of its user and for OpenAI clients."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated
+
+from ..options import Options, action, flag, option, with_options
+
+PANEL = "Server"
+USED = {
+    *("model", "revision", "device", "dtype", "quantize", "four_bit", "attention", "detail", "offline"),
+    *("max_memory", "no_quantized_cache"),
+    *("batch_size", "cache_memory", "keep_alive", "max_pixels", "timeout", "quiet"),
+}
+
+
+@with_options(without={field.name for field in fields(Options)} - USED)
+def serve(
+    options: Options,
+    port: Annotated[
+        int | None,
+        option(
+            "--port",
+            panel=PANEL,
+            min=0,
+            max=65535,
+            help="Also speak the OpenAI API over TCP; 0 takes any free port.",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, option("--host", panel=PANEL, help="Address for TCP; 127.0.0.1 if not given.")
+    ] = None,
+    api_key: Annotated[
+        str | None, option("--api-key", panel=PANEL, help="The key that TCP clients must send.")
+    ] = None,
+    queue: Annotated[
+        int | None,
+        option("--queue", panel=PANEL, min=1, help="Requests that may wait; 256 if not given."),
+    ] = None,
+    request_timeout: Annotated[
+        float | None,
+        option(
+            "--request-timeout",
+            panel=PANEL,
+            min=0.1,
+            help="Seconds until a call of the API is given up; 300 if not given.",
+        ),
+    ] = None,
+    background: Annotated[
+        bool, flag("--background", panel=PANEL, help="Return as soon as the model is loaded.")
+    ] = False,
+    status: Annotated[bool, action("--status", panel=PANEL, help="Print how the running server is.")] = False,
+    stop: Annotated[
+        bool, action("--stop", panel=PANEL, help="End the running server once its work in hand is done.")
+    ] = False,
+) -> None:
+    """Keep a model loaded: later commands find it, and with --port so do OpenAI clients.
+
+    It listens on a socket that only you can reach, and ends after --keep-alive without work.
+    """
+    from ..serving import Wanted, print_status, run_server, stop_server
+
+    if status or stop:
+        print_status() if status else stop_server(options)
+        return
+    run_server(Wanted(port, host, api_key, queue, request_timeout, background), options)

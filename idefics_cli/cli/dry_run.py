@@ -1,0 +1,118 @@
+"""`--dry-run`: the assembled prompts, without weights and, for named checkpoints, with nothing downloaded.
+
+With the tokenizer at hand it also says on stderr what each prompt costs in tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+
+import typer
+
+from ..backends import Preview, open_backend
+from ..config import Model
+from ..errors import ItemError
+from ..images import Limits, load
+from ..jsonl import dump_row
+from ..models.hub.cache import has_processor
+from ..values import Image, Item, ModelSpec, Request, Style, list_sources
+from .daemon import open_warm
+from .options import Options
+from .output import Talk, display_name, emit, say_error
+
+Render = Callable[[Request, Mapping[str, Image]], Preview]
+
+
+def print_prompts(
+    items: Iterable[Item],
+    words: Callable[[Item, Style], Request],
+    spec: ModelSpec,
+    model: Model,
+    limits: Limits,
+    options: Options,
+) -> None:
+    """Print the prompt of every item. Raises typer.Exit(1) when one of them could not be run."""
+    talk = Talk(options.quiet, options.verbose)
+    with contextlib.ExitStack() as held:
+        style, preview = _choose_preview(spec, model, options, talk, held)
+        has_failed = _print_each(items, words, style, preview, limits, options, talk)
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def _print_each(
+    items: Iterable[Item],
+    words: Callable[[Item, Style], Request],
+    style: Style,
+    preview: Render,
+    limits: Limits,
+    options: Options,
+    talk: Talk,
+) -> bool:
+    """Print the prompt of every item, and say whether one of them could not be run."""
+    has_failed = False
+    loaded: dict[str, Image] = {}
+    for number, item in enumerate(items):
+        name = display_name(item.images) or item.id
+        try:
+            request = words(item, style)
+            loaded, failures = _load(request, loaded, limits)
+            shown = preview(request, {} if failures else loaded)
+        except ItemError as error:
+            failures, shown = [error], None
+        if shown is not None:
+            _print(request, shown, name, options, talk, is_first=number == 0)
+        for failure in failures:
+            say_error(f"{name}: {failure}")
+            has_failed = True
+    return has_failed
+
+
+def _choose_preview(
+    spec: ModelSpec, model: Model, options: Options, talk: Talk, held: contextlib.ExitStack
+) -> tuple[Style, Render]:
+    """How prompts are rendered: with the processor if it is here, else from the architecture in models.yaml."""
+    if model.entry is not None and not has_processor(spec.checkpoint, spec.revision):
+        from ..models.families import render_prompt
+
+        architecture = model.entry.architecture
+        return spec.style or "chat", lambda request, _: Preview(render_prompt(architecture, request.prompt))
+
+    resident = open_warm(spec, model, options, talk, may_start=False)
+    if resident is not None:
+        held.callback(resident.close)
+    backend = resident or open_backend(spec)
+    return backend.style, backend.preview
+
+
+def _load(
+    request: Request, before: dict[str, Image], limits: Limits
+) -> tuple[dict[str, Image], list[ItemError]]:
+    """The images of a request, those of the one before it reused, and why some are missing."""
+    images: dict[str, Image] = {}
+    failures: list[ItemError] = []
+    for source in dict.fromkeys(list_sources(request.prompt)):
+        try:
+            images[source] = before[source] if source in before else load(source, limits)
+        except ItemError as error:
+            failures.append(error)
+    return images, failures
+
+
+def _print(
+    request: Request, shown: Preview, name: str, options: Options, talk: Talk, *, is_first: bool
+) -> None:
+    if options.format == "jsonl":
+        row = {
+            "id": request.id,
+            "prompt": shown.text,
+            "image_tokens": shown.image_tokens,
+            "prompt_tokens": shown.prompt_tokens,
+        }
+        emit(dump_row(row))
+    else:
+        emit(shown.text if is_first else f"\n{shown.text}")
+    if shown.image_tokens is not None:
+        each = " + ".join(str(tokens) for tokens in shown.image_tokens) or "0"
+        talk.note(f"{name}: {shown.prompt_tokens} tokens, of which images {each}")

@@ -1,0 +1,246 @@
+"""What a command is to answer: from its arguments, its list of files or its lines to items, with their words."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Literal
+
+from ..errors import NothingToDo, SourceError, UsageError
+from ..images import expand, name_source, read_names
+from ..jsonl import read_lines
+from ..prompts.compose import word
+from ..prompts.tasks import name_labels, template_name
+from ..prompts.templates import Template, load_template
+from ..results.sidecars import Sidecars
+from ..values import Decoding, Example, Item, Normalization, Request, Style
+from .options import Options
+from .output import Talk, display_name
+from .settings import choose_decoding, given_decoding
+
+Words = Callable[[Item, Style], Request]
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a command asks of every image, before a template words it."""
+
+    task: str
+    template: str | None = None
+    """The template to use whatever the options say: the argument of `run`."""
+    fields: tuple[tuple[str, str], ...] = ()
+    questions: tuple[str, ...] = ()
+    """Texts for the field `question`; each is asked by itself."""
+    prompt: str | None = None
+    labels: tuple[str, ...] = ()
+    is_ranked: bool = True
+    """Whether labels are ranked, rather than asked for in words."""
+    normalize: Normalization = "none"
+    top: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The items of a command and how they are put into words."""
+
+    items: Callable[[], Iterator[Item]]
+    words: Words
+    nothing: NothingToDo
+    """What to say if there are no items."""
+    is_stream: bool = False
+    """Whether items may come at any time: nobody waits for a second one to see whether the first is alone."""
+    count: Callable[[], int] | None = None
+    """Find out how many there are, where they can be listed twice."""
+    like: Item | None = None
+    """What all items have in common, if they are worded alike."""
+    any_style: Style = "completion"
+    format: Literal["text", "jsonl"] = "text"
+    questions: bool = False
+    top: int | None = None
+
+
+def list_work(images: Sequence[str], question: Question, options: Options, talk: Talk) -> Work:
+    """The work of a task's command: each image with each question, images outermost; all in one with --together."""
+    template = load_template(
+        question.template or template_name(question.task, options.template, question.prompt)
+    )
+    _check_sources(images, template, options)
+    fields = _complete_fields(question, template)
+    is_ranked = bool(question.labels) and question.is_ranked
+    if is_ranked and (given_options := given_decoding(options)):
+        flags = ", ".join("--" + name.replace("_", "-") for name in given_options)
+        talk.note(f"ranking labels draws no answer: {flags} changes nothing without --generate")
+    like = Item(
+        id="",
+        task=question.task,
+        template=template.label,
+        examples=_read_examples(options),
+        decoding=Decoding()
+        if is_ranked
+        else replace(template.decoding.to_decoding(), **choose_decoding(options)),
+        labels=question.labels,
+        is_ranked=is_ranked,
+        normalize=question.normalize,
+    )
+    hint = "check the folder" if options.recursive else "add --recursive to look into subfolders too"
+    given = display_name(tuple(images)) if images else f"the list {options.files_from}"
+
+    def items() -> Iterator[Item]:
+        return _list_items(_group(images, options), like, fields, question)
+
+    can_be_listed_again = options.files_from is None or Path(options.files_from).is_file()
+    return Work(
+        items=items,
+        words=_choose_words(template, options),
+        nothing=NothingToDo(f"no images in {given}", hint=hint),
+        is_stream=options.files_from is not None,
+        count=(lambda: sum(1 for _ in items())) if can_be_listed_again else None,
+        like=like,
+        any_style="completion" if template.completion is not None else "chat",
+        questions=len(question.questions) > 1,
+        top=question.top,
+    )
+
+
+def list_lines(path: str, options: Options) -> Work:
+    """The work of `batch`: an item for each line of a file."""
+    from ..prompts.items import ItemReader
+
+    folder = Path() if path == "-" else Path(path).parent
+    reader = ItemReader(folder, choose_decoding(options), has_stdin=path != "-")
+
+    def items() -> Iterator[Item]:
+        with _open(path) as stream:
+            yield from reader.read(read_lines(stream))
+
+    def count() -> int:
+        with _open(path) as stream:
+            return sum(1 for _ in read_lines(stream))
+
+    return Work(
+        items=items,
+        words=reader.compose,
+        nothing=NothingToDo(f"no items in {'standard input' if path == '-' else path}"),
+        is_stream=True,
+        count=count if Path(path).is_file() else None,
+        format="jsonl",
+    )
+
+
+def _check_sources(images: Sequence[str], template: Template, options: Options) -> None:
+    if options.null and options.files_from is None:
+        raise UsageError(
+            "-0 says how the list of --files-from is separated", hint="name it with --files-from"
+        )
+    if options.files_from == "-" and "-" in images:
+        raise UsageError("standard input cannot be both a list and an image", hint="put the list into a file")
+    if not images and options.files_from is None and template.images == "required":
+        raise NothingToDo("no images given", hint="name files, folders or URLs, or - for standard input")
+
+
+def _complete_fields(question: Question, template: Template) -> tuple[tuple[str, str], ...]:
+    fields = question.fields
+    if question.prompt is not None:
+        fields = (*fields, ("prompt", question.prompt))
+    if question.labels and "labels" in template.fields:
+        fields = (*fields, ("labels", name_labels(question.labels)))
+    for text in (*(value for _, value in fields), *question.questions):
+        if _SURROGATES.search(text):
+            raise UsageError(
+                f"{text!r} is not UTF-8 text", hint="check the encoding of your terminal or file"
+            )
+    return fields
+
+
+def _group(images: Sequence[str], options: Options) -> Iterator[tuple[str, ...]]:
+    """The images of each prompt."""
+    if not images and options.files_from is None:
+        yield ()
+        return
+    sources = _list_sources(images, options)
+    if not options.together:
+        yield from ((source,) for source in sources)
+    elif together := tuple(sources):
+        yield together
+
+
+def _list_sources(images: Sequence[str], options: Options) -> Iterator[str]:
+    yield from expand(images, recursive=options.recursive)
+    if options.files_from is not None:
+        with _open(options.files_from) as stream:
+            names = read_names(stream, is_null_separated=options.null)
+            yield from expand(names, recursive=options.recursive, patterns=False)
+
+
+def _list_items(
+    groups: Iterable[tuple[str, ...]], like: Item, fields: tuple[tuple[str, str], ...], question: Question
+) -> Iterator[Item]:
+    for group in groups:
+        id = question.task if not group else group[0] if len(group) == 1 else f"{group[0]} +{len(group) - 1}"
+        if not question.questions:
+            yield replace(like, id=id, images=group, fields=fields)
+        for number, text in enumerate(question.questions, 1):
+            name = id if len(question.questions) == 1 else f"{id}#{number}"
+            yield replace(like, id=name, images=group, fields=(*fields, ("question", text)))
+
+
+def _choose_words(template: Template, options: Options) -> Words:
+    if not template.uses_sidecar:
+        return lambda item, style: word(template, style, item)
+    sidecars = choose_sidecars(options) or Sidecars()
+    has_default = template.fields.get("sidecar") is not None
+
+    def words(item: Item, style: Style) -> Request:
+        source = item.images[0] if item.images else ""
+        text = None if "sidecar" in dict(item.fields) else sidecars.read(source)
+        if text is not None:
+            item = replace(item, fields=(*item.fields, ("sidecar", text)))
+        elif not has_default and "sidecar" not in dict(item.fields):
+            beside = sidecars.path_of(source)
+            missing = f"{name_source(str(beside))} is not there" if beside else "nothing can be beside it"
+            raise SourceError(f"no text for $sidecar: {missing}", code="not_found")
+        return word(template, style, item)
+
+    return words
+
+
+def choose_sidecars(options: Options) -> Sidecars | None:
+    if options.sidecar is None:
+        if options.sidecar_name is not None:
+            raise UsageError("--sidecar-name needs --sidecar", hint="write --sidecar .txt")
+        return None
+    return Sidecars(options.sidecar, options.sidecar_name or "stem")
+
+
+def _read_examples(options: Options) -> tuple[Example, ...]:
+    if options.examples is None:
+        if options.shots:
+            raise UsageError("--shots needs examples", hint="name a file with --examples")
+        return ()
+    from ..prompts.examples import load_examples
+
+    examples = load_examples(Path(options.examples))
+    if options.shots is not None and options.shots > len(examples):
+        raise UsageError(f"--shots {options.shots} but {options.examples} has {len(examples)} examples")
+    return tuple(examples[: options.shots])
+
+
+def _open(path: str) -> IO[bytes]:
+    try:
+        if path != "-":
+            return open(path, "rb")
+        if sys.stdin is None or sys.stdin.closed:
+            raise UsageError("standard input is closed", hint="pipe a list into it")
+        try:
+            # A handle of its own: the interpreter cannot end while a thread waits within its sys.stdin.
+            return open(os.dup(sys.stdin.fileno()), "rb")
+        except io.UnsupportedOperation:
+            return sys.stdin.buffer
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error

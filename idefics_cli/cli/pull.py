@@ -1,0 +1,63 @@
+"""Fetching a checkpoint, told on stderr: how much there is to fetch, a bar on a terminal, and that it is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..config import Model
+from ..errors import UsageError
+from ..models.hub.cache import is_downloaded
+from ..models.memory.sizes import format_bytes
+from .options import Options
+from .output import Talk
+
+
+def is_offline(options: Options) -> bool:
+    """Whether the network is not to be tried, as the user or huggingface_hub's own variable says."""
+    said = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper()
+    return options.offline or said in {"1", "ON", "YES", "TRUE"}
+
+
+def pull_missing(model: Model, revision: str | None, options: Options, talk: Talk) -> None:
+    """Fetch a checkpoint that is about to be used, unless it is here or the network is not to be tried."""
+    is_here = Path(model.checkpoint).is_dir() or is_downloaded(model.checkpoint, revision)
+    if not is_here and not options.dry_run and not is_offline(options):
+        pull(model, revision, talk)
+
+
+def pull(model: Model, revision: str | None, talk: Talk) -> None:
+    """Fetch what is missing of a checkpoint; a download that broke off is gone on with."""
+    if Path(model.checkpoint).is_dir():
+        raise UsageError(f"{model.name} is a folder of this machine", hint="there is nothing to download")
+    from ..models.hub.download import check_space, download, plan_download
+
+    plan = plan_download(model.checkpoint, revision)
+    check_space(plan)
+    if plan.missing_bytes:
+        talk.note(
+            f"downloading {model.checkpoint} ({len(plan.files)} files, {format_bytes(plan.total_bytes)}, "
+            f"{format_bytes(plan.missing_bytes)} of them not here yet)"
+        )
+    with _open_bar(plan.missing_bytes, is_wanted=not talk.quiet) as on_bytes:
+        download(plan, on_bytes)
+    talk.note(f"{model.name} is here ({format_bytes(plan.total_bytes)}, commit {plan.commit[:12]})")
+
+
+@contextlib.contextmanager
+def _open_bar(total: int, *, is_wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes on stderr, if that is a terminal; takes the bytes as they come."""
+    import rich.console
+
+    console = rich.console.Console(stderr=True)
+    if not is_wanted or not total or not console.is_terminal or console.is_dumb_terminal:
+        yield lambda count: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        line = bar.add_task("", total=total)
+        yield lambda count: bar.advance(line, count)

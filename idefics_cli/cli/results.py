@@ -1,0 +1,140 @@
+"""Where the rows of a run go, and which of its items have been there before."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import UsageError
+from ..jsonl import dump_row
+from ..results.file import RowFile
+from ..results.ledger import Run
+from ..results.sidecars import Sidecars
+from ..values import Item, Result
+from .inputs import Work, choose_sidecars
+from .options import Options
+from .output import Output, Talk
+
+
+@dataclass(slots=True)
+class Sinks:
+    """Standard output or a file, and sidecars. A context manager; `skip_finished` may run in another thread."""
+
+    output: Output
+    rows: RowFile | None = None
+    sidecars: Sidecars | None = None
+    overwrites: bool = False
+    unwritten: dict[str, str] = field(default_factory=dict)
+    """Texts of rows after which a run did not come to write the sidecar, by their sources."""
+    done_before: int = 0
+    failed_before: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.output.close()
+        if self.rows is not None:
+            self.rows.close()
+
+    @property
+    def are_files(self) -> bool:
+        """Whether results are kept, so that the same command can go on from there."""
+        return self.rows is not None or self.sidecars is not None
+
+    def skip_finished(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items that are still to be answered; the others are counted."""
+        for item in items:
+            standing = self.rows.settle(item) if self.rows is not None else "todo"
+            if standing == "todo" and self.sidecars is not None and not self.overwrites:
+                standing = "done" if self.sidecars.has(item.images[0]) else "todo"
+            if standing == "done" and self.sidecars is not None and item.images[0] in self.unwritten:
+                self.sidecars.write(item.images[0], self.unwritten.pop(item.images[0]))
+            self.done_before += standing == "done"
+            self.failed_before += standing == "failed"
+            if standing == "todo":
+                yield item
+
+    def write(self, result: Result) -> None:
+        """Write one result everywhere, at once. The row comes first: a missing sidecar can be made from it."""
+        if self.rows is not None:
+            self.rows.append(dump_row(result.to_row()), result.key)
+        self.output.write(result)
+        if self.sidecars is not None and result.error is None:
+            self.sidecars.write(result.images[0], result.text or "")
+
+
+def choose_output(work: Work, options: Options, *, is_single: bool) -> Output:
+    """How results are shown. Finds out before the model is loaded that they could not be kept."""
+    path = Path(options.output) if options.output not in (None, "-") else None
+    format = options.format or ("jsonl" if path is not None else work.format)
+    output = Output(
+        format=format,
+        path=path,
+        existing="overwrite" if options.existing == "overwrite" else "refuse",
+        is_kept_elsewhere=path is not None and _keeps_rows(path, format),
+        is_silent=options.sidecar is not None and path is None and options.format is None,
+        single=is_single,
+        questions=work.questions,
+        top=work.top,
+    )
+    if options.stream:
+        if not is_single:
+            raise UsageError("--stream is for a single answer", hint="give one image and one question")
+        if output.format != "text" or output.path is not None or options.sidecar is not None:
+            raise UsageError("--stream prints text", hint="leave --format, --output and --sidecar away")
+        if options.full_text:
+            raise UsageError("--stream and --full-text cannot be combined", hint="leave one of them away")
+    return output
+
+
+def check_sidecars(items: Iterable[Item], options: Options) -> Iterable[Item]:
+    """The items, looked at as a whole where each is to have a sidecar to itself. Raises UsageError if one has not."""
+    sidecars = choose_sidecars(options)
+    if sidecars is None:
+        return items
+    every = list(items)
+    sidecars.check(every)
+    return every
+
+
+def open_sinks(output: Output, run: Run, options: Options, talk: Talk) -> Sinks:
+    """Lock and read what is there. Raises UsageError when it belongs to another run."""
+    sidecars = choose_sidecars(options)
+    rows = None
+    unwritten: dict[str, str] = {}
+    if output.path is not None and _keeps_rows(output.path, output.format):
+
+        def remember(row: dict[str, Any]) -> None:
+            source = _source_of(row)
+            if sidecars is not None and source is not None and not sidecars.has(source):
+                unwritten[source] = row["text"]
+
+        rows = RowFile(output.path, options.existing or "resume", run, on_row=remember)
+        if rows.was_repaired:
+            talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
+    overwrites = options.existing == "overwrite"
+    return Sinks(output, rows, sidecars, overwrites=overwrites, unwritten=unwritten)
+
+
+def _keeps_rows(path: Path, format: str) -> bool:
+    """Whether a file can be gone on with: text does not say what it is about, and pipes forget."""
+    return format == "jsonl" and (path.is_file() or not path.exists())
+
+
+def _source_of(row: dict[str, Any]) -> str | None:
+    """The one image of an answered row, if it is still there."""
+    if row["error"] is not None or not row.get("text") or len(row.get("images", ())) != 1:
+        return None
+    try:
+        source = os.fsdecode(base64.b64decode(row["path_b64"][0])) if "path_b64" in row else row["images"][0]
+        return source if os.path.isfile(source) else None
+    except (ValueError, LookupError, TypeError):  # edited by hand; no item is about it
+        return None

@@ -1,0 +1,194 @@
+"""Ranking labels by likelihood: the log-probability of each label's tokens and its terminator, summed.
+
+All labels of a prompt are run in one row after it, each seeing the prompt and itself only; how they are packed never
+shows in a score. Equal labels get equal scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.devices import find_input_device
+from ..models.families.family import Encoded, Family
+from ..models.families.placeholder_family import MarkedFamily, Stretch
+from .image_features import Features
+from .inputs import count_positions, lay_rows, to_model
+from .kv_cache import open_cache
+from .label_trie import PROMPT, Labels, Row, pack
+from .prefix_cache import Prefix
+
+ROW_TOKENS = 500
+"""The most label tokens of a row: attention grows with the square of it."""
+LOGITS_AT_ONCE = 1024
+"""The most label tokens of a batch: each has its likelihood over the whole vocabulary."""
+_SLICE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """A prompt up to where its labels differ from it, what follows for each label, and the whole rows."""
+
+    encoded: Encoded
+    labels: Labels
+    rows: tuple[Encoded, ...]
+
+
+def split_labels(prompt: Encoded, rows: Sequence[Encoded]) -> Ranking:
+    """The prompt and its labels, cut where the rows part: ids may merge across the end of the prompt."""
+    start = _count_common(prompt.ids, min(row.ids for row in rows), max(row.ids for row in rows))
+    begun = Encoded(prompt.ids[:start], prompt.spans, prompt.pixels)
+    assert start > 0, "a prompt without a token cannot be ranked"
+    assert not prompt.spans or prompt.spans[-1].stop <= start, "an image is never part of a label"
+    return Ranking(begun, tuple(row.ids[start:] for row in rows), tuple(rows))
+
+
+def count_label_tokens(labels: Labels) -> int:
+    """The tokens of the longest row of these labels."""
+    return max(len(row.tokens) for row in pack(labels, ROW_TOKENS))
+
+
+def score_packed(
+    model: Any,
+    family: MarkedFamily,
+    prompts: Sequence[Encoded],
+    labels: Labels,
+    prefix: Prefix,
+    features: Features,
+    row_tokens: int = ROW_TOKENS,
+) -> list[list[float]]:
+    """The score of each label after each prompt. The prompts share the prefix."""
+    device = find_input_device(model)
+    ids, mask = (one.to(device) for one in lay_rows(prompts, prefix.length, family.pad_id))
+    width = ids.shape[1] - prefix.length
+    stretches = [Stretch(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
+    seen = features.gather(stretches)
+    cache = open_cache(prefix.layers, len(prompts))
+    scores = [[0.0] * len(labels) for _ in prompts]
+    images: dict[str, Any] = {}
+    last: Tensor | None = None
+    labels_run = 0
+    for row in pack(labels, row_tokens):
+        count = len(row.tokens)
+        tokens = torch.tensor([row.tokens] * len(prompts), dtype=torch.long, device=device)
+        if last is None:
+            tokens = torch.cat([ids[:, prefix.length :], tokens], dim=-1)
+            images = family.place_images(stretches, width, seen, labels=count)
+        else:
+            images = family.place_last(images, count)
+            cache.crop(-labels_run)
+        labels_run = count
+        visible, positions = _show(mask, row, tokens.shape[1], _find_window(family))
+        with _dense_attention(model):
+            logits = model(
+                input_ids=tokens,
+                attention_mask=_to_additive(visible, model.dtype),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=count + 1 if last is None else count,
+                **to_model(model, family.for_forward(images)),
+            ).logits
+        if last is None:
+            last, logits = logits[:, :1].clone(), logits[:, 1:]
+        found = _read_edges(last, logits, row)
+        for place, likelihoods in enumerate(found):
+            for index, edges in row.labels:
+                scores[place][index] = math.fsum(likelihoods[edge] for edge in edges)
+    return scores
+
+
+def score_rows(model: Any, family: Family, ranking: Ranking) -> list[float]:
+    """The same for families whose prompts cannot be taken apart: one whole row a label."""
+    known: dict[tuple[int, ...], float] = {}
+    start = len(ranking.encoded.ids)
+    for row in ranking.rows:
+        if row.ids not in known:
+            logits = model(**to_model(model, family.collate([row])), use_cache=False).logits[
+                0, start - 1 : -1
+            ]
+            targets = torch.tensor(row.ids[start:], device=logits.device)
+            logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[:, None])
+            known[row.ids] = float(logprobs.double().sum())
+    return [known[row.ids] for row in ranking.rows]
+
+
+def _read_edges(last: Tensor, logits: Tensor, row: Row) -> list[list[float]]:
+    """The log-probability of each edge of a row, for each prompt. `last` tells of the prompts' own last tokens."""
+    places = torch.tensor([place for place, _ in row.edges], device=logits.device)
+    tokens = torch.tensor([token for _, token in row.edges], device=logits.device)
+    found = torch.empty(len(last), len(row.edges), dtype=torch.float64, device=logits.device)
+    for of_prompt, source in ((True, last), (False, logits)):
+        chosen = (places == PROMPT) == of_prompt
+        if not chosen.any():
+            continue
+        at = torch.zeros_like(places[chosen]) if of_prompt else places[chosen]
+        # A slice at a time: in full precision all of them together would be the largest thing in memory.
+        totals = torch.cat([part.float().logsumexp(-1) for part in torch.split(source, _SLICE, dim=1)], dim=1)
+        found[:, chosen] = (source[:, at, tokens[chosen]].float() - totals[:, at]).double()
+    result: list[list[float]] = found.tolist()
+    return result
+
+
+def _show(mask: Tensor, row: Row, queries: int, window: int | None) -> tuple[Tensor, Tensor]:
+    """What each of the last `queries` tokens may see, and their positions. The labels stand after the prompts."""
+    count = len(row.tokens)
+    prompts, width = mask.shape
+    depths = torch.tensor(row.depths, dtype=torch.long, device=mask.device)
+    positions = torch.cat([count_positions(mask), mask.sum(-1, keepdim=True) + depths], dim=-1)
+    visible = torch.zeros(prompts, queries, width + count, dtype=torch.bool, device=mask.device)
+    order = torch.arange(width, device=mask.device)
+    own = queries - count
+    visible[:, :own, :width] = (order <= order[width - own :, None]) & mask[:, None].bool()
+    visible[:, own:, :width] = mask[:, None].bool()
+    visible[:, own:, width:] = _show_ancestors(row).to(mask.device)
+    last = positions[:, -queries:]
+    if window is not None:
+        visible &= last[:, :, None] - positions[:, None] < window
+    return visible, last
+
+
+@lru_cache(maxsize=32)
+def _show_ancestors(row: Row) -> Tensor:
+    """Which tokens of a row are above which, each being above itself. The same labels come with every image."""
+    above = torch.eye(len(row.tokens), dtype=torch.bool)
+    for place, parent in enumerate(row.parents):
+        if parent != PROMPT:
+            above[place] |= above[parent]
+    return above
+
+
+def _to_additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=visible.device)
+    return torch.where(visible, hidden.new_zeros(()), hidden)[:, None]
+
+
+def _find_window(family: Family) -> int | None:
+    window: int | None = getattr(family.text_config, "sliding_window", None)
+    return window
+
+
+@contextmanager
+def _dense_attention(model: Any) -> Iterator[None]:
+    """Flash attention takes no masks of this kind."""
+    own = model.config._attn_implementation
+    if own in ("sdpa", "eager"):
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
+
+
+def _count_common(*rows: Sequence[int]) -> int:
+    shortest = min(len(row) for row in rows)
+    return next((place for place in range(shortest) if len({row[place] for row in rows}) > 1), shortest)

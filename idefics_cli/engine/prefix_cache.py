@@ -1,0 +1,139 @@
+"""Prefixes run once: the keys and values of what several prompts begin with, computed for one row and kept.
+
+A prefix is named by its units, so prompts with other images never meet. It may be taken from a longer one, and a
+longer one goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from ..lru import Store
+from ..models.devices import find_input_device
+from ..models.families.family import Encoded
+from ..models.families.placeholder_family import MarkedFamily, Stretch
+from .batching import Unit
+from .image_features import Features
+from .inputs import to_model
+from .kv_cache import list_layers, open_cache, read_cache
+
+Units = tuple[Unit, ...]
+LATEST = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """Keys and values of each layer, of one row. `reused` counts the tokens that were not run for this.
+
+    Behind an answer, the first `prompt_units` of its units are the prompt and the rest was generated.
+    """
+
+    length: int = 0
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+    reused: int = 0
+    prompt_units: int = 0
+
+    def cut(self, length: int) -> Prefix:
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
+        return Prefix(length, layers)
+
+
+class Prefixes:
+    """Computes prefixes and keeps them in the store."""
+
+    def __init__(self, model: Any, family: MarkedFamily, features: Features, store: Store[Any, Any]) -> None:
+        self._model = model
+        self._family = family
+        self._features = features
+        self._store = store
+        self.hits = self.misses = 0
+
+    def list_kept(self, prompts: Sequence[Units]) -> list[Units]:
+        """Kept prefixes that may serve these prompts: those they begin with, and the latest, for their beginnings."""
+        kept = [units for kind, units in self._store.list_keys() if kind == "prefix"]
+        former, latest = kept[:-LATEST], kept[-LATEST:]
+        return latest + [units for units in former if any(_begins(prompt, units) for prompt in prompts)]
+
+    def compute(self, encoded: Encoded, units: Units, cuts: Sequence[int]) -> Prefix:
+        """The first tokens of a prompt up to the last cut, each cut kept on the way."""
+        ends = list(accumulate(len(ids) for _, ids in units))
+        prefix = Prefix()
+        for cut in cuts:
+            name = units[: ends.index(cut) + 1]
+            known = self._find(name, cut)
+            if known.length > prefix.length:
+                prefix = Prefix(known.length, known.layers, known.length)
+            if prefix.length == cut:
+                self.hits += 1
+                continue
+            self.misses += 1
+            prefix = self._extend(encoded, prefix, cut)
+            self._store.keep(("prefix", name), prefix, _count_bytes(prefix))
+        return prefix
+
+    def keep_answer(self, units: Units, prompt_units: int, cache: Cache, row: int, columns: Tensor) -> None:
+        """Keep one row of a cache after its answer was generated; `columns` are the places of its tokens.
+
+        The answers of earlier turns go: their prompts are in here too, and their words as the prompt repeats them.
+        """
+        layers = tuple(
+            (one[row : row + 1, :, columns.to(one.device)], other[row : row + 1, :, columns.to(other.device)])
+            for one, other in list_layers(cache)
+        )
+        prefix = Prefix(len(columns), layers, prompt_units=prompt_units)
+        for kind, former in self._store.list_keys():
+            known: Prefix | None = self._store.find((kind, former)) if kind == "prefix" else None
+            asked = known.prompt_units if known is not None else 0
+            if asked and _begins(units, former[:asked]):
+                self._store.drop((kind, former))
+        self._store.keep(("prefix", units), prefix, _count_bytes(prefix))
+
+    def _find(self, name: Units, cut: int) -> Prefix:
+        """The longest kept beginning of a prefix, taken from a longer one if need be."""
+        best = Prefix()
+        exact: Prefix | None = self._store.find(("prefix", name))
+        if exact is not None:
+            return exact
+        for kind, units in self._store.list_keys():
+            if kind != "prefix":
+                continue
+            if len(units) > len(name) and units[: len(name)] == name:
+                longer: Prefix = self._store.find((kind, units)) or best
+                return longer.cut(cut)
+            if _begins(name, units):
+                shorter: Prefix = self._store.find((kind, units)) or best
+                best = max(best, shorter, key=lambda prefix: prefix.length)
+        return best
+
+    def _extend(self, encoded: Encoded, base: Prefix, cut: int) -> Prefix:
+        """Run the tokens between a prefix and a later cut."""
+        stretch = Stretch(encoded, base.length, cut)
+        features = self._features.gather([stretch])
+        images = self._family.place_images([stretch], cut - base.length, features)
+        cache = open_cache(base.layers)
+        device = find_input_device(self._model)
+        self._model(
+            input_ids=torch.tensor([encoded.ids[base.length : cut]], device=device),
+            position_ids=torch.arange(base.length, cut, device=device)[None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **to_model(self._model, self._family.for_forward(images)),
+        )
+        return Prefix(cut, read_cache(cache), base.reused)
+
+
+def _count_bytes(prefix: Prefix) -> int:
+    return sum(one.numel() * one.element_size() for layer in prefix.layers for one in layer)
+
+
+def _begins(prompt: Units, kept: Units) -> bool:
+    size = len(kept)
+    return len(prompt) >= size and prompt[size - 1] == kept[-1] and prompt[:size] == kept

@@ -1,0 +1,1 @@
+"""Checkpoints on the hub and in its cache: found, fetched, removed, and why one cannot be read."""

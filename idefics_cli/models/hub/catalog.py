@@ -1,0 +1,74 @@
+"""Every checkpoint with a name, and others in the hub cache of known architectures: what is here of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...config import Checkpoint, Model, list_models
+from ..architectures import measure
+from ..dimensions import Dimensions
+from ..families import FAMILIES
+from ..memory.sizes import count_folder_bytes
+from .cache import (
+    find_folder,
+    find_revision,
+    has_weights,
+    is_downloaded,
+    list_repos,
+    read_config,
+    repo_folder,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One checkpoint: its name, where it is from, its sizes if they are known, and what is on disk."""
+
+    model: Model
+    revision: str | None
+    dimensions: Dimensions | None
+    disk_bytes: int
+    is_downloaded: bool
+
+    @property
+    def entry(self) -> Checkpoint | None:
+        return self.model.entry
+
+
+def list_catalog() -> list[Listing]:
+    """The named checkpoints, best first, then others of the hub's cache."""
+    named = list_models().values()
+    known = {model.checkpoint for model in named}
+    others = [repo for repo in list_repos() if repo not in known and _is_ours(repo)]
+    return [describe(model) for model in (*named, *(Model(repo, repo) for repo in others))]
+
+
+def describe(model: Model, revision: str | None = None) -> Listing:
+    """What is known of a model without the network. A folder counts as downloaded if its weights are there."""
+    revision = revision or find_revision(model)
+    folder = find_folder(model.checkpoint, revision)
+    own_folder = Path(model.checkpoint)
+    is_folder = own_folder.is_dir()
+    return Listing(
+        model=model,
+        revision=revision,
+        dimensions=_find_dimensions(model, folder),
+        disk_bytes=count_folder_bytes(own_folder if is_folder else repo_folder(model.checkpoint)),
+        is_downloaded=folder is not None and has_weights(folder)
+        if is_folder
+        else is_downloaded(model.checkpoint, revision),
+    )
+
+
+def _find_dimensions(model: Model, folder: Path | None) -> Dimensions | None:
+    """From its own config.json if that is here, else from its entry; None for an architecture that has no formula."""
+    config = read_config(folder) if folder is not None else model.entry.config if model.entry else None
+    if config is None or config.get("model_type") not in FAMILIES:
+        return None
+    return measure(config, model.name)
+
+
+def _is_ours(repo: str) -> bool:
+    folder = find_folder(repo)
+    return folder is not None and read_config(folder).get("model_type") in FAMILIES

@@ -1,0 +1,192 @@
+"""Where a checkpoint is read from, and why it cannot be: one line that says what to do.
+
+Knows folders, repositories and the exceptions of huggingface_hub and transformers; builds neither processor nor model.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+
+from ...config import hub_cache
+from ...errors import ModelError
+from ...values import ModelSpec
+from ..families import FAMILIES
+from .cache import is_downloaded
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[\w-]{1,128}", re.ASCII)
+"""What the hub calls a commit and a file's content, as the cache has them in its paths."""
+
+
+def source_of(spec: ModelSpec) -> dict[str, Any]:
+    """The options of `from_pretrained` that say where from. What is downloaded is not asked about on the network."""
+    return {
+        "revision": spec.revision or "main",
+        "trust_remote_code": False,
+        "local_files_only": is_downloaded(spec.checkpoint, spec.revision),
+    }
+
+
+def check_folder(checkpoint: str) -> None:
+    folder = Path(checkpoint)
+    looks_local = folder.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1
+    if not folder.exists() and looks_local:
+        raise ModelError(f"there is no folder {checkpoint}", hint="check the path given to --model")
+    if folder.is_file():
+        raise ModelError(f"{checkpoint} is a file", hint="give --model the folder that holds config.json")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"{checkpoint} has no config.json", hint="give --model the folder of a checkpoint")
+    if (
+        folder.is_dir()
+        and not any(folder.glob("*.safetensors"))
+        and any(any(folder.glob(one)) for one in PICKLES)
+    ):
+        raise refuse_pickles(checkpoint)
+
+
+def refuse_pickles(checkpoint: str) -> ModelError:
+    return ModelError(
+        f"{checkpoint} has its weights only as pickles, which can run any code",
+        hint="use a revision with .safetensors files, or convert it",
+    )
+
+
+def _open_client() -> httpx2.Client:
+    """The client for all that huggingface_hub and transformers ask; no answer leads them out of the cache."""
+    client = huggingface_hub.utils._http.default_client_factory()
+    client.event_hooks = {**client.event_hooks, "response": [_check_answer]}
+    return client
+
+
+def _check_answer(response: httpx2.Response) -> None:
+    """Refuse a commit or an ETag that is no name: huggingface_hub joins both to the cache's folders."""
+    commit = response.headers.get("X-Repo-Commit")
+    if commit is not None and not COMMIT.fullmatch(commit):
+        raise _refuse_answer(response, "commit", commit)
+    if response.request.method != "HEAD":
+        return
+    for header in ("X-Linked-ETag", "ETag"):
+        tag = response.headers.get(header)
+        if tag is not None and not ETAG.fullmatch(tag.removeprefix("W/").strip('"')):
+            raise _refuse_answer(response, "ETag", tag)
+
+
+def _refuse_answer(response: httpx2.Response, what: str, value: str) -> ModelError:
+    return ModelError(
+        f"the hub at {response.url.host} names {value[:60]!a} as {what}, which is not one",
+        hint="nothing was written; check HF_ENDPOINT",
+    )
+
+
+huggingface_hub.set_client_factory(_open_client)
+
+
+@contextmanager
+def translated(spec: ModelSpec) -> Iterator[None]:
+    """Exceptions of the hub and of transformers as one line saying what to do."""
+    try:
+        yield
+    except (
+        *(OSError, ValueError, KeyError, ImportError, AttributeError),
+        *(SafetensorError, httpx2.HTTPError),
+    ) as error:
+        raise _explain(spec, error) from error
+    except RuntimeError as error:
+        from ..devices import is_out_of_memory  # here, so that a download needs no torch
+
+        if is_out_of_memory(error) or isinstance(error, NotImplementedError | RecursionError):
+            raise
+        raise _explain(spec, error) from error
+
+
+def _explain(spec: ModelSpec, error: Exception) -> ModelError:
+    name = spec.checkpoint
+    causes: list[BaseException] = [error]
+    while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
+        causes.append(deeper)
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if (told := next((cause for cause in causes if isinstance(cause, ModelError)), None)) is not None:
+        return told
+    if has(GatedRepoError):
+        hint = f"ask for access at https://huggingface.co/{name}, then run `hf auth login`"
+        return ModelError(f"{name} is gated", hint=hint)
+    if has(RepositoryNotFoundError, HFValidationError):
+        return ModelError(
+            f"there is no checkpoint {name} on the hub", hint="check the name, or `hf auth login` if private"
+        )
+    if has(RevisionNotFoundError):
+        return ModelError(
+            f"{name} has no revision {spec.revision}", hint="`--revision main` is the latest one"
+        )
+    if (failure := _explain_cache(name, causes)) is not None:
+        return failure
+    if has(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, httpx2.TransportError):
+        return ModelError(
+            f"{name} is not downloaded and the hub cannot be reached",
+            hint=f"connect and run `idefics models pull {name}` (without --offline), give --model a folder, "
+            "or try `--model shapes`, which is built in",
+        )
+    if (answer := next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)) is not None:
+        return ModelError(
+            f"the hub refused {name} with status {answer.response.status_code}", hint="try again later"
+        )
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if isinstance(error, OSError) and "safetensors" in str(error):
+        if Path(name).is_dir():
+            return ModelError(f"{name} has no weights (*.safetensors)", hint="finish its download")
+        return refuse_pickles(name)
+    if "remote code" in str(error) or "trust_remote_code" in str(error):
+        return ModelError(f"{name} needs code of its own, which is never run", hint="choose another --model")
+    if "does not recognize this architecture" in str(error):
+        return ModelError(
+            f"{name} is of an architecture that cannot be run ({first_line})",
+            hint=f"known: {', '.join(FAMILIES)}, and others whose processor has a chat template",
+        )
+    if isinstance(error, SafetensorError | RuntimeError):
+        return ModelError(
+            f"the weights of {name} are damaged or of another shape ({first_line})", hint="download it again"
+        )
+    return ModelError(
+        f"{name} cannot be loaded ({first_line})", hint="check its files or choose another --model"
+    )
+
+
+def _explain_cache(name: str, causes: list[BaseException]) -> ModelError | None:
+    """What the disk had against a download, if it was the disk."""
+    if Path(name).is_dir():
+        return None
+    for cause in causes:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return ModelError(
+                f"the disk is full: {hub_cache()} has no room for {name}",
+                hint="free some space, or set HF_HOME to a folder on another disk",
+            )
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            return ModelError(
+                f"cannot write to the cache {hub_cache()} ({os.strerror(number)})",
+                hint="make it writable, or set HF_HOME to another folder",
+            )
+    return None

@@ -1,0 +1,174 @@
+"""Quantized weights on disk: the first load of a checkpoint leaves them in the user's cache, later ones read only them.
+
+An entry is a folder of safetensors and a config that transformers reads as any checkpoint. It is whole or not there:
+it is written beside its place and moved there. Its name says all that the bits depend on, so another revision,
+setting or version of a library is another entry. Whatever goes wrong here is told and costs only the time saved.
+"""
+
+# transformers and huggingface_hub are typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+
+from ...values import ModelSpec
+from ..families.family import Family
+from ..hub.cache import find_commit
+from ..memory.sizes import count_folder_bytes, format_bytes
+from ..random.checkpoint import is_random
+from .entries import ORIGIN, Entry, list_entries, name_checkpoint, quantized_root
+from .kinds import list_quantized
+
+log = logging.getLogger(__name__)
+
+KEPT = ("4bit", "8bit")
+"""Quanto's weights cannot be written by transformers."""
+LIBRARIES = ("bitsandbytes", "transformers", "torch")
+SHARD_BYTES = 5 * 10**9
+DRAFT = ".draft-"
+
+
+def find_entry(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype) -> Entry | None:
+    """The entry of a spec, None for one that is not kept."""
+    if not spec.keeps_quantized or spec.quantization not in KEPT or is_random(spec.checkpoint):
+        return None
+    identity = _identify(spec)
+    if identity is None:
+        return None
+    origin = {
+        "checkpoint": name_checkpoint(spec.checkpoint),
+        "identity": identity,
+        "quantization": spec.quantization,
+        "unquantized": list(family.unquantized),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device.type,
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+    name = Path(spec.checkpoint).name if Path(spec.checkpoint).is_dir() else spec.checkpoint
+    slug = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)
+    return Entry(quantized_root() / f"{slug}-{spec.quantization}-{digest}", origin)
+
+
+def keep(entry: Entry, model: Any) -> None:
+    """Write the quantized weights of a model that has not answered yet: answering packs them anew on some CPUs."""
+    root = entry.folder.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{entry.folder.name}.lock", timeout=0):
+            if entry.is_there:
+                return
+            _remove_drafts(root, entry.folder.name)
+            draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{entry.folder.name}-", dir=root))
+            try:
+                _write(draft, entry, model)
+                shutil.rmtree(entry.folder, ignore_errors=True)  # half removed by somebody
+                os.replace(draft, entry.folder)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except Timeout:
+        return  # another process is writing the same
+    except (OSError, SafetensorError) as error:
+        log.info("the quantized weights are not kept (%s); --no-quantized-cache does not try", error)
+        return
+    log.info(
+        "the quantized weights are kept in %s (%s), for later runs to read only those",
+        entry.folder,
+        format_bytes(count_folder_bytes(entry.folder)),
+    )
+    _remove_outdated(entry)
+
+
+def widen(model: Any, dtype: torch.dtype) -> None:
+    """Give the weights that were written in fewer bytes the precision they had."""
+    if dtype == torch.float32:
+        packed = tuple(f"{name}." for name in list_quantized(model))
+        for name, weight in model.named_parameters():
+            if weight.dtype == torch.bfloat16 and not name.startswith(packed):
+                weight.data = weight.data.float()
+
+
+def discard(entry: Entry, reason: str) -> None:
+    """Remove an entry that cannot be read."""
+    log.info("the kept quantized weights in %s are of no use (%s) and are made anew", entry.folder, reason)
+    shutil.rmtree(entry.folder, ignore_errors=True)
+
+
+def _identify(spec: ModelSpec) -> str | None:
+    """The commit of a checkpoint; of a folder names, sizes and times of its files. None where neither is known."""
+    folder = Path(spec.checkpoint)
+    if not folder.is_dir():
+        return find_commit(spec.checkpoint, spec.revision)
+    files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
+    seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def _write(draft: Path, entry: Entry, model: Any) -> None:
+    state = _narrow(model)
+    save_torch_state_dict(state, draft, max_shard_size=SHARD_BYTES, metadata={"format": "pt"})
+    model.config.save_pretrained(draft)
+    (draft / ORIGIN).write_text(json.dumps(entry.origin, indent=2), encoding="utf-8")
+    for path in draft.iterdir():
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+    draft.chmod(0o777 & ~_read_umask())  # mkdtemp makes folders for one user only
+
+
+def _narrow(model: Any) -> dict[str, torch.Tensor]:
+    """The weights by name, those in float32 that bfloat16 holds without loss in half the bytes, as their file does."""
+    packed = tuple(f"{name}." for name in list_quantized(model))
+    is_wide = model.dtype == torch.float32
+    state: dict[str, torch.Tensor] = {}
+    for name, value in model.state_dict().items():
+        state[name] = value
+        if is_wide and value.dtype == torch.float32 and not name.startswith(packed):
+            narrow = value.bfloat16()
+            if torch.equal(narrow.float(), value):
+                state[name] = narrow
+    return state
+
+
+def _remove_drafts(root: Path, name: str) -> None:
+    """Remove what a process that was ended has left; with the lock held nobody else is writing it."""
+    for draft in root.glob(f"{DRAFT}{name}-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_outdated(entry: Entry) -> None:
+    """Remove what this installation can never use again: the same weights by other versions, or a folder as it was."""
+    has_changed_folder = Path(str(entry.origin["checkpoint"])).is_dir()
+    for folder, size in list_entries():
+        try:
+            origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+            is_same = all(
+                origin[key] == entry.origin[key]
+                for key in ("checkpoint", "quantization", "dtype", "device", "unquantized")
+            )
+            is_old = origin["versions"] != entry.origin["versions"] or (
+                has_changed_folder and origin["identity"] != entry.origin["identity"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if is_same and is_old and folder != entry.folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            log.info("outdated quantized weights are removed: %s (%s)", folder, format_bytes(size))
+
+
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

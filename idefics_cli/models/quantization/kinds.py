@@ -1,0 +1,166 @@
+"""Weights in fewer bits: what is quantized, what stays as it is, and the proof after loading.
+
+Vision tower, resampler or connector, and output head are never quantized: they are small, and answers break first
+there (families.md P27). The lists carry full module names: transformers matches from the start or the end of a name.
+"""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import ModelError
+from ..families.family import Family
+
+QUANTIZATIONS = ("4bit", "8bit", "int8")
+_LAYER = re.compile(r"layers\.\d+\.")
+BYTES_PER_WEIGHT = {"4bit": 0.516, "8bit": 1.0, "int8": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a loaded model holds: its quantized modules, their bytes with scales and tables, all other bytes."""
+
+    quantized_modules: int
+    quantized_bytes: int
+    other_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.quantized_bytes + self.other_bytes
+
+
+def check_device(quantization: str, device: torch.device, family: Family) -> None:
+    """Refuse what the library cannot do there, or what has been done to the checkpoint already."""
+    if is_prequantized(family):
+        raise ModelError(
+            f"this checkpoint is quantized already, so --quantize {quantization} cannot be",
+            hint="leave it out",
+        )
+    if quantization == "int8" or find_spec("bitsandbytes") is None:
+        return
+    import bitsandbytes
+
+    able = sorted(bitsandbytes.supported_torch_devices)
+    if device.type not in able:
+        raise ModelError(
+            f"--quantize {quantization} does not work on {device.type}",
+            hint=f"use --device {' or '.join(able)}, or leave --quantize out",
+        )
+
+
+def is_prequantized(family: Family) -> bool:
+    return getattr(family.config, "quantization_config", None) is not None
+
+
+def build_config(quantization: str, family: Family) -> Any:
+    """The quantization config for `from_pretrained`."""
+    from transformers import BitsAndBytesConfig, QuantoConfig
+
+    skipped = list(family.unquantized)
+    if quantization == "int8":
+        if find_spec("optimum") is None or find_spec("optimum.quanto") is None:
+            raise ModelError(
+                "--quantize int8 needs optimum-quanto", hint="pip install 'idefics-cli[int8]' or use 8bit"
+            )
+        return QuantoConfig(weights="int8", modules_to_not_convert=skipped)
+    if quantization not in QUANTIZATIONS:
+        raise ModelError(
+            f"unknown quantization {quantization!r}", hint=f"use one of {', '.join(QUANTIZATIONS)}"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(f"--quantize {quantization} needs bitsandbytes", hint="pip install bitsandbytes")
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=skipped,
+    )
+
+
+def check_quantized(model: nn.Module, family: Family) -> None:
+    """Refuse a model whose language layers were left alone or whose vision tower was not."""
+    quantized = list_quantized(model)
+    kept = _match_unquantized(family)
+    wrongly = sorted(name for name in quantized if kept.match(f"{name}."))
+    if wrongly:
+        raise ModelError(
+            f"{wrongly[0]} was quantized, which makes answers worthless",
+            hint="load it without --quantize and report this",
+        )
+    if not quantized:
+        raise ModelError(
+            "nothing was quantized in this checkpoint",
+            hint="load it without --quantize, or choose another --model",
+        )
+    language = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and is_packed(f"{name}.weight", family)
+    ]
+    missed = [name for name in language if name not in quantized]
+    if missed and family.has_prefixes:
+        raise ModelError(f"{missed[0]} was not quantized", hint="load it without --quantize and report this")
+
+
+def leave_narrow_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing matrices that it cannot.
+
+    On CPUs with AVX512_BF16 it packs 4-bit matrices before their first use, in blocks of 32 rows and 64 columns, and
+    fails on those of another size, which it could use as they are.
+    """
+    for module in list_quantized(model).values():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            linear: Any = module
+            fits = linear.out_features % 32 == 0 and linear.in_features % 64 == 0
+            linear.support_avx512bf16_for_cpu = linear.support_avx512bf16_for_cpu and fits
+
+
+def is_packed(name: str, family: Family) -> bool:
+    """Whether quantization is to take a matrix, by its name: those of the language layers, gated ones included."""
+    return _LAYER.search(name) is not None and not _match_unquantized(family).match(name)
+
+
+def _match_unquantized(family: Family) -> re.Pattern[str]:
+    return re.compile("|".join(rf"(?:{name})\." for name in family.unquantized))
+
+
+def list_quantized(model: nn.Module) -> dict[str, nn.Module]:
+    """The quantized modules by name."""
+    return {name: module for name, module in model.named_modules() if _is_quantized(module)}
+
+
+def count_weights(model: nn.Module) -> Weights:
+    """The bytes of a model's weights as they are held, weights shared by two modules once."""
+    packed = list_quantized(model)
+    inside = tuple(f"{name}." for name in packed)
+    quantized = sum(
+        value.nbytes
+        for module in packed.values()
+        for value in module.state_dict().values()
+        if isinstance(value, torch.Tensor)
+    )
+    others = sum(
+        value.nbytes
+        for values in (model.named_parameters(), model.named_buffers())
+        for name, value in values
+        if not name.startswith(inside)
+    )
+    return Weights(len(packed), quantized, others)
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    """Known by its class, so that none of the quantization packages need be there."""
+    return type(module).__module__.startswith(("bitsandbytes.", "optimum.quanto")) and hasattr(
+        module, "weight"
+    )

@@ -1,0 +1,1 @@
+"""Checkpoints of random weights, made without a download."""

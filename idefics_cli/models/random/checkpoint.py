@@ -1,0 +1,209 @@
+"""Checkpoints without a download: the real shapes of each architecture, random weights, a tokenizer made on the spot.
+
+Good for measuring and for nothing else. A folder holds config, processor and a marker; the weights are drawn on the
+device each time they are loaded and never written. They never choose to stop, so that all answers are equally long, and
+say only what can be read, so that different answers look different.
+"""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from ...config import load_packaged_models
+from ...errors import UsageError
+from ..architectures import measure
+from ..families.family import Family
+from ..families.layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
+from .tokenizer import build_tokenizer, list_fragments
+
+MARKER = "random-weights"
+SEED = 7
+CHAT_TEMPLATE = (
+    "{prefix}{% for message in messages %}{{message['role'].capitalize()}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{'<image>'}}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+MARKERS = (FAKE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE)
+SPECIALS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
+    """Write everything of a checkpoint but its weights. The tokenizer learns its words from the corpus."""
+    if name not in SHAPES:
+        raise UsageError(f"there are no random weights {name!r}", hint=f"known: {', '.join(SHAPES)}")
+    known = SHAPES[name]
+    sizes = known if not isinstance(known, str) else load_packaged_models()[known].config
+    assert sizes is not None, f"{known} has no config in models.yaml"
+    config, processor = _BUILDERS[sizes["model_type"]](sizes, corpus)
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / MARKER).write_text(f"{name}\n", encoding="utf-8")
+
+
+def is_random(checkpoint: str) -> bool:
+    """Whether the weights of a checkpoint are to be drawn rather than read."""
+    return (Path(checkpoint) / MARKER).is_file()
+
+
+def draw_weights(family: Family, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
+    """A model on its device, the same on every call. Every weight is made where and as it will be used."""
+    loader: Any = transformers.AutoModelForImageTextToText
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(SEED)
+        with device:
+            model = loader.from_config(family.config, dtype=dtype, attn_implementation=attention)
+    _silence(model, (*family.stop_ids, *list_fragments(family.tokenizer)))
+    return model
+
+
+@torch.no_grad()
+def _silence(model: Any, ids: Sequence[int]) -> None:
+    """Tokens never said: a row of zeros gives a logit of zero, never the highest of many random ones."""
+    head = model.get_output_embeddings()
+    extra = getattr(head, "additional_fc", None)
+    for index in ids:
+        if index < head.weight.shape[0]:
+            head.weight[index] = 0
+        elif extra is not None:
+            extra.weight[index - head.weight.shape[0]] = 0
+
+
+def _build_idefics(sizes: Mapping[str, Any], corpus: Sequence[str]) -> tuple[Any, Any]:
+    markers = MARKERS[: sizes["additional_vocab_size"]]
+    tokenizer = build_tokenizer(sizes["vocab_size"] + len(markers), corpus, bos="<s>", added=markers)
+    images = transformers.IdeficsImageProcessorPil(image_size=sizes["vision_config"]["image_size"])
+    # Gates of zero, as training begins with, would shut the images out.
+    config = transformers.AutoConfig.for_model(**SPECIALS, alpha_initializer="ones", **_copy(sizes))
+    return config, transformers.IdeficsProcessor(images, tokenizer)
+
+
+def _build_idefics2(sizes: Mapping[str, Any], corpus: Sequence[str]) -> tuple[Any, Any]:
+    tokenizer = build_tokenizer(sizes["text_config"]["vocab_size"], corpus, bos="<s>", added=MARKERS)
+    edge = sizes["vision_config"]["image_size"]
+    images = transformers.Idefics2ImageProcessorPil(
+        size={"shortest_edge": 378, "longest_edge": edge}, do_image_splitting=True
+    )
+    processor = transformers.Idefics2Processor(
+        images,
+        tokenizer,
+        image_seq_len=measure(sizes, "idefics2").tile_tokens,
+        chat_template=CHAT_TEMPLATE.replace("{prefix}", ""),
+    )
+    return _configure_tiled(sizes, tokenizer), processor
+
+
+def _build_idefics3(sizes: Mapping[str, Any], corpus: Sequence[str]) -> tuple[Any, Any]:
+    bos = "<|begin_of_text|>"
+    tiles = tuple(f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7))
+    added = (*MARKERS, "<global-img>", *tiles)
+    tokenizer = build_tokenizer(sizes["text_config"]["vocab_size"], corpus, bos=bos, added=added)
+    edge = sizes["vision_config"]["image_size"]
+    images = transformers.Idefics3ImageProcessorPil(
+        size={"longest_edge": 4 * edge}, max_image_size={"longest_edge": edge}
+    )
+    processor = transformers.Idefics3Processor(
+        images,
+        tokenizer,
+        image_seq_len=measure(sizes, "idefics3").tile_tokens,
+        chat_template=CHAT_TEMPLATE.replace("{prefix}", bos),
+    )
+    return _configure_tiled(sizes, tokenizer), processor
+
+
+def _configure_tiled(sizes: Mapping[str, Any], tokenizer: Any) -> Any:
+    settings = _copy(sizes)
+    settings["text_config"] |= SPECIALS
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    return transformers.AutoConfig.for_model(**settings, image_token_id=image_token)
+
+
+def _copy(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that transformers may write into."""
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in sizes.items()}
+
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any], Sequence[str]], tuple[Any, Any]]] = {
+    "idefics": _build_idefics,
+    "idefics2": _build_idefics2,
+    "idefics3": _build_idefics3,
+}
+SHAPES: dict[str, Mapping[str, Any] | str] = {
+    "tiny": {
+        "model_type": "idefics",
+        "vocab_size": 1024,
+        "additional_vocab_size": 3,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "cross_layer_interval": 1,
+        "initializer_range": 0.2,
+        "qk_layer_norms": True,
+        "use_resampler": True,
+        "vision_config": {
+            "embed_dim": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "patch_size": 14,
+            "image_size": 28,
+            "initializer_range": 0.2,
+        },
+        "perceiver_config": {
+            "use_resampler": True,
+            "resampler_n_latents": 3,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 16,
+            "qk_layer_norms_perceiver": True,
+        },
+    },
+    "small": {
+        "model_type": "idefics",
+        "vocab_size": 4096,
+        "additional_vocab_size": 3,
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "cross_layer_interval": 2,
+        # Large enough that answers differ from image to image.
+        "initializer_range": 0.08,
+        "qk_layer_norms": True,
+        "use_resampler": True,
+        "vision_config": {
+            "embed_dim": 384,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "patch_size": 14,
+            "image_size": 224,
+            "initializer_range": 0.05,
+        },
+        "perceiver_config": {
+            "use_resampler": True,
+            "resampler_n_latents": 64,
+            "resampler_depth": 2,
+            "resampler_n_heads": 6,
+            "resampler_head_dim": 64,
+            "qk_layer_norms_perceiver": True,
+        },
+    },
+    "smolvlm-256m": "smolvlm-256m",
+    "smolvlm-500m": "smolvlm-500m",
+    "smolvlm": "smolvlm",
+    "idefics2-8b": "idefics2",
+    "idefics3-8b": "idefics3",
+    "idefics-9b": "idefics-9b",
+    "idefics-80b": "idefics-80b",
+}
+"""Names and what they are the shape of: sizes of our own, or an entry of models.yaml."""

@@ -1,0 +1,80 @@
+"""Shots: examples of items with their answers, read from YAML or JSONL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+
+from ..config import read_yaml
+from ..errors import BadItem, UsageError
+from ..images import is_url
+from ..jsonl import parse_line, read_lines
+from ..values import Example
+from .templates import IMAGE, Strict, describe_problems
+
+
+def load_examples(path: Path) -> list[Example]:
+    """Read shots from a YAML list or a JSONL file; image paths are relative to the file."""
+    if path.suffix.lower() in (".yaml", ".yml"):
+        entries = read_yaml(path)
+        if not isinstance(entries, list):
+            raise UsageError(f"{path} is not a list of examples", hint="each has image, fields and answer")
+        return [
+            parse_example(entry, path.parent, f"{path}, example {n}") for n, entry in enumerate(entries, 1)
+        ]
+    try:
+        with path.open("rb") as stream:
+            return [_parse_line(line, path, number) for number, line in read_lines(stream)]
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parse_line(line: bytes, path: Path, number: int) -> Example:
+    origin = f"{path}, line {number}"
+    try:
+        entry = parse_line(line)
+    except BadItem as error:
+        raise UsageError(f"{origin}: {error}") from error
+    return parse_example(entry, path.parent, origin)
+
+
+class _ExampleEntry(Strict):
+    image: str | None = None
+    images: list[str] = Field(default_factory=list)
+    fields: dict[str, str] = Field(default_factory=dict)
+    answer: str
+    turn: list[str] = Field(default_factory=list)
+
+    @field_validator("turn")
+    @classmethod
+    def _one_image(cls, turn: list[str]) -> list[str]:
+        if turn.count(IMAGE) > 1:
+            raise ValueError(f"a turn names `{IMAGE}` at most once")
+        return turn
+
+
+def parse_example(entry: object, folder: Path, origin: str) -> Example:
+    """One shot from YAML or JSON values. Raises UsageError naming `origin`."""
+    try:
+        parsed = _ExampleEntry.model_validate(entry)
+    except ValidationError as error:
+        raise UsageError(
+            f"{origin}: {describe_problems(error)}", hint="an example has image, fields and answer"
+        ) from error
+    sources = ([parsed.image] if parsed.image is not None else []) + parsed.images
+    if parsed.turn and bool(sources) != (IMAGE in parsed.turn):
+        raise UsageError(
+            f"{origin}: its turn and its images do not agree", hint=f"write `{IMAGE}` in the turn"
+        )
+    return Example(
+        tuple(relative_to(folder, source) for source in sources),
+        tuple(parsed.fields.items()),
+        parsed.answer,
+        tuple(parsed.turn),
+    )
+
+
+def relative_to(folder: Path, source: str) -> str:
+    """A path as seen from `folder`; URLs and absolute paths stay as they are."""
+    return source if is_url(source) else str(folder / source)

@@ -1,0 +1,89 @@
+"""The task table: what each command asks for, and which template words it.
+
+A task that takes `--prompt` has a second template for it. Knows neither models nor terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+
+MAX_LABELS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A command's task: its template, and the one used instead when the user gives a prompt."""
+
+    name: str
+    template: str
+    prompted_template: str | None = None
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("caption", "caption", "caption-prompted"),
+        Task("vqa", "vqa"),
+        Task("classify", "classify"),
+        Task("write", "story", "write"),
+    )
+}
+
+
+def template_name(task: str, chosen: str | None, prompt: str | None) -> str:
+    """The template a command uses: the user's choice, else the task's, by whether there is a prompt."""
+    if chosen is not None:
+        return chosen
+    entry = TASKS[task]
+    return entry.prompted_template if prompt is not None and entry.prompted_template else entry.template
+
+
+def parse_labels(argument: str) -> tuple[str, ...]:
+    """Labels from `a,b,c`, or from `@file` with one a line. Raises UsageError for none, blank or repeated ones."""
+    if argument.startswith("@"):
+        path = Path(argument[1:])
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise UsageError(f"cannot read the labels in {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8 text", hint="write one label a line") from error
+        labels = [line.strip() for line in lines if line.strip()]
+    else:
+        labels = [label.strip() for label in argument.split(",")]
+        if "" in labels:
+            raise UsageError(f"an empty label in {argument!r}", hint="write --labels a,b,c or --labels @file")
+    return check_labels(labels)
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels, if they can be chosen from. Raises UsageError for blank, repeated, too few or too many ones."""
+    if not all(label.strip() for label in labels):
+        raise UsageError("a label is empty")
+    repeated = (
+        sorted({label for label in labels if labels.count(label) > 1})
+        if len(set(labels)) < len(labels)
+        else []
+    )
+    if repeated:
+        raise UsageError(f"label {repeated[0]!r} is given twice")
+    if len(labels) < 2:
+        raise UsageError("classify needs at least two labels", hint="write --labels a,b,c or --labels @file")
+    if len(labels) > MAX_LABELS:
+        raise UsageError(f"{len(labels)} labels are too many", hint=f"at most {MAX_LABELS}")
+    return tuple(labels)
+
+
+def name_labels(labels: Sequence[str]) -> str:
+    """The list of labels as the task guide's prompt writes it: `['animals', 'vegetables']`."""
+    return repr(list(labels))
+
+
+def match_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label that a generated answer names exactly, case and final punctuation aside."""
+    said = text.strip().rstrip(".!").strip().casefold()
+    return next((label for label in labels if label.casefold().rstrip(".!") == said), None)

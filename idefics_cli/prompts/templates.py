@@ -1,0 +1,218 @@
+"""Templates: YAML wording for a task, read strictly.
+
+Data, never code: `$name` is substituted once, so what a user typed is never expanded again. A template may have two
+renderings: `completion` for base checkpoints, which continue a document, and `chat` for instruct ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..config import read_yaml, template_folders
+from ..errors import UsageError
+from ..values import Decoding, Style
+
+IMAGE = "image"
+"""The word that stands for the item's images in a `turn`."""
+OWN_FIELDS = ("stem", "parent", "sidecar")
+"""What every image brings along: its file name without suffix, its folder's name, the text file beside it."""
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_PLACEHOLDER = re.compile(
+    r"\$(?:(?P<escaped>\$)|(?P<bare>[a-z_][a-z0-9_]*)|\{(?P<braced>[a-z_][a-z0-9_]*)\}|(?P<bad>))"
+)
+
+Text = Annotated[str, Field(max_length=100_000)]
+
+
+class Strict(BaseModel):
+    """What a person typed: unknown keys and other types are errors, not guesses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DecodingDefaults(Strict):
+    """The part of `Decoding` that a template may set; what is not set keeps the built-in value."""
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    num_beams: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
+    length_penalty: float | None = None
+    stop: list[str] | None = None
+    seed: int | None = Field(default=None, ge=0)
+
+    def to_decoding(self) -> Decoding:
+        given = self.model_dump(exclude_none=True)
+        if "stop" in given:
+            given["stop"] = tuple(given["stop"])
+        return Decoding(**given)
+
+
+class Rendering(Strict):
+    """How one style words the task.
+
+    A document is `preamble`, then `turn opening answer` for each shot, then `turn opening`. A chat is a `system`
+    message, then a user's `turn` and an assistant's `opening answer` for each shot, then the user's `turn`; an
+    `opening` begins the assistant's reply.
+    """
+
+    preamble: Text = ""
+    system: Text = ""
+    turn: list[Text] = Field(min_length=1)
+    opening: Text = ""
+    answer: Text = "$answer"
+
+    @field_validator("turn")
+    @classmethod
+    def _one_image(cls, turn: list[str]) -> list[str]:
+        if turn.count(IMAGE) > 1:
+            raise ValueError(f"a turn names `{IMAGE}` at most once; it stands for all images of the item")
+        return turn
+
+    @field_validator("answer")
+    @classmethod
+    def _one_answer(cls, answer: str) -> str:
+        if placeholders(answer).count("answer") != 1:
+            raise ValueError("an answer has `$answer` in it exactly once")
+        return answer
+
+    @property
+    def has_image(self) -> bool:
+        return IMAGE in self.turn
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The fields that its words use."""
+        texts = (self.preamble, self.system, self.opening, *self.turn, self.answer)
+        return frozenset(name for text in texts for name in placeholders(text)) - {"answer"}
+
+
+class Template(Strict):
+    """One task's wording. `fields` maps each field to its default, or to None where the user must give it."""
+
+    name: str
+    version: int = Field(ge=1)
+    description: Text
+    images: Literal["required", "optional"] = "required"
+    fields: dict[str, str | None] = {}
+    completion: Rendering | None = None
+    chat: Rendering | None = None
+    decoding: DecodingDefaults = DecodingDefaults()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError("a name is lower-case words joined by hyphens")
+        return name
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _list_or_mapping(cls, fields: object) -> object:
+        if isinstance(fields, list) and all(isinstance(name, str) for name in fields):
+            return dict.fromkeys(fields)
+        return fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.completion is None and self.chat is None:
+            raise ValueError("give `completion`, `chat` or both")
+        if "answer" in self.fields:
+            raise ValueError("`answer` is not a field: it is the model's part")
+        if self.completion is not None and self.completion.system:
+            raise ValueError("`system` belongs to chat; a document has a `preamble`")
+        if self.chat is not None and self.chat.preamble:
+            raise ValueError("`preamble` belongs to completion; a chat has a `system` message")
+        for rendering in (self.completion, self.chat):
+            if rendering is None:
+                continue
+            if unknown := sorted(rendering.names - set(self.fields) - set(OWN_FIELDS)):
+                raise ValueError(
+                    f"unknown field {', '.join('$' + name for name in unknown)}; list it under `fields`"
+                )
+        return self
+
+    @property
+    def label(self) -> str:
+        """`name@version`, as rows carry it."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def uses_sidecar(self) -> bool:
+        """Whether its words use the text file beside the image."""
+        renderings = (self.completion, self.chat)
+        return any(rendering is not None and "sidecar" in rendering.names for rendering in renderings)
+
+    def rendering(self, style: Style) -> Rendering:
+        rendering = self.completion if style == "completion" else self.chat
+        if rendering is None:
+            other = "chat" if style == "completion" else "completion"
+            raise UsageError(
+                f"template {self.name!r} has no {style} rendering",
+                hint=f"use --style {other} or another template",
+            )
+        return rendering
+
+
+def placeholders(text: str) -> list[str]:
+    """The names that a text substitutes, in order. Raises ValueError for a `$` that is neither `$name` nor `$$`."""
+    names = []
+    for match in _PLACEHOLDER.finditer(text):
+        if match["bad"] is not None:
+            raise ValueError(f"a lone `$` in {text!r}; write `$$` for a dollar sign")
+        if name := match["bare"] or match["braced"]:
+            names.append(name)
+    return names
+
+
+def substitute(text: str, fields: Mapping[str, str]) -> str:
+    """Put fields into a text, in one pass: a `$` inside a field stays as it is."""
+
+    def value(match: re.Match[str]) -> str:
+        return "$" if match["escaped"] else fields[match["bare"] or match["braced"]]
+
+    return _PLACEHOLDER.sub(value, text)
+
+
+def read_template(path: Path) -> Template:
+    """Read one template. Raises UsageError with the place and the reason, in one line."""
+    try:
+        return Template.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise UsageError(
+            f"{path} is not a template: {describe_problems(error)}", hint="see `idefics templates show vqa`"
+        ) from error
+
+
+def load_template(name: str) -> Template:
+    """Find a template by name in the user's folder, then among the built-in ones, or read the file named."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return read_template(Path(name))
+    for folder in template_folders():
+        path = folder / f"{name}.yaml"
+        if _NAME.fullmatch(name) and path.is_file():
+            return read_template(path)
+    known = ", ".join(sorted(template_names()))
+    raise UsageError(f"no template {name!r}", hint=f"known: {known}; or name a .yaml file")
+
+
+def template_names() -> list[str]:
+    """Names of all templates, the user's and the built-in ones, sorted."""
+    return sorted({path.stem for folder in template_folders() for path in folder.glob("*.yaml")})
+
+
+def describe_problems(error: ValidationError) -> str:
+    """What is wrong with typed data, the first three things, in one line."""
+    reasons = []
+    for problem in error.errors()[:3]:
+        where = ".".join(str(step) for step in problem["loc"]) or "the whole"
+        reasons.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(reasons)

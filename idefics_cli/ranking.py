@@ -1,0 +1,35 @@
+"""From the log-likelihoods of labels to a ranking. Knows no model, so that what others computed is ranked alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .values import Choice, Normalization, Score
+
+
+def rank(choices: Sequence[Choice], logprobs: Sequence[float]) -> tuple[Score, ...]:
+    """Scores best first, ties in the order of the choices; probabilities are over these choices."""
+    highest = max(logprobs)
+    weights = [math.exp(logprob - highest) for logprob in logprobs]
+    total = math.fsum(weights)
+    scores = [
+        Score(choice.label, logprob, weight / total)
+        for choice, logprob, weight in zip(choices, logprobs, weights, strict=True)
+    ]
+    return tuple(sorted(scores, key=lambda score: -score.logprob))
+
+
+def normalize(
+    logprobs: Sequence[float],
+    kind: Normalization,
+    labels: Sequence[Sequence[Any]],
+    prior: Sequence[float] = (),
+) -> list[float]:
+    """Scores as they are, per token of each label, or less what the labels score without the image."""
+    if kind == "tokens":
+        return [logprob / len(label) for logprob, label in zip(logprobs, labels, strict=True)]
+    if kind == "pmi":
+        return [logprob - before for logprob, before in zip(logprobs, prior, strict=True)]
+    return list(logprobs)

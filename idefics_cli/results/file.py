@@ -1,0 +1,254 @@
+"""A file of rows that a run adds to: locked, repaired after a crash, never with half a row in it.
+
+Knows lines and the ledger of their keys, not what is in a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import UsageError
+from ..jsonl import MAX_LINE_BYTES, read_lines
+from ..values import Item
+from .ledger import Ledger, Run, Standing, number_key
+
+if sys.platform != "win32":
+    import fcntl
+
+Existing = Literal["resume", "retry-errors", "overwrite"]
+_BEGINNING, _NEXT = b'{"id": "', b'", "images": ['
+_ID = re.compile(rb'\{"id": "(?:[^"\\]|\\.)*', re.DOTALL)
+_MAX_ZEROS = 1 << 16
+"""What is taken for a first row that a crash left as zeros; more of them and nothing else is another file."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class RowFile:
+    """The rows of one file, from opening to closing. Nothing that was there is lost before its replacement is there.
+
+    `settle` may be called from another thread than the rest.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        existing: Existing,
+        run: Run,
+        *,
+        on_row: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Open and lock a file, read its rows, then repair its end. One that is not of this run is left as it is.
+
+        Raises UsageError for that one.
+        """
+        self._name = str(path)
+        self._path = Path(os.path.realpath(path))
+        self._is_new = not self._path.exists()
+        self._begins_anew = existing == "overwrite"
+        """Whether the first row is still to replace whatever the file holds."""
+        self._ledger = Ledger(retries=existing == "retry-errors")
+        self.was_repaired = False
+        self._file = self._open_locked()
+        try:
+            if not self._begins_anew:
+                tail = self._read_tail()
+                for number, row in self._rows(tail):
+                    if difference := run.describe_difference(row):
+                        raise UsageError(
+                            f"{self._name} line {number} was written with {difference}",
+                            hint="name another file, or start anew with --existing overwrite",
+                        )
+                    self._ledger.add(row)
+                    if on_row is not None:
+                        on_row(row)
+                self.was_repaired = self._repair_end(tail)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def settle(self, item: Item) -> Standing:
+        """Whether an item has a row already."""
+        return self._ledger.settle(item)
+
+    def append(self, line: str, key: str) -> None:
+        """Write a row at once, whole or not at all."""
+        if self._begins_anew:
+            self._rewrite(lambda row: False)
+            self._begins_anew = False
+        end = os.fstat(self._file).st_size
+        try:
+            _write_all(self._file, f"{line}\n".encode())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, end)
+            raise UsageError(
+                f"cannot write to {self._name}: {error.strerror}",
+                hint="what is in it is whole: make room, then run the same command again",
+            ) from error
+        self._ledger.replace(key)
+
+    def close(self) -> None:
+        """Take out failed rows that have been replaced, and the file if there is nothing in it; then unlock it."""
+        try:
+            if left := Counter(self._ledger.replaced):
+
+                def is_kept(row: dict[str, Any]) -> bool:
+                    key = number_key(row["key"])
+                    if row["error"] is None or not left[key]:
+                        return True
+                    left[key] -= 1
+                    return False
+
+                self._rewrite(is_kept)
+            if self._is_new and os.fstat(self._file).st_size == 0:
+                self._path.unlink(missing_ok=True)
+        finally:
+            os.close(self._file)
+
+    def _read_tail(self) -> bytes:
+        """What stands after the last line end; more than a line can hold is not read."""
+        size, length, tail = os.fstat(self._file).st_size, 1 << 16, b""
+        with open(self._file, "rb", closefd=False) as stream:
+            while len(tail) < min(size, MAX_LINE_BYTES) and b"\n" not in tail:
+                stream.seek(max(0, size - length))
+                tail = stream.read()
+                length *= 2
+        return tail[tail.rfind(b"\n") + 1 :]
+
+    def _rows(self, tail: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The rows with their line numbers. Raises UsageError for what is none, nor the beginning of a last one."""
+        size = os.fstat(self._file).st_size
+        with open(self._file, "rb", closefd=False) as stream:
+            stream.seek(0)
+            number = 0
+            for number, line in read_lines(stream):
+                if not tail or stream.tell() < size:
+                    yield number, self._parse(line, number)
+        row = tail.rstrip(b"\0")
+        if _is_json(row):
+            yield number, self._parse(row, number)
+        elif not _is_piece(row) or (len(tail) == size and not row and size > _MAX_ZEROS):
+            raise UsageError(f"{self._name} is not a file of rows", hint="name another file with --output")
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+            row = json.loads(line)
+            number_key(row["key"])
+            if _is_row(row):
+                return dict(row)
+        raise UsageError(
+            f"{self._name} line {number} is not a row that this version of idefics wrote",
+            hint="name another file, or start anew with --existing overwrite",
+        )
+
+    def _repair_end(self, tail: bytes) -> bool:
+        """Cut off a last line that a crash has left unfinished, or end it if only its line end is missing."""
+        if not tail:
+            return False
+        row = tail.rstrip(b"\0")  # what a file system leaves of a write when the power fails
+        is_whole = _is_json(row)
+        size = os.fstat(self._file).st_size
+        os.ftruncate(self._file, size - len(tail) + (len(row) if is_whole else 0))
+        if is_whole:
+            _write_all(self._file, b"\n")
+        return True
+
+    def _open_locked(self) -> int:
+        while True:
+            try:
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            except OSError as error:
+                raise UsageError(f"cannot write {self._name}: {error.strerror}") from error
+            self._lock(file)
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(file), os.stat(self._path)):
+                    return file
+            os.close(file)  # another run has put a new file in its place since
+
+    def _lock(self, file: int) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            os.close(file)
+            raise UsageError(
+                f"another run is writing {self._name}", hint="wait for it, or name another file"
+            ) from error
+
+    def _rewrite(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        """Put a file with only these rows in place of this one, in one step and without giving up the lock."""
+        new_path = self._path.with_name(f".{self._path.name}.new")
+        try:
+            new = os.open(new_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+            try:
+                self._lock(new)
+                shutil.copymode(self._path, new_path)
+                self._copy(new, is_kept)
+                os.fsync(new)
+                os.replace(new_path, self._path)
+            except BaseException:
+                os.close(new)
+                new_path.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {new_path}: {error.strerror}", hint=f"{self._name} is as it was"
+            ) from error
+        os.close(self._file)
+        self._file = new
+
+    def _copy(self, new: int, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        if self._begins_anew:
+            return
+        with open(self._file, "rb", closefd=False) as old, open(new, "ab", closefd=False) as stream:
+            old.seek(0)
+            for number, line in read_lines(old):
+                if is_kept(self._parse(line, number)):
+                    stream.write(line + b"\n")
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether the fields that a run goes on from are what a run wrote."""
+    error, images = row["error"], row["images"]
+    return (
+        all(isinstance(row[name], str) for name in ("id", "task", "key"))
+        and isinstance(images, list)
+        and all(isinstance(one, str) for one in images)
+        and isinstance(row["text"], str | None)
+        and (error is None or (isinstance(error["code"], str) and isinstance(error["message"], str)))
+    )
+
+
+def _is_piece(line: bytes) -> bool:
+    """Whether a row could begin like this."""
+    beginning = _ID.match(line)
+    if beginning is None:
+        return _BEGINNING.startswith(line)
+    rest = line[beginning.end() :]
+    return rest == b"\\" or _NEXT.startswith(rest[: len(_NEXT)])
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]

@@ -1,0 +1,165 @@
+"""Which items of a run have a row already: keys, runs and shards.
+
+A key says which item a row is for, without a look at any image: `run-item`, where `run` stands for the model and the
+command, `item` for sources, fields, task, template, labels, shots and decoding; `-id` follows where the user named the
+item, whose id is then enough to find it. Knows no files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from ..errors import UsageError
+from ..values import Decoding, Example, Item
+
+RUN_DIGITS, ITEM_DIGITS = 8, 16
+Standing = Literal["todo", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all rows of a file have in common. `shown` are those of their fields that say so."""
+
+    digest: str
+    shown: Mapping[str, Any]
+
+    def describe_difference(self, row: Mapping[str, Any]) -> str | None:
+        """What sets a row of another run apart; None for one of this run."""
+        if str(row["key"]).startswith(f"{self.digest}-"):
+            return None
+        for name, value in self.shown.items():
+            if row.get(name) != value:
+                return f"{name} {json.dumps(row.get(name))}, which is now {json.dumps(value)}"
+        return "another command, or other labels, shots or options of the model"
+
+
+def name_run(model: str, details: Mapping[str, Any], like: Item | None) -> Run:
+    """The run of a model with these details; of one command if all its items are worded `like` this one."""
+    shown: dict[str, Any] = {"model": model}
+    if like is not None:
+        shown |= {"task": like.task, "template": like.template, "decoding": like.decoding.list_changes()}
+    return Run(_digest(shown, dict(details), like and _digest_wording(like))[:RUN_DIGITS], shown)
+
+
+def name_item(run: Run, item: Item) -> str:
+    """The key of an item."""
+    named = item.id if item.is_named else None
+    content = (_digest_wording(item), item.images, sorted(item.fields), item.problem, named)
+    return f"{run.digest}-{_digest(run.digest, *content)[:ITEM_DIGITS]}{'-id' if item.is_named else ''}"
+
+
+def is_in_shard(item: Item, index: int, count: int) -> bool:
+    """Whether an item belongs to shard `index` of `count`, from 1. Items about the same images stay together."""
+    if count == 1:
+        return True
+    same = (item.id,) if item.is_named or not item.images else item.images
+    return int(_digest(same), 16) % count == index - 1
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The rows there are, by their keys. Each row settles one item, even if several items are the same.
+
+    `settle` and `replace` may be called from two threads.
+    """
+
+    retries: bool
+    """Whether items whose row is a failed one are to be answered again."""
+    replaced: Counter[int] = field(default_factory=Counter)
+    """How many failed rows of a key have a newer one instead."""
+    _good: Counter[int] = field(default_factory=Counter)
+    _failed: Counter[int] = field(default_factory=Counter)
+    _named: dict[int, int] = field(default_factory=dict)
+    _awaited: Counter[int] = field(default_factory=Counter)
+    _answered: Counter[int] = field(default_factory=Counter)
+    _former: dict[int, int] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count a row of the file, in the order of its lines."""
+        key = number_key(row["key"])
+        is_named = row["key"].endswith("-id")
+        if is_named:
+            former = self._named.get(_number(row["id"]), key)
+            self._named[_number(row["id"])] = key
+            if former != key and self._failed[former]:
+                self._failed[former] -= 1
+                self.replaced[former] += 1
+        if row["error"] is None:
+            self._good[key] += 1
+            if self._failed[key]:  # a run that made it again ended before it could take out the failed row
+                self._failed[key] -= 1
+                self.replaced[key] += 1
+        elif self.retries and not is_named and row["error"]["code"] == "bad_item":
+            self.replaced[key] += 1  # whether its line has been mended since, its key does not tell
+        else:
+            self._failed[key] += 1
+
+    def settle(self, item: Item) -> Standing:
+        """Whether an item has a row, a failed one or none that counts."""
+        key = number_key(item.key)
+        former = self._named.get(_number(item.id), key) if item.is_named else key
+        if former != key:
+            if not self._failed[former]:
+                raise UsageError(
+                    f"item {item.id!r} has changed since its row was written",
+                    hint="give it another id, or start anew with --existing overwrite",
+                )
+            self._failed[former] -= 1
+            self._former[key] = former
+            self._awaited[key] += 1
+        elif self._good[key]:
+            self._good[key] -= 1
+            return "done"
+        elif self._failed[key]:
+            self._failed[key] -= 1
+            if not self.retries:
+                return "failed"
+            self._awaited[key] += 1
+        return "todo"
+
+    def replace(self, key: str) -> None:
+        """Note that a row was written; if there was a failed one for its item, that has been replaced."""
+        number = number_key(key)
+        if self._answered[number] < self._awaited[number]:
+            self._answered[number] += 1
+            self.replaced[self._former.get(number, number)] += 1
+
+
+def number_key(key: str) -> int:
+    """The item's part of a key. Raises ValueError for what is no key."""
+    digits = key[RUN_DIGITS + 1 : RUN_DIGITS + 1 + ITEM_DIGITS]
+    if len(digits) < ITEM_DIGITS or key[RUN_DIGITS] != "-":
+        raise ValueError(key)
+    return int(digits, 16)
+
+
+def _digest_wording(item: Item) -> str:
+    choosing = (*item.labels, str(item.is_ranked), item.normalize) if item.labels else ()
+    return _digest_words(item.task, item.template, item.decoding, choosing, item.examples)
+
+
+@lru_cache(maxsize=64)  # nearly all items of a run share theirs, and there may be many labels
+def _digest_words(
+    task: str,
+    template: str,
+    decoding: Decoding,
+    choosing: tuple[str, ...],
+    examples: tuple[Example, ...],
+) -> str:
+    shots = [(shot.images, shot.fields, shot.answer, shot.turn) for shot in examples]
+    return _digest(task, template, decoding.list_changes(), choosing, shots)
+
+
+def _number(text: str) -> int:
+    return int(_digest(text)[:ITEM_DIGITS], 16)
+
+
+def _digest(*values: object) -> str:
+    """A digest that is the same on every machine and in every version of Python."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("ascii")).hexdigest()

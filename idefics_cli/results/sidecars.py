@@ -1,0 +1,107 @@
+"""Text files beside images: which one belongs to which image, and writing them whole.
+
+Knows names and texts, not what the texts say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import SourceError, UsageError
+from ..images import has_image_suffix, is_url, name_source
+from ..values import Item
+
+SidecarName = Literal["stem", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecars:
+    """The files with `suffix` beside images: cat.txt beside cat.jpg, or cat.jpg.txt where `name` is full."""
+
+    suffix: str = ".txt"
+    name: SidecarName = "stem"
+
+    def __post_init__(self) -> None:
+        if not self.suffix.strip(".") or os.sep in self.suffix or "\0" in self.suffix:
+            raise UsageError(f"{self.suffix!r} is not a file name extension", hint="write --sidecar .txt")
+        if has_image_suffix(f"x{self.dotted}"):
+            raise UsageError(f"a sidecar {self.dotted} would look like an image", hint="write --sidecar .txt")
+
+    @property
+    def dotted(self) -> str:
+        return self.suffix if self.suffix.startswith(".") else f".{self.suffix}"
+
+    def path_of(self, source: str) -> Path | None:
+        """The sidecar of a source; None if nothing can be beside it: a URL, standard input."""
+        if source in ("", "-") or is_url(source):
+            return None
+        stem = source if self.name == "full" else os.path.splitext(source)[0]
+        return Path(f"{stem}{self.dotted}")
+
+    def check(self, items: Iterable[Item]) -> None:
+        """Raise UsageError unless every item has one sidecar to itself."""
+        taken: dict[Path, Item] = {}
+        for item in items:
+            if not item.images:
+                raise UsageError("--sidecar writes beside images, and there are none")
+            if len(item.images) > 1:
+                raise UsageError("--sidecar writes beside one image at a time", hint="leave --together away")
+            path = self.path_of(item.images[0])
+            if path is None:
+                raise UsageError(
+                    f"there is no place for a sidecar beside {name_source(item.images[0])}",
+                    hint="name files and folders only, or use --output",
+                )
+            other = taken.setdefault(path, item)
+            if other.fields != item.fields:
+                raise UsageError(
+                    f"several questions about {name_source(item.images[0])} would share {name_source(str(path))}",
+                    hint="ask one, or use --output",
+                )
+            if other.images != item.images:
+                raise UsageError(
+                    f"{name_source(other.images[0])} and {name_source(item.images[0])} "
+                    f"would share {name_source(str(path))}",
+                    hint="add --sidecar-name full",
+                )
+
+    def has(self, source: str) -> bool:
+        path = self.path_of(source)
+        return path is not None and os.path.exists(path)
+
+    def read(self, source: str) -> str | None:
+        """The text beside a source, or None if there is none. Raises SourceError for one that cannot be read."""
+        path = self.path_of(source)
+        if path is None:
+            return None
+        try:
+            return path.read_text(encoding="utf-8-sig").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
+            raise SourceError(
+                f"{name_source(str(path))} cannot be read: {reason}", code="not_found"
+            ) from error
+
+    def write(self, source: str, text: str) -> None:
+        """Write the text beside a source, whole or not at all."""
+        path = self.path_of(source)
+        assert path is not None, "check was not called"
+        new = path.with_name(f".{path.name}.new")
+        try:
+            try:
+                new.write_text(f"{text}\n", encoding="utf-8", errors="replace", newline="\n")
+                os.replace(new, path)
+            except BaseException:
+                new.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {name_source(str(path))}: {error.strerror}",
+                hint="those before it are whole: run the same command again to go on",
+            ) from error

@@ -1,0 +1,1 @@
+"""Running: items made ready ahead of the model, requests in, results out. Knows no terminal and no file of rows."""

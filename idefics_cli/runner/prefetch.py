@@ -1,0 +1,271 @@
+"""Reading ahead of the model: items are listed, worded, fetched and decoded in threads, while it answers others.
+
+Bounded in items and in bytes of pixels. Knows sources and requests, not backends.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..errors import ItemError
+from ..images import Limits, decode, is_url, read
+from ..values import Image, Item, Request, list_sources
+from .threads import Crew, start
+
+FETCHERS = 32
+"""Threads that wait for networks."""
+DECODERS = (os.cpu_count() or 1) + 1
+MAX_HELD_BYTES = 1_000_000_000
+"""Pixels that may wait for the model. Only what it is waiting for itself may go beyond."""
+REACH = 10_000
+"""How many items may overtake one that is stuck."""
+PATIENCE_SECONDS = 1.0
+"""How long a window waits for its slowest image before it goes without; no item is waited for twice."""
+LISTING_SECONDS = 0.1
+"""How long a window waits for one more item to be listed: a pipe may have no more to say for now."""
+_POLL_SECONDS = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """One source on its way to an image, shared by all entries that show it."""
+
+    source: str
+    data: bytes | Path | None = None
+    outcome: Image | ItemError | None = None
+    users: int = 0
+    is_shared: bool = False
+    is_urgent: bool = False
+
+    @property
+    def held_bytes(self) -> int:
+        if not isinstance(self.outcome, Image):
+            return 0
+        return self.outcome.pixels.width * self.outcome.pixels.height * 3
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """An item, its request (or why it cannot be worded) and the images of its prompt."""
+
+    number: int
+    item: Item
+    request: Request | ItemError
+    loads: dict[str, Load]
+    is_taken: bool = False
+    is_late: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        return all(load.outcome is not None for load in self.loads.values())
+
+
+class Ahead:
+    """Entries in the order of their items, made ready ahead of whoever takes them. A context manager.
+
+    Each source is loaded once as long as some entry that is not yet released shows it.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        compose: Callable[[Item], Request],
+        limits: Limits,
+        *,
+        size: int,
+        max_held_bytes: int = MAX_HELD_BYTES,
+    ) -> None:
+        self._items = iter(items)
+        self._compose = compose
+        self._limits = limits
+        self._size = size
+        self._max_held_bytes = max_held_bytes
+        self._number = 0  # of the next item to be listed
+        self._entries: dict[int, Entry] = {}  # listed and not yet released
+        self._loads: dict[str, Load] = {}
+        self._kept: list[Load] = []
+        self._held_bytes = 0
+        self._is_listed = self._is_closed = False
+        self._listing_error: Exception | None = None
+        self._bug: Exception | None = None
+        lock = self._lock = threading.Lock()
+        self._ready = threading.Condition(lock)  # for the one who takes
+        self._space = threading.Condition(lock)  # for the lister
+        self._fetching = Crew(lock, FETCHERS, self._fetch, lambda load: True)
+        self._decoding = Crew(lock, DECODERS, self._decode, self._has_room)
+
+    def __enter__(self) -> Self:
+        start(self._list)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._space.notify_all()
+            self._fetching.close()
+            self._decoding.close()
+
+    def take(self, count: int, should_stop: Callable[[], bool]) -> list[Entry]:
+        """The next entries that are ready, `count` at most; none at the end, or when it is time to stop.
+
+        They come in order, except that one whose image takes long is overtaken and comes when it is ready.
+        What ended the listing early is raised once everything before it has been taken.
+        """
+        began = time.monotonic()
+        with self._lock:
+            while not should_stop():
+                if self._bug is not None:
+                    raise self._bug
+                waiting = [entry for entry in self._entries.values() if not entry.is_taken]
+                if not waiting and self._is_listed:
+                    if self._listing_error is not None:
+                        raise self._listing_error
+                    break
+                if taken := self._choose(waiting, count, time.monotonic() - began):
+                    for entry in taken:
+                        entry.is_taken = True
+                    return taken
+                self._ready.wait(_POLL_SECONDS)
+        return []
+
+    def release(self, entries: Sequence[Entry]) -> None:
+        """Let go of entries that were taken, and of the images that no other entry shows.
+
+        An image that several entries have shown, such as a shot's, is kept for one more window.
+        """
+        with self._lock:
+            before, self._kept = self._kept, []
+            for entry in entries:
+                del self._entries[entry.number]
+                for load in entry.loads.values():
+                    load.users -= 1
+                    if load.users == 0 and load.is_shared:
+                        self._kept.append(load)
+                    elif load.users == 0:
+                        self._drop(load)
+            for load in before:
+                if load.users == 0 and load not in self._kept:
+                    self._drop(load)
+            self._space.notify()
+            self._decoding.wake()
+
+    def _choose(self, waiting: Sequence[Entry], count: int, waited_seconds: float) -> list[Entry]:
+        """The entries to take now; none while it is better, or necessary, to wait."""
+        on_time = list(islice((entry for entry in waiting if not entry.is_late), count))
+        is_more_coming = not self._is_listed and len(self._entries) < self._size
+        if len(on_time) < count and is_more_coming and waited_seconds < LISTING_SECONDS:
+            return []
+        ready = [entry for entry in waiting if entry.is_ready and (entry.is_late or entry in on_time)]
+        if not ready:
+            # Memory may be full of what is not complete yet: the next ones get through all the same.
+            for load in (load for entry in (*waiting[:1], *on_time[:1]) for load in entry.loads.values()):
+                load.is_urgent = True
+            self._decoding.wake()
+        for entry in on_time:
+            if entry.is_ready:
+                continue
+            if ready and self._held_bytes >= self._max_held_bytes:
+                break  # a smaller window rather than more memory
+            if waited_seconds < PATIENCE_SECONDS:
+                return []
+            entry.is_late = True
+        return ready[:count]
+
+    def _drop(self, load: Load) -> None:
+        del self._loads[load.source]
+        self._held_bytes -= load.held_bytes
+
+    def _list(self) -> None:
+        error = None
+        try:
+            while self._wait_for_space() and (item := next(self._items, None)) is not None:
+                self._add(item, _composed(item, self._compose))
+        except Exception as caught:  # raised again by `take`, in the thread that runs the model
+            error = caught
+        with self._lock:
+            self._listing_error = error
+            self._is_listed = True
+            self._ready.notify()
+
+    def _wait_for_space(self) -> bool:
+        with self._lock:
+            while not self._is_closed and (
+                len(self._entries) >= self._size
+                or self._number - next(iter(self._entries), self._number) >= REACH
+            ):
+                self._space.wait()
+            return not self._is_closed
+
+    def _add(self, item: Item, request: Request | ItemError) -> None:
+        sources = () if isinstance(request, ItemError) else list_sources(request.prompt)
+        with self._lock:
+            loads = {source: self._loads.get(source) or self._submit(source) for source in sources}
+            for load in loads.values():
+                load.is_shared = load.is_shared or load.users > 0
+                load.users += 1
+            self._entries[self._number] = Entry(self._number, item, request, loads)
+            self._number += 1
+            self._ready.notify()
+
+    def _submit(self, source: str) -> Load:
+        load = self._loads[source] = Load(source)
+        crew = self._fetching if source == "-" or is_url(source) else self._decoding
+        crew.add(load)
+        return load
+
+    def _fetch(self, load: Load) -> None:
+        try:
+            data: bytes | Path | ItemError = read(load.source, self._limits)
+        except ItemError as error:
+            data = error
+        except Exception as error:
+            self._give_up(error)
+            return
+        with self._lock:
+            if isinstance(data, ItemError):
+                self._finish(load, data)
+            else:
+                load.data = data
+                self._decoding.add(load)
+
+    def _decode(self, load: Load) -> None:
+        try:
+            data = read(load.source, self._limits) if load.data is None else load.data
+            outcome: Image | ItemError = decode(data, load.source, self._limits)
+        except ItemError as error:
+            outcome = error
+        except Exception as error:
+            self._give_up(error)
+            return
+        with self._lock:
+            self._finish(load, outcome)
+
+    def _finish(self, load: Load, outcome: Image | ItemError) -> None:
+        load.outcome, load.data = outcome, None
+        self._held_bytes += load.held_bytes
+        self._ready.notify()
+
+    def _has_room(self, load: Load) -> bool:
+        return load.is_urgent or self._held_bytes < self._max_held_bytes
+
+    def _give_up(self, bug: Exception) -> None:
+        with self._lock:
+            self._bug = bug
+            self._ready.notify()
+
+
+def _composed(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:
+    try:
+        return compose(item)
+    except ItemError as error:
+        return error

@@ -1,0 +1,197 @@
+"""Items in, results out: the one path that every command takes to a model.
+
+Takes items as they become ready, asks the backend a window at a time, and yields one result per item, failures
+included. Knows no terminal and no template: `compose` puts an item into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..backends import Backend
+from ..errors import AnswerError, ItemError
+from ..images import Limits
+from ..prompts.tasks import match_label
+from ..values import Answer, Image, Item, Request, Result
+from .prefetch import Ahead, Entry, Load
+
+WINDOWS_AHEAD = 4
+LEAST_AHEAD = 64
+"""Enough downloads at once to hide what a single one takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How answers become rows: the name of the model and what of an answer they show."""
+
+    model: str
+    full_text: bool = False
+    top: int | None = None
+    """How many scores a ranked row keeps; all without a number."""
+    doubt: Callable[[Image], str | None] | None = None
+    """What to warn of when the model cannot know such an image; None for a model that knows anything."""
+
+
+def _never() -> bool:
+    return False
+
+
+def run(
+    items: Iterable[Item],
+    compose: Callable[[Item], Request],
+    backend: Backend,
+    report: Report,
+    *,
+    limits: Limits,
+    window: int = 16,
+    is_ordered: bool = True,
+    should_stop: Callable[[], bool] = _never,
+    on_text: Callable[[str], None] | None = None,
+) -> Generator[Result]:
+    """Answer each item with one result, in order, or as they finish.
+
+    An ItemError of `compose`, of an image or of the backend becomes that item's row; any other error ends the run.
+    When `should_stop` says so, the window in hand is the last; `items` are iterated in another thread.
+    `on_text` is only for a single item; it hears the opening first.
+    """
+    finished: dict[int, Result] = {}
+    due = 0
+    with Ahead(items, compose, limits, size=max(LEAST_AHEAD, WINDOWS_AHEAD * window)) as ahead:
+        while entries := ahead.take(window, should_stop):
+            outcomes = _answer(entries, backend, on_text)
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                finished[entry.number] = _result(entry, outcome, backend, report)
+            ahead.release(entries)
+            for number in sorted(finished):
+                if is_ordered and number != due:
+                    break
+                due = number + 1
+                yield finished.pop(number)
+        # Stopped while an earlier item was stuck: what is finished is not thrown away.
+        yield from (finished[number] for number in sorted(finished))
+
+
+def run_one(
+    item: Item,
+    compose: Callable[[Item], Request],
+    images: Mapping[str, Image],
+    backend: Backend,
+    report: Report,
+    *,
+    on_text: Callable[[str], None] | None = None,
+) -> Result:
+    """Answer an item whose images are there already."""
+    loads = {source: Load(source, outcome=image) for source, image in images.items()}
+    request: Request | ItemError
+    try:
+        request = compose(item)
+    except ItemError as error:
+        request = error
+    entry = Entry(0, item, request, loads)
+    (outcome,) = _answer([entry], backend, on_text)
+    return _result(entry, outcome, backend, report)
+
+
+def join_opening(opening: str, text: str) -> str:
+    """The opening and its continuation as one sentence: exactly one of the two spaces between them is kept."""
+    return (opening.rstrip() if text[:1].isspace() else opening) + text
+
+
+def _answer(
+    entries: Sequence[Entry], backend: Backend, on_text: Callable[[str], None] | None
+) -> list[Answer | ItemError]:
+    """One outcome per entry; a request whose image failed is never run."""
+    outcomes: dict[int, Answer | ItemError] = {}
+    ready: list[Request] = []
+    images: dict[str, Image] = {}
+    for entry in entries:
+        failures = [load.outcome for load in entry.loads.values() if isinstance(load.outcome, ItemError)]
+        if isinstance(entry.request, ItemError):
+            outcomes[entry.number] = entry.request
+        elif failures:
+            outcomes[entry.number] = failures[0]
+        else:
+            ready.append(entry.request)
+            images |= _images(entry)
+    if ready:
+        if on_text is not None and ready[0].opening:
+            on_text(ready[0].opening)
+        answers = iter(backend.answer(ready, images, on_text))
+        outcomes |= {entry.number: next(answers) for entry in entries if entry.number not in outcomes}
+    return [outcomes[entry.number] for entry in entries]
+
+
+def _images(entry: Entry) -> dict[str, Image]:
+    return {source: load.outcome for source, load in entry.loads.items() if isinstance(load.outcome, Image)}
+
+
+def _result(entry: Entry, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
+    item, request = entry.item, entry.request
+    warnings = _warnings(item, _images(entry), report)
+    label = None
+    if isinstance(outcome, Answer) and item.labels and not item.is_ranked:
+        label = match_label(outcome.text, item.labels)
+        if label is None:
+            said = " ".join(outcome.text.split())
+            outcome = AnswerError(
+                f"the model said {said[:80]!r}, which is none of the labels",
+                code="no_label",
+                hint="rank the labels instead, without --generate",
+            )
+    if isinstance(request, ItemError) or isinstance(outcome, ItemError):
+        error = outcome if isinstance(outcome, ItemError) else request
+        assert isinstance(error, ItemError)
+        return Result(
+            id=item.id,
+            images=item.images,
+            task=item.task,
+            fields=dict(item.fields),
+            text=None,
+            finish_reason=None,
+            label=None,
+            scores=None,
+            model=report.model,
+            revision=backend.revision,
+            template=item.template,
+            warnings=warnings,
+            error=error.to_failure(),
+            decoding=item.decoding,
+            key=item.key,
+        )
+    if outcome.scores:
+        label = outcome.scores[0].label
+        text = label
+    elif report.full_text:
+        text = outcome.full_text.strip()
+    else:
+        text = join_opening(request.opening, outcome.text).strip()
+    return Result(
+        id=item.id,
+        images=item.images,
+        task=item.task,
+        fields=dict(request.fields),
+        text=text,
+        finish_reason=outcome.finish_reason,
+        label=label,
+        scores=outcome.scores[: report.top] if outcome.scores else None,
+        model=report.model,
+        revision=backend.revision,
+        template=item.template,
+        usage=outcome.usage,
+        seconds=outcome.seconds,
+        warnings=warnings,
+        decoding=item.decoding,
+        key=item.key,
+    )
+
+
+def _warnings(item: Item, images: Mapping[str, Image], report: Report) -> tuple[str, ...]:
+    """What decoding changed in the item's own images and what the model cannot know, with the source where several."""
+    return tuple(
+        warning if len(item.images) == 1 else f"{source}: {warning}"
+        for source in dict.fromkeys(item.images)
+        if (image := images.get(source)) is not None
+        for warning in (*image.warnings, report.doubt and report.doubt(image))
+        if warning
+    )

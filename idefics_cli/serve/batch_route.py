@@ -1,0 +1,96 @@
+"""`/v1/requests`: an item, or a list of them, as in a file for `idefics batch`, to rows as the commands print them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..backends import Preview
+from ..errors import ItemError
+from ..prompts.items import ItemReader
+from ..runner.run import Report, run
+from ..values import Answer, Image, Item, ModelSpec, Request, Style
+from .jobs import Job, make_job
+from .request_images import check_sources
+from .state import House
+
+MAX_ITEMS = 1000
+
+
+class HouseBackend:
+    """The backend of a run within the server: every window is a job like any other."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+        self.is_abandoned = False
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._house.backend.spec
+
+    @property
+    def style(self) -> Style:
+        return self._house.backend.style
+
+    @property
+    def revision(self) -> str | None:
+        return self._house.backend.revision
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer | ItemError]:
+        """Wait for the outcomes. Raises Refused, and what the model raises."""
+        with self._lock:
+            job = self._job = make_job(requests, images, on_text)
+            if self.is_abandoned:
+                job.abandon()
+        self._house.scheduler.submit(job)
+        return job.outcomes.result()
+
+    def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
+        return self._house.backend.preview(request, images)
+
+    def close(self) -> None:
+        """The model is the house's."""
+
+    def abandon(self) -> None:
+        """Nobody waits for the rows any more."""
+        with self._lock:
+            self.is_abandoned = True
+            if self._job is not None:
+                self._job.abandon()
+
+
+def answer_items(
+    items: Sequence[Item], reader: ItemReader, house: House, backend: HouseBackend
+) -> list[dict[str, Any]]:
+    """The rows of items, in order. Blocks; `backend.abandon` from another thread ends it early."""
+    report = Report(model=house.name, doubt=house.doubt)
+    results = run(
+        items,
+        lambda item: _compose(item, reader, house),
+        backend,
+        report,
+        limits=house.rules.limits,
+        window=min(len(items), house.rules.queue),
+        should_stop=lambda: backend.is_abandoned,
+    )
+    return [result.to_row() for result in results]
+
+
+def open_reader() -> ItemReader:
+    return ItemReader(Path(), {}, has_stdin=False, has_files=False)
+
+
+def _compose(item: Item, reader: ItemReader, house: House) -> Request:
+    if not item.problem:
+        sources = [*item.images, *(source for example in item.examples for source in example.images)]
+        check_sources(sources, most=house.rules.images)
+    return reader.compose(item, house.backend.style)

@@ -1,0 +1,166 @@
+"""One HTTP call and the job it waits for: its pieces of text, its outcomes, and what ends it early."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as Call
+
+from ..errors import IdeficsError
+from ..values import Image, Request
+from .jobs import Job, Outcomes, make_job
+from .scheduler import Refused
+from .state import House
+
+RETRY_AFTER_SECONDS = 1
+
+T = TypeVar("T")
+
+
+class CallError(Exception):
+    """An answer that is none: the status and what the client is told, in the words of the OpenAI API."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str = "invalid_request_error",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def busy(message: str, code: str) -> CallError:
+    """503: the same call may succeed later."""
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return CallError(503, message, code=code, kind="server_error", headers=retry)
+
+
+def late(house: House) -> CallError:
+    return busy(f"no answer within {house.rules.timeout_seconds:g} seconds", "timeout")
+
+
+async def within(house: House, deadline: float, work: Awaitable[T]) -> T:
+    """What comes of the work. Raises CallError when it takes until the deadline, in the time of the event loop."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await work
+    except TimeoutError:
+        raise late(house) from None
+
+
+def refuse(refusal: Refused) -> CallError:
+    return busy(str(refusal), "ending" if refusal.is_ending else "busy")
+
+
+def translate(error: IdeficsError) -> CallError:
+    """An error of ours as the client is told: its own fault if one item failed, else the server's."""
+    if error.exit_code == 3:
+        return busy(str(error), error.code)
+    return CallError(400, str(error), code=error.code)
+
+
+class Visit:
+    """A job in the queue as long as its client waits for it. An async context manager.
+
+    What ends it early is a CallError; a client that hung up raises ClientDisconnect.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        house: House,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        *,
+        is_heard: bool = False,
+        deadline: float | None = None,
+    ) -> None:
+        self._call = call
+        self._house = house
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[str | None] = asyncio.Queue()
+        self._job: Job = make_job(requests, images, self._hear if is_heard else None)
+
+    async def __aenter__(self) -> Visit:
+        try:
+            self._house.scheduler.submit(self._job)
+        except Refused as refusal:
+            raise refuse(refusal) from None
+        self._job.outcomes.add_done_callback(lambda _: self._tell(None))
+        self._gone = asyncio.ensure_future(wait_until_gone(self._call))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._job.abandon()
+        self._gone.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._gone
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """The text of the first request as it is written."""
+        while (piece := await self._next()) is not None:
+            yield piece
+
+    async def outcomes(self) -> Outcomes:
+        """What came of the requests, once all of it is there."""
+        if not self._job.outcomes.done():
+            async for _ in self.pieces():
+                pass
+        try:
+            return self._job.outcomes.result()
+        except IdeficsError as error:
+            raise translate(error) from error
+
+    async def _next(self) -> str | None:
+        event = asyncio.ensure_future(self._events.get())
+        try:
+            left = None if self._deadline is None else max(0.0, self._deadline - self._loop.time())
+            await asyncio.wait({event, self._gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if event.done():
+                return event.result()
+        finally:
+            event.cancel()
+        if self._gone.done():
+            raise ClientDisconnect
+        raise late(self._house)
+
+    def _hear(self, piece: str) -> None:
+        """Called where the model runs."""
+        self._tell(piece)
+
+    def _tell(self, event: str | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended before the answer
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+
+async def wait_until_gone(call: Call) -> None:
+    """Return when the client has hung up; only after its body was read."""
+    message: Any = None
+    while message is None or message["type"] != "http.disconnect":
+        message = await call.receive()
+
+
+async def read_body(call: Call, limit_bytes: int | None) -> bytearray:
+    """The body of a call. Raises CallError if it is larger than the limit."""
+    too_large = CallError(413, f"the body has more than {limit_bytes:,} bytes" if limit_bytes else "")
+    declared = call.headers.get("content-length", "")
+    if limit_bytes is not None and declared.isdecimal() and int(declared[:20]) > limit_bytes:
+        raise too_large
+    body = bytearray()
+    async for piece in call.stream():
+        body += piece
+        if limit_bytes is not None and len(body) > limit_bytes:
+            raise too_large
+    return body

@@ -1,0 +1,126 @@
+"""The routes of the Unix socket alone: commands of the same user and version use the model as if it were their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from starlette.requests import Request as Call
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
+from ..backends.daemon.protocol import dump_line, dump_outcomes, unpack
+from ..errors import ItemError, ModelError
+from ..values import Image, Request
+from .call import RETRY_AFTER_SECONDS, CallError, Visit, read_body, refuse, wait_until_gone
+from .scheduler import Refused
+from .state import House
+
+
+def list_private_routes(house: House) -> list[Route]:
+    async def open_session(call: Call) -> Response:
+        """Say who this is; the server does not end as long as the reply goes on."""
+        wish = json.loads(await read_body(call, 1_000_000))
+        hello = house.describe()
+        if difference := describe_difference(house.identity, wish["identity"]):
+            reason = f"the running server has {_name(house)} {difference}".rstrip()
+            return JSONResponse({**hello, "message": reason})
+        style = wish["style"]
+        try:
+            if style is not None:
+                house.backend.check_style(style)
+        except ModelError as error:
+            return JSONResponse({**hello, "code": "model", "message": str(error)})
+        if house.ending.is_set():
+            return JSONResponse({**hello, "message": str(Refused(is_ending=True))})
+        seconds = wish["keep_alive_seconds"]
+        if seconds is not None:
+            house.keep_alive_seconds = math.inf if seconds == "forever" else float(seconds)
+        return StreamingResponse(_hold(call, house, {**hello, "is_open": True}))
+
+    async def answer(call: Call) -> Response:
+        message = await read_body(call, None)
+        try:
+            requests, images, others = await asyncio.to_thread(unpack, message)
+        except ValueError as error:
+            raise CallError(400, str(error)) from error
+        return StreamingResponse(_answer(call, house, requests, images, is_heard=bool(others["is_heard"])))
+
+    async def preview(call: Call) -> Response:
+        requests, images, _ = await asyncio.to_thread(unpack, await read_body(call, None))
+        shown = house.scheduler.call(lambda: house.backend.preview(requests[0], images))
+        try:
+            found = await asyncio.wrap_future(shown)
+        except ItemError as error:
+            return Response(dump_line({"outcomes": dump_outcomes([error])}))
+        fields = {
+            "text": found.text,
+            "image_tokens": found.image_tokens,
+            "prompt_tokens": found.prompt_tokens,
+        }
+        return Response(dump_line({"preview": fields}))
+
+    async def stop(call: Call) -> Response:
+        house.ending.set()
+        return JSONResponse(house.describe())
+
+    return [
+        Route(SESSION, open_session, methods=["POST"]),
+        Route(ANSWER, answer, methods=["POST"]),
+        Route(PREVIEW, preview, methods=["POST"]),
+        Route(STOP, stop, methods=["POST"]),
+    ]
+
+
+def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What sets the wanted weights apart from those that are loaded, as the end of a sentence; "" if nothing does."""
+    if own["checkpoint"] != asked["checkpoint"]:
+        return "loaded"
+    if changed := [name for name in own if name != "content" and own[name] != asked.get(name)]:
+        return "loaded with another " + ", ".join(changed)
+    return "as it was before its files changed" if own["content"] != asked["content"] else ""
+
+
+async def _hold(call: Call, house: House, hello: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    with house.hosting():
+        yield dump_line(hello)
+        ends = [asyncio.ensure_future(end) for end in (wait_until_gone(call), house.ending.wait())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+
+
+async def _answer(
+    call: Call, house: House, requests: list[Request], images: dict[str, Image], *, is_heard: bool
+) -> AsyncIterator[bytes]:
+    """Lines: pieces of text, and at last the outcomes, or why there are none."""
+    doubts = {}
+    if house.doubt is not None:
+        distinct = {image.digest: image for image in images.values()}
+        doubts = {digest: await asyncio.to_thread(house.doubt, image) for digest, image in distinct.items()}
+    try:
+        with house.hosting():
+            async with Visit(call, house, requests, images, is_heard=is_heard) as visit:
+                async for piece in visit.pieces():
+                    yield dump_line({"text": piece})
+                yield dump_line({"outcomes": dump_outcomes(await visit.outcomes()), "doubts": doubts})
+    except Refused as refusal:
+        yield _tell(refuse(refusal))
+    except CallError as error:
+        yield _tell(error)
+
+
+def _tell(error: CallError) -> bytes:
+    said = error.content["error"]
+    retry = {"retry_after_seconds": RETRY_AFTER_SECONDS}
+    return dump_line({"code": said["code"], "message": said["message"], **retry})
+
+
+def _name(house: House) -> str:
+    return f"the model {house.name}"

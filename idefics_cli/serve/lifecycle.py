@@ -1,0 +1,184 @@
+"""The server as a process: one at a time for each user, its sockets, and how it ends with the work in hand finished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ..backends.daemon.runtime_dir import SOCKET
+from ..errors import UsageError
+from .process_memory import keep_loaded
+from .routes import build_api, build_private
+from .state import House
+
+WATCH_SECONDS = 0.1
+BACKLOG = 512
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where TCP clients come in. Port 0 is any that is free. Raises UsageError for one that is open to all."""
+
+    host: str
+    port: int
+    api_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.is_loopback and not self.api_key:
+            raise UsageError(
+                f"{self.host} can be reached by other machines, so it needs --api-key",
+                hint="give a key, or leave --host out to be reached from this machine only",
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a client on this machine may call the server; none where others come with the key."""
+        return ("localhost", "127.0.0.1", "::1", self.host.lower()) if self.is_loopback else ()
+
+
+def open_tcp(address: Address) -> socket.socket:
+    """A bound socket. Raises UsageError, with the reason, if that cannot be."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(target)
+        except OSError:
+            listener.close()
+            raise
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot listen on {address.host} port {address.port}: {reason}", hint="choose another --port"
+        ) from error
+    return listener
+
+
+def serve(
+    open_house: Callable[[], House],
+    folder: Path,
+    *,
+    tcp: socket.socket | None,
+    address: Address | None,
+    on_ready: Callable[[], None],
+    on_ending: Callable[[], None],
+) -> None:
+    """Answer calls until the house is to end. The caller holds the lock of the folder."""
+
+    async def run() -> None:
+        house = open_house()
+        keep_loaded()
+        listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(house), _open_unix(folder))]
+        if tcp is not None and address is not None:
+            listeners.append((build_api(house, api_key=address.api_key, hosts=address.names), tcp))
+        await _serve(house, folder, listeners, on_ready, on_ending)
+
+    try:
+        asyncio.run(run())
+    finally:
+        (folder / SOCKET).unlink(missing_ok=True)
+
+
+class _Listener(uvicorn.Server):
+    """Hears no signals of its own: all listeners of a house end together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _open_unix(folder: Path) -> socket.socket:
+    """A listening socket that only this user can reach, in place of one that was left behind."""
+    early = folder / f"{SOCKET}.new"
+    early.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(early))
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    # In one step: whoever finds it can connect.
+    early.rename(folder / SOCKET)
+    return listener
+
+
+async def _serve(
+    house: House,
+    folder: Path,
+    listeners: Sequence[tuple[ASGIApp, socket.socket]],
+    on_ready: Callable[[], None],
+    on_ending: Callable[[], None],
+) -> None:
+    def hear() -> None:
+        if house.ending.is_set():
+            (folder / SOCKET).unlink(missing_ok=True)
+            os._exit(INTERRUPTED)
+        house.ending.set()
+        if house.guests:
+            on_ending()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, hear)
+    servers = [_Listener(_configure(app)) for app, _ in listeners]
+    tasks = [
+        asyncio.create_task(server.serve([listener]))
+        for server, (_, listener) in zip(servers, listeners, strict=True)
+    ]
+    for _, listener in listeners:
+        listener.listen(BACKLOG)  # from here on a call is heard, if not yet taken up
+    on_ready()
+    while not house.ending.is_set():
+        if house.is_expired:
+            house.ending.set()
+        house.rest()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(house.ending.wait(), WATCH_SECONDS)
+    # Whoever is here is still answered; whoever comes now is told to come back.
+    while house.guests or not house.scheduler.is_idle:
+        await asyncio.sleep(WATCH_SECONDS)
+    house.scheduler.close()
+    (folder / SOCKET).unlink(missing_ok=True)
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*tasks)
+
+
+def _configure(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+    )

@@ -1,0 +1,44 @@
+"""The images that strangers name: web addresses and data only, never a file, bounded in number, bytes and pixels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import anyio.to_thread
+
+from ..errors import SourceError
+from ..images import load, name_source
+from ..images.names import parse_scheme
+from ..values import Image
+from .state import House
+
+
+def check_sources(sources: Iterable[str], *, most: int) -> None:
+    """Raise SourceError unless all sources are http(s) or data URLs, and not too many."""
+    every = list(sources)
+    if len(every) > most:
+        raise SourceError(f"{len(every)} images are more than the {most} of one request", code="refused")
+    for source in every:
+        if parse_scheme(source) not in {"http", "https", "data"}:
+            raise SourceError(
+                f"{name_source(source)[:200]} is neither an http nor a data URL",
+                code="refused",
+                hint="the API reads no files; send the image as data:image/png;base64,…",
+            )
+
+
+async def load_images(sources: Iterable[str], house: House) -> dict[str, Image]:
+    """The images of sources, each once. Raises SourceError."""
+    every = list(sources)
+    check_sources(every, most=house.rules.images)
+    distinct = list(dict.fromkeys(every))
+    images = await asyncio.gather(
+        *(
+            anyio.to_thread.run_sync(
+                load, source, house.rules.limits, limiter=house.loads, abandon_on_cancel=True
+            )
+            for source in distinct
+        )
+    )
+    return dict(zip(distinct, images, strict=True))

@@ -1,0 +1,143 @@
+"""What all routes of a server share: its model, its limits, who is in it and when it ends.
+
+Belongs to the event loop; only the scheduler works in another thread. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from .. import __version__
+from ..backends.local import LocalBackend
+from ..images import Limits
+from ..values import Image
+from .metrics import Labels, Metrics
+from .process_memory import count_resident_bytes, release_freed
+from .scheduler import Refused, Scheduler
+
+LOADS_AT_ONCE = 16
+"""Images of the API that are fetched and decoded at the same time, whoever wants them."""
+CALLERS_AT_ONCE = 64
+REST_SECONDS = 1.0
+"""Idle for so long, a server gives back the memory it has freed."""
+API_LIMITS = Limits(
+    max_pixels=50_000_000, max_bytes=25_000_000, allow_private_addresses=False, total_timeout_seconds=30
+)
+"""For images that strangers name: no address of the network that the server is in, no picture beyond 50 megapixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a server grants. `queue` is for requests that wait, `body_bytes` for calls of the API."""
+
+    limits: Limits = API_LIMITS
+    rows: int = 32
+    queue: int = 256
+    body_bytes: int = 64_000_000
+    images: int = 32
+    timeout_seconds: float = 300.0
+
+
+@dataclass(slots=True, eq=False)
+class House:
+    """One model and everybody who uses it."""
+
+    name: str
+    """What `--model` called it."""
+    backend: LocalBackend
+    identity: dict[str, Any]
+    rules: Rules = field(default_factory=Rules)
+    keep_alive_seconds: float = math.inf
+    doubt: Callable[[Image], str | None] | None = None
+    """What to warn of when the model cannot know such an image."""
+    addresses: tuple[str, ...] = ()
+    metrics: Metrics = field(default_factory=Metrics)
+    scheduler: Scheduler = field(init=False)
+    loads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOADS_AT_ONCE))
+    callers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CALLERS_AT_ONCE))
+    """Threads that wait for rows."""
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = field(default_factory=time.monotonic)
+    guests: int = 0
+    """Calls and sessions that are under way."""
+    _last_used: float = field(default_factory=time.monotonic)
+    _was_used: bool = False
+    _is_resting: bool = False
+
+    def __post_init__(self) -> None:
+        self.scheduler = Scheduler(self.backend, self.metrics, rows=self.rules.rows, size=self.rules.queue)
+
+    @contextmanager
+    def hosting(self) -> Iterator[None]:
+        """Somebody is here: the server does not end for idleness. Raises Refused when it is ending already."""
+        if self.ending.is_set():
+            raise Refused(is_ending=True)
+        self.guests += 1
+        try:
+            yield
+        finally:
+            self.guests -= 1
+            self._last_used = time.monotonic()
+            self._was_used = True
+            self._is_resting = False
+
+    def next_deadline(self) -> float:
+        """When a call that begins now is given up, in the time of the event loop."""
+        return asyncio.get_running_loop().time() + self.rules.timeout_seconds
+
+    @property
+    def idle_seconds(self) -> float:
+        return 0.0 if self.guests else time.monotonic() - self._last_used
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether it has been idle for long enough to end; never before its first guest where nothing is kept."""
+        if self.keep_alive_seconds == 0 and not self._was_used:
+            return False
+        return not self.guests and self.scheduler.is_idle and self.idle_seconds >= self.keep_alive_seconds
+
+    def rest(self) -> None:
+        """Give freed memory back to the system, once after all work is done for a while."""
+        if self._was_used and not self._is_resting and self.idle_seconds >= REST_SECONDS:
+            self._is_resting = True
+            release_freed()
+
+    def describe(self) -> dict[str, Any]:
+        """How the server is, as JSON values."""
+        is_ending = self.ending.is_set()
+        return {
+            "status": "ending" if is_ending else "ready",
+            "version": __version__,
+            "pid": os.getpid(),
+            "model": self.name,
+            "revision": self.backend.revision,
+            "style": self.backend.style,
+            "uptime_seconds": round(time.monotonic() - self.began, 1),
+            "idle_seconds": round(self.idle_seconds, 1),
+            "keep_alive_seconds": None if math.isinf(self.keep_alive_seconds) else self.keep_alive_seconds,
+            "calls": self.guests,
+            "waiting_requests": self.scheduler.waiting,
+        }
+
+    def write_metrics(self) -> str:
+        uses = self.backend.measure()
+        gauges: dict[tuple[str, Labels], float] = {
+            ("queue_requests", ()): self.scheduler.waiting,
+            ("cache_bytes", ()): uses["cache_bytes"],
+            ("memory_bytes", (("memory", "device"),)): uses["device_bytes"],
+            ("memory_bytes", (("memory", "resident"),)): count_resident_bytes(),
+        }
+        for cache in ("image", "prefix"):
+            for outcome in ("hits", "misses"):
+                labels = (("cache", cache), ("outcome", outcome))
+                gauges["cache_uses_total", labels] = uses[f"{cache}_{outcome}"]
+        return self.metrics.write(gauges)

@@ -1,0 +1,1 @@
+"""How the embedded checkpoint was made: scenes, lessons, both stages, and how often it is right."""

@@ -1,0 +1,134 @@
+"""What fits where, decided over made-up machines; and what this one says of its memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from idefics_cli.config import load_packaged_models
+from idefics_cli.models.architectures import measure
+from idefics_cli.models.memory import available as free_memory
+from idefics_cli.models.memory.available import Pool, describe_pools, find_pools
+from idefics_cli.models.memory.estimate import Demand
+from idefics_cli.models.memory.fit import Candidate, Wish, choose, find_fit
+
+GB = 10**9
+CANDIDATES = [
+    Candidate(name, measure(entry.config, name), is_downloaded=False)
+    for name, entry in load_packaged_models().items()
+    if entry.config is not None
+]
+
+
+def card(free: float, number: int = 0) -> Pool:
+    return Pool("gpu", f"card {number}", f"cuda:{number}", int(free * GB), "a test")
+
+
+def ram(free: float) -> Pool:
+    return Pool("ram", "RAM", "cpu", int(free * GB), "a test")
+
+
+def choice(*pools: Pool, here: tuple[str, ...] = (), wish: Wish | None = None) -> tuple[str, str, str] | None:
+    """Name, precision and place of what is chosen."""
+    known = [Candidate(one.name, one.dimensions, one.name in here) for one in CANDIDATES]
+    found = choose(known, pools, wish or Wish())
+    return found and (found[0].name, found[1].precision.label, found[1].place)
+
+
+@pytest.mark.parametrize(
+    ("pools", "expected"),
+    [
+        ((card(80), ram(64)), ("idefics3", "bf16", "card 0")),
+        ((card(24), ram(64)), ("idefics3", "bf16", "card 0")),
+        ((card(16), ram(64)), ("idefics3", "8bit", "card 0")),
+        ((card(9), ram(64)), ("idefics3", "4bit", "card 0")),
+        ((card(8.5), ram(64)), ("idefics2", "4bit", "card 0")),
+        ((card(8), ram(64)), ("smolvlm", "bf16", "card 0")),
+        ((card(6), ram(64)), ("smolvlm", "8bit", "card 0")),
+        ((card(0.5), ram(64)), ("idefics3", "fp32", "RAM")),
+        ((card(10, 0), card(14, 1)), ("idefics3", "8bit", "card 1")),
+        ((ram(16),), ("idefics3", "8bit", "RAM")),
+        ((ram(4),), ("smolvlm", "4bit", "RAM")),
+        ((ram(2),), ("smolvlm-500m", "bf16", "RAM")),
+        ((ram(0.5),), None),
+        ((), None),
+    ],
+)
+def test_the_best_that_fits_is_chosen(pools: tuple[Pool, ...], expected: tuple[str, str, str] | None) -> None:
+    assert choice(*pools) == expected
+
+
+def test_what_is_downloaded_comes_first_if_it_fits() -> None:
+    assert choice(card(24), ram(64), here=("smolvlm-256m",)) == ("smolvlm-256m", "bf16", "card 0")
+    assert choice(card(24), here=("smolvlm-256m", "idefics2")) == ("idefics2", "bf16", "card 0")
+    assert choice(card(4), here=("idefics-80b", "smolvlm")) == ("smolvlm", "4bit", "card 0")
+    assert choice(card(4), ram(64), here=("idefics2",)) == ("idefics2", "fp32", "RAM")
+    assert choice(card(4), here=("idefics-80b",)) == ("smolvlm", "4bit", "card 0")
+
+
+def test_what_the_user_settled_is_kept() -> None:
+    assert choice(card(8), wish=Wish(demand=Demand(detail="low"))) == ("idefics3", "4bit", "card 0")
+    assert choice(card(80), wish=Wish(quantization="4bit")) == ("idefics3", "4bit", "card 0")
+    assert choice(ram(64), wish=Wish(dtype="bfloat16")) == ("idefics3", "bf16", "RAM")
+    assert choice(card(24), wish=Wish(dtype="float32")) == ("idefics3", "8bit", "card 0")
+
+
+def test_several_cards_hold_together_what_one_cannot() -> None:
+    large = next(one for one in CANDIDATES if one.name == "idefics-80b")
+    fit = find_fit(large.dimensions, [card(80, 0), card(80, 1), card(80, 2)], Wish())
+    assert fit is not None
+    assert (fit.precision.label, fit.place, fit.free_bytes) == ("4bit", "card 0", 80 * GB)
+    assert find_fit(large.dimensions, [card(40, 0), card(30, 1)], Wish()) is not None
+    assert find_fit(large.dimensions, [card(30, 0), card(10, 1)], Wish()) is None
+
+
+def test_this_machine_has_memory_and_says_where_the_figure_is_from() -> None:
+    pools = find_pools()
+    assert pools[-1].kind == "ram"
+    assert 0 < pools[-1].free_bytes < 10**14
+    assert "free (" in describe_pools(pools)
+    assert [pool.kind for pool in find_pools("cpu")] == ["ram"]
+    assert "nothing is known" in describe_pools([])
+
+
+@pytest.fixture
+def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that lists two cards, and a torch that is built for them."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho '0, GPU-aaaa, NVIDIA L4, 22000'\necho '1, GPU-bbbb, NVIDIA A100, 80000'\necho '[N/A]'\n"
+    )
+    program.chmod(0o755)
+    os.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setattr(free_memory, "_is_built_for", lambda kind: kind == "cuda")
+
+
+@pytest.mark.usefixtures("two_cards")
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, [("cuda:0", "NVIDIA L4"), ("cuda:1", "NVIDIA A100")]),
+        ("1", [("cuda:0", "NVIDIA A100")]),
+        ("GPU-bb,0", [("cuda:0", "NVIDIA A100"), ("cuda:1", "NVIDIA L4")]),
+        ("1,7,0", [("cuda:0", "NVIDIA A100")]),
+        ("", []),
+    ],
+)
+def test_cards_are_numbered_as_cuda_shows_them(visible: str | None, expected: list[tuple[str, str]]) -> None:
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    cards = [pool for pool in find_pools() if pool.kind == "gpu"]
+    assert [(pool.device, pool.name) for pool in cards] == expected
+    assert all(pool.free_bytes in (22000 * 2**20, 80000 * 2**20) for pool in cards)
+    assert find_pools("cuda:0") == cards[:1]
+
+
+def test_cards_that_torch_cannot_use_are_not_counted(tmp_path: Path) -> None:
+    if not free_memory._is_built_for("cuda"):
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '0, GPU-a, NVIDIA L4, 22000'\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        os.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        assert all(pool.kind == "ram" for pool in find_pools())
