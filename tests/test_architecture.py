@@ -23,6 +23,7 @@ RANKS = {
     "values": 0,
     "ranking": 0,
     "lru": 0,
+    "files": 0,
     "config": 1,
     "jsonl": 2,
     "images": 2,

@@ -5,7 +5,6 @@ Knows no terminal and no model.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from ..errors import BadItem, UsageError
+from ..files import read_file, write_file
 from ..images import is_url
 from ..values import Decoding, Example, Item, Message, Request, Style, TextPart
 from .compose import word
@@ -106,12 +106,9 @@ class _File(Strict):
 def load_conversation(path: Path) -> Conversation:
     """Read a saved conversation; image paths are relative to the file. Raises UsageError."""
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
+        content = read_file(path, MAX_FILE_BYTES)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UsageError(f"{path} is too large for a conversation")
     try:
         saved = _File.model_validate_json(content)
     except ValidationError as error:
@@ -146,13 +143,10 @@ def save_conversation(conversation: Conversation, path: Path, model: str) -> Non
         ],
         images=_name(conversation.waiting, folder),
     )
-    partial = folder / f".{path.name}.{os.getpid()}"
+    content = saved.model_dump_json(indent=1, exclude_defaults=True) + "\n"
     try:
-        partial.write_text(saved.model_dump_json(indent=1, exclude_defaults=True) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_file(Path(os.path.realpath(path)), content.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 

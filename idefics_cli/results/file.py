@@ -6,31 +6,25 @@ Knows lines and the ledger of their keys, not what is in a row.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..files import lock, open_draft, write_all
 from ..jsonl import MAX_LINE_BYTES, read_lines
 from ..values import Item
 from .ledger import Ledger, Run, Standing, number_key
-
-if sys.platform != "win32":
-    import fcntl
 
 Existing = Literal["resume", "retry-errors", "overwrite"]
 _BEGINNING, _NEXT = b'{"id": "', b'", "images": ['
 _ID = re.compile(rb'\{"id": "(?:[^"\\]|\\.)*', re.DOTALL)
 _MAX_ZEROS = 1 << 16
 """What is taken for a first row that a crash left as zeros; more of them and nothing else is another file."""
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class RowFile:
@@ -87,7 +81,7 @@ class RowFile:
             self._begins_anew = False
         end = os.fstat(self._file).st_size
         try:
-            _write_all(self._file, f"{line}\n".encode())
+            write_all(self._file, f"{line}\n".encode())
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, end)
@@ -160,55 +154,38 @@ class RowFile:
         size = os.fstat(self._file).st_size
         os.ftruncate(self._file, size - len(tail) + (len(row) if is_whole else 0))
         if is_whole:
-            _write_all(self._file, b"\n")
+            write_all(self._file, b"\n")
         return True
 
     def _open_locked(self) -> int:
         while True:
             try:
-                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
             except OSError as error:
                 raise UsageError(f"cannot write {self._name}: {error.strerror}") from error
-            self._lock(file)
+            if not lock(file):
+                os.close(file)
+                raise UsageError(
+                    f"another run is writing {self._name}", hint="wait for it, or name another file"
+                )
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(file), os.stat(self._path)):
                     return file
             os.close(file)  # another run has put a new file in its place since
 
-    def _lock(self, file: int) -> None:
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return
-            os.close(file)
-            raise UsageError(
-                f"another run is writing {self._name}", hint="wait for it, or name another file"
-            ) from error
-
     def _rewrite(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         """Put a file with only these rows in place of this one, in one step and without giving up the lock."""
-        new_path = self._path.with_name(f".{self._path.name}.new")
         try:
-            new = os.open(new_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-            try:
-                self._lock(new)
-                shutil.copymode(self._path, new_path)
-                self._copy(new, is_kept)
-                os.fsync(new)
-                os.replace(new_path, self._path)
-            except BaseException:
-                os.close(new)
-                new_path.unlink(missing_ok=True)
-                raise
+            with open_draft(self._path, os.O_APPEND) as draft:
+                lock(draft.file)
+                self._copy(draft.file, is_kept)
+                draft.keep()
         except OSError as error:
             raise UsageError(
-                f"cannot write {new_path}: {error.strerror}", hint=f"{self._name} is as it was"
+                f"cannot write a new {self._name}: {error.strerror}", hint="the file is as it was"
             ) from error
         os.close(self._file)
-        self._file = new
+        self._file = draft.file
 
     def _copy(self, new: int, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         if self._begins_anew:
@@ -247,8 +224,3 @@ def _is_json(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _write_all(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import SourceError, UsageError
+from ..files import read_file, write_file
 from ..images import has_image_suffix, is_url, name_source
 from ..values import Item
 
+MAX_BYTES = 1_000_000
+"""More is no text that a prompt could have."""
 SidecarName = Literal["stem", "full"]
 
 
@@ -79,7 +82,7 @@ class Sidecars:
         if path is None:
             return None
         try:
-            return path.read_text(encoding="utf-8-sig").strip()
+            return read_file(path, MAX_BYTES).decode("utf-8-sig").strip()
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -89,17 +92,11 @@ class Sidecars:
             ) from error
 
     def write(self, source: str, text: str) -> None:
-        """Write the text beside a source, whole or not at all."""
+        """Write the text beside a source, whole or not at all. A link there is replaced, as nobody named it."""
         path = self.path_of(source)
         assert path is not None, "check was not called"
-        new = path.with_name(f".{path.name}.new")
         try:
-            try:
-                new.write_text(f"{text}\n", encoding="utf-8", errors="replace", newline="\n")
-                os.replace(new, path)
-            except BaseException:
-                new.unlink(missing_ok=True)
-                raise
+            write_file(path, f"{text}\n".encode("utf-8", "replace"))
         except OSError as error:
             raise UsageError(
                 f"cannot write {name_source(str(path))}: {error.strerror}",

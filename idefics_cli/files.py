@@ -1,0 +1,118 @@
+"""Files read up to a size, and written whole or not at all: beside their place first, never through a link.
+
+Knows bytes and paths, not what is in a file. What cannot be is an OSError that says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def name_kind(mode: int) -> str | None:
+    """What something is that is no file, by its mode; None for a file."""
+    return _KINDS.get(stat.S_IFMT(mode))
+
+
+def read_file(path: Path | str, max_bytes: int) -> bytes:
+    """What is in a file. Pipes, devices and more than `max_bytes` are refused, and nothing is waited for."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with open(file, "rb") as stream:
+        if (kind := name_kind(os.fstat(file).st_mode)) is not None:
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
+    return content
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put a file in the place of `path` in one step, with the mode of what was there. A link there is replaced."""
+    with open_draft(path) as draft:
+        write_all(draft.file, content)
+        draft.keep()
+        os.close(draft.file)
+
+
+class Draft:
+    """A file beside the place that it is to take. Its name is short and cannot be guessed; `file` is its descriptor."""
+
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        self._target = path
+        while True:
+            self._path = path.with_name(f".{secrets.token_hex(6)}.tmp")
+            with suppress(FileExistsError):
+                self.file = os.open(self._path, _NEW | flags, 0o666)
+                return
+
+    def keep(self) -> None:
+        """Put it in its place, on the disk."""
+        with suppress(FileNotFoundError):
+            former = os.lstat(self._target)
+            if stat.S_ISREG(former.st_mode):
+                os.chmod(self._path, stat.S_IMODE(former.st_mode))
+        os.fsync(self.file)
+        os.replace(self._path, self._target)
+        _sync_folder(self._target.parent)
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            os.close(self.file)
+        with suppress(OSError):
+            self._path.unlink()
+
+
+@contextmanager
+def open_draft(path: Path, flags: int = 0) -> Iterator[Draft]:
+    """A draft that is gone if anything goes wrong; its file is the caller's to close once it is kept."""
+    draft = Draft(path, flags)
+    try:
+        yield draft
+    except BaseException:
+        draft.discard()
+        raise
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write all of the data to a descriptor."""
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def lock(file: int) -> bool:
+    """Lock an open file until it is closed; False if another process has. Where there are no locks, it is."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in _NO_LOCKS
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """See to it that a new name is on the disk too, where a folder can be synced."""
+    with suppress(OSError):
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
