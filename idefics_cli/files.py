@@ -36,9 +36,10 @@ def name_kind(mode: int) -> str | None:
 def read_file(path: Path | str, max_bytes: int) -> bytes:
     """What is in a file. Pipes, devices and more than `max_bytes` are refused, and nothing is waited for."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if (kind := name_kind(os.fstat(file).st_mode)) is not None:
+        os.close(file)
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
     with open(file, "rb") as stream:
-        if (kind := name_kind(os.fstat(file).st_mode)) is not None:
-            raise OSError(errno.EINVAL, f"it is {kind}, not a file")
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")

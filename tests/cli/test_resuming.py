@@ -218,7 +218,7 @@ from tests.scripted_program import reply
 from tests.scripted import ScriptedBackend
 from idefics_cli.cli.app import execute
 from idefics_cli.cli.ask import open_with
-import idefics_cli.cli.sinks, idefics_cli.images.decode
+import idefics_cli.cli.results, idefics_cli.images.decode
 rounds, seed, *command = sys.argv[1:]
 chance = random.Random(int(seed))
 open_with.set(ScriptedBackend(reply).open)
