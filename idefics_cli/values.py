@@ -162,7 +162,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
-    """Upright RGB pixels and the digest of what was decoded."""
+    """Upright RGB pixels and a digest: images of equal digests have equal pixels."""
 
     source: str
     pixels: PIL.Image.Image

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import os
 import re
-import stat
 import struct
 import threading
 import warnings
@@ -29,6 +26,7 @@ from ..values import Image
 from .formats import COMMON, describe_unreadable, list_formats
 from .limits import Limits
 from .names import name_source
+from .opening import open_data
 from .pixels import DEEP_CHANNELS, to_rgb
 
 # All that Pillow's decoders are known to raise on damaged data, MemoryError apart.
@@ -67,20 +65,33 @@ def decode(data: bytes | Path, source: str, limits: Limits) -> Image:
     """
     _prepare_pillow(limits)
     name = name_source(source)
-    with _open_data(data, name) as file:
-        head = file.read(1024)
+    with open_data(data, name) as opened:
+        head = opened.file.read(1024)
         if not head:
             raise SourceError(f"{name} is empty (0 bytes)", code="not_an_image")
         notes: list[str] = []
         with _translate_damage(name, limits, _DAMAGE):
-            image = _load_pixels(file, head, name, limits)
+            image = _load_pixels(opened.file, head, name, limits)
         # Only values without a meaning may fail here; anything else would be a bug, to be seen as one.
         with _translate_damage(name, limits, (ValueError,)):
             pixels = _turn_upright(image, to_rgb(image, limits.background, notes), notes)
         _note_frames(image, notes)
-    digest = hashlib.sha256(f"{pixels.mode} {pixels.width}x{pixels.height} ".encode())
-    digest.update(pixels.tobytes())
-    return Image(source, pixels, digest.hexdigest()[:32], tuple(notes))
+    return Image(source, pixels, _digest(opened.content, limits, pixels), tuple(notes))
+
+
+def _digest(content: bytes | None, limits: Limits, pixels: PIL.Image.Image) -> str:
+    """What tells these pixels from all others: the bytes they were decoded from, or they themselves.
+
+    Equal digests mean equal pixels, so whatever option changes pixels is part of it; not the other way round.
+    """
+    width, height = pixels.size
+    if content is not None and len(content) <= width * height * 3:
+        kind, data = f"file {limits.background} ", content
+    else:
+        kind, data = f"pixels {width}x{height} ", pixels.tobytes()
+    digest = hashlib.sha256(kind.encode())
+    digest.update(data)
+    return digest.hexdigest()[:32]
 
 
 def _load_pixels(file: IO[bytes], head: bytes, name: str, limits: Limits) -> PIL.Image.Image:
@@ -137,55 +148,6 @@ def _note_frames(image: PIL.Image.Image, notes: list[str]) -> None:
         return
     if count > 1:
         notes.append(f"only the first of {count} frames is used")
-
-
-@contextlib.contextmanager
-def _open_data(data: bytes | Path, name: str) -> Iterator[IO[bytes]]:
-    if isinstance(data, bytes):
-        yield io.BytesIO(data)
-        return
-    try:
-        descriptor = _open_regular(data, name)
-    except OSError as error:
-        raise SourceError(f"{name} cannot be read: {error.strerror}", code="not_found") from None
-    except ValueError:
-        raise SourceError(f"{name} is not a possible file name", code="not_found") from None
-    with os.fdopen(descriptor, "rb") as file:
-        yield file
-
-
-def _open_regular(path: Path, name: str) -> int:
-    # Looked at before it is opened: opening a device can have effects, opening a FIFO waits for a writer.
-    # O_NONBLOCK and the second look are for a path that changes in between.
-    _check_regular(path.stat(), path, name)
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        _check_regular(os.fstat(descriptor), path, name)
-    except SourceError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check_regular(status: os.stat_result, path: Path, name: str) -> None:
-    if stat.S_ISREG(status.st_mode):
-        return
-    if stat.S_ISDIR(status.st_mode):
-        raise SourceError(f"{name} is a folder, not an image", code="not_an_image", hint=_hint_folder(path))
-    raise SourceError(
-        f"{name} is a pipe, socket or device, not an image file",
-        code="not_an_image",
-        hint="pipe the image to standard input and name it -",
-    )
-
-
-def _hint_folder(path: Path) -> str:
-    # Folders within folders are expanded; only those that cannot be listed come here as they are.
-    try:
-        os.scandir(path).close()
-    except OSError as error:
-        return f"and it cannot be listed: {error.strerror}"
-    return ""
 
 
 @contextlib.contextmanager

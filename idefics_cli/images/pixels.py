@@ -34,7 +34,14 @@ def to_rgb(image: PIL.Image.Image, background: tuple[int, int, int], notes: list
     if image.mode == "LAB":
         notes.append("LAB colours were converted to RGB")
         return _convert_lab(image)
-    return image.convert("RGB")
+    return _detach(image) if image.mode == "RGB" else image.convert("RGB")
+
+
+def _detach(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The same pixels without the file and its metadata around them. Not copied: that took as long as decoding."""
+    plain = image._new(image.im)
+    plain.info = {}
+    return plain
 
 
 def _composite(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:

@@ -69,14 +69,38 @@ def test_plain_grey_and_palette_are_unremarked(mode: str) -> None:
     assert read(encode(PIL.Image.new(mode, (4, 4)))).warnings == ()
 
 
-def test_digest_tells_pixels_not_files() -> None:
-    png, bmp = read(encode(corners())), read(encode(corners(), "BMP"))
-    assert png.digest == bmp.digest
-    assert len(png.digest) == 32
-    assert read(encode(corners().rotate(180))).digest != png.digest
-    assert (
-        read(encode(PIL.Image.new("RGB", (2, 8)))).digest != read(encode(PIL.Image.new("RGB", (8, 2)))).digest
-    )
+@pytest.mark.parametrize("size", [(8, 8), (128, 128)], ids=["of pixels", "of the file"])
+def test_equal_digests_are_equal_pixels(size: tuple[int, int], tmp_path: Path) -> None:
+    """The digest is taken of the file's bytes or of the pixels, whichever are fewer."""
+    plain = corners().resize(size, PIL.Image.Resampling.NEAREST)
+    glass = plain.convert("RGBA")
+    glass.putalpha(128)
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 3
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(plain))
+    images = [
+        read(encode(plain)),
+        decode(path, str(path), LIMITS),
+        read(encode(plain, exif=turned)),
+        read(encode(plain.rotate(90))),
+        read(encode(plain.convert("L"))),
+        read(encode(glass)),
+        read(encode(glass), Limits(background=(0, 0, 0))),
+        read(encode(plain), Limits(max_pixels=20_000)),
+    ]
+    assert images[0].digest == images[1].digest == images[-1].digest
+    assert len(images[0].digest) == 32
+    pixels: dict[str, tuple[tuple[int, int], bytes]] = {}
+    for image in images:
+        seen = (image.pixels.size, image.pixels.tobytes())
+        assert pixels.setdefault(image.digest, seen) == seen
+    assert len(pixels) == 6
+
+
+def test_what_has_the_same_bytes_in_another_shape_has_another_digest() -> None:
+    wide, high = (PIL.Image.new("RGB", size) for size in ((8, 2), (2, 8)))
+    assert read(encode(wide)).digest != read(encode(high)).digest
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
