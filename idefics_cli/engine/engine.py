@@ -146,7 +146,9 @@ class Engine:
             return [Outcome(Generation("", 0, "length"), ())] * len(works)
         inputs = self._begin(family, prompts, prefix, first.decoding)
         listeners = [work.listener for work in works if isinstance(work, Continuation)]
-        generations = generate(self._model, family, prompts, first.decoding, inputs, listeners)
+        generations = generate(
+            self._model, family, prompts, first.decoding, inputs, listeners, first.constrain
+        )
         if first.decoding.num_beams == 1:
             self._keep_answers(family, works, generations, inputs)
         return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
@@ -215,7 +217,15 @@ class Engine:
         if work.decoding.max_new_tokens < 1:
             return Outcome(Generation("", 0, "length"), ())
         inputs = to_model(self._model, self._family.collate([work.encoded]))
-        (made,) = generate(self._model, self._family, [work.encoded], work.decoding, inputs, [work.listener])
+        (made,) = generate(
+            self._model,
+            self._family,
+            [work.encoded],
+            work.decoding,
+            inputs,
+            [work.listener],
+            work.constrain,
+        )
         return Outcome(made, ())
 
 

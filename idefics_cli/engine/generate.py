@@ -8,7 +8,7 @@ The generation config is made afresh from the `Decoding`, so nothing a checkpoin
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from transformers import (
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..values import Decoding, FinishReason
+from .constraint import MakeConstraint, TokenConstraint, hide_others
 from .detokenizer import AnswerText, TextStream
 from .listener import Listener
 
@@ -34,7 +35,8 @@ _UNLIKELY = -1e4
 class Generation:
     """One generated text; `new_tokens` counts the token that ended it, which is not among `ids`.
 
-    One that is not `is_finite` was computed with what is no number, and is no answer.
+    One that is not `is_finite` was computed with what is no number, and is no answer. `logprobs` are of the new tokens,
+    the one that ended it included, as the model gives them without a constraint or a temperature; beams have none.
     """
 
     text: str
@@ -42,6 +44,7 @@ class Generation:
     finish_reason: FinishReason
     ids: tuple[int, ...] = ()
     is_finite: bool = True
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
 
 
 def is_sampled(decoding: Decoding) -> bool:
@@ -50,15 +53,16 @@ def is_sampled(decoding: Decoding) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Continuation:
-    """A prompt to be continued, and who listens.
+    """A prompt to be continued, who listens, and what the answer may say.
 
-    One that `is_kept` leaves its keys and values for prompts that repeat its answer.
+    One that `is_kept` leaves its keys and values for prompts that repeat its answer. Beams know no constraint.
     """
 
     encoded: Encoded
     decoding: Decoding
     listener: Listener | None = None
     is_kept: bool = False
+    constrain: MakeConstraint | None = None
 
 
 def batch_key(continuation: Continuation) -> Hashable:
@@ -67,7 +71,7 @@ def batch_key(continuation: Continuation) -> Hashable:
     A sampled row draws from a generator of its own; what punishes repetition would also count the padding.
     """
     decoding = continuation.decoding
-    if is_sampled(decoding):
+    if is_sampled(decoding) or continuation.constrain is not None:
         return decoding, id(continuation)
     if decoding.repetition_penalty != 1.0 or decoding.no_repeat_ngram_size != 0:
         return decoding, len(continuation.encoded.ids)
@@ -81,8 +85,13 @@ def generate(
     decoding: Decoding,
     inputs: Mapping[str, Any],
     listeners: Sequence[Listener | None] = (),
+    constrain: MakeConstraint | None = None,
 ) -> list[Generation]:
-    """Continue each prompt from its model inputs. Each row may have a listener, who hears it or ends it."""
+    """Continue each prompt from its model inputs. Each row may have a listener, who hears it or ends it.
+
+    What is constrained is a single row.
+    """
+    assert constrain is None or (len(rows) == 1 and decoding.num_beams == 1), "one row and no beams"
     width = inputs["input_ids"].shape[1]
     answers = [AnswerText(family, row.ids, decoding.stop) for row in rows]
     endings: list[StoppingCriteria] = []
@@ -95,7 +104,10 @@ def generate(
     if any(streams):
         endings.append(_Listeners(streams, width, are_heard=decoding.num_beams == 1))
     finite = _Finite(len(rows), family.stop_ids[0] if family.stop_ids else family.pad_id)
+    chosen = _Chosen(width, None if constrain is None else constrain())
     options: dict[str, Any] = {"logits_processor": LogitsProcessorList([finite])}
+    if decoding.num_beams == 1:
+        options["logits_processor"].append(chosen)
     if endings:
         options["stopping_criteria"] = StoppingCriteriaList(endings)
     device = find_input_device(model)
@@ -105,9 +117,14 @@ def generate(
             torch.manual_seed(decoding.seed)
         sequences = model.generate(**inputs, generation_config=_build_config(family, decoding), **options)
     generations = [
-        replace(_read(sequence[width:].tolist(), answer, family, decoding), is_finite=is_finite)
+        replace(_read(sequence[width:].tolist(), answer, family), is_finite=is_finite)
         for sequence, answer, is_finite in zip(sequences, answers, finite.read(), strict=True)
     ]
+    if decoding.num_beams == 1:
+        generations = [
+            replace(one, logprobs=own[: one.new_tokens])
+            for one, own in zip(generations, chosen.read(sequences), strict=True)
+        ]
     for stream, generation in zip(streams, generations, strict=True):
         if stream is not None:
             stream.finish(generation.text)
@@ -133,7 +150,7 @@ def _build_config(family: Family, decoding: Decoding) -> GenerationConfig:
     return GenerationConfig(**options)
 
 
-def _read(ids: list[int], answer: AnswerText, family: Family, decoding: Decoding) -> Generation:
+def _read(ids: list[int], answer: AnswerText, family: Family) -> Generation:
     end = next((place for place, index in enumerate(ids) if index in family.stop_ids), len(ids))
     words = ids[:end]
     is_stopped = answer.is_stopped(words)
@@ -171,6 +188,38 @@ class _Finite(LogitsProcessor):
         if self._broken is None:
             return [True] * self._rows
         return [not broken for broken in self._broken.tolist()]
+
+
+class _Chosen(LogitsProcessor):
+    """Notes how likely each chosen token was, and keeps a single row to its constraint."""
+
+    def __init__(self, width: int, constraint: TokenConstraint | None) -> None:
+        self._width = width
+        self._constraint = constraint
+        self._scores: Any = None
+        self._logprobs: list[Any] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self._note(input_ids)
+        self._scores = scores
+        if self._constraint is None:
+            return scores
+        if input_ids.shape[1] > self._width:
+            self._constraint.accept(int(input_ids[0, -1]))
+        return hide_others(scores, [self._constraint.allow()])
+
+    def read(self, sequences: Any) -> list[tuple[float, ...]]:
+        """The log-probabilities of each row's new tokens, those after its end included."""
+        if sequences.shape[1] > self._width + len(self._logprobs):
+            self._note(sequences)
+        if not self._logprobs:
+            return [()] * len(sequences)
+        return [tuple(row) for row in torch.stack(self._logprobs, dim=1).tolist()]
+
+    def _note(self, input_ids: Any) -> None:
+        if self._scores is not None:
+            given = self._scores.gather(-1, input_ids[:, -1:])[:, 0]
+            self._logprobs.append(given - self._scores.logsumexp(-1))
 
 
 class _StopStrings(StoppingCriteria):
