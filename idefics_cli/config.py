@@ -10,15 +10,18 @@ import difflib
 import os
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from .errors import ModelError, UsageError
+from .files import read_file
 from .values import Style
 
 PACKAGE = Path(__file__).resolve().parent
 SHAPES = "shapes"
 AUTO = "auto"
+MAX_YAML_BYTES = 10_000_000
 NAMING_HINT = (
     "connect and run `idefics models pull NAME` (`idefics models list` shows them), give --model a folder, "
     "or try `--model shapes`, which is built in and knows plain coloured shapes"
@@ -62,11 +65,34 @@ def configs_folder() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "configs"
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file. Raises UsageError where that cannot be known."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"cannot read {str(path)[:200]}: {reason}", hint="check IDEFICS_CONFIG_DIR"
+        ) from error
+    return True
+
+
+def expand_user(path: str, name: str = "") -> Path:
+    """A path with its `~` resolved; `name` says where it is from. Raises UsageError for a user who is not there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        where = f"{name}: " if name else ""
+        raise UsageError(f"{where}there is no home folder for {path}", hint="write the whole path") from error
+
+
 def user_folder() -> Path:
     """The user's own settings: $IDEFICS_CONFIG_DIR, or where the platform keeps such things."""
     chosen = os.environ.get("IDEFICS_CONFIG_DIR")
     if chosen:
-        return Path(chosen).expanduser()
+        return expand_user(chosen, "IDEFICS_CONFIG_DIR")
     import platformdirs  # here, so that `--help` with a chosen folder and every library use stay light
 
     return Path(platformdirs.user_config_dir("idefics"))
@@ -76,7 +102,7 @@ def user_cache() -> Path:
     """What can be made again: $IDEFICS_CACHE_DIR, or where the platform keeps such things."""
     chosen = os.environ.get("IDEFICS_CACHE_DIR")
     if chosen:
-        return Path(chosen).expanduser()
+        return expand_user(chosen, "IDEFICS_CACHE_DIR")
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("idefics"))
@@ -86,7 +112,7 @@ def state_folder() -> Path:
     """Where what was typed is remembered: $IDEFICS_STATE_DIR, or where the platform keeps such things."""
     chosen = os.environ.get("IDEFICS_STATE_DIR")
     if chosen:
-        return Path(chosen).expanduser()
+        return expand_user(chosen, "IDEFICS_STATE_DIR")
     import platformdirs
 
     return Path(platformdirs.user_state_dir("idefics"))
@@ -102,9 +128,7 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(
-            path.read_bytes().decode("utf-8-sig"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
+        return yaml.load(read_file(path, MAX_YAML_BYTES).decode("utf-8-sig"), Loader=_yaml_loader())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -116,10 +140,30 @@ def read_yaml(path: Path) -> Any:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
 
 
+@cache
+def _yaml_loader() -> Any:
+    """PyYAML's safe loader, which would take the last of two values of one key for the only one."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen where it runs
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+                if name in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    )
+                seen |= {name} if name else set()
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
 def read_user_options() -> tuple[Path, dict[str, Any]]:
     """The option defaults in the user's config.yaml, keys as written, and the file they are from."""
     path = user_folder() / "config.yaml"
-    if not path.exists():
+    if not exists(path):
         return path, {}
     content = read_yaml(path)
     if content is None:
@@ -133,7 +177,7 @@ def load_models() -> dict[str, Checkpoint]:
     """Every named checkpoint, best first. The user's models.yaml comes before the packaged one and wins."""
     own = user_folder() / "models.yaml"
     packaged = load_packaged_models()
-    if not own.exists():
+    if not exists(own):
         return packaged
     entries = _read_models(own, folders_from=own.parent)
     return entries | {name: entry for name, entry in packaged.items() if name not in entries}
@@ -154,7 +198,7 @@ def resolve_model(name: str) -> Model:
     models = load_models()
     if name in models:
         return _model_of(name, models[name])
-    folder = Path(name).expanduser()
+    folder = expand_user(name, "--model")
     if folder.is_dir():
         return Model(name, str(folder))
     looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
@@ -174,10 +218,11 @@ def hub_cache() -> Path:
     """Where huggingface_hub keeps repositories; found without importing it, which would cost a second."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser()
+            return expand_user(os.environ[variable], variable)
     if os.environ.get("HF_HOME"):
-        return Path(os.environ["HF_HOME"]).expanduser() / "hub"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+        return expand_user(os.environ["HF_HOME"], "HF_HOME") / "hub"
+    base = expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")
+    return base / "huggingface" / "hub"
 
 
 def _model_of(name: str, entry: Checkpoint) -> Model:
@@ -205,4 +250,4 @@ def _read_models(path: Path, *, folders_from: Path) -> dict[str, Checkpoint]:
 def _with_absolute_folder(entry: Checkpoint, parent: Path) -> Checkpoint:
     if entry.folder is None:
         return entry
-    return replace(entry, folder=str(parent / Path(entry.folder).expanduser()))
+    return replace(entry, folder=str(parent / expand_user(entry.folder, "models.yaml")))

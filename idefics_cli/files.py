@@ -19,6 +19,7 @@ if sys.platform != "win32":
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_OWN_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/", "/dev/null", "/proc/self/fd/")
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -31,6 +32,11 @@ _KINDS = {
 def name_kind(mode: int) -> str | None:
     """What something is that is no file, by its mode; None for a file."""
     return _KINDS.get(stat.S_IFMT(mode))
+
+
+def is_own_stream(path: Path | str) -> bool:
+    """Whether a path names what this process was given open, as shells write `>(…)`, or nothing."""
+    return str(path).startswith(_OWN_STREAMS)
 
 
 def read_file(path: Path | str, max_bytes: int) -> bytes:
@@ -97,6 +103,17 @@ def write_all(file: int, data: bytes) -> None:
     """Write all of the data to a descriptor."""
     while data:
         data = data[os.write(file, data) :]
+
+
+def append_whole(file: int, data: bytes) -> None:
+    """Add to the end of a file, or leave it as it is where the disk has no room for all of it."""
+    end = os.fstat(file).st_size
+    try:
+        write_all(file, data)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(file, end)
+        raise
 
 
 def lock(file: int) -> bool:

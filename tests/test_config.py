@@ -96,3 +96,30 @@ def test_the_hub_cache_is_where_huggingface_hub_has_it(tmp_path: Path) -> None:
     assert config.hub_cache() == Path(os.environ["HF_HOME"]) / "hub"
     os.environ["HF_HUB_CACHE"] = str(tmp_path)
     assert config.hub_cache() == tmp_path
+
+
+def test_a_user_or_a_folder_that_is_not_to_be_had_is_one_line(
+    run: Callable[..., Run], red_circle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value, command in (
+        ("IDEFICS_CONFIG_DIR", "~nobody-here/x", ("models", "list")),
+        ("IDEFICS_CACHE_DIR", "~nobody-here/x", ("doctor",)),
+        ("HF_HOME", "~nobody-here/x", ("models", "list")),
+        ("IDEFICS_RUNTIME_DIR", "~nobody-here/x", ("serve", "--status")),
+        ("IDEFICS_CONFIG_DIR", "/x" * 3000, ("models", "list")),
+        ("IDEFICS_CONFIG_DIR", "/x" * 3000, ("caption", str(red_circle), "--model", "shapes", "--dry-run")),
+        ("IDEFICS_MODEL", "~nobody-here/x", ("caption", str(red_circle))),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            result = run(*command)
+        errors = [line for line in result.stderr.splitlines() if "error" in line]
+        assert (result.code, len(errors)) == (2, 1), (name, command, result)
+        assert "~nobody-here/x" in errors[0] or "File name too long" in errors[0]
+
+
+def test_a_key_that_is_there_twice_is_refused(run: Callable[..., Run]) -> None:
+    write_models("mine: {architecture: idefics2, repo: a/b}\nmine: {architecture: idefics2, repo: c/d}\n")
+    result = run("models", "list")
+    assert (result.code, len(result.stderr.splitlines())) == (2, 1)
+    assert "models.yaml line 2 is not valid YAML: the key 'mine' is there twice" in result.stderr

@@ -29,7 +29,7 @@ from .log import hearing
 from .options import Options
 from .output import Talk, display_name, say
 from .progress import Progress, Tally
-from .results import Sinks, check_sidecars, choose_output, open_sinks
+from .results import Sinks, check_sidecars, choose_output, keep_inputs, open_sinks
 from .settings import choose_cache_bytes, choose_limits, choose_model, choose_shard, choose_spec
 from .signals import INTERRUPTED, Interrupts
 
@@ -64,7 +64,7 @@ def answer(work: Work, options: Options, talk: Talk) -> None:
     is_single = len(head) == 1 and not work.is_stream
     output = choose_output(work, options, is_single=is_single)
     index, shards = choose_shard(options)
-    everything = check_sidecars(chain(head, listed), options)
+    everything = check_sidecars(keep_inputs(chain(head, listed), output, work), options)
     items = (item for item in everything if is_in_shard(item, index, shards))
     limits = choose_limits(options)
     model = choose_model(options, talk)

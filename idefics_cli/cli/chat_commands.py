@@ -6,8 +6,8 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 
+from ..config import expand_user
 from ..errors import UsageError
 from ..images import is_url
 from ..runner.chat_session import Session
@@ -70,13 +70,13 @@ def _set_system(session: Session, argument: str) -> str:
 
 
 def _save(session: Session, argument: str) -> str:
-    path = Path(argument).expanduser()
+    path = expand_user(argument)
     session.save(path)
     return f"saved as {path}"
 
 
 def _load(session: Session, argument: str) -> str:
-    session.load(Path(argument).expanduser())
+    session.load(expand_user(argument))
     return f"{len(session.conversation.turns)} messages and their replies"
 
 

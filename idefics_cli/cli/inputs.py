@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from ..errors import NothingToDo, SourceError, UsageError
+from ..files import is_own_stream, name_kind
 from ..images import expand, name_source, read_names
 from ..jsonl import read_lines
 from ..prompts.compose import word
@@ -55,6 +56,8 @@ class Work:
     """What to say if there are no items."""
     is_stream: bool = False
     """Whether items may come at any time: nobody waits for a second one to see whether the first is alone."""
+    files: tuple[str, ...] = ()
+    """What it reads, as the user named it."""
     count: Callable[[], int] | None = None
     """Find out how many there are, where they can be listed twice."""
     like: Item | None = None
@@ -100,6 +103,9 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
         words=_choose_words(template, options),
         nothing=NothingToDo(f"no images in {given}", hint=hint),
         is_stream=options.files_from is not None,
+        files=tuple(
+            name for name in (*images, options.files_from, options.examples, options.template) if name
+        ),
         count=(lambda: sum(1 for _ in items())) if can_be_listed_again else None,
         like=like,
         any_style="completion" if template.completion is not None else "chat",
@@ -128,6 +134,7 @@ def list_lines(path: str, options: Options) -> Work:
         words=reader.compose,
         nothing=NothingToDo(f"no items in {'standard input' if path == '-' else path}"),
         is_stream=True,
+        files=(path,),
         count=count if Path(path).is_file() else None,
         format="jsonl",
     )
@@ -234,6 +241,8 @@ def _read_examples(options: Options) -> tuple[Example, ...]:
 def _open(path: str) -> IO[bytes]:
     try:
         if path != "-":
+            if name_kind(os.stat(path).st_mode) == "a device" and not is_own_stream(path):
+                raise UsageError(f"{path} is a device", hint="name a file, or - for standard input")
             return open(path, "rb")
         if sys.stdin is None or sys.stdin.closed:
             raise UsageError("standard input is closed", hint="pipe a list into it")

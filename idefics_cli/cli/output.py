@@ -19,6 +19,7 @@ from typing import Literal, TextIO
 import typer
 
 from ..errors import UsageError
+from ..files import append_whole, is_own_stream, name_kind
 from ..values import Result
 
 Format = Literal["text", "jsonl"]
@@ -122,15 +123,17 @@ class Output:
     questions: bool = False
     """Several questions: a column says which one."""
     top: int | None = None
-    _file: TextIO | None = field(default=None, init=False)
+    _file: int | None = field(default=None, init=False)
     _streamed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Find out before the model is loaded that the results could not be kept."""
         if self.path is None:
             return
-        if self.path.is_dir():
-            raise UsageError(f"{self.path} is a folder", hint="--output takes a file")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            kind = name_kind(_stat(self.path).st_mode)
+            if kind is not None and not is_own_stream(self.path):
+                raise UsageError(f"{self.path} is {kind}", hint="--output takes a file")
         if not self.path.parent.is_dir():
             raise UsageError(f"there is no folder {self.path.parent}", hint="make it first")
         if self.existing == "refuse" and self.path.is_file() and not self.is_kept_elsewhere:
@@ -147,7 +150,7 @@ class Output:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
 
     def write(self, result: Result) -> None:
         """Write one row. A failed one is a row in JSONL and a line on stderr in text."""
@@ -202,17 +205,28 @@ class Output:
         if self.path is None:
             emit(line)
             return
-        _write(self._open_file(self.path), line + "\n", str(self.path))
+        try:
+            append_whole(self._open_file(self.path), f"{line}\n".encode("utf-8", "surrogateescape"))
+        except BrokenPipeError as error:
+            raise typer.Exit(0) from error
+        except OSError as error:
+            raise UsageError(f"cannot write to {self.path}: {error.strerror}") from error
 
-    def _open_file(self, path: Path) -> TextIO:
+    def _open_file(self, path: Path) -> int:
         if self._file is None:
-            is_special = path.exists() and not path.is_file()  # /dev/stdout, a named pipe
-            mode: Literal["w", "x"] = "w" if self.existing == "overwrite" or is_special else "x"
-            try:
-                self._file = path.open(mode, encoding="utf-8", errors="surrogateescape", newline="\n")
-            except OSError as error:
-                raise UsageError(f"cannot write {path}: {error.strerror}") from error
+            is_replaced = self.existing == "overwrite" or is_own_stream(path)
+            mode = os.O_TRUNC if is_replaced else os.O_EXCL
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | mode, 0o666)
         return self._file
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _write(stream: TextIO, text: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import UsageError
+from ..files import is_own_stream
+from ..images import has_image_suffix
 from ..jsonl import dump_row
 from ..results.file import RowFile
 from ..results.ledger import Run
@@ -74,6 +77,10 @@ class Sinks:
 def choose_output(work: Work, options: Options, *, is_single: bool) -> Output:
     """How results are shown. Finds out before the model is loaded that they could not be kept."""
     path = Path(options.output) if options.output not in (None, "-") else None
+    if path is not None:
+        if has_image_suffix(str(path)):
+            raise UsageError(f"--output {path} is named like an image", hint="name another file")
+        _keep_apart(path, work)
     format = options.format or ("jsonl" if path is not None else work.format)
     output = Output(
         format=format,
@@ -93,6 +100,40 @@ def choose_output(work: Work, options: Options, *, is_single: bool) -> Output:
         if options.full_text:
             raise UsageError("--stream and --full-text cannot be combined", hint="leave one of them away")
     return output
+
+
+def keep_inputs(items: Iterable[Item], output: Output, work: Work) -> Iterator[Item]:
+    """The items, none of whose images is the file that results go to. Raises UsageError when one is.
+
+    Where that file is to be replaced, all items that can be listed twice are looked at first.
+    """
+    if output.path is None or not output.path.exists() or is_own_stream(output.path):
+        yield from items
+        return
+    target = output.path.stat()
+
+    def check(item: Item) -> Item:
+        for source in item.images:
+            with contextlib.suppress(OSError, ValueError):
+                if os.path.samestat(os.stat(source), target):
+                    raise _refuse_target(output.path, "an image of the input")
+        return item
+
+    if output.existing == "overwrite" and work.count is not None:
+        for item in work.items():
+            check(item)
+    yield from map(check, items)
+
+
+def _keep_apart(path: Path, work: Work) -> None:
+    for name in work.files:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(name, path) and not is_own_stream(path):
+                raise _refuse_target(path, "read by the same command")
+
+
+def _refuse_target(path: Path | None, why: str) -> UsageError:
+    return UsageError(f"--output {path} is {why}", hint="name another file")
 
 
 def check_sidecars(items: Iterable[Item], options: Options) -> Iterable[Item]:

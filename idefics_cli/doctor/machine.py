@@ -17,7 +17,7 @@ import httpx2
 from packaging.requirements import Requirement
 
 from .. import __version__
-from ..config import SHAPES, hub_cache, load_models, template_folders, user_cache, user_folder
+from ..config import SHAPES, expand_user, hub_cache, load_models, template_folders, user_cache, user_folder
 from ..errors import IdeficsError, ModelError
 from ..models.libraries import import_libraries
 from ..models.memory.sizes import count_folder_bytes, format_bytes
@@ -168,7 +168,7 @@ def check_settings() -> Check:
 
 def check_token() -> Check:
     """Whether there is a token for the hub. Its value is nobody's business."""
-    path = Path(os.environ.get("HF_TOKEN_PATH") or hub_cache().parent / "token").expanduser()
+    path = expand_user(os.environ.get("HF_TOKEN_PATH") or str(hub_cache().parent / "token"), "HF_TOKEN_PATH")
     is_there = any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or path.is_file()
     text = "there is a token for the hub" if is_there else "no token for the hub; gated checkpoints need one"
     return Check("token", "ok", text, "" if is_there else "`hf auth login`", {"is_there": is_there})

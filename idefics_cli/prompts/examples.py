@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
 from ..config import read_yaml
 from ..errors import BadItem, UsageError
+from ..files import read_file
 from ..images import is_url
 from ..jsonl import parse_line, read_lines
 from ..values import Example
 from .templates import IMAGE, Strict, describe_problems
+
+MAX_BYTES = 200_000_000
+"""Room for shots with their images as data URLs."""
 
 
 def load_examples(path: Path) -> list[Example]:
@@ -24,8 +29,8 @@ def load_examples(path: Path) -> list[Example]:
             parse_example(entry, path.parent, f"{path}, example {n}") for n, entry in enumerate(entries, 1)
         ]
     try:
-        with path.open("rb") as stream:
-            return [_parse_line(line, path, number) for number, line in read_lines(stream)]
+        lines = read_lines(io.BytesIO(read_file(path, MAX_BYTES)))
+        return [_parse_line(line, path, number) for number, line in lines]
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
 

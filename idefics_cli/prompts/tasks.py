@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import read_file
 
 MAX_LABELS = 100_000
+MAX_LABELS_BYTES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def parse_labels(argument: str) -> tuple[str, ...]:
     if argument.startswith("@"):
         path = Path(argument[1:])
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_file(path, MAX_LABELS_BYTES).decode("utf-8-sig").splitlines()
         except OSError as error:
             raise UsageError(f"cannot read the labels in {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..config import read_yaml, template_folders
+from ..config import exists, read_yaml, template_folders
 from ..errors import UsageError
 from ..values import Decoding, Style
 
@@ -198,7 +198,7 @@ def load_template(name: str) -> Template:
         return read_template(Path(name))
     for folder in template_folders():
         path = folder / f"{name}.yaml"
-        if _NAME.fullmatch(name) and path.is_file():
+        if _NAME.fullmatch(name) and exists(path):
             return read_template(path)
     known = ", ".join(sorted(template_names()))
     raise UsageError(f"no template {name!r}", hint=f"known: {known}; or name a .yaml file")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
-from ..files import lock, open_draft, write_all
+from ..files import append_whole, lock, open_draft, write_all
 from ..jsonl import MAX_LINE_BYTES, read_lines
 from ..values import Item
 from .ledger import Ledger, Run, Standing, number_key
@@ -79,12 +79,9 @@ class RowFile:
         if self._begins_anew:
             self._rewrite(lambda row: False)
             self._begins_anew = False
-        end = os.fstat(self._file).st_size
         try:
-            write_all(self._file, f"{line}\n".encode())
+            append_whole(self._file, f"{line}\n".encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, end)
             raise UsageError(
                 f"cannot write to {self._name}: {error.strerror}",
                 hint="what is in it is whole: make room, then run the same command again",

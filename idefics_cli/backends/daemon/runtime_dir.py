@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...config import expand_user
 from ...errors import UsageError
 from ...models.hub.cache import find_commit, repo_folder
 from ...values import ModelSpec
@@ -28,7 +29,7 @@ def find_folder() -> Path:
     """The folder, which may not be there: $IDEFICS_RUNTIME_DIR, or where the platform keeps such things."""
     chosen = os.environ.get("IDEFICS_RUNTIME_DIR")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expand_user(chosen, "IDEFICS_RUNTIME_DIR").absolute()
     import platformdirs
 
     with warnings.catch_warnings():
