@@ -10,7 +10,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Store(Generic[Key, Value]):
+class LRUCache(Generic[Key, Value]):
     """What is too large for it is not kept at all; callers hold on to what they are using."""
 
     def __init__(self, limit_bytes: int) -> None:

@@ -156,7 +156,7 @@ class Request:
     without the images."""
     opening: str = ""
     """What the answer begins with: already in the prompt, repeated before the generated text."""
-    is_kept: bool = False
+    cache_answer: bool = False
     """Whether later requests go on from its answer, as the next turn of a conversation does."""
 
 

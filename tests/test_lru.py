@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from idefics_cli.lru import Store
+from idefics_cli.lru import LRUCache
 
 
 def test_the_longest_unused_goes_first() -> None:
-    store: Store[str, int] = Store(10)
+    store: LRUCache[str, int] = LRUCache(10)
     for number, key in enumerate("abc"):
         store.keep(key, number, 4 if key != "b" else 2)
     assert store.find("a") == 0
@@ -18,7 +18,7 @@ def test_the_longest_unused_goes_first() -> None:
 
 
 def test_what_is_too_large_is_not_kept() -> None:
-    store: Store[str, int] = Store(10)
+    store: LRUCache[str, int] = LRUCache(10)
     store.keep("a", 1, 10)
     store.keep("b", 2, 11)
     assert store.list_keys() == ["a"]
@@ -26,7 +26,7 @@ def test_what_is_too_large_is_not_kept() -> None:
 
 
 def test_a_smaller_limit_counts_at_once() -> None:
-    store: Store[str, int] = Store(10)
+    store: LRUCache[str, int] = LRUCache(10)
     store.keep("a", 1, 5)
     store.keep("b", 2, 5)
     store.shrink(5)

@@ -204,7 +204,9 @@ class LocalBackend:
         encoded = self._encode(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
-            return _Task(request, encoded, Continuation(encoded, request.decoding, listener, request.is_kept))
+            return _Task(
+                request, encoded, Continuation(encoded, request.decoding, listener, request.cache_answer)
+            )
         ranking = self._split(request, encoded, images)
         if request.normalize != "pmi":
             return _Task(request, encoded, ranking)

@@ -18,7 +18,7 @@ from ..models.families.family import Family
 from ..models.families.layout import FAKE_TOKEN, IMAGE_TOKEN
 from ..models.loading import load_model, open_family
 from ..values import Image, ModelSpec, Request, Style, list_sources
-from .measure import Reply
+from .measure import ArmAnswer
 
 
 class Script:
@@ -31,10 +31,10 @@ class Script:
 
     def answer(
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[Reply]:
+    ) -> list[ArmAnswer]:
         """Every request in its place. Those of one task come in batches; labels are ranked image by image."""
         size = batch_size if self.family.has_prefixes else 1
-        replies: dict[int, Reply] = {}
+        replies: dict[int, ArmAnswer] = {}
         for group in _group(requests):
             if requests[group[0]].choices:
                 replies |= {index: self._rank(requests[index], images, size) for index in group}
@@ -47,7 +47,7 @@ class Script:
         return [replies[index] for index in range(len(requests))]
 
     @torch.inference_mode()
-    def _generate(self, requests: Sequence[Request], images: Mapping[str, Image]) -> Iterator[Reply]:
+    def _generate(self, requests: Sequence[Request], images: Mapping[str, Image]) -> Iterator[ArmAnswer]:
         inputs = self._process([(request, "") for request in requests], images)
         decoding, family = requests[0].decoding, self.family
         config = GenerationConfig(
@@ -61,7 +61,7 @@ class Script:
         width = inputs["input_ids"].shape[1]
         for row, mask in zip(sequences[:, width:].tolist(), inputs["attention_mask"], strict=True):
             words = list(takewhile(lambda index: index not in family.stop_ids, row))
-            yield Reply(
+            yield ArmAnswer(
                 text=family.decode(words),
                 asked_tokens=int(mask.sum()),
                 computed_tokens=width,
@@ -69,7 +69,7 @@ class Script:
             )
 
     @torch.inference_mode()
-    def _rank(self, request: Request, images: Mapping[str, Image], size: int) -> Reply:
+    def _rank(self, request: Request, images: Mapping[str, Image], size: int) -> ArmAnswer:
         """One full prompt with each label after it; the log-probabilities of the label's tokens summed."""
         pictures = [images[source] for source in list_sources(request.prompt)]
         prompt = self.family.encode(request.prompt, pictures).ids
@@ -82,7 +82,7 @@ class Script:
             inputs = self._process([(request, choice.continuation) for choice in batch], images)
             computed += inputs["input_ids"].numel()
             logprobs += self._score(inputs, [len(row) - start for row in rows[first : first + size]])
-        return Reply(
+        return ArmAnswer(
             logprobs=tuple(zip((choice.label for choice in request.choices), logprobs, strict=True)),
             asked_tokens=len(prompt),
             computed_tokens=computed - sum(len(row) - start for row in rows),

@@ -15,7 +15,7 @@ from ..backends import Backend, close_backends
 from ..errors import ItemError
 from ..models.devices import choose_device, choose_dtype
 from ..models.loading import open_family
-from .measure import Job, Open, open_local, read_peak, reset_peak
+from .measure import ArmJob, Open, open_local, read_peak, reset_peak
 from .roofline import PROBE, count_decoding_bytes, measure_copy_rate, name_device
 from .workloads import compose_work
 
@@ -35,7 +35,7 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
+class DecodingSpeed:
     """What was measured. `read_bytes` is what a step reads of the weights."""
 
     device: str
@@ -46,7 +46,7 @@ class Decoding:
     speeds: tuple[Speed, ...]
 
 
-def measure_decoding(job: Job, open_with: Open = open_local) -> Decoding:
+def measure_decoding(job: ArmJob, open_with: Open = open_local) -> DecodingSpeed:
     """One request at a time, then as many as the job has in a batch. Raises ItemError where not even one fits."""
     family = open_family(job.spec)
     device = choose_device(job.spec.device)
@@ -61,7 +61,7 @@ def measure_decoding(job: Job, open_with: Open = open_local) -> Decoding:
         ]
     finally:
         close_backends()
-    return Decoding(
+    return DecodingSpeed(
         name_device(device),
         str(dtype).removeprefix("torch."),
         job.spec.quantization,
@@ -99,7 +99,7 @@ def _measure(backend: Backend, size: int, new_tokens: int, least_seconds: float)
     return Speed(size, short, (made - begun) / seconds, least_seconds * steps / seconds, read_peak())
 
 
-def tabulate_decoding(model: str, measured: Decoding) -> str:
+def tabulate_decoding(model: str, measured: DecodingSpeed) -> str:
     """The table for people."""
     held = measured.dtype if measured.quantization is None else f"{measured.quantization} ({measured.dtype})"
     rows = [
@@ -128,6 +128,6 @@ def tabulate_decoding(model: str, measured: Decoding) -> str:
     )
 
 
-def to_json(model: str, measured: Decoding) -> str:
+def to_json(model: str, measured: DecodingSpeed) -> str:
     """Everything measured, on one line."""
     return json.dumps({"model": model, **asdict(measured)}, ensure_ascii=False)

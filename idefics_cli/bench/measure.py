@@ -30,7 +30,7 @@ WARM_LABELS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ArmJob:
     """What is to be measured. A probe of the machine takes the same but looks at no workload."""
 
     spec: ModelSpec
@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ArmAnswer:
     """One answer: a text, or the log-probability of each label; and what its prompt cost, labels not counted."""
 
     text: str = ""
@@ -54,16 +54,16 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ArmOutcome:
     """What a job came to. With a `failure` there is nothing else."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
-    replies: tuple[Reply, ...] = ()
+    replies: tuple[ArmAnswer, ...] = ()
     failure: str | None = None
 
 
-class Answerer(Protocol):
+class ArmBackend(Protocol):
     """An arm at work: whoever answers requests in some way of its own."""
 
     @property
@@ -71,17 +71,17 @@ class Answerer(Protocol):
 
     def answer(
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[Reply]: ...
+    ) -> list[ArmAnswer]: ...
 
 
-Open = Callable[[Job], Backend]
+Open = Callable[[ArmJob], Backend]
 
 
-def open_local(job: Job) -> Backend:
+def open_local(job: ArmJob) -> Backend:
     return open_backend(job.spec, batch_size=job.batch_size, cache_bytes=job.cache_bytes)
 
 
-def measure(job: Job, open_with: Open = open_local) -> Outcome:
+def measure(job: ArmJob, open_with: Open = open_local) -> ArmOutcome:
     """Do the work once to warm up, on other pictures, then once against the clock."""
     from ..models.devices import is_out_of_memory
 
@@ -96,13 +96,13 @@ def measure(job: Job, open_with: Open = open_local) -> Outcome:
         began = time.perf_counter()
         replies = answerer.answer(work.requests, work.images, size)
         seconds = time.perf_counter() - began
-        return Outcome(seconds, read_peak(), tuple(replies))
+        return ArmOutcome(seconds, read_peak(), tuple(replies))
     except ItemError as error:
-        return Outcome(failure=str(error))
+        return ArmOutcome(failure=str(error))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return Outcome(failure="out of memory")
+        return ArmOutcome(failure="out of memory")
     finally:
         close_backends()
 
@@ -119,8 +119,8 @@ class _Engine:
 
     def answer(
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[Reply]:
-        replies: list[Reply] = []
+    ) -> list[ArmAnswer]:
+        replies: list[ArmAnswer] = []
         window = WINDOW_BATCHES * batch_size
         for first in range(0, len(requests), window):
             for answer in self.backend.answer(requests[first : first + window], images):
@@ -130,9 +130,9 @@ class _Engine:
         return replies
 
 
-def _reply(answer: Answer) -> Reply:
+def _reply(answer: Answer) -> ArmAnswer:
     usage = answer.usage
-    return Reply(
+    return ArmAnswer(
         text="" if answer.scores else answer.text,
         logprobs=tuple((score.label, score.logprob) for score in answer.scores),
         asked_tokens=usage.prompt_tokens,
@@ -141,7 +141,7 @@ def _reply(answer: Answer) -> Reply:
     )
 
 
-def _open_script(spec: ModelSpec) -> Answerer:
+def _open_script(spec: ModelSpec) -> ArmBackend:
     from .baseline import Script
 
     return Script(spec)

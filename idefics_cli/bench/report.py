@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .measure import Arm, Outcome
+from .measure import Arm, ArmOutcome
 from .workloads import Workload
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Line:
 
     workload: Workload
     images: int
-    outcomes: Mapping[Arm, Outcome]
+    outcomes: Mapping[Arm, ArmOutcome]
 
     def compare_speed(self, arm: Arm, other: Arm) -> float | None:
         """How many times faster an arm was than another."""
@@ -192,7 +192,7 @@ def _to_values(line: Line) -> dict[str, Any]:
     }
 
 
-def _to_arm(line: Line, arm: Arm, outcome: Outcome) -> dict[str, Any]:
+def _to_arm(line: Line, arm: Arm, outcome: ArmOutcome) -> dict[str, Any]:
     if outcome.failure is not None:
         return {"failure": outcome.failure}
     return {
@@ -208,5 +208,5 @@ def _to_arm(line: Line, arm: Arm, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _sum(outcome: Outcome, field: str) -> int:
+def _sum(outcome: ArmOutcome, field: str) -> int:
     return sum(getattr(reply, field) for reply in outcome.replies)

@@ -27,8 +27,8 @@ from ..models.families.family import Family
 from ..models.loading import open_family
 from ..models.quantization.kinds import BYTES_PER_WEIGHT, is_packed
 from ..values import Answer
-from .measure import Job, Open, open_local
-from .workloads import Work, Workload, compose_work
+from .measure import ArmJob, Open, open_local
+from .workloads import Workload, WorkloadRequests, compose_work
 
 PROBE = Workload("probe", "one question an image", 1, questions=1)
 ROUNDS = 3
@@ -37,7 +37,7 @@ SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class RooflinePhase:
     """What a phase reaches, in operations or bytes a second, and which part of the machine's rate that is."""
 
     rate: float
@@ -54,11 +54,11 @@ class Machine:
     transformers: str
     matrix_flops: float
     copy_bytes: float
-    prefill: Phase | None = None
-    decoding: Phase | None = None
+    prefill: RooflinePhase | None = None
+    decoding: RooflinePhase | None = None
 
 
-def probe(job: Job, open_with: Open = open_local) -> Machine:
+def probe(job: ArmJob, open_with: Open = open_local) -> Machine:
     """Measure the machine in the precision of the checkpoint, then the two phases through the backend."""
     family = open_family(job.spec)
     device = choose_device(job.spec.device)
@@ -136,11 +136,11 @@ def _wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _probe_phases(machine: Machine, job: Job, backend: Backend, weights: float) -> Machine:
+def _probe_phases(machine: Machine, job: ArmJob, backend: Backend, weights: float) -> Machine:
     """Every timing has pictures of its own, so that no cache answers for the model."""
     seeds = itertools.count(2)
 
-    def compose(images: int, new_tokens: int) -> Work:
+    def compose(images: int, new_tokens: int) -> WorkloadRequests:
         return compose_work(PROBE, backend.style, images=images, new_tokens=new_tokens, seed=next(seeds))
 
     _time(backend, compose(job.batch_size, 1))
@@ -151,7 +151,7 @@ def _probe_phases(machine: Machine, job: Job, backend: Backend, weights: float) 
     )
     rate = operations.total / seconds
     tokens = sum(answer.usage.prompt_tokens for answer in answers)
-    machine = replace(machine, prefill=Phase(rate, rate / machine.matrix_flops, tokens / seconds))
+    machine = replace(machine, prefill=RooflinePhase(rate, rate / machine.matrix_flops, tokens / seconds))
     steps = []
     for _ in range(ROUNDS):
         short, (one,) = _time(backend, compose(1, 1))
@@ -161,10 +161,10 @@ def _probe_phases(machine: Machine, job: Job, backend: Backend, weights: float) 
     if not steps:
         return machine
     rate = weights / min(steps)
-    return replace(machine, decoding=Phase(rate, rate / machine.copy_bytes, 1 / min(steps)))
+    return replace(machine, decoding=RooflinePhase(rate, rate / machine.copy_bytes, 1 / min(steps)))
 
 
-def _time(backend: Backend, work: Work) -> tuple[float, list[Answer]]:
+def _time(backend: Backend, work: WorkloadRequests) -> tuple[float, list[Answer]]:
     began = time.perf_counter()
     answers = backend.answer(work.requests, work.images)
     seconds = time.perf_counter() - began

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..errors import AnswerError, IdeficsError, ModelError
-from .measure import Job
+from .measure import ArmJob
 
 SERVER_ENDED = 255
 """What multiprocessing gives as the exit code of a child whose fork server is gone."""
@@ -38,10 +38,10 @@ T = TypeVar("T")
 class Runs(Protocol):
     """Who does a piece of work: `run_in_child`, or a test that wants it done here."""
 
-    def __call__(self, work: Callable[[Job], T], job: Job, /) -> T: ...
+    def __call__(self, work: Callable[[ArmJob], T], job: ArmJob, /) -> T: ...
 
 
-def run_in_child(work: Callable[[Job], T], job: Job) -> T:
+def run_in_child(work: Callable[[ArmJob], T], job: ArmJob) -> T:
     """Do a piece of work in a fresh process. One that the system ends, as it does without memory, is an AnswerError."""
     start = _choose_start()
     context: Any = multiprocessing.get_context(start)
@@ -95,7 +95,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(work: Callable[[Job], object], job: Job, sender: Connection) -> None:
+def _work(work: Callable[[ArmJob], object], job: ArmJob, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     result: tuple[str | None, object]

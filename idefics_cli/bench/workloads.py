@@ -59,14 +59,16 @@ WORKLOADS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkloadRequests:
     """A workload put into words for one style of checkpoint, with every picture in memory."""
 
     requests: tuple[Request, ...]
     images: Mapping[str, Image]
 
 
-def compose_work(workload: Workload, style: Style, *, images: int, new_tokens: int, seed: int = 0) -> Work:
+def compose_work(
+    workload: Workload, style: Style, *, images: int, new_tokens: int, seed: int = 0
+) -> WorkloadRequests:
     """The requests about `images` pictures, each answer `new_tokens` long."""
     names = [f"{workload.name}-{index}.png" for index in range(images)]
     shots = [f"shot-{index}.png" for index in range(max(workload.shots, MIXED_SHOTS * workload.is_mixed))]
@@ -84,7 +86,7 @@ def compose_work(workload: Workload, style: Style, *, images: int, new_tokens: i
     else:
         requests = [composer.word("caption", name, shots=workload.shots) for name in names]
     pictures = draw_pictures([*names, *shots], seed)
-    return Work(tuple(requests), {picture.source: picture for picture in pictures})
+    return WorkloadRequests(tuple(requests), {picture.source: picture for picture in pictures})
 
 
 def draw_pictures(sources: Sequence[str], seed: int = 0) -> Iterator[Image]:

@@ -24,8 +24,8 @@ from ..results.ledger import is_in_shard, name_item, name_run
 from ..runner.run import Report, run
 from ..values import Image, Item, ModelSpec, Request, Result
 from .daemon import open_warm
-from .inputs import Question, Work, list_lines, list_work
-from .log import hearing
+from .inputs import ItemList, Question, list_lines, list_work
+from .log import log_to
 from .options import Options
 from .output import Talk, display_name, say
 from .progress import Progress, Tally
@@ -42,18 +42,18 @@ open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_wi
 def ask(images: Sequence[str], question: Question, options: Options) -> None:
     """Answer a question about each image."""
     talk = Talk(options.quiet, options.verbose)
-    with hearing(talk):
+    with log_to(talk):
         answer(list_work(images, question, options, talk), options, talk)
 
 
 def ask_lines(path: str, options: Options) -> None:
     """Answer each line of a batch file."""
     talk = Talk(options.quiet, options.verbose)
-    with hearing(talk):
+    with log_to(talk):
         answer(list_lines(path, options), options, talk)
 
 
-def answer(work: Work, options: Options, talk: Talk) -> None:
+def answer(work: ItemList, options: Options, talk: Talk) -> None:
     """Answer all items. Raises typer.Exit(1) when some of them failed, Exit(130) when it was interrupted."""
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
@@ -94,12 +94,12 @@ def answer(work: Work, options: Options, talk: Talk) -> None:
             )
             with contextlib.closing(results), interrupts, progress:
                 _write_results(results, sinks, tally, progress, options, talk)
-    _conclude(tally, sinks, talk, was_interrupted=interrupts.are_heard)
+    _conclude(tally, sinks, talk, was_interrupted=interrupts.can_stream)
 
 
 def _open_run(
     items: Iterable[Item],
-    work: Work,
+    work: ItemList,
     options: Options,
     model: Model,
     backend: Backend,

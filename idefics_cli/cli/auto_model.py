@@ -9,7 +9,7 @@ from ..errors import ModelError
 from ..models.hub.catalog import Listing, describe
 from ..models.memory.available import Pool, describe_pools, find_pools
 from ..models.memory.estimate import DTYPE_BYTES, Demand
-from ..models.memory.fit import Candidate, Fit, Wish, choose
+from ..models.memory.fit import Candidate, Constraints, Fit, choose
 from ..models.memory.sizes import format_bytes
 from .options import Options
 from .output import Talk
@@ -28,13 +28,13 @@ def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Mo
         if not listings:
             raise ModelError("no model is chosen and none is downloaded", hint=NAMING_HINT)
     pools = find_pools(options.device or "auto")
-    wish = make_wish(options, quantization)
+    constraints = make_wish(options, quantization)
     candidates = [
         Candidate(name, listing.dimensions, listing.is_downloaded)
         for name, listing in listings.items()
         if listing.dimensions is not None
     ]
-    found = choose(candidates, pools, wish)
+    found = choose(candidates, pools, constraints)
     if found is None:
         raise ModelError(
             f"no model fits ({describe_pools(pools)})",
@@ -50,23 +50,25 @@ def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Mo
         talk.note(
             f"using {candidate.name}, {_describe_fit(fit)}: the best {here} fits (--model names another)"
         )
-    return _settle(listing, fit, pools, wish, options)
+    return _settle(listing, fit, pools, constraints, options)
 
 
-def make_wish(options: Options, quantization: str | None = None) -> Wish:
+def make_wish(options: Options, quantization: str | None = None) -> Constraints:
     """What the options leave to choose."""
     dtype = (options.dtype or "auto").removesuffix("!")
     dtype = _DTYPES.get(dtype, dtype)
-    return Wish(
+    return Constraints(
         dtype=dtype if dtype in DTYPE_BYTES else None,
         quantization=quantization,
         demand=Demand(detail=options.detail),
     )
 
 
-def _settle(listing: Listing, fit: Fit, pools: list[Pool], wish: Wish, options: Options) -> Model:
+def _settle(
+    listing: Listing, fit: Fit, pools: list[Pool], constraints: Constraints, options: Options
+) -> Model:
     """The model with what it takes to fit. What fits by itself is left to be chosen when it is loaded."""
-    first = wish.list_precisions(fit.pools[0].kind)[0]
+    first = constraints.list_precisions(fit.pools[0].kind)[0]
     is_first = fit.precision == first and first.quantization is None
     has_cards = any(pool.kind == "gpu" for pool in pools)
     is_passed_over = fit.pools[0].kind == "ram" and has_cards

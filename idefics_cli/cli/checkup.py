@@ -11,7 +11,7 @@ import typer
 
 from ..doctor.check import Check
 from ..doctor.machine import check_machine
-from .log import hearing
+from .log import log_to
 from .options import Options
 from .output import Talk, emit, one_line
 from .pull import is_offline
@@ -20,7 +20,7 @@ from .pull import is_offline
 def run_checks(options: Options, *, is_quick: bool, is_json: bool) -> None:
     """Print each check as it is made, or all as JSON. Raises typer.Exit(1) if one of them is broken."""
     done: list[Check] = []
-    with hearing(Talk()):
+    with log_to(Talk()):
         for check in _list_checks(
             options.device or "auto", is_offline=is_offline(options), is_quick=is_quick
         ):

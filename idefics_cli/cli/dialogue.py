@@ -24,7 +24,7 @@ from ..runner.run import Report
 from ..shapes.world import describe_foreign
 from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
-from .log import hearing
+from .log import log_to
 from .options import Options
 from .output import Talk, emit, is_terminal, one_line, say_error
 from .settings import choose_decoding, choose_limits, choose_model, choose_spec
@@ -42,7 +42,7 @@ def converse(images: Sequence[str], options: Options, *, system: str | None, sav
     conversation = Conversation(Decoding())
     conversation.decoding = replace(conversation.template.decoding.to_decoding(), **decoding)
     model = choose_model(options, talk)
-    with hearing(talk), contextlib.ExitStack() as held:
+    with log_to(talk), contextlib.ExitStack() as held:
         backend = open_chosen(_choose_spec(model, options), model, options, talk, held)
         doubt = describe_foreign if model.name == SHAPES else None
         session = Session(

@@ -47,7 +47,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ItemList:
     """The items of a command and how they are put into words."""
 
     items: Callable[[], Iterator[Item]]
@@ -68,7 +68,7 @@ class Work:
     top: int | None = None
 
 
-def list_work(images: Sequence[str], question: Question, options: Options, talk: Talk) -> Work:
+def list_work(images: Sequence[str], question: Question, options: Options, talk: Talk) -> ItemList:
     """The work of a task's command: each image with each question, images outermost; all in one with --together."""
     template = load_template(
         question.template or template_name(question.task, options.template, question.prompt)
@@ -98,7 +98,7 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
         return _list_items(_group(images, options), like, fields, question)
 
     can_be_listed_again = options.files_from is None or Path(options.files_from).is_file()
-    return Work(
+    return ItemList(
         items=items,
         words=_choose_words(template, options),
         nothing=NothingToDo(f"no images in {given}", hint=hint),
@@ -114,7 +114,7 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
     )
 
 
-def list_lines(path: str, options: Options) -> Work:
+def list_lines(path: str, options: Options) -> ItemList:
     """The work of `batch`: an item for each line of a file."""
     from ..prompts.items import ItemReader
 
@@ -129,7 +129,7 @@ def list_lines(path: str, options: Options) -> Work:
         with _open(path) as stream:
             return sum(1 for _ in read_lines(stream))
 
-    return Work(
+    return ItemList(
         items=items,
         words=reader.compose,
         nothing=NothingToDo(f"no items in {'standard input' if path == '-' else path}"),

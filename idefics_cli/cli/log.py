@@ -12,10 +12,10 @@ PACKAGE = __name__.partition(".")[0]
 
 
 @contextmanager
-def hearing(talk: Talk) -> Iterator[None]:
+def log_to(talk: Talk) -> Iterator[None]:
     """Within, notes and warnings go to stderr unless quiet, details only when verbose."""
     log = logging.getLogger(PACKAGE)
-    handler = _Listener(talk)
+    handler = _TalkHandler(talk)
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
@@ -26,7 +26,7 @@ def hearing(talk: Talk) -> Iterator[None]:
         log.removeHandler(handler)
 
 
-class _Listener(logging.Handler):
+class _TalkHandler(logging.Handler):
     def __init__(self, talk: Talk) -> None:
         super().__init__()
         self._talk = talk

@@ -17,7 +17,7 @@ import typer
 
 from ..backends import DEFAULT_BATCH_SIZE
 from ..bench.corpus import list_corpus
-from ..bench.measure import ARMS, Arm, Job, Outcome, measure
+from ..bench.measure import ARMS, Arm, ArmJob, ArmOutcome, measure
 from ..bench.plot import check_plot, draw_plot
 from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
 from ..bench.subprocess import Runs, run_in_child
@@ -38,7 +38,7 @@ run_with: ContextVar[Runs] = ContextVar("run_with", default=run_in_child)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BenchOptions:
     """The command's own options."""
 
     workloads: tuple[str, ...]
@@ -50,7 +50,7 @@ class Wanted:
     decoding: bool
 
 
-def run_bench(wanted: Wanted, options: Options) -> None:
+def run_bench(wanted: BenchOptions, options: Options) -> None:
     """Measure, print the table and the JSON line. Raises typer.Exit(1) when an arm failed or the arms disagree."""
     talk = Talk(options.quiet)
     if wanted.decoding:
@@ -99,7 +99,7 @@ def run_bench(wanted: Wanted, options: Options) -> None:
         raise typer.Exit(1)
 
 
-def _run_decoding(wanted: Wanted, options: Options, talk: Talk) -> None:
+def _run_decoding(wanted: BenchOptions, options: Options, talk: Talk) -> None:
     """Measure decoding alone, print its table and its JSON line."""
     if wanted.workloads or wanted.arms or wanted.images or wanted.plot:
         raise UsageError("--decoding has no workloads, arms, images or plot", hint="leave those out")
@@ -115,7 +115,7 @@ def _run_decoding(wanted: Wanted, options: Options, talk: Talk) -> None:
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     with _choose_checkpoint(wanted, options, talk) as model:
-        job = Job(
+        job = ArmJob(
             choose_spec(model, options),
             PROBE,
             "idefics",
@@ -137,7 +137,7 @@ def _check_names(kind: str, names: Collection[str], known: Collection[str]) -> N
 
 
 @contextmanager
-def _choose_checkpoint(wanted: Wanted, options: Options, talk: Talk) -> Iterator[Model]:
+def _choose_checkpoint(wanted: BenchOptions, options: Options, talk: Talk) -> Iterator[Model]:
     """The checkpoint named, or a folder of random weights that lasts as long as the measurements."""
     if options.model is not None and wanted.random_weights is None:
         yield choose_model(options, talk)
@@ -154,10 +154,10 @@ def _choose_checkpoint(wanted: Wanted, options: Options, talk: Talk) -> Iterator
         yield Model(f"{name} (random weights)", folder)
 
 
-def _list_jobs(workload: Workload, model: Model, wanted: Wanted, options: Options) -> list[Job]:
+def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, options: Options) -> list[ArmJob]:
     spec = choose_spec(model, options)
     return [
-        Job(
+        ArmJob(
             spec,
             workload,
             arm,
@@ -171,14 +171,14 @@ def _list_jobs(workload: Workload, model: Model, wanted: Wanted, options: Option
     ]
 
 
-def _measure_all(jobs: Sequence[Job], repeat: int, talk: Talk) -> dict[Arm, Outcome]:
+def _measure_all(jobs: Sequence[ArmJob], repeat: int, talk: Talk) -> dict[Arm, ArmOutcome]:
     """Each arm's fastest run; the arms take turns, so that a busy minute hits them all."""
-    outcomes: dict[Arm, Outcome] = {}
+    outcomes: dict[Arm, ArmOutcome] = {}
     for job in [*jobs] * repeat:
         try:
             outcome = run_with.get()(measure, job)
         except AnswerError as error:
-            outcome = Outcome(failure=str(error))
+            outcome = ArmOutcome(failure=str(error))
         told = outcome.failure or f"{outcome.seconds:.1f} s"
         talk.note(f"{job.workload.name}, {job.arm}: {told}")
         before = outcomes.get(job.arm)

@@ -29,7 +29,7 @@ from ..models.memory.estimate import (
     count_weight_bytes,
     estimate,
 )
-from ..models.memory.fit import Fit, Wish, find_fit, fit_in, list_places
+from ..models.memory.fit import Constraints, Fit, find_fit, fit_in, list_places
 from ..models.memory.sizes import format_bytes
 from .options import Options
 from .output import Talk, emit, one_line
@@ -45,7 +45,7 @@ def print_list(options: Options) -> None:
     pools = find_pools(options.device or "auto")
     rows = []
     for listing in list_catalog():
-        fit = find_fit(listing.dimensions, pools, Wish()) if listing.dimensions is not None else None
+        fit = find_fit(listing.dimensions, pools, Constraints()) if listing.dimensions is not None else None
         if options.format == "jsonl":
             emit(dump_row(_describe(listing) | {"fit": _describe_fit(fit)}))
         else:
@@ -74,7 +74,7 @@ def print_info(model: Model, demand: Demand, options: Options) -> None:
             for one, need in precisions
         }
         asked = {"tokens": demand.tokens, "batch_size": demand.batch_size, "images": demand.images}
-        fit = find_fit(dimensions, pools, Wish(demand=demand))
+        fit = find_fit(dimensions, pools, Constraints(demand=demand))
         row = _describe(listing, dimensions) | asked | {"memory": needs, "fit": _describe_fit(fit)}
         emit(dump_row(row))
         return

@@ -19,7 +19,7 @@ from ..results.file import RowFile
 from ..results.ledger import Run
 from ..results.sidecars import Sidecars
 from ..values import Item, Result
-from .inputs import Work, choose_sidecars
+from .inputs import ItemList, choose_sidecars
 from .options import Options
 from .output import Output, Talk
 
@@ -55,7 +55,7 @@ class Sinks:
     def skip_finished(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items that are still to be answered; the others are counted."""
         for item in items:
-            standing = self.rows.settle(item) if self.rows is not None else "todo"
+            standing = self.rows.lookup(item) if self.rows is not None else "todo"
             if standing == "todo" and self.sidecars is not None and not self.overwrites:
                 standing = "done" if self.sidecars.has(item.images[0]) else "todo"
             if standing == "done" and self.sidecars is not None and item.images[0] in self.unwritten:
@@ -74,7 +74,7 @@ class Sinks:
             self.sidecars.write(result.images[0], result.text or "")
 
 
-def choose_output(work: Work, options: Options, *, is_single: bool) -> Output:
+def choose_output(work: ItemList, options: Options, *, is_single: bool) -> Output:
     """How results are shown. Finds out before the model is loaded that they could not be kept."""
     path = Path(options.output) if options.output not in (None, "-") else None
     if path is not None:

@@ -15,7 +15,7 @@ from ..errors import ModelError, NothingToDo, UsageError
 from ..models.libraries import import_libraries
 from ..values import Image, ModelSpec
 from .daemon import pass_on, start_server, write_flags
-from .log import hearing
+from .log import log_to
 from .options import Options
 from .output import Talk, emit
 from .settings import choose_cache_bytes, choose_keep_alive, choose_model, choose_spec
@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ServeOptions:
     """The options of the command that are its own."""
 
     port: int | None = None
@@ -36,7 +36,7 @@ class Wanted:
     background: bool = False
 
 
-def run_server(wanted: Wanted, options: Options) -> None:
+def run_server(wanted: ServeOptions, options: Options) -> None:
     """Serve until told to end, or return once a server in the background is ready."""
     talk = Talk(options.quiet)
     if wanted.port is None and wanted.host is not None:
@@ -78,7 +78,9 @@ def stop_server(options: Options) -> None:
     Talk(options.quiet).note(f"the server with {said.get('model', 'the model')} has ended")
 
 
-def _run_in_background(wanted: Wanted, options: Options, spec: ModelSpec, model: Model, talk: Talk) -> None:
+def _run_in_background(
+    wanted: ServeOptions, options: Options, spec: ModelSpec, model: Model, talk: Talk
+) -> None:
     if ask_server("GET", HEALTH) is not None:
         raise UsageError("a server is running already", hint="end it with `idefics serve --stop`")
     own = asdict(wanted) | {name: getattr(options, name) for name in ("keep_alive", "max_pixels", "timeout")}
@@ -95,13 +97,13 @@ def _run_in_background(wanted: Wanted, options: Options, spec: ModelSpec, model:
 
 
 def _serve(
-    wanted: Wanted, options: Options, model: Model, spec: ModelSpec, keep_alive_seconds: float
+    wanted: ServeOptions, options: Options, model: Model, spec: ModelSpec, keep_alive_seconds: float
 ) -> None:
     import_libraries()
     from ..backends.daemon.runtime_dir import identify
     from ..backends.local import LocalBackend
     from ..serve.lifecycle import Address, open_tcp, serve
-    from ..serve.state import API_LIMITS, House, Rules
+    from ..serve.state import API_LIMITS, Rules, ServerState
 
     talk = Talk(options.quiet)
     address = tcp = None
@@ -121,7 +123,7 @@ def _serve(
         ),
     )
     backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=choose_cache_bytes(options))
-    with hearing(talk):
+    with log_to(talk):
         backend.load()
     places = ["commands of yours"]
     urls: tuple[str, ...] = ()
@@ -136,7 +138,7 @@ def _serve(
         doubt = describe_foreign
     folder = make_folder()
     serve(
-        lambda: House(model.name, backend, identify(spec), rules, keep_alive_seconds, doubt, urls),
+        lambda: ServerState(model.name, backend, identify(spec), rules, keep_alive_seconds, doubt, urls),
         folder,
         tcp=tcp,
         address=address,

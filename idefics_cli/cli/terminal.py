@@ -69,7 +69,7 @@ class Terminal:
 
     def _ask(self, message: str) -> None:
         try:
-            with Reply(self._console) as reply:
+            with LiveReply(self._console) as reply:
                 result = self._session.ask(message, reply.take)
         except KeyboardInterrupt:
             said = "what was said so far stays" if reply.text.strip() else "it had said nothing yet"
@@ -90,7 +90,7 @@ class Terminal:
         tell_more(result, self._talk)
 
 
-class Reply:
+class LiveReply:
     """A reply on the screen while it comes. A finished paragraph is printed for good, the one in hand is redrawn."""
 
     def __init__(self, console: Console) -> None:

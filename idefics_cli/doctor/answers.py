@@ -21,7 +21,7 @@ SAMPLES = PACKAGE / "shapes" / "samples"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class KnownQuestion:
     """A question about a sample, and its answer."""
 
     template: str
@@ -32,7 +32,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
+class PrecisionCheck:
     """A way to hold the weights, and what must be installed for it."""
 
     name: str
@@ -43,18 +43,20 @@ class Precision:
 
 
 PROBES = (
-    Probe("caption", "red-circle.png", "A red circle on a white background."),
-    Probe("vqa", "blue-star.png", "yellow", (("question", "What colour is the background?"),)),
-    Probe(
+    KnownQuestion("caption", "red-circle.png", "A red circle on a white background."),
+    KnownQuestion("vqa", "blue-star.png", "yellow", (("question", "What colour is the background?"),)),
+    KnownQuestion(
         "classify-photo", "green-triangle.png", "triangle", choices=("circle", "square", "triangle", "star")
     ),
 )
 PRECISIONS = (
-    Precision("float32", "float32"),
-    Precision("bfloat16", "bfloat16"),
-    Precision("4bit", quantization="4bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
-    Precision("8bit", quantization="8bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
-    Precision("int8", quantization="int8", needs="optimum.quanto", hint="pip install 'idefics-cli[int8]'"),
+    PrecisionCheck("float32", "float32"),
+    PrecisionCheck("bfloat16", "bfloat16"),
+    PrecisionCheck("4bit", quantization="4bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
+    PrecisionCheck("8bit", quantization="8bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
+    PrecisionCheck(
+        "int8", quantization="int8", needs="optimum.quanto", hint="pip install 'idefics-cli[int8]'"
+    ),
 )
 
 
@@ -64,7 +66,7 @@ def check_answers(device: str) -> Iterator[Check]:
         yield _check(precision, device)
 
 
-def _check(precision: Precision, device: str) -> Check:
+def _check(precision: PrecisionCheck, device: str) -> Check:
     name = f"model, {precision.name}"
     if precision.needs is not None and not _is_installed(precision.needs):
         return Check(name, "skipped", f"{precision.needs} is not installed", precision.hint)

@@ -11,15 +11,15 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
-Unit = tuple[str, tuple[int, ...]]
+PrefixUnit = tuple[str, tuple[int, ...]]
 """The digest of an image, empty for text, and the ids that are never cut apart: one of a text, all of an image."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PlannedRow:
     """One request as the planner sees it. Rows with different keys never share a batch."""
 
-    units: tuple[Unit, ...]
+    units: tuple[PrefixUnit, ...]
     key: Hashable = None
     steps: int = 0
     """Passes after the prompt, each of one token."""
@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """What a batch may be: at most so many rows, holding at most so many tokens.
 
     `pass_tokens` is what a pass costs however little it computes; `window` is the sliding attention of the model, in
@@ -64,11 +64,11 @@ class Batch:
 
 
 def plan(
-    rows: Sequence[Row],
-    limits: Limits,
+    rows: Sequence[PlannedRow],
+    limits: BatchLimits,
     *,
-    cached: Iterable[Sequence[Unit]] = (),
-    recent: Iterable[Sequence[Unit]] = (),
+    cached: Iterable[Sequence[PrefixUnit]] = (),
+    recent: Iterable[Sequence[PrefixUnit]] = (),
 ) -> list[Batch]:
     """Batches of all rows, the dearest first.
 
@@ -77,7 +77,7 @@ def plan(
     """
     if not rows:
         return []
-    names: dict[Unit, int] = {}
+    names: dict[PrefixUnit, int] = {}
     entries = [_Entry(_name(row.units, names), index) for index, row in enumerate(rows)]
     entries += [_Entry(_name(units, names), _CACHED) for units in cached]
     entries += [_Entry(_name(units, names), _RECENT) for units in recent]
@@ -119,7 +119,7 @@ class _Offer:
 
 
 class _Planner:
-    def __init__(self, rows: Sequence[Row], limits: Limits) -> None:
+    def __init__(self, rows: Sequence[PlannedRow], limits: BatchLimits) -> None:
         self._rows = rows
         self._limits = limits
         self._ends = [list(accumulate((len(ids) for _, ids in row.units), initial=0)) for row in rows]
@@ -245,7 +245,7 @@ class _Planner:
         return self._ends[batch.rows[0]].index(batch.prefix)
 
 
-def _name(units: Iterable[Unit], names: dict[Unit, int]) -> tuple[int, ...]:
+def _name(units: Iterable[PrefixUnit], names: dict[PrefixUnit, int]) -> tuple[int, ...]:
     return tuple(names.setdefault(unit, len(names)) for unit in units)
 
 

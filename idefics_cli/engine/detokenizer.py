@@ -64,12 +64,12 @@ class TextStream:
         self._stop_ids = frozenset(stop_ids)
 
     @property
-    def is_heard(self) -> bool:
+    def streams(self) -> bool:
         return self._listener.on_text is not None
 
     @property
-    def is_gone(self) -> bool:
-        return self._listener.is_gone()
+    def is_cancelled(self) -> bool:
+        return self._listener.is_cancelled()
 
     def take(self, ids: Sequence[int]) -> None:
         """All ids of the answer so far; what follows the one that ended it is padding."""

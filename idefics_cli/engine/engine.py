@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import torch
 
-from ..lru import Store
+from ..lru import LRUCache
 from ..models.devices import count_free_bytes, find_input_device, is_out_of_memory
 from ..models.families.family import Encoded, Family
-from ..models.families.placeholder_family import MarkedFamily, Stretch
+from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from ..values import Decoding
-from .batching import Batch, Limits, Row, plan
+from .batching import Batch, BatchLimits, PlannedRow, plan
 from .generate import Continuation, Generation, batch_key, generate
 from .image_features import Features
 from .inputs import count_positions, lay_rows, to_model
@@ -31,7 +31,7 @@ from .label_scoring import (
     score_packed,
     score_rows,
 )
-from .prefix_cache import Prefix, Prefixes, Units
+from .prefix_cache import Prefix, Prefixes, PrefixUnits
 
 Work = Continuation | Ranking
 
@@ -68,13 +68,13 @@ class Engine:
         free = count_free_bytes(self._device)
         kind = self._device.type if self._device.type in CACHE_SHARE else "cpu"
         share = CACHE_SHARE[kind]
-        self._store: Store[Any, Any] = Store(int(free * share) if cache_bytes is None else cache_bytes)
+        self._store: LRUCache[Any, Any] = LRUCache(int(free * share) if cache_bytes is None else cache_bytes)
         self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
         self._pass_tokens = PASS_TOKENS[kind]
-        self._recent: deque[Units] = deque(maxlen=RECENT_PROMPTS)
+        self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)
         if family.has_prefixes:
-            marked = cast(MarkedFamily, family)
-            self._marked: MarkedFamily | None = marked
+            marked = cast(PlaceholderFamily, family)
+            self._marked: PlaceholderFamily | None = marked
             self._features = Features(model, marked, self._store)
             self._prefixes = Prefixes(model, marked, self._features, self._store)
         else:
@@ -86,7 +86,7 @@ class Engine:
             return [Batch((index,)) for index in range(len(works))]
         planned = [_describe(self._marked, work) for work in works]
         prompts = [row.units for row in planned]
-        limits = Limits(
+        limits = BatchLimits(
             rows,
             self._batch_tokens,
             self._pass_tokens,
@@ -128,7 +128,7 @@ class Engine:
 
     def _run_marked(
         self,
-        family: MarkedFamily,
+        family: PlaceholderFamily,
         works: Sequence[Work],
         cuts: Sequence[int],
         row_tokens: int,
@@ -154,20 +154,20 @@ class Engine:
         return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 
     def _begin(
-        self, family: MarkedFamily, prompts: Sequence[Encoded], prefix: Prefix, decoding: Decoding
+        self, family: PlaceholderFamily, prompts: Sequence[Encoded], prefix: Prefix, decoding: Decoding
     ) -> dict[str, Any]:
         """The inputs of `generate` for prompts whose prefix is in the cache."""
         ids, mask = (one.to(self._device) for one in lay_rows(prompts, prefix.length, family.pad_id))
         width = ids.shape[1] - prefix.length
-        stretches = [Stretch(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
-        features = self._features.gather(stretches)
-        images = family.place_images(stretches, width, features)
+        token_ranges = [TokenRange(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
+        features = self._features.gather(token_ranges)
+        images = family.image_inputs(token_ranges, width, features)
         cache = open_cache(prefix.layers, len(prompts))
         if decoding.num_beams > 1:
             # The beams part at the first new token: all before it is run once, not once a beam.
             if width > 1:
-                begun = [Stretch(one.encoded, one.start, one.stop - 1) for one in stretches]
-                head = family.for_forward(family.place_images(begun, width - 1, features))
+                begun = [TokenRange(one.encoded, one.start, one.stop - 1) for one in token_ranges]
+                head = family.for_forward(family.image_inputs(begun, width - 1, features))
                 self._model(
                     input_ids=ids[:, prefix.length : -1],
                     attention_mask=mask[:, :-1],
@@ -177,7 +177,7 @@ class Engine:
                     logits_to_keep=1,
                     **to_model(self._model, head),
                 )
-                images = family.place_last(images, 1)
+                images = family.last_image_inputs(images, 1)
             cache.batch_repeat_interleave(decoding.num_beams)
         return {
             "input_ids": ids,
@@ -188,7 +188,7 @@ class Engine:
 
     def _keep_answers(
         self,
-        family: MarkedFamily,
+        family: PlaceholderFamily,
         works: Sequence[Work],
         generations: Sequence[Generation],
         inputs: Mapping[str, Any],
@@ -197,7 +197,7 @@ class Engine:
         cache, mask = inputs["past_key_values"], inputs["attention_mask"]
         width = mask.shape[1]
         for row, (work, made) in enumerate(zip(works, generations, strict=True)):
-            if not isinstance(work, Continuation) or not work.is_kept:
+            if not isinstance(work, Continuation) or not work.cache_answer:
                 continue
             # The last token of the longest answer was never run.
             count = min(len(made.ids), cache.get_seq_length() - width)
@@ -229,13 +229,15 @@ class Engine:
         return Outcome(made, ())
 
 
-def _describe(family: MarkedFamily, work: Work) -> Row:
+def _describe(family: PlaceholderFamily, work: Work) -> PlannedRow:
     units = family.list_units(work.encoded)
     if isinstance(work, Ranking):
         tokens = count_label_tokens(work.labels)
-        return Row(units, ("rank", work.labels), labels=tokens, limit=max(1, LOGITS_AT_ONCE // (tokens + 1)))
+        return PlannedRow(
+            units, ("rank", work.labels), labels=tokens, limit=max(1, LOGITS_AT_ONCE // (tokens + 1))
+        )
     decoding = work.decoding
-    return Row(units, batch_key(work), steps=decoding.max_new_tokens, beams=decoding.num_beams)
+    return PlannedRow(units, batch_key(work), steps=decoding.max_new_tokens, beams=decoding.num_beams)
 
 
 def _count_token_bytes(model: Any, family: Family) -> int:

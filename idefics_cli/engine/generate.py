@@ -61,7 +61,7 @@ class Continuation:
     encoded: Encoded
     decoding: Decoding
     listener: Listener | None = None
-    is_kept: bool = False
+    cache_answer: bool = False
     constrain: MakeConstraint | None = None
 
 
@@ -102,7 +102,7 @@ def generate(
         for answer, listener in zip(answers, listeners or [None] * len(rows), strict=True)
     ]
     if any(streams):
-        endings.append(_Listeners(streams, width, are_heard=decoding.num_beams == 1))
+        endings.append(_Listeners(streams, width, can_stream=decoding.num_beams == 1))
     finite = _Finite(len(rows), family.stop_ids[0] if family.stop_ids else family.pad_id)
     chosen = _Chosen(width, None if constrain is None else constrain())
     options: dict[str, Any] = {"logits_processor": LogitsProcessorList([finite])}
@@ -240,16 +240,18 @@ class _StopStrings(StoppingCriteria):
 class _Listeners(StoppingCriteria):
     """Lets listeners hear their rows, which beams have none of until they are done; ends those whose listener went."""
 
-    def __init__(self, streams: Sequence[TextStream | None], width: int, *, are_heard: bool) -> None:
+    def __init__(self, streams: Sequence[TextStream | None], width: int, *, can_stream: bool) -> None:
         self._streams = streams
         self._width = width
-        self._are_heard = are_heard and any(stream is not None and stream.is_heard for stream in streams)
+        self._are_heard = can_stream and any(stream is not None and stream.streams for stream in streams)
 
     def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
         if self._are_heard:
             for stream, ids in zip(self._streams, input_ids[:, self._width :].tolist(), strict=True):
-                if stream is not None and stream.is_heard:
+                if stream is not None and stream.streams:
                     stream.take(ids)
         each = len(input_ids) // len(self._streams)
-        are_gone = [stream is not None and stream.is_gone for stream in self._streams for _ in range(each)]
+        are_gone = [
+            stream is not None and stream.is_cancelled for stream in self._streams for _ in range(each)
+        ]
         return torch.tensor(are_gone, device=input_ids.device, dtype=torch.bool)

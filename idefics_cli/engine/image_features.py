@@ -7,33 +7,33 @@ from typing import Any
 
 from torch import Tensor
 
-from ..lru import Store
+from ..lru import LRUCache
 from ..models.families.family import Pixels
-from ..models.families.placeholder_family import MarkedFamily, Stretch
+from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from ..models.memory.estimate import TILES_AT_ONCE
 
 
 class Features:
     """What a family's text sees of its images. One processor and its settings make all images of a family."""
 
-    def __init__(self, model: Any, family: MarkedFamily, store: Store[Any, Any]) -> None:
+    def __init__(self, model: Any, family: PlaceholderFamily, store: LRUCache[Any, Any]) -> None:
         self._model = model
         self._family = family
         self._store = store
         self.hits = self.misses = 0
 
-    def gather(self, stretches: Iterable[Stretch]) -> dict[str, Tensor]:
+    def gather(self, token_ranges: Iterable[TokenRange]) -> dict[str, Tensor]:
         """The features that the tokens of these stretches see, by digest; those not yet known are made together."""
         found: dict[str, Tensor] = {}
         missing: dict[str, Pixels] = {}
-        for stretch in stretches:
-            for index in self._family.find_images(stretch):
-                digest = stretch.encoded.spans[index].digest
+        for token_range in token_ranges:
+            for index in self._family.find_images(token_range):
+                digest = token_range.encoded.spans[index].digest
                 if digest in found or digest in missing:
                     continue
                 known = self._store.find(("image", digest))
                 if known is None:
-                    missing[digest] = stretch.encoded.pixels[index]
+                    missing[digest] = token_range.encoded.pixels[index]
                 else:
                     found[digest] = known
         self.hits += len(found)

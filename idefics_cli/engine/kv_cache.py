@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 ROOM_TOKENS = 64
 
 
-class RoomyLayer(DynamicLayer):
+class GrowableLayer(DynamicLayer):
     """Keys and values are the beginning of longer buffers. Never a sliding layer: masks see to windows."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class RoomyLayer(DynamicLayer):
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def over(cls, keys: Tensor, values: Tensor) -> RoomyLayer:
+    def over(cls, keys: Tensor, values: Tensor) -> GrowableLayer:
         """A layer that begins with these, which it never writes to."""
         layer = cls()
         layer.lazy_initialization(keys, values)
@@ -83,10 +83,10 @@ def read_cache(cache: Cache) -> tuple[tuple[Tensor, Tensor], ...]:
 def open_cache(layers: Iterable[tuple[Tensor, Tensor]] = (), rows: int = 1) -> Cache:
     """A cache of so many rows that all begin with these keys and values of one row."""
     begun: list[Any] = [
-        RoomyLayer.over(
+        GrowableLayer.over(
             keys.expand(rows, *keys.shape[1:]),
             values.expand(rows, *values.shape[1:]),
         )
         for keys, values in layers
     ]
-    return Cache(layers=begun) if begun else Cache(layer_class_to_replicate=RoomyLayer)
+    return Cache(layers=begun) if begun else Cache(layer_class_to_replicate=GrowableLayer)

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
-from ..models.families.placeholder_family import MarkedFamily, Stretch
+from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from .image_features import Features
 from .inputs import count_positions, lay_rows, to_model
 from .kv_cache import open_cache
-from .label_trie import PROMPT, Labels, Row, pack
+from .label_trie import PROMPT, Labels, PackedRow, pack
 from .prefix_cache import Prefix
 
 ROW_TOKENS = 500
@@ -57,7 +57,7 @@ def count_label_tokens(labels: Labels) -> int:
 
 def score_packed(
     model: Any,
-    family: MarkedFamily,
+    family: PlaceholderFamily,
     prompts: Sequence[Encoded],
     labels: Labels,
     prefix: Prefix,
@@ -68,8 +68,8 @@ def score_packed(
     device = find_input_device(model)
     ids, mask = (one.to(device) for one in lay_rows(prompts, prefix.length, family.pad_id))
     width = ids.shape[1] - prefix.length
-    stretches = [Stretch(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
-    seen = features.gather(stretches)
+    token_ranges = [TokenRange(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
+    seen = features.gather(token_ranges)
     cache = open_cache(prefix.layers, len(prompts))
     scores = [[0.0] * len(labels) for _ in prompts]
     images: dict[str, Any] = {}
@@ -80,9 +80,9 @@ def score_packed(
         tokens = torch.tensor([row.tokens] * len(prompts), dtype=torch.long, device=device)
         if last is None:
             tokens = torch.cat([ids[:, prefix.length :], tokens], dim=-1)
-            images = family.place_images(stretches, width, seen, labels=count)
+            images = family.image_inputs(token_ranges, width, seen, labels=count)
         else:
-            images = family.place_last(images, count)
+            images = family.last_image_inputs(images, count)
             cache.crop(-labels_run)
         labels_run = count
         visible, positions = _show(mask, row, tokens.shape[1], _find_window(family))
@@ -120,7 +120,7 @@ def score_rows(model: Any, family: Family, ranking: Ranking) -> list[float]:
     return [known[row.ids] for row in ranking.rows]
 
 
-def _read_edges(last: Tensor, logits: Tensor, row: Row) -> list[list[float]]:
+def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float]]:
     """The log-probability of each edge of a row, for each prompt. `last` tells of the prompts' own last tokens."""
     places = torch.tensor([place for place, _ in row.edges], device=logits.device)
     tokens = torch.tensor([token for _, token in row.edges], device=logits.device)
@@ -137,7 +137,7 @@ def _read_edges(last: Tensor, logits: Tensor, row: Row) -> list[list[float]]:
     return result
 
 
-def _show(mask: Tensor, row: Row, queries: int, window: int | None) -> tuple[Tensor, Tensor]:
+def _show(mask: Tensor, row: PackedRow, queries: int, window: int | None) -> tuple[Tensor, Tensor]:
     """What each of the last `queries` tokens may see, and their positions. The labels stand after the prompts."""
     count = len(row.tokens)
     prompts, width = mask.shape
@@ -156,7 +156,7 @@ def _show(mask: Tensor, row: Row, queries: int, window: int | None) -> tuple[Ten
 
 
 @lru_cache(maxsize=32)
-def _show_ancestors(row: Row) -> Tensor:
+def _show_ancestors(row: PackedRow) -> Tensor:
     """Which tokens of a row are above which, each being above itself. The same labels come with every image."""
     above = torch.eye(len(row.tokens), dtype=torch.bool)
     for place, parent in enumerate(row.parents):

@@ -15,7 +15,7 @@ PROMPT = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class PackedRow:
     """Tokens to run in one go after a prompt. A token sees the prompt, its ancestors and itself.
 
     `parents` are places in this row, `edges` the likelihoods wanted: of a token after a place.
@@ -30,10 +30,10 @@ class Row:
 
 
 @lru_cache(maxsize=16)
-def pack(labels: Labels, limit: int) -> tuple[Row, ...]:
+def pack(labels: Labels, limit: int) -> tuple[PackedRow, ...]:
     """Rows of at most so many tokens, save where one label alone has more. Equal labels share everything."""
     assert all(labels), "a label without a token cannot be ranked"
-    rows: list[Row] = []
+    rows: list[PackedRow] = []
     builder = _Builder()
     for index in sorted(range(len(labels)), key=lambda index: labels[index]):
         if builder.labels and builder.count_with(labels[index]) > limit:
@@ -63,9 +63,9 @@ class _Builder:
             edges.append(self._edges.setdefault((place, token), len(self._edges)))
         self.labels.append((index, tuple(edges)))
 
-    def finish(self) -> Row:
+    def finish(self) -> PackedRow:
         paths = list(self._places)[1:]
-        return Row(
+        return PackedRow(
             tokens=tuple(path[-1] for path in paths),
             parents=tuple(self._places[path[:-1]] for path in paths),
             depths=tuple(len(path) - 1 for path in paths),

@@ -21,6 +21,6 @@ class Listener:
     """
 
     on_text: Callable[[str], None] | None = None
-    is_gone: Callable[[], bool] = _never
+    is_cancelled: Callable[[], bool] = _never
     given: int = 0
     """Characters that were handed on. An answer begun anew, where memory was short, goes on after them."""

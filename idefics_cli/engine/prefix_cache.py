@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ..lru import Store
+from ..lru import LRUCache
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded
-from ..models.families.placeholder_family import MarkedFamily, Stretch
-from .batching import Unit
+from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
+from .batching import PrefixUnit
 from .image_features import Features
 from .inputs import to_model
 from .kv_cache import list_layers, open_cache, read_cache
 
-Units = tuple[Unit, ...]
+PrefixUnits = tuple[PrefixUnit, ...]
 LATEST = 32
 
 
@@ -48,20 +48,22 @@ class Prefix:
 class Prefixes:
     """Computes prefixes and keeps them in the store."""
 
-    def __init__(self, model: Any, family: MarkedFamily, features: Features, store: Store[Any, Any]) -> None:
+    def __init__(
+        self, model: Any, family: PlaceholderFamily, features: Features, store: LRUCache[Any, Any]
+    ) -> None:
         self._model = model
         self._family = family
         self._features = features
         self._store = store
         self.hits = self.misses = 0
 
-    def list_kept(self, prompts: Sequence[Units]) -> list[Units]:
+    def list_kept(self, prompts: Sequence[PrefixUnits]) -> list[PrefixUnits]:
         """Kept prefixes that may serve these prompts: those they begin with, and the latest, for their beginnings."""
         kept = [units for kind, units in self._store.list_keys() if kind == "prefix"]
         former, latest = kept[:-LATEST], kept[-LATEST:]
         return latest + [units for units in former if any(_begins(prompt, units) for prompt in prompts)]
 
-    def compute(self, encoded: Encoded, units: Units, cuts: Sequence[int]) -> Prefix:
+    def compute(self, encoded: Encoded, units: PrefixUnits, cuts: Sequence[int]) -> Prefix:
         """The first tokens of a prompt up to the last cut, each cut kept on the way."""
         ends = list(accumulate(len(ids) for _, ids in units))
         prefix = Prefix()
@@ -78,7 +80,9 @@ class Prefixes:
             self._store.keep(("prefix", name), prefix, _count_bytes(prefix))
         return prefix
 
-    def keep_answer(self, units: Units, prompt_units: int, cache: Cache, row: int, columns: Tensor) -> None:
+    def keep_answer(
+        self, units: PrefixUnits, prompt_units: int, cache: Cache, row: int, columns: Tensor
+    ) -> None:
         """Keep one row of a cache after its answer was generated; `columns` are the places of its tokens.
 
         The answers of earlier turns go: their prompts are in here too, and their words as the prompt repeats them.
@@ -95,7 +99,7 @@ class Prefixes:
                 self._store.drop((kind, former))
         self._store.keep(("prefix", units), prefix, _count_bytes(prefix))
 
-    def _find(self, name: Units, cut: int) -> Prefix:
+    def _find(self, name: PrefixUnits, cut: int) -> Prefix:
         """The longest kept beginning of a prefix, taken from a longer one if need be."""
         best = Prefix()
         exact: Prefix | None = self._store.find(("prefix", name))
@@ -114,9 +118,9 @@ class Prefixes:
 
     def _extend(self, encoded: Encoded, base: Prefix, cut: int) -> Prefix:
         """Run the tokens between a prefix and a later cut."""
-        stretch = Stretch(encoded, base.length, cut)
-        features = self._features.gather([stretch])
-        images = self._family.place_images([stretch], cut - base.length, features)
+        token_range = TokenRange(encoded, base.length, cut)
+        features = self._features.gather([token_range])
+        images = self._family.image_inputs([token_range], cut - base.length, features)
         cache = open_cache(base.layers)
         device = find_input_device(self._model)
         self._model(
@@ -134,6 +138,6 @@ def _count_bytes(prefix: Prefix) -> int:
     return sum(one.numel() * one.element_size() for layer in prefix.layers for one in layer)
 
 
-def _begins(prompt: Units, kept: Units) -> bool:
+def _begins(prompt: PrefixUnits, kept: PrefixUnits) -> bool:
     size = len(kept)
     return len(prompt) >= size and prompt[size - 1] == kept[-1] and prompt[:size] == kept

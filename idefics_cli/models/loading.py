@@ -24,7 +24,7 @@ from .families.layout import FAKE_TOKEN
 from .hub.errors import check_folder, source_of, translated
 from .library_logging import hush_libraries
 from .quantization.disk_cache import discard, find_entry, keep, widen
-from .quantization.entries import Entry
+from .quantization.entries import QuantizedEntry
 from .quantization.kinds import build_config, check_device, check_quantized, leave_narrow_unpacked
 from .random.checkpoint import draw_weights, is_random
 
@@ -110,7 +110,7 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
     return model
 
 
-def _read_kept(entry: Entry, family: Family, options: dict[str, Any]) -> Any:
+def _read_kept(entry: QuantizedEntry, family: Family, options: dict[str, Any]) -> Any:
     """The quantized weights of an earlier load, None if there are none that can be read."""
     if not entry.is_there:
         return None

@@ -59,7 +59,7 @@ class Conversation:
         """The whole conversation up to a message as one request. Raises BadItem for what cannot be said."""
         if any(_SURROGATES.search(value) for _, value in item.fields):
             raise BadItem("the message is not UTF-8 text", hint="check the encoding of your terminal")
-        request = replace(word(self.template, style, item), is_kept=True)
+        request = replace(word(self.template, style, item), cache_answer=True)
         if style == "completion":
             if self.system:
                 raise BadItem("a document has no system message", hint="say it in the first message")

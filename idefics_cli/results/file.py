@@ -70,9 +70,9 @@ class RowFile:
             os.close(self._file)
             raise
 
-    def settle(self, item: Item) -> Standing:
+    def lookup(self, item: Item) -> Standing:
         """Whether an item has a row already."""
-        return self._ledger.settle(item)
+        return self._ledger.lookup(item)
 
     def append(self, line: str, key: str) -> None:
         """Write a row at once, whole or not at all."""

@@ -100,7 +100,7 @@ class Ledger:
         else:
             self._failed[key] += 1
 
-    def settle(self, item: Item) -> Standing:
+    def lookup(self, item: Item) -> Standing:
         """Whether an item has a row, a failed one or none that counts."""
         key = number_key(item.key)
         former = self._named.get(_number(item.id), key) if item.is_named else key

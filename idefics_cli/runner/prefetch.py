@@ -18,7 +18,7 @@ from typing import Self
 from ..errors import ItemError
 from ..images import Limits, decode, is_url, read
 from ..values import Image, Item, Request, list_sources
-from .threads import Crew, start
+from .threads import WorkerPool, start
 
 FETCHERS = 32
 """Threads that wait for networks."""
@@ -53,7 +53,7 @@ class Load:
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class PreparedItem:
     """An item, its request (or why it cannot be worded) and the images of its prompt."""
 
     number: int
@@ -68,7 +68,7 @@ class Entry:
         return all(load.outcome is not None for load in self.loads.values())
 
 
-class Ahead:
+class Prefetcher:
     """Entries in the order of their items, made ready ahead of whoever takes them. A context manager.
 
     Each source is loaded once as long as some entry that is not yet released shows it.
@@ -89,7 +89,7 @@ class Ahead:
         self._size = size
         self._max_held_bytes = max_held_bytes
         self._number = 0  # of the next item to be listed
-        self._entries: dict[int, Entry] = {}  # listed and not yet released
+        self._entries: dict[int, PreparedItem] = {}  # listed and not yet released
         self._loads: dict[str, Load] = {}
         self._kept: list[Load] = []
         self._held_bytes = 0
@@ -99,8 +99,8 @@ class Ahead:
         lock = self._lock = threading.Lock()
         self._ready = threading.Condition(lock)  # for the one who takes
         self._space = threading.Condition(lock)  # for the lister
-        self._fetching = Crew(lock, FETCHERS, self._fetch, lambda load: True)
-        self._decoding = Crew(lock, DECODERS, self._decode, self._has_room)
+        self._fetching = WorkerPool(lock, FETCHERS, self._fetch, lambda load: True)
+        self._decoding = WorkerPool(lock, DECODERS, self._decode, self._has_room)
 
     def __enter__(self) -> Self:
         start(self._list)
@@ -115,7 +115,7 @@ class Ahead:
             self._fetching.close()
             self._decoding.close()
 
-    def take(self, count: int, should_stop: Callable[[], bool]) -> list[Entry]:
+    def next_batch(self, count: int, should_stop: Callable[[], bool]) -> list[PreparedItem]:
         """The next entries that are ready, `count` at most; none at the end, or when it is time to stop.
 
         They come in order, except that one whose image takes long is overtaken and comes when it is ready.
@@ -138,7 +138,7 @@ class Ahead:
                 self._ready.wait(_POLL_SECONDS)
         return []
 
-    def release(self, entries: Sequence[Entry]) -> None:
+    def release(self, entries: Sequence[PreparedItem]) -> None:
         """Let go of entries that were taken, and of the images that no other entry shows.
 
         An image that several entries have shown, such as a shot's, is kept for one more window.
@@ -159,7 +159,9 @@ class Ahead:
             self._space.notify()
             self._decoding.wake()
 
-    def _choose(self, waiting: Sequence[Entry], count: int, waited_seconds: float) -> list[Entry]:
+    def _choose(
+        self, waiting: Sequence[PreparedItem], count: int, waited_seconds: float
+    ) -> list[PreparedItem]:
         """The entries to take now; none while it is better, or necessary, to wait."""
         on_time = list(islice((entry for entry in waiting if not entry.is_late), count))
         is_more_coming = not self._is_listed and len(self._entries) < self._size
@@ -213,7 +215,7 @@ class Ahead:
             for load in loads.values():
                 load.is_shared = load.is_shared or load.users > 0
                 load.users += 1
-            self._entries[self._number] = Entry(self._number, item, request, loads)
+            self._entries[self._number] = PreparedItem(self._number, item, request, loads)
             self._number += 1
             self._ready.notify()
 

@@ -14,7 +14,7 @@ from ..errors import AnswerError, ItemError
 from ..images import Limits
 from ..prompts.tasks import match_label
 from ..values import Answer, Image, Item, Request, Result
-from .prefetch import Ahead, Entry, Load
+from .prefetch import Load, Prefetcher, PreparedItem
 
 WINDOWS_AHEAD = 4
 LEAST_AHEAD = 64
@@ -57,12 +57,12 @@ def run(
     """
     finished: dict[int, Result] = {}
     due = 0
-    with Ahead(items, compose, limits, size=max(LEAST_AHEAD, WINDOWS_AHEAD * window)) as ahead:
-        while entries := ahead.take(window, should_stop):
+    with Prefetcher(items, compose, limits, size=max(LEAST_AHEAD, WINDOWS_AHEAD * window)) as prefetcher:
+        while entries := prefetcher.next_batch(window, should_stop):
             outcomes = _answer(entries, backend, on_text)
             for entry, outcome in zip(entries, outcomes, strict=True):
                 finished[entry.number] = _result(entry, outcome, backend, report)
-            ahead.release(entries)
+            prefetcher.release(entries)
             for number in sorted(finished):
                 if is_ordered and number != due:
                     break
@@ -88,7 +88,7 @@ def run_one(
         request = compose(item)
     except ItemError as error:
         request = error
-    entry = Entry(0, item, request, loads)
+    entry = PreparedItem(0, item, request, loads)
     (outcome,) = _answer([entry], backend, on_text)
     return _result(entry, outcome, backend, report)
 
@@ -99,7 +99,7 @@ def join_opening(opening: str, text: str) -> str:
 
 
 def _answer(
-    entries: Sequence[Entry], backend: Backend, on_text: Callable[[str], None] | None
+    entries: Sequence[PreparedItem], backend: Backend, on_text: Callable[[str], None] | None
 ) -> list[Answer | ItemError]:
     """One outcome per entry; a request whose image failed is never run."""
     outcomes: dict[int, Answer | ItemError] = {}
@@ -122,11 +122,11 @@ def _answer(
     return [outcomes[entry.number] for entry in entries]
 
 
-def _images(entry: Entry) -> dict[str, Image]:
+def _images(entry: PreparedItem) -> dict[str, Image]:
     return {source: load.outcome for source, load in entry.loads.items() if isinstance(load.outcome, Image)}
 
 
-def _result(entry: Entry, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
+def _result(entry: PreparedItem, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
     item, request = entry.item, entry.request
     warnings = _warnings(item, _images(entry), report)
     label = None

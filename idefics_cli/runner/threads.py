@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-Duty = TypeVar("Duty")
+Task = TypeVar("Task")
 
 
 def start(target: Callable[[], None]) -> None:
@@ -18,7 +18,7 @@ def start(target: Callable[[], None]) -> None:
     threading.Thread(target=target, name="idefics", daemon=True).start()
 
 
-class Crew(Generic[Duty]):
+class WorkerPool(Generic[Task]):
     """Up to `size` threads, started as they are needed. Every method is called with the lock held.
 
     They are daemons: an interrupted run does not wait for images that are still on their way.
@@ -28,19 +28,19 @@ class Crew(Generic[Duty]):
         self,
         lock: threading.Lock,
         size: int,
-        work: Callable[[Duty], None],
-        may_begin: Callable[[Duty], bool],
+        work: Callable[[Task], None],
+        may_begin: Callable[[Task], bool],
     ) -> None:
         self._condition = threading.Condition(lock)
         self._size = size
         self._work_on = work
         self._may_begin = may_begin
-        self._queue: deque[Duty] = deque()
+        self._queue: deque[Task] = deque()
         self._threads = self._idle = 0
         self._is_closed = False
 
-    def add(self, duty: Duty) -> None:
-        self._queue.append(duty)
+    def add(self, task: Task) -> None:
+        self._queue.append(task)
         if self._idle < len(self._queue) and self._threads < self._size:
             self._threads += 1
             start(self._work)
@@ -56,17 +56,17 @@ class Crew(Generic[Duty]):
         self._condition.notify_all()
 
     def _work(self) -> None:
-        while (duty := self._next()) is not None:
-            self._work_on(duty)
+        while (task := self._next()) is not None:
+            self._work_on(task)
 
-    def _next(self) -> Duty | None:
+    def _next(self) -> Task | None:
         with self._condition:
             self._idle += 1
             while not self._is_closed:
-                duty = next((duty for duty in self._queue if self._may_begin(duty)), None)
-                if duty is not None:
-                    self._queue.remove(duty)
+                task = next((task for task in self._queue if self._may_begin(task)), None)
+                if task is not None:
+                    self._queue.remove(task)
                     self._idle -= 1
-                    return duty
+                    return task
                 self._condition.wait()
             return None

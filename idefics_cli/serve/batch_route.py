@@ -14,7 +14,7 @@ from ..runner.run import Report, run
 from ..values import Answer, Image, Item, ModelSpec, Request, Style
 from .jobs import Job, make_job
 from .request_images import check_sources
-from .state import House
+from .state import ServerState
 
 MAX_ITEMS = 1000
 
@@ -22,23 +22,23 @@ MAX_ITEMS = 1000
 class HouseBackend:
     """The backend of a run within the server: every window is a job like any other."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._lock = threading.Lock()
         self._job: Job | None = None
         self.is_abandoned = False
 
     @property
     def spec(self) -> ModelSpec:
-        return self._house.backend.spec
+        return self._state.backend.spec
 
     @property
     def style(self) -> Style:
-        return self._house.backend.style
+        return self._state.backend.style
 
     @property
     def revision(self) -> str | None:
-        return self._house.backend.revision
+        return self._state.backend.revision
 
     def answer(
         self,
@@ -51,11 +51,11 @@ class HouseBackend:
             job = self._job = make_job(requests, images, on_text)
             if self.is_abandoned:
                 job.abandon()
-        self._house.scheduler.submit(job)
+        self._state.scheduler.submit(job)
         return job.outcomes.result()
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
-        return self._house.backend.preview(request, images)
+        return self._state.backend.preview(request, images)
 
     def close(self) -> None:
         """The model is the house's."""
@@ -69,17 +69,17 @@ class HouseBackend:
 
 
 def answer_items(
-    items: Sequence[Item], reader: ItemReader, house: House, backend: HouseBackend
+    items: Sequence[Item], reader: ItemReader, state: ServerState, backend: HouseBackend
 ) -> list[dict[str, Any]]:
     """The rows of items, in order. Blocks; `backend.abandon` from another thread ends it early."""
-    report = Report(model=house.name, doubt=house.doubt)
+    report = Report(model=state.name, doubt=state.doubt)
     results = run(
         items,
-        lambda item: _compose(item, reader, house),
+        lambda item: _compose(item, reader, state),
         backend,
         report,
-        limits=house.rules.limits,
-        window=min(len(items), house.rules.queue),
+        limits=state.rules.limits,
+        window=min(len(items), state.rules.queue),
         should_stop=lambda: backend.is_abandoned,
     )
     return [result.to_row() for result in results]
@@ -89,8 +89,8 @@ def open_reader() -> ItemReader:
     return ItemReader(Path(), {}, has_stdin=False, has_files=False)
 
 
-def _compose(item: Item, reader: ItemReader, house: House) -> Request:
+def _compose(item: Item, reader: ItemReader, state: ServerState) -> Request:
     if not item.problem:
         sources = [*item.images, *(source for example in item.examples for source in example.images)]
-        check_sources(sources, most=house.rules.images)
-    return reader.compose(item, house.backend.style)
+        check_sources(sources, most=state.rules.images)
+    return reader.compose(item, state.backend.style)

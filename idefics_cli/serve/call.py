@@ -14,7 +14,7 @@ from ..errors import IdeficsError
 from ..values import Image, Request
 from .jobs import Job, Outcomes, make_job
 from .scheduler import Refused
-from .state import House
+from .state import ServerState
 
 RETRY_AFTER_SECONDS = 1
 
@@ -40,37 +40,37 @@ class CallError(Exception):
         self.content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def busy(message: str, code: str) -> CallError:
+def unavailable(message: str, code: str) -> CallError:
     """503: the same call may succeed later."""
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return CallError(503, message, code=code, kind="server_error", headers=retry)
 
 
-def late(house: House) -> CallError:
-    return busy(f"no answer within {house.rules.timeout_seconds:g} seconds", "timeout")
+def timed_out(state: ServerState) -> CallError:
+    return unavailable(f"no answer within {state.rules.timeout_seconds:g} seconds", "timeout")
 
 
-async def within(house: House, deadline: float, work: Awaitable[T]) -> T:
+async def within(state: ServerState, deadline: float, work: Awaitable[T]) -> T:
     """What comes of the work. Raises CallError when it takes until the deadline, in the time of the event loop."""
     try:
         async with asyncio.timeout_at(deadline):
             return await work
     except TimeoutError:
-        raise late(house) from None
+        raise timed_out(state) from None
 
 
 def refuse(refusal: Refused) -> CallError:
-    return busy(str(refusal), "ending" if refusal.is_ending else "busy")
+    return unavailable(str(refusal), "ending" if refusal.is_ending else "busy")
 
 
 def translate(error: IdeficsError) -> CallError:
     """An error of ours as the client is told: its own fault if one item failed, else the server's."""
     if error.exit_code == 3:
-        return busy(str(error), error.code)
+        return unavailable(str(error), error.code)
     return CallError(400, str(error), code=error.code)
 
 
-class Visit:
+class PendingCall:
     """A job in the queue as long as its client waits for it. An async context manager.
 
     What ends it early is a CallError; a client that hung up raises ClientDisconnect.
@@ -79,23 +79,23 @@ class Visit:
     def __init__(
         self,
         call: Call,
-        house: House,
+        state: ServerState,
         requests: Sequence[Request],
         images: Mapping[str, Image],
         *,
-        is_heard: bool = False,
+        streams: bool = False,
         deadline: float | None = None,
     ) -> None:
         self._call = call
-        self._house = house
+        self._state = state
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[str | None] = asyncio.Queue()
-        self._job: Job = make_job(requests, images, self._hear if is_heard else None)
+        self._job: Job = make_job(requests, images, self._hear if streams else None)
 
-    async def __aenter__(self) -> Visit:
+    async def __aenter__(self) -> PendingCall:
         try:
-            self._house.scheduler.submit(self._job)
+            self._state.scheduler.submit(self._job)
         except Refused as refusal:
             raise refuse(refusal) from None
         self._job.outcomes.add_done_callback(lambda _: self._tell(None))
@@ -134,7 +134,7 @@ class Visit:
             event.cancel()
         if self._gone.done():
             raise ClientDisconnect
-        raise late(self._house)
+        raise timed_out(self._state)
 
     def _hear(self, piece: str) -> None:
         """Called where the model runs."""

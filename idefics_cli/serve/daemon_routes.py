@@ -16,31 +16,31 @@ from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
 from ..backends.daemon.protocol import dump_line, dump_outcomes, unpack
 from ..errors import ItemError, ModelError
 from ..values import Image, Request
-from .call import RETRY_AFTER_SECONDS, CallError, Visit, read_body, refuse, wait_until_gone
+from .call import RETRY_AFTER_SECONDS, CallError, PendingCall, read_body, refuse, wait_until_gone
 from .scheduler import Refused
-from .state import House
+from .state import ServerState
 
 
-def list_private_routes(house: House) -> list[Route]:
+def list_private_routes(state: ServerState) -> list[Route]:
     async def open_session(call: Call) -> Response:
         """Say who this is; the server does not end as long as the reply goes on."""
-        wish = json.loads(await read_body(call, 1_000_000))
-        hello = house.describe()
-        if difference := describe_difference(house.identity, wish["identity"]):
-            reason = f"the running server has {_name(house)} {difference}".rstrip()
+        constraints = json.loads(await read_body(call, 1_000_000))
+        hello = state.describe()
+        if difference := describe_difference(state.identity, constraints["identity"]):
+            reason = f"the running server has {_name(state)} {difference}".rstrip()
             return JSONResponse({**hello, "message": reason})
-        style = wish["style"]
+        style = constraints["style"]
         try:
             if style is not None:
-                house.backend.check_style(style)
+                state.backend.check_style(style)
         except ModelError as error:
             return JSONResponse({**hello, "code": "model", "message": str(error)})
-        if house.ending.is_set():
+        if state.ending.is_set():
             return JSONResponse({**hello, "message": str(Refused(is_ending=True))})
-        seconds = wish["keep_alive_seconds"]
+        seconds = constraints["keep_alive_seconds"]
         if seconds is not None:
-            house.keep_alive_seconds = math.inf if seconds == "forever" else float(seconds)
-        return StreamingResponse(_hold(call, house, {**hello, "is_open": True}))
+            state.keep_alive_seconds = math.inf if seconds == "forever" else float(seconds)
+        return StreamingResponse(_hold(call, state, {**hello, "is_open": True}))
 
     async def answer(call: Call) -> Response:
         message = await read_body(call, None)
@@ -48,11 +48,11 @@ def list_private_routes(house: House) -> list[Route]:
             requests, images, others = await asyncio.to_thread(unpack, message)
         except ValueError as error:
             raise CallError(400, str(error)) from error
-        return StreamingResponse(_answer(call, house, requests, images, is_heard=bool(others["is_heard"])))
+        return StreamingResponse(_answer(call, state, requests, images, streams=bool(others["is_heard"])))
 
     async def preview(call: Call) -> Response:
         requests, images, _ = await asyncio.to_thread(unpack, await read_body(call, None))
-        shown = house.scheduler.call(lambda: house.backend.preview(requests[0], images))
+        shown = state.scheduler.call(lambda: state.backend.preview(requests[0], images))
         try:
             found = await asyncio.wrap_future(shown)
         except ItemError as error:
@@ -65,8 +65,8 @@ def list_private_routes(house: House) -> list[Route]:
         return Response(dump_line({"preview": fields}))
 
     async def stop(call: Call) -> Response:
-        house.ending.set()
-        return JSONResponse(house.describe())
+        state.ending.set()
+        return JSONResponse(state.describe())
 
     return [
         Route(SESSION, open_session, methods=["POST"]),
@@ -85,10 +85,10 @@ def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str
     return "as it was before its files changed" if own["content"] != asked["content"] else ""
 
 
-async def _hold(call: Call, house: House, hello: Mapping[str, Any]) -> AsyncIterator[bytes]:
-    with house.hosting():
+async def _hold(call: Call, state: ServerState, hello: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    with state.track_call():
         yield dump_line(hello)
-        ends = [asyncio.ensure_future(end) for end in (wait_until_gone(call), house.ending.wait())]
+        ends = [asyncio.ensure_future(end) for end in (wait_until_gone(call), state.ending.wait())]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -97,19 +97,19 @@ async def _hold(call: Call, house: House, hello: Mapping[str, Any]) -> AsyncIter
 
 
 async def _answer(
-    call: Call, house: House, requests: list[Request], images: dict[str, Image], *, is_heard: bool
+    call: Call, state: ServerState, requests: list[Request], images: dict[str, Image], *, streams: bool
 ) -> AsyncIterator[bytes]:
     """Lines: pieces of text, and at last the outcomes, or why there are none."""
     doubts = {}
-    if house.doubt is not None:
+    if state.doubt is not None:
         distinct = {image.digest: image for image in images.values()}
-        doubts = {digest: await asyncio.to_thread(house.doubt, image) for digest, image in distinct.items()}
+        doubts = {digest: await asyncio.to_thread(state.doubt, image) for digest, image in distinct.items()}
     try:
-        with house.hosting():
-            async with Visit(call, house, requests, images, is_heard=is_heard) as visit:
-                async for piece in visit.pieces():
+        with state.track_call():
+            async with PendingCall(call, state, requests, images, streams=streams) as pending:
+                async for piece in pending.pieces():
                     yield dump_line({"text": piece})
-                yield dump_line({"outcomes": dump_outcomes(await visit.outcomes()), "doubts": doubts})
+                yield dump_line({"outcomes": dump_outcomes(await pending.outcomes()), "doubts": doubts})
     except Refused as refusal:
         yield _tell(refuse(refusal))
     except CallError as error:
@@ -122,5 +122,5 @@ def _tell(error: CallError) -> bytes:
     return dump_line({"code": said["code"], "message": said["message"], **retry})
 
 
-def _name(house: House) -> str:
-    return f"the model {house.name}"
+def _name(state: ServerState) -> str:
+    return f"the model {state.name}"

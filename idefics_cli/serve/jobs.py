@@ -25,17 +25,17 @@ class Job:
     on_text: Callable[[str], None] | None = None
     outcomes: Future[Outcomes] = field(default_factory=Future)
     listeners: list[Listener] = field(init=False)
-    is_gone: bool = False
+    is_cancelled: bool = False
 
     def __post_init__(self) -> None:
         self.listeners = [
-            Listener(self.on_text if number == 0 else None, lambda: self.is_gone)
+            Listener(self.on_text if number == 0 else None, lambda: self.is_cancelled)
             for number in range(len(self.requests))
         ]
 
     def abandon(self) -> None:
         """Nobody waits any more: it is not begun, or ends at its next token."""
-        self.is_gone = True
+        self.is_cancelled = True
 
 
 def make_job(

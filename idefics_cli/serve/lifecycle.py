@@ -19,7 +19,7 @@ from ..backends.daemon.runtime_dir import SOCKET
 from ..errors import UsageError
 from .process_memory import keep_loaded
 from .routes import build_api, build_private
-from .state import House
+from .state import ServerState
 
 WATCH_SECONDS = 0.1
 BACKLOG = 512
@@ -77,7 +77,7 @@ def open_tcp(address: Address) -> socket.socket:
 
 
 def serve(
-    open_house: Callable[[], House],
+    open_house: Callable[[], ServerState],
     folder: Path,
     *,
     tcp: socket.socket | None,
@@ -88,12 +88,12 @@ def serve(
     """Answer calls until the house is to end. The caller holds the lock of the folder."""
 
     async def run() -> None:
-        house = open_house()
+        state = open_house()
         keep_loaded()
-        listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(house), _open_unix(folder))]
+        listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(state), _open_unix(folder))]
         if tcp is not None and address is not None:
-            listeners.append((build_api(house, api_key=address.api_key, hosts=address.names), tcp))
-        await _serve(house, folder, listeners, on_ready, on_ending)
+            listeners.append((build_api(state, api_key=address.api_key, hosts=address.names), tcp))
+        await _serve(state, folder, listeners, on_ready, on_ending)
 
     try:
         asyncio.run(run())
@@ -101,7 +101,7 @@ def serve(
         (folder / SOCKET).unlink(missing_ok=True)
 
 
-class _Listener(uvicorn.Server):
+class _ListeningServer(uvicorn.Server):
     """Hears no signals of its own: all listeners of a house end together."""
 
     @contextlib.contextmanager
@@ -126,24 +126,24 @@ def _open_unix(folder: Path) -> socket.socket:
 
 
 async def _serve(
-    house: House,
+    state: ServerState,
     folder: Path,
     listeners: Sequence[tuple[ASGIApp, socket.socket]],
     on_ready: Callable[[], None],
     on_ending: Callable[[], None],
 ) -> None:
     def hear() -> None:
-        if house.ending.is_set():
+        if state.ending.is_set():
             (folder / SOCKET).unlink(missing_ok=True)
             os._exit(INTERRUPTED)
-        house.ending.set()
-        if house.guests:
+        state.ending.set()
+        if state.active_calls:
             on_ending()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, hear)
-    servers = [_Listener(_configure(app)) for app, _ in listeners]
+    servers = [_ListeningServer(_configure(app)) for app, _ in listeners]
     tasks = [
         asyncio.create_task(server.serve([listener]))
         for server, (_, listener) in zip(servers, listeners, strict=True)
@@ -151,16 +151,16 @@ async def _serve(
     for _, listener in listeners:
         listener.listen(BACKLOG)  # from here on a call is heard, if not yet taken up
     on_ready()
-    while not house.ending.is_set():
-        if house.is_expired:
-            house.ending.set()
-        house.rest()
+    while not state.ending.is_set():
+        if state.is_expired:
+            state.ending.set()
+        state.rest()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(house.ending.wait(), WATCH_SECONDS)
+            await asyncio.wait_for(state.ending.wait(), WATCH_SECONDS)
     # Whoever is here is still answered; whoever comes now is told to come back.
-    while house.guests or not house.scheduler.is_idle:
+    while state.active_calls or not state.scheduler.is_idle:
         await asyncio.sleep(WATCH_SECONDS)
-    house.scheduler.close()
+    state.scheduler.close()
     (folder / SOCKET).unlink(missing_ok=True)
     for server in servers:
         server.should_exit = True

@@ -18,23 +18,23 @@ TASK = "chat"
 DEFAULT_NEW_TOKENS = 256
 
 
-class Strict(BaseModel):
+class StrictSchema(BaseModel):
     """What a program sent: an unknown field is an error that names it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TextContent(Strict):
+class TextContent(StrictSchema):
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(Strict):
+class ImageUrl(StrictSchema):
     url: str = Field(description="An http(s) or data URL.")
     detail: Literal["auto"] = "auto"
 
 
-class ImageContent(Strict):
+class ImageContent(StrictSchema):
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -42,7 +42,7 @@ class ImageContent(Strict):
 Content = Annotated[TextContent | ImageContent, Field(discriminator="type")]
 
 
-class ChatMessage(Strict):
+class ChatMessage(StrictSchema):
     role: Literal["system", "user", "assistant"]
     content: Annotated[str, Field(min_length=1)] | Annotated[list[Content], Field(min_length=1)]
 
@@ -56,11 +56,11 @@ class ChatMessage(Strict):
         return Message(self.role, tuple(parts))
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictSchema):
     include_usage: bool = False
 
 
-class ChatCall(Strict):
+class ChatCall(StrictSchema):
     """The body of a call. Greedy unless `temperature` is given; a last assistant message is continued."""
 
     model: str = Field(description="The model that is served: see /v1/models.")
@@ -100,7 +100,7 @@ class ChatCall(Strict):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class Reply:
+class ChatReply:
     """One completion on its way out: whole, or in chunks whose texts add up to the same."""
 
     def __init__(self, model: str) -> None:

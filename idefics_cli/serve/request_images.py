@@ -11,7 +11,7 @@ from ..errors import SourceError
 from ..images import load, name_source
 from ..images.names import parse_scheme
 from ..values import Image
-from .state import House
+from .state import ServerState
 
 
 def check_sources(sources: Iterable[str], *, most: int) -> None:
@@ -28,15 +28,15 @@ def check_sources(sources: Iterable[str], *, most: int) -> None:
             )
 
 
-async def load_images(sources: Iterable[str], house: House) -> dict[str, Image]:
+async def load_images(sources: Iterable[str], state: ServerState) -> dict[str, Image]:
     """The images of sources, each once. Raises SourceError."""
     every = list(sources)
-    check_sources(every, most=house.rules.images)
+    check_sources(every, most=state.rules.images)
     distinct = list(dict.fromkeys(every))
     images = await asyncio.gather(
         *(
             anyio.to_thread.run_sync(
-                load, source, house.rules.limits, limiter=house.loads, abandon_on_cancel=True
+                load, source, state.rules.limits, limiter=state.loads, abandon_on_cancel=True
             )
             for source in distinct
         )

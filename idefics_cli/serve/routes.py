@@ -26,13 +26,13 @@ from ..jsonl import dump_row, parse_value
 from ..prompts.templates import describe_problems
 from ..values import list_sources
 from .batch_route import MAX_ITEMS, HouseBackend, answer_items, open_reader
-from .call import CallError, Visit, read_body, refuse, translate, wait_until_gone, within
+from .call import CallError, PendingCall, read_body, refuse, translate, wait_until_gone, within
 from .daemon_routes import list_private_routes
-from .openai_schema import ChatCall, Reply
+from .openai_schema import ChatCall, ChatReply
 from .openapi import describe_api
 from .request_images import load_images
 from .scheduler import Refused
-from .state import House
+from .state import ServerState
 
 HEALTH = "/health"
 SMALL_BYTES = 100_000
@@ -41,50 +41,52 @@ CLIENT_CLOSED = 499
 """What is counted for a client that hung up."""
 
 
-def build_api(house: House, *, api_key: str | None, hosts: Collection[str]) -> ASGIApp:
+def build_api(state: ServerState, *, api_key: str | None, hosts: Collection[str]) -> ASGIApp:
     """The API for TCP. `hosts` are the names it may be called by: a page of the web is not to reach it by another."""
-    return Guard(_build(list_routes(house)), house, api_key=api_key, hosts=hosts)
+    return Guard(_build(list_routes(state)), state, api_key=api_key, hosts=hosts)
 
 
-def build_private(house: House) -> ASGIApp:
+def build_private(state: ServerState) -> ASGIApp:
     """What the Unix socket has, which only its user can reach."""
-    return Guard(_build([*list_routes(house), *list_private_routes(house)]), house, api_key=None, hosts=())
+    return Guard(_build([*list_routes(state), *list_private_routes(state)]), state, api_key=None, hosts=())
 
 
-def list_routes(house: House) -> list[Route]:
+def list_routes(state: ServerState) -> list[Route]:
     async def complete(call: Call) -> Response:
-        deadline = house.next_deadline()
-        with house.hosting():
-            body = _validate(ChatCall, await within(house, deadline, _read_json(call, house)))
-            if body.model not in (house.name, house.backend.spec.checkpoint):
+        deadline = state.next_deadline()
+        with state.track_call():
+            body = _validate(ChatCall, await within(state, deadline, _read_json(call, state)))
+            if body.model not in (state.name, state.backend.spec.checkpoint):
                 raise CallError(
                     404,
-                    f"the model {body.model[:200]!r} is not served; this is {house.name}",
+                    f"the model {body.model[:200]!r} is not served; this is {state.name}",
                     code="model_not_found",
                     param="model",
                 )
             try:
-                house.backend.check_style("chat")
+                state.backend.check_style("chat")
             except ModelError as error:
                 raise CallError(400, str(error), code="no_chat") from error
             request = body.to_request()
-            images = await within(house, deadline, load_images(list_sources(request.prompt), house))
-            visit = Visit(call, house, [request], images, is_heard=bool(body.stream), deadline=deadline)
+            images = await within(state, deadline, load_images(list_sources(request.prompt), state))
+            pending = PendingCall(
+                call, state, [request], images, streams=bool(body.stream), deadline=deadline
+            )
             if body.stream:
-                events = _stream(visit, Reply(house.name), house, wants_usage=body.wants_usage)
+                events = _stream(pending, ChatReply(state.name), state, wants_usage=body.wants_usage)
                 # The first one is waited for: what fails before it has a status of its own.
                 first = await anext(events)
                 return StreamingResponse(_chain(first, events), media_type="text/event-stream")
-            async with visit:
-                (outcome,) = await visit.outcomes()
+            async with pending:
+                (outcome,) = await pending.outcomes()
             if isinstance(outcome, ItemError):
                 raise outcome
-            return JSONResponse(Reply(house.name).complete(outcome))
+            return JSONResponse(ChatReply(state.name).complete(outcome))
 
     async def answer(call: Call) -> Response:
-        deadline = house.next_deadline()
-        with house.hosting():
-            values = await within(house, deadline, _read_json(call, house))
+        deadline = state.next_deadline()
+        with state.track_call():
+            values = await within(state, deadline, _read_json(call, state))
             every = values if isinstance(values, list) else [values]
             if not all(isinstance(value, dict) for value in every) or not 0 < len(every) <= MAX_ITEMS:
                 raise CallError(
@@ -92,15 +94,15 @@ def list_routes(house: House) -> list[Route]:
                 )
             reader = open_reader()
             items = list(reader.read_values(every))
-            backend = HouseBackend(house)
-            answering = partial(answer_items, items, reader, house, backend)
+            backend = HouseBackend(state)
+            answering = partial(answer_items, items, reader, state, backend)
             work = asyncio.ensure_future(
-                anyio.to_thread.run_sync(answering, limiter=house.callers, abandon_on_cancel=True)
+                anyio.to_thread.run_sync(answering, limiter=state.callers, abandon_on_cancel=True)
             )
             gone = asyncio.ensure_future(wait_until_gone(call))
             try:
                 either = asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-                await within(house, deadline, either)
+                await within(state, deadline, either)
                 if not work.done():
                     raise ClientDisconnect
                 rows = await work
@@ -112,14 +114,14 @@ def list_routes(house: House) -> list[Route]:
         return Response(content, media_type="application/json")
 
     async def list_models(call: Call) -> Response:
-        entry = {"id": house.name, "object": "model", "created": 0, "owned_by": "idefics"}
+        entry = {"id": state.name, "object": "model", "created": 0, "owned_by": "idefics"}
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def tell_health(call: Call) -> Response:
-        return JSONResponse(house.describe() | {"addresses": list(house.addresses)})
+        return JSONResponse(state.describe() | {"addresses": list(state.addresses)})
 
     async def tell_metrics(call: Call) -> Response:
-        return PlainTextResponse(house.write_metrics(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(state.write_metrics(), media_type="text/plain; version=0.0.4")
 
     async def tell_document(call: Call) -> Response:
         return JSONResponse(describe_api())
@@ -137,9 +139,11 @@ def list_routes(house: House) -> list[Route]:
 class Guard:
     """Counts every call, and lets none in without the key or under a foreign name."""
 
-    def __init__(self, app: ASGIApp, house: House, *, api_key: str | None, hosts: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, state: ServerState, *, api_key: str | None, hosts: Collection[str]
+    ) -> None:
         self._app = app
-        self._house = house
+        self._state = state
         # Digests are of one length, so comparing them tells nothing of the key.
         self._key = None if api_key is None else _digest(f"Bearer {api_key}".encode())
         self._hosts = frozenset(hosts)
@@ -163,7 +167,7 @@ class Guard:
             status = CLIENT_CLOSED
         finally:
             route = scope.get("route")
-            self._house.metrics.count_call(getattr(route, "path", "other"), status)
+            self._state.metrics.count_call(getattr(route, "path", "other"), status)
 
     def _check(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
         host = headers.get(b"host", b"").decode("latin-1").rpartition(":")
@@ -210,18 +214,18 @@ def _respond(error: CallError) -> Response:
     return JSONResponse(error.content, error.status, error.headers)
 
 
-async def _read_json(call: Call, house: House) -> Any:
+async def _read_json(call: Call, state: ServerState) -> Any:
     # A page of the web can send anything but this type without being asked for permission first.
     kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise CallError(415, "the body is not JSON; send it as Content-Type: application/json")
-    if house.guests > house.rules.queue:
+    if state.active_calls > state.rules.queue:
         raise refuse(Refused(is_ending=False))
-    body = await read_body(call, house.rules.body_bytes)
+    body = await read_body(call, state.rules.body_bytes)
     try:
         if len(body) < SMALL_BYTES:
             return parse_value(bytes(body), "the body")
-        return await anyio.to_thread.run_sync(parse_value, bytes(body), "the body", limiter=house.loads)
+        return await anyio.to_thread.run_sync(parse_value, bytes(body), "the body", limiter=state.loads)
     except BadItem as error:
         raise CallError(400, str(error)) from error
 
@@ -239,18 +243,20 @@ def _validate(kind: type[ChatCall], values: Any) -> ChatCall:
         raise CallError(400, describe_problems(error), param=place or None) from error
 
 
-async def _stream(visit: Visit, reply: Reply, house: House, *, wants_usage: bool) -> AsyncIterator[str]:
-    with house.hosting():
-        async with visit:
+async def _stream(
+    pending: PendingCall, reply: ChatReply, state: ServerState, *, wants_usage: bool
+) -> AsyncIterator[str]:
+    with state.track_call():
+        async with pending:
             has_begun = False
-            async for piece in visit.pieces():
+            async for piece in pending.pieces():
                 if not has_begun:
                     yield _event(reply.begin())
                     has_begun = True
                 for chunk in reply.add(piece):
                     yield _event(chunk)
             try:
-                (outcome,) = await visit.outcomes()
+                (outcome,) = await pending.outcomes()
                 if isinstance(outcome, ItemError):
                     raise translate(outcome)
             except CallError as error:

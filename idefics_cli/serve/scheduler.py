@@ -110,7 +110,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def _count(self) -> int:
-        return sum(len(job.requests) for job in self._jobs if not job.is_gone)
+        return sum(len(job.requests) for job in self._jobs if not job.is_cancelled)
 
     def _run(self) -> None:
         while self._wait():
@@ -143,7 +143,7 @@ class Scheduler:
         count = 0
         while self._jobs and (not taken or count + len(self._jobs[0].requests) <= self._rows):
             job = self._jobs.popleft()
-            if job.is_gone:
+            if job.is_cancelled:
                 job.outcomes.cancel()
                 continue
             taken.append(job)

@@ -48,7 +48,7 @@ class Rules:
 
 
 @dataclass(slots=True, eq=False)
-class House:
+class ServerState:
     """One model and everybody who uses it."""
 
     name: str
@@ -67,7 +67,7 @@ class House:
     """Threads that wait for rows."""
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
-    guests: int = 0
+    active_calls: int = 0
     """Calls and sessions that are under way."""
     _last_used: float = field(default_factory=time.monotonic)
     _was_used: bool = False
@@ -77,15 +77,15 @@ class House:
         self.scheduler = Scheduler(self.backend, self.metrics, rows=self.rules.rows, size=self.rules.queue)
 
     @contextmanager
-    def hosting(self) -> Iterator[None]:
+    def track_call(self) -> Iterator[None]:
         """Somebody is here: the server does not end for idleness. Raises Refused when it is ending already."""
         if self.ending.is_set():
             raise Refused(is_ending=True)
-        self.guests += 1
+        self.active_calls += 1
         try:
             yield
         finally:
-            self.guests -= 1
+            self.active_calls -= 1
             self._last_used = time.monotonic()
             self._was_used = True
             self._is_resting = False
@@ -96,14 +96,16 @@ class House:
 
     @property
     def idle_seconds(self) -> float:
-        return 0.0 if self.guests else time.monotonic() - self._last_used
+        return 0.0 if self.active_calls else time.monotonic() - self._last_used
 
     @property
     def is_expired(self) -> bool:
         """Whether it has been idle for long enough to end; never before its first guest where nothing is kept."""
         if self.keep_alive_seconds == 0 and not self._was_used:
             return False
-        return not self.guests and self.scheduler.is_idle and self.idle_seconds >= self.keep_alive_seconds
+        return (
+            not self.active_calls and self.scheduler.is_idle and self.idle_seconds >= self.keep_alive_seconds
+        )
 
     def rest(self) -> None:
         """Give freed memory back to the system, once after all work is done for a while."""
@@ -124,7 +126,7 @@ class House:
             "uptime_seconds": round(time.monotonic() - self.began, 1),
             "idle_seconds": round(self.idle_seconds, 1),
             "keep_alive_seconds": None if math.isinf(self.keep_alive_seconds) else self.keep_alive_seconds,
-            "calls": self.guests,
+            "calls": self.active_calls,
             "waiting_requests": self.scheduler.waiting,
         }
 

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from idefics_cli.bench.measure import Job, Open, open_local
+from idefics_cli.bench.measure import ArmJob, Open, open_local
 from idefics_cli.bench.workloads import WORKLOADS
 from idefics_cli.cli.measuring import run_with
 from tests.program import Run
@@ -26,7 +26,7 @@ TINY = ("bench", "--random-weights", "tiny")
 def here(opens: Open = open_local) -> Iterator[None]:
     """Measure in this process, with a backend of one's own for the arm that is ours."""
 
-    def run_here(work: Callable[[Job], T], job: Job) -> T:
+    def run_here(work: Callable[[ArmJob], T], job: ArmJob) -> T:
         with_open: Any = work
         result: T = with_open(job, opens)
         return result

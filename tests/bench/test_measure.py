@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from idefics_cli.bench.measure import ARMS, Arm, Job, Outcome, measure
+from idefics_cli.bench.measure import ARMS, Arm, ArmJob, ArmOutcome, measure
 from idefics_cli.bench.report import Line, list_differences
 from idefics_cli.bench.subprocess import run_in_child
 from idefics_cli.bench.workloads import WORKLOADS, Workload
@@ -20,8 +20,8 @@ FEW = Workload("few", "a few labels", 2, labels=5)
 SHOTS = Workload("shots", "captions, 2 shots", 3, shots=2)
 
 
-def job_of(kind: str, workload: Workload, arm: Arm = "idefics", batch_size: int = 4) -> Job:
-    return Job(ModelSpec(str(checkpoint(kind))), workload, arm, workload.images, 4, batch_size)
+def job_of(kind: str, workload: Workload, arm: Arm = "idefics", batch_size: int = 4) -> ArmJob:
+    return ArmJob(ModelSpec(str(checkpoint(kind))), workload, arm, workload.images, 4, batch_size)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,9 +44,9 @@ def test_a_measurement_in_a_child_is_the_same_and_tells_its_peak() -> None:
     assert 50e6 < outcome.peak_bytes < 5e9
 
 
-def end_without_a_word(job: Job) -> Outcome:
+def end_without_a_word(job: ArmJob) -> ArmOutcome:
     os.kill(os.getpid(), signal.SIGKILL)
-    return Outcome()
+    return ArmOutcome()
 
 
 def test_a_child_that_the_system_ends_and_a_model_that_cannot_be_opened_are_one_line() -> None:

@@ -110,7 +110,7 @@ def test_decoding_and_style_reach_the_model(run: Command, red_circle: Path) -> N
         stdin=b"Hi\nHo\n",
     )
     first, second = backend.requests
-    assert first.is_kept
+    assert first.cache_answer
     assert first.decoding == Decoding(max_new_tokens=100, temperature=0.5, stop=("\nUser:",))
     assert [message.role for message in second.prompt] == ["document"], "a base model goes on with a document"
     chat = scripted()

@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idefics_cli.engine.batching import Batch, Limits, Row, Unit, plan
+from idefics_cli.engine.batching import Batch, BatchLimits, PlannedRow, PrefixUnit, plan
 
-LIMITS = Limits(rows=8, tokens=10_000, pass_tokens=16)
+LIMITS = BatchLimits(rows=8, tokens=10_000, pass_tokens=16)
 
 
-def text(words: str) -> tuple[Unit, ...]:
+def text(words: str) -> tuple[PrefixUnit, ...]:
     return tuple(("", (ord(letter),)) for letter in words)
 
 
-def image(name: str, tokens: int = 20) -> Unit:
+def image(name: str, tokens: int = 20) -> PrefixUnit:
     return name, tuple(range(1000, 1000 + tokens))
 
 
-def prefix_of(row: Row, cut: int) -> tuple[Unit, ...]:
+def prefix_of(row: PlannedRow, cut: int) -> tuple[PrefixUnit, ...]:
     """The units before a cut, which must fall between two."""
     ends = [0, *accumulate(len(ids) for _, ids in row.units)]
     assert cut in ends, "a cut within a unit"
@@ -33,7 +33,7 @@ def prefix_of(row: Row, cut: int) -> tuple[Unit, ...]:
 UNITS = st.sampled_from([*text("ab"), image("x", 3), image("y", 3), image("x", 5)])
 ROWS = st.lists(
     st.builds(
-        Row,
+        PlannedRow,
         units=st.lists(UNITS, min_size=1, max_size=12).map(tuple),
         key=st.sampled_from("pq"),
         steps=st.integers(0, 20),
@@ -44,7 +44,7 @@ ROWS = st.lists(
     max_size=12,
 )
 LIMITING = st.builds(
-    Limits,
+    BatchLimits,
     rows=st.integers(1, 5),
     tokens=st.integers(1, 400),
     pass_tokens=st.integers(0, 8),
@@ -56,7 +56,10 @@ PROMPTS = st.lists(st.lists(UNITS, min_size=1, max_size=8).map(tuple), max_size=
 @settings(deadline=None, max_examples=200)
 @given(rows=ROWS, limits=LIMITING, cached=PROMPTS, recent=PROMPTS)
 def test_plans_are_sound(
-    rows: list[Row], limits: Limits, cached: list[tuple[Unit, ...]], recent: list[tuple[Unit, ...]]
+    rows: list[PlannedRow],
+    limits: BatchLimits,
+    cached: list[tuple[PrefixUnit, ...]],
+    recent: list[tuple[PrefixUnit, ...]],
 ) -> None:
     batches = plan(rows, limits, cached=cached, recent=recent)
     assert sorted(index for batch in batches for index in batch.rows) == list(range(len(rows)))
@@ -77,17 +80,17 @@ def test_plans_are_sound(
 
 @settings(deadline=None, max_examples=50)
 @given(rows=ROWS, limits=LIMITING)
-def test_a_plan_does_not_depend_on_the_order_of_requests(rows: list[Row], limits: Limits) -> None:
-    def look(rows: list[Row]) -> list[tuple[int, int]]:
+def test_a_plan_does_not_depend_on_the_order_of_requests(rows: list[PlannedRow], limits: BatchLimits) -> None:
+    def look(rows: list[PlannedRow]) -> list[tuple[int, int]]:
         return sorted((len(batch.rows), batch.prefix) for batch in plan(rows, limits))
 
-    alike = [Row(row.units) for row in rows]
+    alike = [PlannedRow(row.units) for row in rows]
     assert look(alike) == look(alike[::-1])
 
 
 def test_shots_are_shared_by_all() -> None:
     shots = (*text("Describe."), image("shot"), *text("A dog.\n" * 4))
-    rows = [Row((*shots, image(str(n)), *text("Describe.")), steps=10) for n in range(8)]
+    rows = [PlannedRow((*shots, image(str(n)), *text("Describe.")), steps=10) for n in range(8)]
     (batch,) = plan(rows, LIMITS)
     assert batch == Batch(tuple(range(8)), (sum(len(ids) for _, ids in shots),))
 
@@ -96,7 +99,7 @@ def test_questions_about_an_image_share_it_and_go_on_from_the_shots() -> None:
     shots = text("Answer the question. " * 4)
     asked = text("what where when why how much")
     rows = [
-        Row((*shots, image(name), *text("Question: "), *asked[start:]), steps=4)
+        PlannedRow((*shots, image(name), *text("Question: "), *asked[start:]), steps=4)
         for name in ("one", "two")
         for start in range(0, 28, 4)
     ]
@@ -108,18 +111,18 @@ def test_questions_about_an_image_share_it_and_go_on_from_the_shots() -> None:
 
 
 def test_other_images_are_other_prompts() -> None:
-    rows = [Row((image(name, 50), *text("Describe.")), steps=4) for name in "abcd"]
+    rows = [PlannedRow((image(name, 50), *text("Describe.")), steps=4) for name in "abcd"]
     assert plan(rows, LIMITS) == [Batch((0, 1, 2, 3))]
 
 
 def test_a_few_common_words_are_not_worth_a_pass() -> None:
-    rows = [Row(text("Q:" + letter * 9), steps=4) for letter in "abc"]
+    rows = [PlannedRow(text("Q:" + letter * 9), steps=4) for letter in "abc"]
     assert plan(rows, LIMITS) == [Batch((0, 1, 2))]
 
 
 def test_a_kept_prefix_is_used_by_a_single_request() -> None:
     shots = text("Answer the question. " * 4)
-    row = Row((*shots, *text("why?")))
+    row = PlannedRow((*shots, *text("why?")))
     assert plan([row], LIMITS) == [Batch((0,))]
     assert plan([row], LIMITS, cached=[shots]) == [Batch((0,), (len(shots),))]
     longer = (*shots, *text("where?"))
@@ -128,14 +131,17 @@ def test_a_kept_prefix_is_used_by_a_single_request() -> None:
 
 def test_what_came_before_will_come_again() -> None:
     shots = text("Answer the question. " * 4)
-    (batch,) = plan([Row((*shots, *text("why?")))], LIMITS, recent=[(*shots, *text("when?"))])
+    (batch,) = plan([PlannedRow((*shots, *text("why?")))], LIMITS, recent=[(*shots, *text("when?"))])
     assert batch.cuts == (len(shots) + 2,)
 
 
 def test_the_dearest_come_first_and_company_of_a_prefix_stays_together() -> None:
     shots = text("Answer the question. " * 4)
-    rows = [Row((*shots, *text("a" * n))) for n in range(1, 12)] + [Row(text("b" * 300)), Row(text("c" * 5))]
-    batches = plan(rows, Limits(rows=4, tokens=10_000, pass_tokens=16))
+    rows = [PlannedRow((*shots, *text("a" * n))) for n in range(1, 12)] + [
+        PlannedRow(text("b" * 300)),
+        PlannedRow(text("c" * 5)),
+    ]
+    batches = plan(rows, BatchLimits(rows=4, tokens=10_000, pass_tokens=16))
     assert batches[0].rows[0] == 10
     shared = [batch.prefix > 0 for batch in batches]
     assert shared == sorted(shared, reverse=True)
@@ -152,5 +158,5 @@ def test_the_planner_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("count", [64, 256])
 def test_a_long_window_is_planned_at_once(count: int) -> None:
-    rows = [Row(text("word " * 20 + bin(n)[2:]), steps=10) for n in range(count)]
+    rows = [PlannedRow(text("word " * 20 + bin(n)[2:]), steps=10) for n in range(count)]
     assert sum(len(batch.rows) for batch in plan(rows, LIMITS)) == count

@@ -30,7 +30,7 @@ def encode(kind: str, prompt: Prompt) -> Encoded:
 
 
 def ask(engine: Engine, row: Encoded, decoding: Decoding = SHORT) -> Outcome:
-    (done,) = run_all(engine, [Continuation(row, decoding, is_kept=True)], rows=8)
+    (done,) = run_all(engine, [Continuation(row, decoding, cache_answer=True)], rows=8)
     assert done is not None
     return done.outcome
 
@@ -159,7 +159,7 @@ def test_answers_of_a_batch_are_kept_each() -> None:
         (user(FIRST, text),) for text in ("Who?", "What colour is the circle?", "Describe")
     ]
     rows = [encode(kind, prompt) for prompt in prompts]
-    done = run_all(engine, [Continuation(row, SHORT, is_kept=True) for row in rows], rows=8)
+    done = run_all(engine, [Continuation(row, SHORT, cache_answer=True) for row in rows], rows=8)
     for prompt, row, one in zip(prompts, rows, done, strict=True):
         assert one is not None
         assert one.outcome.generation is not None

@@ -142,11 +142,14 @@ def test_an_answer_ends_when_its_listener_goes_and_the_others_do_not(beams: int)
     decoding = replace(GREEDY, num_beams=beams)
     asked: list[int] = []
 
-    def is_gone() -> bool:
+    def is_cancelled() -> bool:
         asked.append(1)
         return len(asked) > 3
 
-    works = [Continuation(rows[0], decoding, Listener(is_gone=is_gone)), Continuation(rows[1], decoding)]
+    works = [
+        Continuation(rows[0], decoding, Listener(is_cancelled=is_cancelled)),
+        Continuation(rows[1], decoding),
+    ]
     gone, other = Engine(model, family).run(works)
     assert gone.generation is not None
     if beams == 1:

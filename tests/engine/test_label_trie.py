@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idefics_cli.engine.label_trie import PROMPT, Row, pack
+from idefics_cli.engine.label_trie import PROMPT, PackedRow, pack
 
 LABELS = st.lists(
     st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=20
 ).map(tuple)
 
 
-def spell(row: Row, edges: tuple[int, ...]) -> tuple[int, ...]:
+def spell(row: PackedRow, edges: tuple[int, ...]) -> tuple[int, ...]:
     """The label that a chain of edges stands for, walked from the prompt."""
     label: list[int] = []
     for edge in edges:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from idefics_cli.cli.log import hearing
+from idefics_cli.cli.log import log_to
 from idefics_cli.cli.output import Talk
 from idefics_cli.models.library_logging import LIBRARIES, hush_libraries
 from tests.program import Run
@@ -21,7 +21,7 @@ def test_a_real_warning_survives_the_chatter(library: str, capsys: pytest.Captur
     hush_libraries()
     hush_libraries()
     log = logging.getLogger(f"{library}.somewhere")
-    with hearing(Talk()):
+    with log_to(Talk()):
         for _ in range(300):
             log.warning(CAST)
         for _ in range(2):
@@ -33,7 +33,7 @@ def test_a_real_warning_survives_the_chatter(library: str, capsys: pytest.Captur
 def test_quiet_hears_nothing_and_verbose_hears_details(capsys: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("idefics_cli.somewhere")
     for talk in (Talk(quiet=True), Talk(), Talk(verbose=True)):
-        with hearing(talk):
+        with log_to(talk):
             log.info("a note")
             log.debug("a detail")
     assert capsys.readouterr().err == "idefics: a note\nidefics: a note\nidefics: a detail\n"

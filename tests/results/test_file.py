@@ -39,7 +39,7 @@ def line(item: Item, text: str | None = "a") -> str:
 def write(path: Path, *items: Item, existing: Existing = "resume", text: str | None = "a") -> list[str]:
     """Answer what is still to be answered; the ids of that."""
     rows = RowFile(path, existing, RUN)
-    todo = [item for item in items if rows.settle(item) == "todo"]
+    todo = [item for item in items if rows.lookup(item) == "todo"]
     for item in todo:
         rows.append(line(item, text), item.key)
     rows.close()
@@ -79,7 +79,7 @@ def test_retrying_replaces_failed_rows_and_only_when_there_is_something_better(t
     write(path, B)
     assert write(path, A, B) == []
     rows = RowFile(path, "retry-errors", RUN)
-    assert [rows.settle(A), rows.settle(B)] == ["todo", "done"]
+    assert [rows.lookup(A), rows.lookup(B)] == ["todo", "done"]
     assert ids(path) == ["a", "b"]  # nothing is lost before its replacement is there
     rows.append(line(A, "new"), A.key)
     assert ids(path) == ["a", "b", "a"]
@@ -93,7 +93,7 @@ def test_overwriting_keeps_the_old_file_until_the_first_row(tmp_path: Path) -> N
     path.write_text("anything at all")
     path.chmod(0o640)
     rows = RowFile(path, "overwrite", RUN)
-    rows.settle(A)
+    rows.lookup(A)
     rows.close()
     assert path.read_text() == "anything at all"
     assert write(path, A, existing="overwrite") == ["a"]

@@ -84,7 +84,7 @@ def test_a_run_cut_anywhere_answers_the_rest_and_nothing_twice(
     if any(a["error"] != b["error"] for a in rows for b in rows if a["key"] == b["key"]):
         return  # the same item both failed and answered: it is made again, which the next test is about
     book = ledger(*before)
-    todo = Counter(item.key for item in items if book.settle(item) == "todo")
+    todo = Counter(item.key for item in items if book.lookup(item) == "todo")
     assert todo + Counter(each["key"] for each in before) == Counter(item.key for item in items)
 
 
@@ -92,9 +92,9 @@ def test_failed_rows_are_made_again_only_when_asked_and_then_replaced() -> None:
     good, bad = keyed(Item("g", ("g.png",), task="vqa")), keyed(Item("b", ("b.png",), task="vqa"))
     rows = (row(good), row(bad, failed=True))
     book = ledger(*rows)
-    assert [book.settle(good), book.settle(bad)] == ["done", "failed"]
+    assert [book.lookup(good), book.lookup(bad)] == ["done", "failed"]
     book = ledger(*rows, retries=True)
-    assert [book.settle(good), book.settle(bad)] == ["done", "todo"]
+    assert [book.lookup(good), book.lookup(bad)] == ["done", "todo"]
     assert not book.replaced
     book.replace(bad.key)
     assert book.replaced.total() == 1
@@ -103,20 +103,20 @@ def test_failed_rows_are_made_again_only_when_asked_and_then_replaced() -> None:
 def test_a_crash_between_a_new_row_and_the_removal_of_the_failed_one_is_made_good() -> None:
     bad = keyed(Item("b", ("b.png",)))
     book = ledger(row(bad, failed=True), row(bad))
-    assert (book.settle(bad), book.replaced.total()) == ("done", 1)
+    assert (book.lookup(bad), book.replaced.total()) == ("done", 1)
 
 
 def test_a_named_item_that_changed_is_not_taken_for_answered() -> None:
     before = keyed(Item("q7", ("a.png",), (("question", "a?"),), is_named=True))
     after = keyed(Item("q7", ("a.png",), (("question", "b?"),), is_named=True))
     with pytest.raises(UsageError, match="'q7' has changed"):
-        ledger(row(before)).settle(after)
+        ledger(row(before)).lookup(after)
     book = ledger(row(before, failed=True))  # but one that failed may be mended
-    assert book.settle(after) == "todo"
+    assert book.lookup(after) == "todo"
     book.replace(after.key)
     assert book.replaced.total() == 1
     mended = ledger(row(before, failed=True), row(after))
-    assert (mended.settle(after), mended.replaced.total()) == ("done", 1)
+    assert (mended.lookup(after), mended.replaced.total()) == ("done", 1)
 
 
 def test_another_run_says_what_differs() -> None:

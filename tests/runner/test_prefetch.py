@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from idefics_cli.errors import UsageError
 from idefics_cli.images import Limits
-from idefics_cli.runner.prefetch import LISTING_SECONDS, PATIENCE_SECONDS, Ahead
+from idefics_cli.runner.prefetch import LISTING_SECONDS, PATIENCE_SECONDS, Prefetcher
 from idefics_cli.values import Image, ImagePart, Item, Message, Request
 from tests.site import Page, Site, open_site
 
@@ -33,8 +33,8 @@ def never() -> bool:
     return False
 
 
-def open_ahead(items: list[Item], size: int = 64, max_held_bytes: int = 10**9) -> Ahead:
-    return Ahead(items, compose, Limits(), size=size, max_held_bytes=max_held_bytes)
+def open_ahead(items: list[Item], size: int = 64, max_held_bytes: int = 10**9) -> Prefetcher:
+    return Prefetcher(items, compose, Limits(), size=size, max_held_bytes=max_held_bytes)
 
 
 def draw(path: Path, side: int = 8) -> str:
@@ -46,21 +46,21 @@ def draw(path: Path, side: int = 8) -> str:
 @given(total=st.integers(0, 40), window=st.integers(1, 9), size=st.integers(1, 20))
 def test_every_item_comes_once_and_in_order(total: int, window: int, size: int) -> None:
     found: list[str] = []
-    with open_ahead([Item(str(number)) for number in range(total)], size) as ahead:
-        while entries := ahead.take(window, never):
+    with open_ahead([Item(str(number)) for number in range(total)], size) as prefetcher:
+        while entries := prefetcher.next_batch(window, never):
             assert len(entries) <= window
             found += [entry.item.id for entry in entries]
-            ahead.release(entries)
+            prefetcher.release(entries)
     assert found == [str(number) for number in range(total)]
 
 
 def test_a_window_is_full_where_items_are_at_hand(tmp_path: Path) -> None:
     items = [Item(str(number), (draw(tmp_path / f"{number}.png"),)) for number in range(20)]
     sizes = []
-    with open_ahead(items) as ahead:
-        while entries := ahead.take(8, never):
+    with open_ahead(items) as prefetcher:
+        while entries := prefetcher.next_batch(8, never):
             sizes.append(len(entries))
-            ahead.release(entries)
+            prefetcher.release(entries)
     assert sizes == [8, 8, 4]
 
 
@@ -73,15 +73,15 @@ def test_a_pipe_that_is_silent_for_now_does_not_hold_up_what_it_has_said() -> No
             assert answered.wait(10)
             answered.clear()
 
-    with Ahead(items(), compose, Limits(), size=64) as ahead:
+    with Prefetcher(items(), compose, Limits(), size=64) as prefetcher:
         for number in range(3):
             began = time.monotonic()
-            (entry,) = ahead.take(8, never)
+            (entry,) = prefetcher.next_batch(8, never)
             assert entry.item.id == str(number)
             assert time.monotonic() - began < LISTING_SECONDS + 2
-            ahead.release([entry])
+            prefetcher.release([entry])
             answered.set()
-        assert ahead.take(8, never) == []
+        assert prefetcher.next_batch(8, never) == []
 
 
 def wait_for(event: threading.Event, body: bytes) -> Callable[[Page], None]:
@@ -97,19 +97,19 @@ def test_a_stuck_download_is_overtaken_and_comes_when_it_is_there(tmp_path: Path
     let_go = threading.Event()
     site.pages["/slow.png"] = wait_for(let_go, Path(picture).read_bytes())
     items = [Item("slow", (site.url("/slow.png"),)), *(Item(str(n), (picture,)) for n in range(7))]
-    with open_ahead(items) as ahead:
+    with open_ahead(items) as prefetcher:
         began = time.monotonic()
-        first = ahead.take(4, never)
+        first = prefetcher.next_batch(4, never)
         assert [entry.item.id for entry in first] == ["0", "1", "2"]
         assert time.monotonic() - began >= PATIENCE_SECONDS
-        ahead.release(first)
+        prefetcher.release(first)
         began = time.monotonic()
-        second = ahead.take(4, never)
+        second = prefetcher.next_batch(4, never)
         assert [entry.item.id for entry in second] == ["3", "4", "5", "6"]
         assert time.monotonic() - began < PATIENCE_SECONDS  # no item is waited for twice
-        ahead.release(second)
+        prefetcher.release(second)
         let_go.set()
-        (last,) = ahead.take(4, never)
+        (last,) = prefetcher.next_batch(4, never)
         assert last.item.id == "slow"
         assert isinstance(last.loads[site.url("/slow.png")].outcome, Image)
 
@@ -120,12 +120,12 @@ def test_pixels_that_wait_are_bounded(tmp_path: Path) -> None:
     items = [Item(path, (path,)) for path in paths]
     most = 0
     count = 0
-    with open_ahead(items, size=64, max_held_bytes=150_000) as ahead:
-        while entries := ahead.take(8, never):
+    with open_ahead(items, size=64, max_held_bytes=150_000) as prefetcher:
+        while entries := prefetcher.next_batch(8, never):
             count += len(entries)
             time.sleep(0.005)
-            most = max(most, ahead._held_bytes)
-            ahead.release(entries)
+            most = max(most, prefetcher._held_bytes)
+            prefetcher.release(entries)
     assert count == 100
     assert 150_000 <= most <= 150_000 + 30_000 * 8
 
@@ -134,12 +134,12 @@ def test_an_image_larger_than_all_room_gets_through(tmp_path: Path) -> None:
     items = [
         Item(str(n), (draw(tmp_path / f"{n}.png", 100), draw(tmp_path / f"{n}b.png", 90))) for n in range(9)
     ]
-    with open_ahead(items, max_held_bytes=1) as ahead:
+    with open_ahead(items, max_held_bytes=1) as prefetcher:
         total = 0
-        while entries := ahead.take(4, never):
+        while entries := prefetcher.next_batch(4, never):
             assert all(entry.is_ready for entry in entries)
             total += len(entries)
-            ahead.release(entries)
+            prefetcher.release(entries)
     assert total == 9
 
 
@@ -153,16 +153,16 @@ def test_what_many_show_is_loaded_once_and_kept_for_the_next(tmp_path: Path) -> 
             more.acquire()
             yield Item(str(number), (shot, draw(tmp_path / f"{number}.png")))
 
-    with Ahead(items(), compose, Limits(), size=64) as ahead:
+    with Prefetcher(items(), compose, Limits(), size=64) as prefetcher:
         for _ in range(3):
-            entries = ahead.take(2, never)
+            entries = prefetcher.next_batch(2, never)
             while len(entries) < 2:
-                entries += ahead.take(2, never)
+                entries += prefetcher.next_batch(2, never)
             given += [entry.item for entry in entries]
             Path(shot).unlink(missing_ok=True)
             assert all(isinstance(load.outcome, Image) for entry in entries for load in entry.loads.values())
-            ahead.release(entries)
-            assert set(ahead._loads) <= {shot}
+            prefetcher.release(entries)
+            assert set(prefetcher._loads) <= {shot}
             more.release(2)
     assert len(given) == 6
 
@@ -172,10 +172,10 @@ def test_errors_of_the_list_come_after_what_was_listed_before() -> None:
         yield Item("a")
         raise UsageError("the list is broken")
 
-    with Ahead(items(), compose, Limits(), size=64) as ahead:
-        assert [entry.item.id for entry in ahead.take(8, never)] == ["a"]
+    with Prefetcher(items(), compose, Limits(), size=64) as prefetcher:
+        assert [entry.item.id for entry in prefetcher.next_batch(8, never)] == ["a"]
         with pytest.raises(UsageError, match="the list is broken"):
-            ahead.take(8, never)
+            prefetcher.next_batch(8, never)
 
 
 def test_waiting_ends_when_it_is_time_to_stop() -> None:
@@ -186,7 +186,7 @@ def test_waiting_ends_when_it_is_time_to_stop() -> None:
         yield Item("a")
 
     began = time.monotonic()
-    with Ahead(items(), compose, Limits(), size=64) as ahead:
-        assert ahead.take(1, lambda: time.monotonic() - began > 0.2) == []
+    with Prefetcher(items(), compose, Limits(), size=64) as prefetcher:
+        assert prefetcher.next_batch(1, lambda: time.monotonic() - began > 0.2) == []
     assert time.monotonic() - began < 5
     hold.set()

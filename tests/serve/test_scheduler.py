@@ -147,9 +147,9 @@ def test_who_has_gone_is_not_answered() -> None:
         gone, here = job("gone"), job("here")
         scheduler.submit(gone)
         scheduler.submit(here)
-        assert not any(listener.is_gone() for listener in gone.listeners)
+        assert not any(listener.is_cancelled() for listener in gone.listeners)
         gone.abandon()
-        assert all(listener.is_gone() for listener in gone.listeners)  # the engine asks at every token
+        assert all(listener.is_cancelled() for listener in gone.listeners)  # the engine asks at every token
         answerer.may_go.set()
         assert texts(here) == ["here"]
         assert gone.outcomes.cancelled()

@@ -76,7 +76,7 @@ class ResidentBackend:
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer | ItemError]:
         """Answer each request, in order. Waits as long as the server has no room for more."""
-        pieces = pack(requests, images, is_heard=on_text is not None)
+        pieces = pack(requests, images, streams=on_text is not None)
         while True:
             reply = self._post(ANSWER, pieces, on_text)
             if "outcomes" in reply:
@@ -148,10 +148,10 @@ def find_server(spec: ModelSpec, *, keep_alive_seconds: float | None = None) -> 
     except UsageError as error:
         return Search(reason=str(error))
     session = _Connection(path, GREETING_SECONDS)
-    wish = {"style": spec.style, "keep_alive_seconds": _to_json(keep_alive_seconds)}
+    constraints = {"style": spec.style, "keep_alive_seconds": _to_json(keep_alive_seconds)}
     hello: dict[str, Any] = {}
     try:
-        session.request("POST", SESSION, dump_line({"identity": identify(spec), **wish}))
+        session.request("POST", SESSION, dump_line({"identity": identify(spec), **constraints}))
         hello = _read_line(session.getresponse())
     except FileNotFoundError:
         return Search()

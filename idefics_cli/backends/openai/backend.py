@@ -31,7 +31,7 @@ from ...values import (
 from .. import DEFAULT_BATCH_SIZE, Preview
 from .client import TIMEOUT_SECONDS, Connection
 from .logprobs import add_up, check_ranking, read_tokens, split_choices, write_rankings
-from .payload import DIALECTS, Dialect, Reply, check_prompt, needs_dialect, write_chat, write_messages
+from .payload import DIALECTS, Dialect, ServerReply, check_prompt, needs_dialect, write_chat, write_messages
 
 PICTURE_CACHE_BYTES = 128_000_000
 """Encoded images that are kept: those of the shots and of a conversation come again with every request."""
@@ -154,8 +154,8 @@ class RemoteBackend:
         space = " " if request.choices or answer.text[:1].isalnum() else ""
         return replace(answer, full_text=f"{said}{space}{answer.text}", seconds=time.perf_counter() - began)
 
-    async def _generate(self, body: dict[str, Any], on_text: Callable[[str], None] | None) -> Reply:
-        reply = Reply()
+    async def _generate(self, body: dict[str, Any], on_text: Callable[[str], None] | None) -> ServerReply:
+        reply = ServerReply()
         body = {"model": self._spec.checkpoint, **body}
         if on_text is None:
             reply.add(await self._connection.post("chat/completions", body))

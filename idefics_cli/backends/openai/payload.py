@@ -100,7 +100,7 @@ def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Reply:
+class ServerReply:
     """An answer as it comes, whole or in pieces."""
 
     text: str = ""

@@ -77,7 +77,9 @@ def bench(
     ] = None,
 ) -> None:
     """Measure this machine and checkpoint against plain transformers scripts."""
-    from ..measuring import Wanted, run_bench
+    from ..measuring import BenchOptions, run_bench
 
-    wanted = Wanted(tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights, decoding)
+    wanted = BenchOptions(
+        tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights, decoding
+    )
     run_bench(wanted, options)

@@ -59,9 +59,9 @@ def serve(
 
     It listens on a socket that only you can reach, and ends after --keep-alive without work.
     """
-    from ..serving import Wanted, print_status, run_server, stop_server
+    from ..serving import ServeOptions, print_status, run_server, stop_server
 
     if status or stop:
         print_status() if status else stop_server(options)
         return
-    run_server(Wanted(port, host, api_key, queue, request_timeout, background), options)
+    run_server(ServeOptions(port, host, api_key, queue, request_timeout, background), options)

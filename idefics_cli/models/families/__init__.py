@@ -40,8 +40,10 @@ def find_family(architecture: str, processor: Any = None) -> type[Family]:
 
 def render_prompt(architecture: str, prompt: Prompt) -> str:
     """The prompt text of an architecture, with nothing downloaded and no tokenizer at hand."""
-    from .placeholder_family import MarkedFamily
+    from .placeholder_family import PlaceholderFamily
 
     family = find_family(architecture)
-    assert issubclass(family, MarkedFamily), f"{architecture} is listed but does not lay out its own prompts"
+    assert issubclass(family, PlaceholderFamily), (
+        f"{architecture} is listed but does not lay out its own prompts"
+    )
     return family.render_plainly(prompt)

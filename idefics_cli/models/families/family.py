@@ -61,7 +61,7 @@ class Family(ABC):
     strip_turns: ClassVar[bool] = False
     """Whether the texts of turns lose their outer spaces, as those of documents always do."""
     has_prefixes: ClassVar[bool] = False
-    """Whether prompts may go on from a shared prefix and be batched: then the family is a `MarkedFamily`."""
+    """Whether prompts may go on from a shared prefix and be batched: then the family is a `PlaceholderFamily`."""
     flash_attention: ClassVar[bool] = True
     unsafe_dtypes: ClassVar[frozenset[str]] = frozenset()
     unquantized: ClassVar[tuple[str, ...]] = ("lm_head", "model.vision_model", "model.connector")

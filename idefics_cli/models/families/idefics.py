@@ -13,13 +13,13 @@ from ...values import Image, Prompt
 from .cached_projections import remembering
 from .family import Encoded, ImageSpan, Pixels
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Slot, continue_with, lay_out
-from .placeholder_family import MarkedFamily, Stretch
+from .placeholder_family import PlaceholderFamily, TokenRange
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class IdeficsFamily(MarkedFamily):
+class IdeficsFamily(PlaceholderFamily):
     shown_image = f"{FAKE_TOKEN}{IMAGE_TOKEN}{FAKE_TOKEN}"
     strip_turns = True
     has_system_role = False
@@ -72,12 +72,12 @@ class IdeficsFamily(MarkedFamily):
         features = core.vision_model(pixel_values=values).last_hidden_state
         return list(core.perceiver_resampler(features) if self.config.use_resampler else features)
 
-    def find_images(self, stretch: Stretch) -> list[int]:
+    def find_images(self, token_range: TokenRange) -> list[int]:
         """The images of the stretch, and the last one before it if its first tokens come before an image."""
-        return sorted({index for index in self._see(stretch) if index >= 0})
+        return sorted({index for index in self._see(token_range) if index >= 0})
 
-    def place_images(
-        self, rows: Sequence[Stretch], width: int, features: Mapping[str, Tensor], *, labels: int = 0
+    def image_inputs(
+        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
     ) -> dict[str, Any]:
         import torch
 
@@ -105,7 +105,7 @@ class IdeficsFamily(MarkedFamily):
         seen[:, width:] = seen[:, width - 1 : width]
         return {"image_hidden_states": hidden, "image_attention_mask": seen}
 
-    def place_last(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
+    def last_image_inputs(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
         """Only the image that the last token sees: all others would be attended to in vain."""
         hidden, seen = inputs["image_hidden_states"], inputs["image_attention_mask"][:, -1]
         latest = seen.argmax(-1).tolist()
@@ -139,8 +139,8 @@ class IdeficsFamily(MarkedFamily):
             for place, span in zip(places, encoded.spans, strict=True)
         ]
 
-    def _see(self, stretch: Stretch) -> list[int]:
-        return self._find_seen_images(stretch.encoded.ids[: stretch.stop])[stretch.start :]
+    def _see(self, token_range: TokenRange) -> list[int]:
+        return self._find_seen_images(token_range.encoded.ids[: token_range.stop])[token_range.start :]
 
     def _find_seen_images(self, ids: Sequence[int]) -> list[int]:
         """For each token the image it sees, -1 for none: before the first one and after the end of a document."""

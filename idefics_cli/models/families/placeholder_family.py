@@ -27,7 +27,7 @@ LABEL_SETS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class TokenRange:
     """Some of the tokens of a prompt, those before `start` being in a cache already."""
 
     encoded: Encoded
@@ -35,7 +35,7 @@ class Stretch:
     stop: int
 
 
-class MarkedFamily(Family):
+class PlaceholderFamily(Family):
     has_prefixes = True
     bos: str = "<s>"
     """Beginning of text; the checkpoint's own once there is a tokenizer."""
@@ -131,12 +131,12 @@ class MarkedFamily(Family):
         """What the text sees of each image. The images are of one shape."""
 
     @abstractmethod
-    def find_images(self, stretch: Stretch) -> list[int]:
+    def find_images(self, token_range: TokenRange) -> list[int]:
         """Which images of its prompt the tokens of a stretch see, in order, without the help of a cache."""
 
     @abstractmethod
-    def place_images(
-        self, rows: Sequence[Stretch], width: int, features: Mapping[str, Tensor], *, labels: int = 0
+    def image_inputs(
+        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
     ) -> dict[str, Any]:
         """The image inputs of `generate` for rows padded on the left to `width`.
 
@@ -144,7 +144,7 @@ class MarkedFamily(Family):
         token sees.
         """
 
-    def place_last(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
+    def last_image_inputs(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
         """The image inputs for `count` tokens that see what the last ones of `inputs` saw."""
         return {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ...errors import ModelError
 from ...values import Image
 from .family import Encoded, Pixels
-from .placeholder_family import MarkedFamily, Stretch
+from .placeholder_family import PlaceholderFamily, TokenRange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DETAILS = ("low", "medium", "high")
 
 
-class TiledFamily(MarkedFamily):
+class TiledFamily(PlaceholderFamily):
     """Images of any number of tiles, padded to the largest of a batch; the model drops the all-zero tiles."""
 
     def __init__(
@@ -77,13 +77,15 @@ class TiledFamily(MarkedFamily):
         counts = [one.values.shape[0] * self.tile_tokens for one in pixels]
         return list(torch.split(torch.cat(list(found.pooler_output)), counts))
 
-    def find_images(self, stretch: Stretch) -> list[int]:
+    def find_images(self, token_range: TokenRange) -> list[int]:
         """Those whose placeholders are in it: what is before them has taken them up into the cache."""
-        spans = stretch.encoded.spans
-        return [index for index, span in enumerate(spans) if stretch.start <= span.start < stretch.stop]
+        spans = token_range.encoded.spans
+        return [
+            index for index, span in enumerate(spans) if token_range.start <= span.start < token_range.stop
+        ]
 
-    def place_images(
-        self, rows: Sequence[Stretch], width: int, features: Mapping[str, Tensor], *, labels: int = 0
+    def image_inputs(
+        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
     ) -> dict[str, Any]:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 

@@ -28,7 +28,7 @@ ON_CPU = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Constraints:
     """What the user has settled already; None is free to choose."""
 
     dtype: str | None = None
@@ -63,11 +63,11 @@ class Fit:
         return sum(pool.free_bytes for pool in self.pools)
 
 
-def find_fit(dimensions: Dimensions, pools: Sequence[Pool], wish: Wish) -> Fit | None:
+def find_fit(dimensions: Dimensions, pools: Sequence[Pool], constraints: Constraints) -> Fit | None:
     """Where it fits best: on one card, on all of them, in RAM; at the first precision that does."""
     for place in list_places(pools):
-        for precision in wish.list_precisions(place[0].kind):
-            if (fit := fit_in(place, dimensions, precision, wish.demand)) is not None:
+        for precision in constraints.list_precisions(place[0].kind):
+            if (fit := fit_in(place, dimensions, precision, constraints.demand)) is not None:
                 return fit
     return None
 
@@ -100,13 +100,13 @@ class Candidate:
 
 
 def choose(
-    candidates: Iterable[Candidate], pools: Sequence[Pool], wish: Wish
+    candidates: Iterable[Candidate], pools: Sequence[Pool], constraints: Constraints
 ) -> tuple[Candidate, Fit] | None:
     """The first candidate that fits on a card, else in RAM; what is downloaded before what is not."""
     fitting = [
         (candidate, fit)
         for candidate in candidates
-        if (fit := find_fit(candidate.dimensions, pools, wish)) is not None
+        if (fit := find_fit(candidate.dimensions, pools, constraints)) is not None
     ]
 
     def rank(pair: tuple[Candidate, Fit]) -> tuple[bool, bool]:

@@ -29,7 +29,7 @@ from ..families.family import Family
 from ..hub.cache import find_commit
 from ..memory.sizes import count_folder_bytes, format_bytes
 from ..random.checkpoint import is_random
-from .entries import ORIGIN, Entry, list_entries, name_checkpoint, quantized_root
+from .entries import ORIGIN, QuantizedEntry, list_entries, name_checkpoint, quantized_root
 from .kinds import list_quantized
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ SHARD_BYTES = 5 * 10**9
 DRAFT = ".draft-"
 
 
-def find_entry(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype) -> Entry | None:
+def find_entry(
+    spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype
+) -> QuantizedEntry | None:
     """The entry of a spec, None for one that is not kept."""
     if not spec.keeps_quantized or spec.quantization not in KEPT or is_random(spec.checkpoint):
         return None
@@ -60,10 +62,10 @@ def find_entry(spec: ModelSpec, family: Family, device: torch.device, dtype: tor
     digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
     name = Path(spec.checkpoint).name if Path(spec.checkpoint).is_dir() else spec.checkpoint
     slug = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)
-    return Entry(quantized_root() / f"{slug}-{spec.quantization}-{digest}", origin)
+    return QuantizedEntry(quantized_root() / f"{slug}-{spec.quantization}-{digest}", origin)
 
 
-def keep(entry: Entry, model: Any) -> None:
+def keep(entry: QuantizedEntry, model: Any) -> None:
     """Write the quantized weights of a model that has not answered yet: answering packs them anew on some CPUs."""
     root = entry.folder.parent
     try:
@@ -101,7 +103,7 @@ def widen(model: Any, dtype: torch.dtype) -> None:
                 weight.data = weight.data.float()
 
 
-def discard(entry: Entry, reason: str) -> None:
+def discard(entry: QuantizedEntry, reason: str) -> None:
     """Remove an entry that cannot be read."""
     log.info("the kept quantized weights in %s are of no use (%s) and are made anew", entry.folder, reason)
     shutil.rmtree(entry.folder, ignore_errors=True)
@@ -117,7 +119,7 @@ def _identify(spec: ModelSpec) -> str | None:
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
-def _write(draft: Path, entry: Entry, model: Any) -> None:
+def _write(draft: Path, entry: QuantizedEntry, model: Any) -> None:
     state = _narrow(model)
     save_torch_state_dict(state, draft, max_shard_size=SHARD_BYTES, metadata={"format": "pt"})
     model.config.save_pretrained(draft)
@@ -148,7 +150,7 @@ def _remove_drafts(root: Path, name: str) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _remove_outdated(entry: Entry) -> None:
+def _remove_outdated(entry: QuantizedEntry) -> None:
     """Remove what this installation can never use again: the same weights by other versions, or a folder as it was."""
     has_changed_folder = Path(str(entry.origin["checkpoint"])).is_dir()
     for folder, size in list_entries():

@@ -17,7 +17,7 @@ ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QuantizedEntry:
     """Where the quantized weights of a spec are or would be, and what they are made of."""
 
     folder: Path

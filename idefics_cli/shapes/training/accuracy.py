@@ -38,7 +38,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AccuracyRow:
     """One line of the table. `wanted` is the share of right answers the project promises, 0 where it promises none."""
 
     task: str
@@ -134,13 +134,15 @@ def probe_blank(random: Random, scene: Callable[[], Scene]) -> Probe | None:
     return _probe("vqa", style, [shown], _equals(asked[1]), fields={"question": asked[0]})
 
 
-def table() -> Iterator[Row]:
+def table() -> Iterator[AccuracyRow]:
     """The promises, one by one."""
     one, more = ("one shape", (1,)), ("two or three", (2, 3))
 
-    def rows(task: str, wanted: tuple[float, float], probe: Callable[..., Probe | None]) -> Iterator[Row]:
+    def rows(
+        task: str, wanted: tuple[float, float], probe: Callable[..., Probe | None]
+    ) -> Iterator[AccuracyRow]:
         for (column, counts), share in zip((one, more), wanted, strict=True):
-            yield Row(task, column, share, probe, counts)
+            yield AccuracyRow(task, column, share, probe, counts)
 
     yield from rows("caption", (0.99, 0.94), probe_caption)
     yield from rows("prompted caption", (0.99, 0.94), probe_prompted)
@@ -148,13 +150,13 @@ def table() -> Iterator[Row]:
         for column, counts in (one, more):
             if (kind == "colour" and column != one[0]) or (kind in ("size", "side") and column == one[0]):
                 continue
-            yield Row(
+            yield AccuracyRow(
                 f"vqa: {kind}", column, 0.90 if column == one[0] else 0.85, probe_question(kind), counts
             )
     yield from rows("classify, ranked", (0.99, 0.95), probe_ranking)
     yield from rows("few-shot, 2 shots", (0.96, 0.93), probe_few_shot)
     yield from rows("dialogue", (0.95, 0.92), probe_dialogue)
-    yield Row("no shape", "none", 0.95, probe_blank, (0,))
+    yield AccuracyRow("no shape", "none", 0.95, probe_blank, (0,))
 
 
 VQA_WANTED = {"one shape": 0.96, "two or three": 0.93}
@@ -180,7 +182,7 @@ class Share:
         return self.value >= self.wanted
 
 
-def draw_probes(row: Row, count: int, seed: str = SEED) -> list[Probe]:
+def draw_probes(row: AccuracyRow, count: int, seed: str = SEED) -> list[Probe]:
     """The first `count` probes of a row; the same ones every time."""
     random = Random(f"{seed}:{row.task}:{row.column}")
 

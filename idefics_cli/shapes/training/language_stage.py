@@ -28,7 +28,7 @@ WORD_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class LessonPhase:
     """A part of the stage: what is taught, and the factors of the learning rate it begins and ends with.
 
     `groups` are the rows a step: short ones about one image, longer ones, and those with several images. Their counts
@@ -62,15 +62,15 @@ POLISH = {
     "dialogue": 9,
 }  # fmt: skip
 PHASES = (
-    Phase("everything", 650, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
+    LessonPhase("everything", 650, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
     # Finding a shape by its name comes late; see `words`.
-    Phase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
-    Phase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
-    Phase("settle", 590, POLISH, (88, 32, 40), 0.85, (0.4, 0.0), lessons_each=2),
+    LessonPhase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
+    LessonPhase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
+    LessonPhase("settle", 590, POLISH, (88, 32, 40), 0.85, (0.4, 0.0), lessons_each=2),
 )
 
 
-def find_phase(step: int) -> tuple[Phase, float]:
+def find_phase(step: int) -> tuple[LessonPhase, float]:
     """The phase of a step, and how far into it the step is, from 0 to 1."""
     for phase in PHASES:
         if step < phase.steps:
@@ -89,7 +89,7 @@ def rate_factor(step: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LessonRow:
     """One lesson as ids: the answer is `ids[start:]`; `pictures` are rows of the step's pictures, in prompt order."""
 
     kind: str
@@ -105,14 +105,14 @@ def encode_lesson(
     places: Mapping[str, int],
     scenes: Mapping[int, Scene],
     words: Words,
-) -> Row:
+) -> LessonRow:
     prompt = lesson.request.prompt
     sources = list_sources(prompt)
     asked = family.tokenize_prompt(prompt)
     ids = family.tokenize_prompt(prompt, lesson.continuation)
     start = next((i for i, (a, b) in enumerate(zip(asked, ids, strict=False)) if a != b), len(asked))
     findings = find_words(ids, [scenes[int(source)] for source in sources], words, family.image_id or 0)
-    return Row(lesson.kind, ids, start, tuple(places[source] for source in sources), findings)
+    return LessonRow(lesson.kind, ids, start, tuple(places[source] for source in sources), findings)
 
 
 def draw_rows(
@@ -120,13 +120,13 @@ def draw_rows(
     scenes: Mapping[int, Scene],
     picks: Sequence[int],
     random: Random,
-    phase: Phase,
+    phase: LessonPhase,
     words: Words,
-) -> list[Row]:
+) -> list[LessonRow]:
     """The lessons of a step about the picked scenes, as many as the groups take."""
     places = {str(pick): place for place, pick in enumerate(picks)}
     room = {False: phase.groups[0] + phase.groups[1], True: phase.groups[2]}
-    rows: list[Row] = []
+    rows: list[LessonRow] = []
     for place, pick in cycle(enumerate(picks)):
         others = [*picks[:place], *picks[place + 1 :]]
         lesson = draw_lesson(random, scenes, pick, others, phase.shares)
@@ -155,14 +155,14 @@ class Group:
     weights: Tensor
 
 
-def group_rows(rows: Sequence[Row], image_id: int, short: int) -> list[Group]:
+def group_rows(rows: Sequence[LessonRow], image_id: int, short: int) -> list[Group]:
     """The `short` shortest of the one-image rows, the others, and the rows with several images."""
     single = sorted((row for row in rows if len(row.pictures) == 1), key=lambda row: len(row.ids))
     several = [row for row in rows if len(row.pictures) > 1]
     return [_stack(part, image_id) for part in (single[:short], single[short:], several)]
 
 
-def _stack(rows: Sequence[Row], image_id: int) -> Group:
+def _stack(rows: Sequence[LessonRow], image_id: int) -> Group:
     # Right padding: nothing attends to what comes after it.
     width = -(-max(len(row.ids) for row in rows) // LENGTH_STEP) * LENGTH_STEP
     count = max(len(row.pictures) for row in rows)

@@ -52,7 +52,7 @@ REQUEST = Request(
 def test_requests_and_images_come_out_as_they_went_in() -> None:
     images = {ODD: picture(ODD, "red"), "b.png": picture("b.png", "blue", (1, 5)), "c": picture("c", "red")}
     plain = Request("2", "caption", ())
-    message = b"".join(pack([REQUEST, plain], images, is_heard=True))
+    message = b"".join(pack([REQUEST, plain], images, streams=True))
     requests, found, others = unpack(message)
     assert requests == [REQUEST, plain]
     assert others == {"is_heard": True}

@@ -12,7 +12,7 @@ from idefics_cli.models.architectures import measure
 from idefics_cli.models.memory import available as free_memory
 from idefics_cli.models.memory.available import Pool, describe_pools, find_pools
 from idefics_cli.models.memory.estimate import Demand
-from idefics_cli.models.memory.fit import Candidate, Wish, choose, find_fit
+from idefics_cli.models.memory.fit import Candidate, Constraints, choose, find_fit
 
 GB = 10**9
 CANDIDATES = [
@@ -30,10 +30,12 @@ def ram(free: float) -> Pool:
     return Pool("ram", "RAM", "cpu", int(free * GB), "a test")
 
 
-def choice(*pools: Pool, here: tuple[str, ...] = (), wish: Wish | None = None) -> tuple[str, str, str] | None:
+def choice(
+    *pools: Pool, here: tuple[str, ...] = (), constraints: Constraints | None = None
+) -> tuple[str, str, str] | None:
     """Name, precision and place of what is chosen."""
     known = [Candidate(one.name, one.dimensions, one.name in here) for one in CANDIDATES]
-    found = choose(known, pools, wish or Wish())
+    found = choose(known, pools, constraints or Constraints())
     return found and (found[0].name, found[1].precision.label, found[1].place)
 
 
@@ -69,19 +71,23 @@ def test_what_is_downloaded_comes_first_if_it_fits() -> None:
 
 
 def test_what_the_user_settled_is_kept() -> None:
-    assert choice(card(8), wish=Wish(demand=Demand(detail="low"))) == ("idefics3", "4bit", "card 0")
-    assert choice(card(80), wish=Wish(quantization="4bit")) == ("idefics3", "4bit", "card 0")
-    assert choice(ram(64), wish=Wish(dtype="bfloat16")) == ("idefics3", "bf16", "RAM")
-    assert choice(card(24), wish=Wish(dtype="float32")) == ("idefics3", "8bit", "card 0")
+    assert choice(card(8), constraints=Constraints(demand=Demand(detail="low"))) == (
+        "idefics3",
+        "4bit",
+        "card 0",
+    )
+    assert choice(card(80), constraints=Constraints(quantization="4bit")) == ("idefics3", "4bit", "card 0")
+    assert choice(ram(64), constraints=Constraints(dtype="bfloat16")) == ("idefics3", "bf16", "RAM")
+    assert choice(card(24), constraints=Constraints(dtype="float32")) == ("idefics3", "8bit", "card 0")
 
 
 def test_several_cards_hold_together_what_one_cannot() -> None:
     large = next(one for one in CANDIDATES if one.name == "idefics-80b")
-    fit = find_fit(large.dimensions, [card(80, 0), card(80, 1), card(80, 2)], Wish())
+    fit = find_fit(large.dimensions, [card(80, 0), card(80, 1), card(80, 2)], Constraints())
     assert fit is not None
     assert (fit.precision.label, fit.place, fit.free_bytes) == ("4bit", "card 0", 80 * GB)
-    assert find_fit(large.dimensions, [card(40, 0), card(30, 1)], Wish()) is not None
-    assert find_fit(large.dimensions, [card(30, 0), card(10, 1)], Wish()) is None
+    assert find_fit(large.dimensions, [card(40, 0), card(30, 1)], Constraints()) is not None
+    assert find_fit(large.dimensions, [card(30, 0), card(10, 1)], Constraints()) is None
 
 
 def test_this_machine_has_memory_and_says_where_the_figure_is_from() -> None:
