@@ -14,7 +14,7 @@ import torch
 
 from idefics_cli.bench.measure import ArmJob, Open, open_local
 from idefics_cli.bench.workloads import WORKLOADS
-from idefics_cli.cli.measuring import run_with
+from idefics_cli.cli.bench import run_with
 from tests.program import Run
 from tests.scripted import ScriptedBackend
 

@@ -77,7 +77,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure this machine and checkpoint against plain transformers scripts."""
-    from ..measuring import BenchOptions, run_bench
+    from ..bench import BenchOptions, run_bench
 
     wanted = BenchOptions(
         tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights, decoding

@@ -42,6 +42,6 @@ def chat(
     From a pipe: one question a line, one answer a line, an empty one where it failed. Lines are never commands, and
     line breaks in an answer become spaces.
     """
-    from ..dialogue import converse
+    from ..chat import converse
 
     converse(images or [], options, system=system, saved=load)

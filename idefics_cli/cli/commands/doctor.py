@@ -19,6 +19,6 @@ def doctor(
     json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print one JSON document for programs.")] = False,
 ) -> None:
     """Check this machine and installation; exit 1 if something is broken."""
-    from ..checkup import run_checks
+    from ..doctor import run_checks
 
     run_checks(options, is_quick=quick, is_json=json)

@@ -59,7 +59,7 @@ def serve(
 
     It listens on a socket that only you can reach, and ends after --keep-alive without work.
     """
-    from ..serving import ServeOptions, print_status, run_server, stop_server
+    from ..serve import ServeOptions, print_status, run_server, stop_server
 
     if status or stop:
         print_status() if status else stop_server(options)
