@@ -102,7 +102,7 @@ def choose_output(work: ItemList, options: Options, *, is_single: bool) -> Outpu
     return output
 
 
-def keep_inputs(items: Iterable[Item], output: Output, work: Work) -> Iterator[Item]:
+def keep_inputs(items: Iterable[Item], output: Output, work: ItemList) -> Iterator[Item]:
     """The items, none of whose images is the file that results go to. Raises UsageError when one is.
 
     Where that file is to be replaced, all items that can be listed twice are looked at first.
@@ -125,7 +125,7 @@ def keep_inputs(items: Iterable[Item], output: Output, work: Work) -> Iterator[I
     yield from map(check, items)
 
 
-def _keep_apart(path: Path, work: Work) -> None:
+def _keep_apart(path: Path, work: ItemList) -> None:
     for name in work.files:
         with contextlib.suppress(OSError, ValueError):
             if os.path.samefile(name, path) and not is_own_stream(path):
