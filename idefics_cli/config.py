@@ -10,7 +10,6 @@ import difflib
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,39 +124,17 @@ def template_folders() -> tuple[Path, Path]:
 
 def read_yaml(path: Path) -> Any:
     """Read one YAML document; any trouble is a UsageError that names the file and the line."""
-    import yaml
+    from .yaml_reader import BadYAML, parse_yaml
 
     try:
-        return yaml.load(read_file(path, MAX_YAML_BYTES).decode("utf-8-sig"), Loader=_yaml_loader())
+        return parse_yaml(read_file(path, MAX_YAML_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{path}{line} is not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
-
-
-@cache
-def _yaml_loader() -> Any:
-    """PyYAML's safe loader, which would take the last of two values of one key for the only one."""
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen where it runs
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value:
-                name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
-                if name in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is there twice", key.start_mark
-                    )
-                seen |= {name} if name else set()
-            return super().construct_mapping(node, deep)
-
-    return Loader
+    except BadYAML as error:
+        line = f" line {error.line}" if error.line else ""
+        raise UsageError(f"{path}{line} is not valid YAML: {error}") from error
 
 
 def read_user_options() -> tuple[Path, dict[str, Any]]:
