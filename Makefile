@@ -2,9 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+QUICK := tests/prompts tests/results tests/runner tests/images tests/models/hub tests/models/memory \
+	tests/backends/daemon tests/engine/test_batching.py tests/engine/test_label_trie.py tests/serve/test_scheduler.py \
+	tests/test_architecture.py tests/test_config.py tests/test_jsonl.py tests/test_lru.py
 .DEFAULT_GOAL := all
 
-.PHONY: all help demo test soak check golden accuracy shapes bench bench-gpu clean
+.PHONY: all help demo test quick soak check golden accuracy shapes bench bench-gpu clean
 
 all: check test
 
@@ -22,6 +25,9 @@ demo: $(READY) ## caption, question, classify, write and follow examples, offlin
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+quick: $(READY) ## the tests that load no weights, in under a minute
+	$(BIN)/python -m pytest -n 2 $(QUICK)
 
 soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, how busy the model is kept
 	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli tests/serve

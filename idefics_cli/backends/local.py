@@ -28,7 +28,7 @@ from ..models.loading import load_model, open_family
 from ..models.quantization.kinds import Weights, count_weights
 from ..ranking import normalize, rank
 from ..values import Answer, Image, ModelSpec, Request, Style, Usage, drop_images, list_sources
-from . import DEFAULT_BATCH_SIZE, Preview
+from .backend import DEFAULT_BATCH_SIZE, Preview
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from ..models.families.family import Family
 from ..models.families.layout import FAKE_TOKEN, IMAGE_TOKEN
 from ..models.loading import load_model, open_family
 from ..values import Image, ModelSpec, Request, Style, list_sources
-from .measure import ArmAnswer
+from .arms import ArmAnswer
 
 
 class Script:

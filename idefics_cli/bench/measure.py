@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from ..backends import WINDOW_BATCHES, Backend, close_backends, open_backend
 from ..errors import ItemError
 from ..values import Answer, Image, ModelSpec, Request, Style
+from .arms import ArmAnswer, ArmBackend
 from .workloads import Workload, compose_work
 
 Arm = Literal["guide", "batch", "idefics"]
@@ -43,17 +44,6 @@ class ArmJob:
 
 
 @dataclass(frozen=True, slots=True)
-class ArmAnswer:
-    """One answer: a text, or the log-probability of each label; and what its prompt cost, labels not counted."""
-
-    text: str = ""
-    logprobs: tuple[tuple[str, float], ...] = ()
-    asked_tokens: int = 0
-    computed_tokens: int = 0
-    new_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class ArmOutcome:
     """What a job came to. With a `failure` there is nothing else."""
 
@@ -61,17 +51,6 @@ class ArmOutcome:
     peak_bytes: int = 0
     replies: tuple[ArmAnswer, ...] = ()
     failure: str | None = None
-
-
-class ArmBackend(Protocol):
-    """An arm at work: whoever answers requests in some way of its own."""
-
-    @property
-    def style(self) -> Style: ...
-
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[ArmAnswer]: ...
 
 
 Open = Callable[[ArmJob], Backend]

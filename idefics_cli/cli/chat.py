@@ -26,7 +26,7 @@ from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
 from .log import log_to
 from .options import Options
-from .output import Talk, emit, is_terminal, one_line, say_error
+from .output import Talk, emit, is_terminal, one_line, say_error, tell_more
 from .settings import choose_decoding, choose_limits, choose_model, choose_spec
 from .signals import INTERRUPTED
 
@@ -95,17 +95,6 @@ def _write(result: Result, options: Options, talk: Talk) -> None:
         if result.error is not None:
             say_error(f"{result.id}: {result.error.message}")
     tell_more(result, talk)
-
-
-def tell_more(result: Result, talk: Talk) -> None:
-    """The warnings of a result, and what it cost."""
-    for warning in result.warnings:
-        talk.note(warning)
-    usage = result.usage
-    talk.detail(
-        f"{result.id}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
-        f"{usage.shared_tokens} of them shared"
-    )
 
 
 @contextlib.contextmanager

@@ -240,3 +240,14 @@ def _write(stream: TextIO, text: str, name: str) -> None:
         raise typer.Exit(0) from error
     except OSError as error:
         raise UsageError(f"cannot write to {name}: {error.strerror}") from error
+
+
+def tell_more(result: Result, talk: Talk) -> None:
+    """The warnings of a result, and what it cost."""
+    for warning in result.warnings:
+        talk.note(warning)
+    usage = result.usage
+    talk.detail(
+        f"{result.id}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
+        f"{usage.shared_tokens} of them shared"
+    )

@@ -17,9 +17,8 @@ from rich.markdown import Markdown
 from ..config import state_folder
 from ..errors import IdeficsError, ModelError
 from ..runner.chat_session import Session
-from .chat import tell_more
 from .chat_commands import as_message, is_command, obey
-from .output import Talk, drop_controls, say, say_error
+from .output import Talk, drop_controls, say, say_error, tell_more
 
 REFRESH_SECONDS = 0.05
 _WAYS_OUT = {

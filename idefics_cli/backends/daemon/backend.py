@@ -19,7 +19,7 @@ from typing import Any
 from ... import __version__
 from ...errors import ItemError, ModelError, UsageError
 from ...values import Answer, Image, ModelSpec, Request, Style
-from .. import Preview
+from ..backend import Preview
 from .protocol import build, build_outcomes, dump_line, pack
 from .runtime_dir import SOCKET, check_folder, find_folder, identify
 

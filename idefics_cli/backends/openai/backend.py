@@ -28,7 +28,7 @@ from ...values import (
     drop_images,
     list_sources,
 )
-from .. import DEFAULT_BATCH_SIZE, Preview
+from ..backend import DEFAULT_BATCH_SIZE, Preview
 from .client import TIMEOUT_SECONDS, Connection
 from .logprobs import add_up, check_ranking, read_tokens, split_choices, write_rankings
 from .payload import DIALECTS, Dialect, ServerReply, check_prompt, needs_dialect, write_chat, write_messages

@@ -1,0 +1,31 @@
+"""What the arms of the benchmark have in common: each answers the same requests in a way of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..values import Image, Request, Style
+
+
+@dataclass(frozen=True, slots=True)
+class ArmAnswer:
+    """One answer: a text, or the log-probability of each label; and what its prompt cost, labels not counted."""
+
+    text: str = ""
+    logprobs: tuple[tuple[str, float], ...] = ()
+    asked_tokens: int = 0
+    computed_tokens: int = 0
+    new_tokens: int = 0
+
+
+class ArmBackend(Protocol):
+    """An arm at work: whoever answers requests in some way of its own."""
+
+    @property
+    def style(self) -> Style: ...
+
+    def answer(
+        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
+    ) -> list[ArmAnswer]: ...
