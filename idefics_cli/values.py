@@ -126,6 +126,8 @@ class Item:
     """The label of its template, `name@version`."""
     examples: tuple[Example, ...] = ()
     decoding: Decoding = Decoding()
+    has_own_stop: bool = False
+    """Whether `decoding.stop` was set for this item; if not, the rendering of its template has the last word."""
     labels: tuple[str, ...] = ()
     is_ranked: bool = True
     """Whether labels are ranked; if not, the generated answer must be one of them."""

@@ -87,6 +87,7 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
         decoding=Decoding()
         if is_ranked
         else replace(template.decoding.to_decoding(), **choose_decoding(options)),
+        has_own_stop=options.stop is not None,
         labels=question.labels,
         is_ranked=is_ranked,
         normalize=question.normalize,

@@ -51,7 +51,9 @@ class AnswerText:
         return self._family.decode(new_ids)
 
     def _find_stop(self, text: str) -> int:
-        places = [place for one in self._stop if (place := text.find(one)) >= 0]
+        """Where the first stop string begins. Line breaks ahead of any word end no line, so they stop nothing."""
+        begin = len(text) - len(text.lstrip())
+        places = [place for one in self._stop if (place := text.find(one, 0 if one.strip() else begin)) >= 0]
         return min(places, default=len(text))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..images import name_own_fields
 from ..values import Choice, Example, ImagePart, Item, Message, Part, Prompt, Request, Style, TextPart
-from .templates import IMAGE, OWN_FIELDS, Rendering, Template, substitute
+from .templates import IMAGE, IMAGES, OWN_FIELDS, Rendering, Template, share_images, substitute
 
 
 def word(template: Template, style: Style, item: Item) -> Request:
@@ -22,7 +22,8 @@ def word(template: Template, style: Style, item: Item) -> Request:
         examples=item.examples,
         choices=item.labels if item.is_ranked else (),
     )
-    return replace(request, decoding=item.decoding, normalize=item.normalize)
+    stop = item.decoding.stop if item.has_own_stop or request.choices else request.decoding.stop
+    return replace(request, decoding=replace(item.decoding, stop=stop), normalize=item.normalize)
 
 
 def compose(
@@ -46,39 +47,42 @@ def compose(
     if not item.images and rendering.has_image and template.images == "required":
         raise UsageError(f"template {template.name!r} needs an image")
 
-    shots = [
-        (_turn(rendering, example, fields), _shot_answer(rendering, example, fields)) for example in examples
-    ]
-    turn = _parts(rendering.turn, item.images, fields)
+    turn = _lay_turn(rendering.turn, item.images, fields)
     opening = substitute(rendering.opening, fields)
     open_parts: tuple[Part, ...] = (TextPart(opening),) if opening else ()
 
     prompt: Prompt
     if style == "completion":
-        preamble: tuple[Part, ...] = (
-            (TextPart(substitute(rendering.preamble, fields)),) if rendering.preamble else ()
-        )
-        shot_parts = (part for words, answer in shots for part in (*words, TextPart(answer)))
-        prompt = (Message("document", (*preamble, *shot_parts, *turn, *open_parts)),)
+        parts = [TextPart(substitute(rendering.preamble, fields))] if rendering.preamble else []
+        document: list[Part] = [*parts]
+        for example in examples:
+            document += _lay_shot(rendering, example, fields)
+        prompt = (Message("document", (*document, *turn, *open_parts)),)
     else:
         messages: list[Message] = []
         if rendering.system:
             messages.append(Message("system", (TextPart(substitute(rendering.system, fields)),)))
-        for words, answer in shots:
-            messages += [Message("user", words), Message("assistant", (TextPart(answer),))]
+        for example in examples:
+            messages += [
+                Message("user", _lay_example(rendering, example, fields)),
+                Message("assistant", (TextPart(_word_answer(rendering, example, fields)),)),
+            ]
         messages.append(Message("user", turn))
         if open_parts:
             messages.append(Message("assistant", open_parts))
         prompt = tuple(messages)
 
-    drawn = template.decoding.to_decoding()
+    drawn = template.decoding_in(style)
+    last = (*turn, *open_parts)[-1]
+    ends = last.text if isinstance(last, TextPart) else ""
     return Request(
         id=item.id,
         task=task,
         prompt=prompt,
         decoding=replace(drawn, **dict(decoding or {})),
         choices=tuple(
-            Choice(label, substitute(rendering.answer, fields | {"answer": label})) for label in choices
+            Choice(label, join_answer(ends, substitute(rendering.label, fields | {"answer": label}))[1])
+            for label in choices
         ),
         fields=tuple(item.fields),
         template=template.label,
@@ -102,32 +106,62 @@ def _complete_fields(template: Template, rendering: Rendering, item: Item) -> di
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _parts(words: Iterable[str], images: Sequence[str], fields: Mapping[str, str]) -> tuple[Part, ...]:
+def join_answer(before: str, answer: str) -> tuple[str, str]:
+    """A text and the answer after it, with the spaces between them at the answer, as tokens have them.
+
+    A prompt that ends in a space would end in a token after which no word was ever seen in training. So what stands
+    before an answer in a shot is what ends the query.
+    """
+    kept = before.rstrip(" ")
+    if kept == before or kept.endswith("\n"):
+        return kept, answer
+    return kept, f" {answer.lstrip(' ')}"
+
+
+def _lay_turn(words: Iterable[str], images: Sequence[str], fields: Mapping[str, str]) -> tuple[Part, ...]:
+    """The parts of a turn. Where no image came between two texts, a space keeps them apart."""
+    words = list(words)
+    shares = iter(share_images(words, images))
     parts: list[Part] = []
+    is_bare = False
     for word in words:
-        if word == IMAGE:
-            parts += map(ImagePart, images)
+        if word in (IMAGE, IMAGES):
+            shown = next(shares)
+            parts += map(ImagePart, shown)
+            is_bare = not shown
         elif text := substitute(word, fields):
+            before = parts[-1] if parts and is_bare else None
+            if isinstance(before, TextPart) and not before.text[-1].isspace() and not text[0].isspace():
+                text = f" {text}"
             parts.append(TextPart(text))
+            is_bare = False
     return tuple(parts)
 
 
-def _turn(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> tuple[Part, ...]:
+def _lay_shot(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> list[Part]:
+    """A turn and its answer in a document."""
+    *parts, last = _lay_example(rendering, example, fields)
+    answer = _word_answer(rendering, example, fields)
+    if isinstance(last, TextPart) and not rendering.opening:
+        before, answer = join_answer(last.text, answer)
+        last = TextPart(before)
+    return [*parts, last, TextPart(answer)]
+
+
+def _lay_example(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> tuple[Part, ...]:
     if example.turn:
-        return tuple(
-            part
-            for word in example.turn
-            for part in (map(ImagePart, example.images) if word == IMAGE else [TextPart(word)])
-        )
+        words = [word if word in (IMAGE, IMAGES) else word.replace("$", "$$") for word in example.turn]
+        return _lay_turn(rendering.keep_roles(words), example.images, fields)
     if example.images and not rendering.has_image:
         raise UsageError("an example has an image but the template has no place for one")
-    return _parts(rendering.turn, example.images, _example_fields(rendering, example, fields))
+    return _lay_turn(rendering.turn, example.images, _example_fields(rendering, example, fields))
 
 
-def _shot_answer(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> str:
+def _word_answer(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> str:
+    """The answer of a shot, what begins it included."""
     values = {} if example.turn else _example_fields(rendering, example, fields)
     values = {**fields, **values, "answer": example.answer}
-    return substitute(rendering.opening, values) + substitute(rendering.answer, values)
+    return "".join(join_answer(substitute(rendering.opening, values), substitute(rendering.answer, values)))
 
 
 def _example_fields(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> dict[str, str]:

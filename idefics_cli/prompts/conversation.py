@@ -53,6 +53,7 @@ class Conversation:
             template=self.template.label,
             examples=tuple(self.turns),
             decoding=self.decoding,
+            has_own_stop=bool(self.decoding.stop),
         )
 
     def word(self, item: Item, style: Style) -> Request:
@@ -63,7 +64,7 @@ class Conversation:
         if style == "completion":
             if self.system:
                 raise BadItem("a document has no system message", hint="say it in the first message")
-            stop = (*request.decoding.stop, NEXT_MESSAGE)
+            stop = tuple(dict.fromkeys((*request.decoding.stop, NEXT_MESSAGE)))
             return replace(request, decoding=replace(request.decoding, stop=stop))
         if self.system:
             opening = Message("system", (TextPart(self.system),))

@@ -13,7 +13,7 @@ from ..files import read_file
 from ..images import is_url
 from ..jsonl import parse_line, read_lines
 from ..values import Example
-from .templates import IMAGE, Strict, describe_problems
+from .templates import IMAGE, IMAGES, Strict, check_turn, describe_problems, share_images
 
 MAX_BYTES = 200_000_000
 """Room for shots with their images as data URLs."""
@@ -53,10 +53,8 @@ class _ExampleEntry(Strict):
 
     @field_validator("turn")
     @classmethod
-    def _one_image(cls, turn: list[str]) -> list[str]:
-        if turn.count(IMAGE) > 1:
-            raise ValueError(f"a turn names `{IMAGE}` at most once")
-        return turn
+    def _plain_turn(cls, turn: list[str]) -> list[str]:
+        return check_turn(turn)
 
 
 def parse_example(entry: object, folder: Path, origin: str) -> Example:
@@ -68,10 +66,13 @@ def parse_example(entry: object, folder: Path, origin: str) -> Example:
             f"{origin}: {describe_problems(error)}", hint="an example has image, fields and answer"
         ) from error
     sources = ([parsed.image] if parsed.image is not None else []) + parsed.images
-    if parsed.turn and bool(sources) != (IMAGE in parsed.turn):
-        raise UsageError(
-            f"{origin}: its turn and its images do not agree", hint=f"write `{IMAGE}` in the turn"
-        )
+    if parsed.turn:
+        has_place = IMAGE in parsed.turn or IMAGES in parsed.turn
+        if bool(sources) != has_place:
+            raise UsageError(
+                f"{origin}: its turn and its images do not agree", hint=f"write `{IMAGE}` in the turn"
+            )
+        share_images(parsed.turn, sources)
     return Example(
         tuple(relative_to(folder, source) for source in sources),
         tuple(parsed.fields.items()),

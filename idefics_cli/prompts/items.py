@@ -127,6 +127,7 @@ class ItemReader:
             template=template.label,
             examples=self._find_examples(line),
             decoding=Decoding() if is_ranked else drawn,
+            has_own_stop="stop" in {**self._decoding, **decoding},
             labels=labels,
             is_ranked=is_ranked,
             normalize=line.normalize,

@@ -7,7 +7,8 @@ renderings: `completion` for base checkpoints, which continue a document, and `c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,11 +18,13 @@ from ..config import exists, read_yaml, template_folders
 from ..errors import UsageError
 from ..values import Decoding, Style
 
-IMAGE = "image"
-"""The word that stands for the item's images in a `turn`."""
+IMAGE, IMAGES = "image", "images"
+"""The words of a `turn` for an image of the item and for all of them; a single `image` stands for all too."""
 OWN_FIELDS = ("stem", "parent", "sidecar")
 """What every image brings along: its file name without suffix, its folder's name, the text file beside it."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_ROLE_BEFORE = re.compile(r"[A-Z]\w*:")
+_ROLE_AFTER = re.compile(r"\s*[A-Z][\w ]*:\s*$")
 _PLACEHOLDER = re.compile(
     r"\$(?:(?P<escaped>\$)|(?P<bare>[a-z_][a-z0-9_]*)|\{(?P<braced>[a-z_][a-z0-9_]*)\}|(?P<bad>))"
 )
@@ -61,7 +64,7 @@ class Rendering(Strict):
 
     A document is `preamble`, then `turn opening answer` for each shot, then `turn opening`. A chat is a `system`
     message, then a user's `turn` and an assistant's `opening answer` for each shot, then the user's `turn`; an
-    `opening` begins the assistant's reply.
+    `opening` begins the assistant's reply. Its `decoding` wins over the template's: stops are words of a rendering.
     """
 
     preamble: Text = ""
@@ -69,13 +72,12 @@ class Rendering(Strict):
     turn: list[Text] = Field(min_length=1)
     opening: Text = ""
     answer: Text = "$answer"
+    decoding: DecodingDefaults = DecodingDefaults()
 
     @field_validator("turn")
     @classmethod
-    def _one_image(cls, turn: list[str]) -> list[str]:
-        if turn.count(IMAGE) > 1:
-            raise ValueError(f"a turn names `{IMAGE}` at most once; it stands for all images of the item")
-        return turn
+    def _plain_turn(cls, turn: list[str]) -> list[str]:
+        return check_turn(turn)
 
     @field_validator("answer")
     @classmethod
@@ -84,9 +86,34 @@ class Rendering(Strict):
             raise ValueError("an answer has `$answer` in it exactly once")
         return answer
 
+    @field_validator("decoding")
+    @classmethod
+    def _only_stops(cls, decoding: DecodingDefaults) -> DecodingDefaults:
+        if others := sorted(decoding.model_fields_set - {"stop"}):
+            raise ValueError(
+                f"`{others[0]}` belongs to the template's own `decoding`; a rendering has `stop`"
+            )
+        return decoding
+
     @property
     def has_image(self) -> bool:
-        return IMAGE in self.turn
+        return IMAGE in self.turn or IMAGES in self.turn
+
+    @property
+    def label(self) -> str:
+        """What is ranked: the answer up to what ends it, a full stop where there is one, else its line."""
+        end = self.answer.rpartition("answer")[2].lstrip("}")
+        return self.answer.rstrip("\n") if end.strip() else self.answer
+
+    def keep_roles(self, words: Sequence[str]) -> list[str]:
+        """A turn in other words between the roles of this one: `User:` before it, `Assistant:` or `Answer:` after."""
+        before, after = _ROLE_BEFORE.fullmatch(self.turn[0]), _ROLE_AFTER.search(self.turn[-1])
+        space = "" if words[0] in (IMAGE, IMAGES) or words[0][:1].isspace() else " "
+        return [
+            *([before.group() + space] if before else []),
+            *words,
+            *([after.group()] if after else []),
+        ]
 
     @property
     def names(self) -> frozenset[str]:
@@ -151,6 +178,11 @@ class Template(Strict):
         renderings = (self.completion, self.chat)
         return any(rendering is not None and "sidecar" in rendering.names for rendering in renderings)
 
+    def decoding_in(self, style: Style) -> Decoding:
+        """How answers are drawn in a style, where nobody says otherwise."""
+        own = self.rendering(style).decoding.model_dump(exclude_none=True)
+        return DecodingDefaults(**self.decoding.model_dump(exclude_none=True) | own).to_decoding()
+
     def rendering(self, style: Style) -> Rendering:
         rendering = self.completion if style == "completion" else self.chat
         if rendering is None:
@@ -160,6 +192,33 @@ class Template(Strict):
                 hint=f"use --style {other} or another template",
             )
         return rendering
+
+
+def check_turn(turn: list[str]) -> list[str]:
+    """A turn that says where its images stand. Raises ValueError."""
+    if turn.count(IMAGES) > 1:
+        raise ValueError(
+            f"a turn names `{IMAGES}` at most once; it stands for all that `{IMAGE}` leaves over"
+        )
+    return turn
+
+
+def share_images(words: Sequence[str], images: Sequence[str]) -> list[tuple[str, ...]]:
+    """The images of each `image` and `images` of a turn, in order. Raises UsageError for too few or too many.
+
+    Without any image the words stand alone.
+    """
+    places = [word for word in words if word in (IMAGE, IMAGES)]
+    if not images or len(places) < 2:
+        return [tuple(images) for _ in places]
+    rest = len(images) - places.count(IMAGE)
+    if rest < 0 or (rest and IMAGES not in places):
+        raise UsageError(
+            f"the turn has {places.count(IMAGE)} places for images and the item has {len(images)}",
+            hint=f"give one for each, all in one prompt with --together, or write `{IMAGES}` for any number",
+        )
+    left = iter(images)
+    return [tuple(islice(left, rest if word == IMAGES else 1)) for word in places]
 
 
 def placeholders(text: str) -> list[str]:

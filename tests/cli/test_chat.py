@@ -35,7 +35,7 @@ def test_one_question_a_line_one_answer_a_line(run: Command) -> None:
     assert [row["text"] for row in rows] == ["A red circle on a white background.", "red", "no"]
     assert result.code == 0, result.stderr
     assert [(row["id"], row["task"], row["template"]) for row in rows] == [
-        (f"turn {turn}", "chat", "dialogue@1") for turn in (1, 2, 3)
+        (f"turn {turn}", "chat", "dialogue@2") for turn in (1, 2, 3)
     ]
     assert [len(row["images"]) for row in rows] == [1, 0, 0]
     for before, after in pairwise(rows):
@@ -111,7 +111,7 @@ def test_decoding_and_style_reach_the_model(run: Command, red_circle: Path) -> N
     )
     first, second = backend.requests
     assert first.cache_answer
-    assert first.decoding == Decoding(max_new_tokens=100, temperature=0.5, stop=("\nUser:",))
+    assert first.decoding == Decoding(max_new_tokens=100, temperature=0.5, stop=("\nUser:", "\nAssistant:"))
     assert [message.role for message in second.prompt] == ["document"], "a base model goes on with a document"
     chat = scripted()
     run("chat", "--model", "idefics2", "--system", "Be kind.", backend=chat, stdin=b"Hi\n")

@@ -56,7 +56,7 @@ def test_a_row_has_the_promised_fields(run: Program, red_circle: Path) -> None:
             "model": "idefics-9b",
             "revision": "abc123",
             "template": "vqa@1",
-            "decoding": {"max_new_tokens": 60, "stop": ["\n"]},
+            "decoding": {"max_new_tokens": 60},
             "usage": {"prompt_tokens": 10, "shared_tokens": 0, "new_tokens": 3},
             "seconds": 0.25,
             "warnings": [],

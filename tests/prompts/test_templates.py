@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idefics_cli.errors import UsageError
-from idefics_cli.prompts.compose import compose
+from idefics_cli.prompts.compose import compose, word
 from idefics_cli.prompts.examples import load_examples
-from idefics_cli.prompts.templates import load_template, read_template, substitute
-from idefics_cli.values import Example, ImagePart, Item, Message, TextPart
+from idefics_cli.prompts.templates import (
+    Template,
+    load_template,
+    read_template,
+    substitute,
+    template_names,
+)
+from idefics_cli.values import Decoding, Example, ImagePart, Item, Message, Part, TextPart
 
 VQA = load_template("vqa")
 
@@ -60,9 +68,84 @@ def test_all_images_of_an_item_stand_where_the_turn_says() -> None:
 
 
 def test_a_choice_carries_its_terminator() -> None:
+    """The authors' full stop where the template has one, and else the end of the line."""
     labels = Item("a.png", ("a.png",), (("labels", "['a', 'b']"),))
     request = compose(load_template("classify"), "completion", labels, task="classify", choices=("a", "b"))
     assert [choice.continuation for choice in request.choices] == [" a\n", " b\n"]
+    photo = Item("a.png", ("a.png",))
+    request = compose(load_template("classify-photo"), "completion", photo, task="classify", choices=("a",))
+    assert request.choices[0].continuation == " a."
+
+
+def write_template(folder: Path, *, turn: str, answer: str = " $answer\\n") -> Template:
+    path = folder / "own.yaml"
+    head = "name: own\nversion: 1\ndescription: d\nimages: optional\n"
+    path.write_text(f'{head}completion:\n  turn: {turn}\n  answer: "{answer}"\n')
+    return read_template(path)
+
+
+def word_parts(template: Template, *images: str, shots: Sequence[Example] = ()) -> tuple[Part, ...]:
+    (message,) = compose(template, "completion", Item("x", images), task="x", examples=shots).prompt
+    return message.parts
+
+
+def test_a_turn_names_images_one_by_one(tmp_path: Path) -> None:
+    template = write_template(tmp_path, turn="['Image one:', image, 'and', image, 'Which is older?']")
+    assert word_parts(template, "a.png", "b.png") == (
+        TextPart("Image one:"),
+        ImagePart("a.png"),
+        TextPart("and"),
+        ImagePart("b.png"),
+        TextPart("Which is older?"),
+    )
+    for images in (("a.png",), ("a.png", "b.png", "c.png")):
+        with pytest.raises(UsageError, match=f"2 places for images and the item has {len(images)}"):
+            word_parts(template, *images)
+
+
+def test_images_stand_for_all_that_are_left(tmp_path: Path) -> None:
+    template = write_template(tmp_path, turn="[image, 'is one of', images, '.']")
+    first, *_, last = word_parts(template, "a.png", "b.png", "c.png")
+    assert first == ImagePart("a.png")
+    assert last == TextPart(".")
+    assert len(word_parts(template, "a.png", "b.png", "c.png")) == 5
+    assert word_parts(template, "a.png")[1:] == (TextPart("is one of"), TextPart(" ."))
+
+
+def test_a_turn_without_an_image_keeps_its_words_apart() -> None:
+    asked = Item("x", (), (("message", "Is it running?"),))
+    (message,) = compose(load_template("dialogue"), "completion", asked, task="x").prompt
+    assert message.parts == (TextPart("User:"), TextPart(" Is it running?\nAssistant:"))
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (("What is it?", "image"), (TextPart("User: "), TextPart("What is it?"), ImagePart("s.png"))),
+        (("image", "What for $5?"), (TextPart("User:"), ImagePart("s.png"), TextPart("What for $5?"))),
+    ],
+)
+def test_an_examples_own_turn_keeps_the_roles(turn: tuple[str, ...], words: tuple[Part, ...]) -> None:
+    shots = [Example(("s.png",), (), "A dog.", turn)]
+    asked = Item("x", ("a.png",), (("message", "And this?"),))
+    dialogue = load_template("dialogue")
+    (message,) = compose(dialogue, "completion", asked, task="x", examples=shots).prompt
+    roles = (TextPart("\nAssistant:"), TextPart(" A dog.\n"))
+    assert message.parts[: len(words) + 2] == (*words, *roles)
+    first, *_ = compose(dialogue, "chat", asked, task="x", examples=shots).prompt
+    assert first == Message("user", words[1:])
+
+
+def test_stops_belong_to_a_rendering() -> None:
+    """An instruct model ends by itself: a line break is none of its ends."""
+    for name in template_names():
+        template = load_template(name)
+        assert template.decoding_in("chat").stop == ()
+        assert template.decoding_in("completion").stop
+    own = replace(item(), decoding=Decoding(max_new_tokens=7, stop=("x",)), has_own_stop=True)
+    assert word(VQA, "completion", own).decoding == own.decoding
+    plain = word(VQA, "completion", replace(own, decoding=Decoding(max_new_tokens=7), has_own_stop=False))
+    assert plain.decoding == Decoding(max_new_tokens=7, stop=VQA.decoding_in("completion").stop)
 
 
 @given(st.text(max_size=30))
@@ -97,7 +180,11 @@ def test_a_request_never_goes_without_its_image() -> None:
             "name: x\nversion: 1\ndescription: d\nchat: {turn: [image, '$nothing']}",
             r"unknown field \$nothing",
         ),
-        ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image, image]}", "at most once"),
+        ("name: x\nversion: 1\ndescription: d\nchat: {turn: [images, images]}", "at most once"),
+        (
+            "name: x\nversion: 1\ndescription: d\nchat: {turn: [image], decoding: {seed: 1}}",
+            "`seed` belongs to the template",
+        ),
         ("name: x\nversion: 1\ndescription: d\nchat: {turn: [image], answer: none}", "exactly once"),
         ("name: x\nversion: 1\ndescription: d\nchat: {turn: ['5 $']}", "lone"),
         ("name: x\nversion: 1\ndescription: d", "give `completion`, `chat` or both"),

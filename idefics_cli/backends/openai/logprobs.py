@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ...errors import AnswerError, BadItem
+from ...models.families.layout import continue_reply, trim_reply
 from ...values import Message, Prompt, Request, TextPart
 from .payload import Dialect, write_messages
 
@@ -30,11 +30,10 @@ def write_rankings(request: Request, images: Mapping[str, str]) -> list[dict[str
     """The bodies that ask for the likelihood of the prompt alone, then with each choice as its reply."""
     asked = [_write(request.prompt, images, is_open=True)]
     for choice in request.choices:
-        prompt = request.prompt
+        prompt = trim_reply(request.prompt)
         said = prompt[-1].parts if prompt[-1].role == "assistant" else ()
-        reply = Message("assistant", (*said, TextPart(choice.continuation)))
-        if not said:
-            reply = replace(reply, parts=(TextPart(choice.continuation.strip()),))
+        label = continue_reply(choice.continuation) if said else choice.continuation.strip()
+        reply = Message("assistant", (*said, TextPart(label)))
         asked.append(_write((*(prompt[:-1] if said else prompt), reply), images, is_open=False))
     return asked
 

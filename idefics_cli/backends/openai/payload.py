@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import AnswerError, BadItem
 from ...models.families.family import any_of, refuse_markers
 from ...models.families.idefics3 import SmolVLMFamily
-from ...models.families.layout import is_chat, lay_out
+from ...models.families.layout import is_chat, lay_out, trim_reply
 from ...values import Decoding, FinishReason, ImagePart, Message, Prompt, Request, TextPart, Usage
 
 _KNOWN_TO_ALL = {
@@ -77,7 +77,10 @@ def write_chat(request: Request, images: Mapping[str, str], dialect: Dialect) ->
 
 
 def write_messages(prompt: Prompt, images: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"role": message.role, "content": _write_content(message, images)} for message in prompt]
+    """The messages of a prompt, a begun reply as our own families have it."""
+    return [
+        {"role": message.role, "content": _write_content(message, images)} for message in trim_reply(prompt)
+    ]
 
 
 def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from ...errors import BadItem, ModelError
 from ...values import Choice, Image, ImagePart, Prompt, Style
 from .family import Encoded, Family, check_images
-from .layout import Mark, is_chat, lay_out
+from .layout import Mark, is_chat, lay_out, trim_reply
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class ChatTemplateFamily(Family):
                     for part in message.parts
                 ],
             }
-            for message in prompt
+            for message in trim_reply(prompt)
         ]
         is_open = prompt[-1].role == "assistant"
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...values import ImagePart, Message, Prompt
+from ...values import ImagePart, Message, Prompt, TextPart
 
 END_OF_UTTERANCE = "<end_of_utterance>"
 FAKE_TOKEN = "<fake_token_around_image>"
@@ -44,12 +44,10 @@ def lay_out(prompt: Prompt, *, strip_turns: bool) -> tuple[Piece, ...]:
     if not is_chat(prompt):
         return tuple(piece for message in prompt for piece in _merge(message, strip=True))
     pieces: list[Piece] = []
+    prompt = trim_reply(prompt)
     for index, message in enumerate(prompt):
         is_open = message.role == "assistant" and index == len(prompt) - 1
         parts = _merge(message, strip=strip_turns)
-        if is_open and parts and isinstance(parts[-1], str):
-            # A trailing space would be a token of its own, after which no word was ever seen in training.
-            parts[-1] = parts[-1].rstrip(" ")
         begins_with_text = bool(parts) and isinstance(parts[0], str)
         pieces += [Mark(f"{message.role.capitalize()}:{' ' if begins_with_text else ''}"), *parts]
         if not is_open:
@@ -59,10 +57,28 @@ def lay_out(prompt: Prompt, *, strip_turns: bool) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
+def trim_reply(prompt: Prompt) -> Prompt:
+    """A begun reply without the space at its end, for every backend.
+
+    It would be a token of its own, after which no word was ever seen in training.
+    """
+    *before, last = prompt
+    end = last.parts[-1] if last.role == "assistant" and last.parts else None
+    if not isinstance(end, TextPart) or not end.text.endswith(" "):
+        return prompt
+    kept = end.text.rstrip(" ")
+    return trim_reply((*before, Message(last.role, (*last.parts[:-1], *([TextPart(kept)] if kept else [])))))
+
+
+def continue_reply(continuation: str) -> str:
+    """A label as it follows a begun reply: one space before it, for every backend."""
+    return f" {continuation.strip()}"
+
+
 def continue_with(prompt: Prompt, continuation: str) -> tuple[Piece, ...]:
     """The pieces of an answer: as they are after a document, one space before and an end after in a turn."""
     if is_chat(prompt):
-        return (" " + continuation.strip(), Mark(END_OF_UTTERANCE))
+        return (continue_reply(continuation), Mark(END_OF_UTTERANCE))
     return (continuation,)
 
 
