@@ -15,7 +15,8 @@ Messages are one line and say what to do; foreign exceptions are translated wher
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
 
 from .values import Failure
 
@@ -37,6 +38,21 @@ class IdeficsError(Exception):
 
     def to_failure(self) -> Failure:
         return Failure(self.code, str(self))
+
+
+class Problems(Protocol):
+    """What pydantic says of data that is not as it should be."""
+
+    def errors(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+def describe_problems(error: Problems, most: int = 3) -> str:
+    """What is wrong with typed data, the first things, in one line."""
+    reasons = []
+    for problem in error.errors()[:most]:
+        where = ".".join(str(step) for step in problem["loc"]) or "the whole"
+        reasons.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(reasons)
 
 
 class UsageError(IdeficsError):

@@ -5,6 +5,7 @@ huggingface_hub reads HF_ENDPOINT once, when it is imported, so what talks to th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +47,13 @@ class Repo:
     """The file that is served with a byte changed."""
     headers: dict[str, str] = field(default_factory=dict)
     """What its files are answered with instead of the truth."""
+    status: int = 200
+    sizes: dict[str, int] = field(default_factory=dict)
+    """What its list says of files, instead of the truth."""
+    described: Any = None
+    """What is said of it instead of its list."""
+    endless: str = ""
+    """The part of an answer that never ends: "list", "list header", "config.json" or "slow config.json"."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -100,11 +109,15 @@ class Answer(BaseHTTPRequestHandler):
     def _describe(self, name: str, revision: str) -> None:
         if (repo := self._find(name, revision)) is None:
             return
+        if repo.endless.startswith("list"):
+            self._go_on(is_slow="header" in repo.endless, in_header="header" in repo.endless)
+            return
         siblings = []
         for path in sorted(repo.folder.iterdir()):
             content = path.read_bytes()
             lfs = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 1}
-            siblings.append({"rfilename": path.name, "size": len(content), "blobId": "0" * 40, "lfs": lfs})
+            size = repo.sizes.get(path.name, len(content))
+            siblings.append({"rfilename": path.name, "size": size, "blobId": "0" * 40, "lfs": lfs})
         body = {
             "id": name,
             "modelId": name,
@@ -113,13 +126,36 @@ class Answer(BaseHTTPRequestHandler):
             "tags": [],
             "siblings": siblings,
         }
-        self._answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+        said = json.dumps(body if repo.described is None else repo.described)
+        self._answer(200, {"Content-Type": "application/json"}, said.encode())
+
+    def _go_on(self, *, is_slow: bool, in_header: bool = False) -> None:
+        """Send until the client has had enough: as fast as can be, or a byte now and then."""
+        self.send_response(200)
+        self.send_header("ETag", '"endless"')
+        if not in_header:
+            self.end_headers()
+        piece, pause = (b"x" * 1, 0.2) if is_slow else (b" " * 1_000_000, 0.0)
+        self.close_connection = True
+        self.flush_headers()
+        if in_header:
+            self.wfile.write(b"X-More: ")
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(piece)
+                time.sleep(pause)
 
     def _serve(self, name: str, revision: str, file: str) -> None:
         if (repo := self._find(name, revision)) is None:
             return
         if repo.is_gated:
             self._refuse(403, "GatedRepo")
+            return
+        if repo.status != 200:
+            self._answer(repo.status, repo.headers)
+            return
+        if file == "config.json" and repo.endless.endswith("config.json"):
+            self._go_on(is_slow="slow" in repo.endless)
             return
         path = repo.folder / file
         if not path.is_file():

@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import email.utils
 import functools
 import ssl
-import time
 import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx2
-import tenacity
 
 from .. import __version__
-from ..errors import SourceCode, SourceError
+from ..errors import SourceError
+from ..http_retry import Retry, Transient, is_transient, parse_retry_after
 from .addresses import resolve_public
 from .limits import Limits
 from .names import name_source, parse_scheme
@@ -36,14 +34,6 @@ _HEADERS = {
 }
 
 
-class _Transient(SourceError):
-    """Worth another try, after `retry_after` seconds where the server said so."""
-
-    def __init__(self, message: str, *, code: SourceCode, retry_after: float | None = None) -> None:
-        super().__init__(message, code=code)
-        self.retry_after = retry_after
-
-
 def fetch(url: str, limits: Limits, *, transport: httpx2.AsyncBaseTransport | None = None) -> bytes:
     """The bytes behind a URL. `transport` replaces the network.
 
@@ -56,15 +46,10 @@ def fetch(url: str, limits: Limits, *, transport: httpx2.AsyncBaseTransport | No
 
 async def _fetch_in_time(url: str, limits: Limits, transport: httpx2.AsyncBaseTransport | None) -> bytes:
     seconds = limits.total_timeout_seconds
-    retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(lambda error: _is_worth_retrying(error, limits)),
-        stop=tenacity.stop_after_attempt(limits.attempts) | tenacity.stop_before_delay(seconds),
-        wait=lambda state: _choose_wait(state, limits),
-        reraise=True,
-    )
+    retry = Retry(limits.attempts, limits.backoff_seconds, limits.max_retry_after_seconds, seconds)
     try:
         async with asyncio.timeout(seconds), _open_client(limits, transport) as client:
-            return await retrying(_follow, client, url, limits)
+            return await retry.ask(lambda: _follow(client, url, limits))
     except TimeoutError:
         raise SourceError(f"{name_source(url)} took longer than {seconds:g} s", code="timeout") from None
 
@@ -141,10 +126,10 @@ async def _open_response(
         finally:
             await response.aclose()
     except httpx2.TimeoutException:
-        raise _Transient(f"{name} does not answer in time", code="timeout") from None
+        raise Transient(SourceError(f"{name} does not answer in time", code="timeout")) from None
     except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
         reason = str(error) or type(error).__name__
-        raise _Transient(f"{name} cannot be fetched: {reason}", code="fetch_failed") from error
+        raise Transient(SourceError(f"{name} cannot be fetched: {reason}", code="fetch_failed")) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         reason = str(error) or type(error).__name__
         raise SourceError(f"{name} cannot be fetched: {reason}", code="fetch_failed") from error
@@ -155,9 +140,10 @@ def _check_status(response: httpx2.Response, name: str) -> None:
     if status == 200:
         return
     message = f"{name} cannot be fetched: the server answered {status} {response.reason_phrase}".rstrip()
-    if status == 429 or status >= 500:
-        raise _Transient(message, code="fetch_failed", retry_after=_parse_retry_after(response))
-    raise SourceError(message, code="fetch_failed")
+    error = SourceError(message, code="fetch_failed")
+    if is_transient(status):
+        raise Transient(error, parse_retry_after(response.headers.get("retry-after")))
+    raise error
 
 
 async def _read_body(response: httpx2.Response, name: str, limits: Limits) -> bytes:
@@ -171,27 +157,6 @@ async def _read_body(response: httpx2.Response, name: str, limits: Limits) -> by
         if len(body) > limits.max_bytes:
             raise error
     return bytes(body)
-
-
-def _parse_retry_after(response: httpx2.Response) -> float | None:
-    value = response.headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _is_worth_retrying(error: BaseException, limits: Limits) -> bool:
-    return isinstance(error, _Transient) and (error.retry_after or 0.0) <= limits.max_retry_after_seconds
-
-
-def _choose_wait(state: tenacity.RetryCallState, limits: Limits) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _Transient) and error.retry_after is not None:
-        return error.retry_after
-    return limits.backoff_seconds * float(2 ** (state.attempt_number - 1))
 
 
 @functools.cache

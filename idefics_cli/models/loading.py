@@ -21,7 +21,8 @@ from .devices import choose_attention, choose_device, choose_dtype, is_out_of_me
 from .families import find_family
 from .families.family import Family
 from .families.layout import FAKE_TOKEN
-from .hub.errors import check_folder, source_of, translated
+from .hub.download import source_of
+from .hub.errors import check_folder, translated
 from .library_logging import hush_libraries
 from .quantization.disk_cache import discard, find_entry, keep, widen
 from .quantization.entries import QuantizedEntry
@@ -131,7 +132,10 @@ def _read_kept(entry: QuantizedEntry, family: Family, options: dict[str, Any]) -
 
 def _read_weights(spec: ModelSpec, family: Family, device: torch.device, options: dict[str, Any]) -> Any:
     loader: Any = transformers.AutoModelForImageTextToText
-    origin: tuple[str | None, dict[str, Any]] = (spec.checkpoint, source_of(spec))
+    origin: tuple[str | None, dict[str, Any]] = (
+        spec.checkpoint,
+        source_of(spec, with_weights=True),
+    )
     if is_random(spec.checkpoint):
         drawn = draw_weights(family, device, options["dtype"], options["attn_implementation"])
         if spec.quantization is None:

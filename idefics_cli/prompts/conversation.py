@@ -13,13 +13,13 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from ..errors import BadItem, UsageError
+from ..errors import BadItem, UsageError, describe_problems
 from ..files import read_file, write_file
 from ..images import is_url
 from ..values import Decoding, Example, Item, Message, Request, Style, TextPart
 from .compose import word
 from .examples import relative_to
-from .templates import DecodingDefaults, Strict, Template, Text, describe_problems, load_template
+from .templates import DecodingDefaults, Strict, Template, Text, load_template
 
 MAX_FILE_BYTES = 100_000_000
 """Room for some images as data URLs."""

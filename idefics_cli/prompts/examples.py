@@ -8,12 +8,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 
 from ..config import read_yaml
-from ..errors import BadItem, UsageError
+from ..errors import BadItem, UsageError, describe_problems
 from ..files import read_file
 from ..images import is_url
 from ..jsonl import parse_line, read_lines
 from ..values import Example
-from .templates import IMAGE, IMAGES, Strict, check_turn, describe_problems, share_images
+from .templates import IMAGE, IMAGES, Strict, check_turn, share_images
 
 MAX_BYTES = 200_000_000
 """Room for shots with their images as data URLs."""

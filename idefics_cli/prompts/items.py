@@ -16,13 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import BadItem, UsageError
+from ..errors import BadItem, UsageError, describe_problems
 from ..jsonl import parse_line
 from ..values import Decoding, Example, Item, Normalization, Request, Style
 from .compose import word
 from .examples import load_examples, parse_example, relative_to
 from .tasks import TASKS, check_labels, name_labels, template_name
-from .templates import DecodingDefaults, Template, describe_problems, load_template
+from .templates import DecodingDefaults, Template, load_template
 
 _DECODING = frozenset(each.name for each in fields(Decoding))
 

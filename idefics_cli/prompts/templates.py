@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..config import exists, read_yaml, template_folders
-from ..errors import UsageError
+from ..errors import UsageError, describe_problems
 from ..values import Decoding, Style
 
 IMAGE, IMAGES = "image", "images"
@@ -266,12 +266,3 @@ def load_template(name: str) -> Template:
 def template_names() -> list[str]:
     """Names of all templates, the user's and the built-in ones, sorted."""
     return sorted({path.stem for folder in template_folders() for path in folder.glob("*.yaml")})
-
-
-def describe_problems(error: ValidationError) -> str:
-    """What is wrong with typed data, the first three things, in one line."""
-    reasons = []
-    for problem in error.errors()[:3]:
-        where = ".".join(str(step) for step in problem["loc"]) or "the whole"
-        reasons.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
-    return "; ".join(reasons)

@@ -14,10 +14,10 @@ from typing import Any, get_type_hints
 from pydantic import ValidationError
 
 from ..backends import Backend
-from ..errors import UsageError
+from ..errors import UsageError, describe_problems
 from ..images import Limits, load
 from ..prompts.conversation import Conversation, load_conversation, save_conversation
-from ..prompts.templates import DecodingDefaults, describe_problems
+from ..prompts.templates import DecodingDefaults
 from ..values import Decoding, Image, Result
 from .run import Report, run_one
 

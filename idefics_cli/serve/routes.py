@@ -21,9 +21,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import BadItem, IdeficsError, ItemError, ModelError
+from ..errors import BadItem, IdeficsError, ItemError, ModelError, describe_problems
 from ..jsonl import dump_row, parse_value
-from ..prompts.templates import describe_problems
 from ..values import list_sources
 from .batch_route import MAX_ITEMS, HouseBackend, answer_items, open_reader
 from .call import CallError, PendingCall, read_body, refuse, translate, wait_until_gone, within

@@ -10,37 +10,24 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
-import tenacity
 
 from ... import __version__
-from ...errors import AnswerError, IdeficsError, ModelError, PromptError, UsageError
+from ...errors import AnswerError, ModelError, PromptError, UsageError
+from ...http_retry import Retry, Transient, is_transient, parse_retry_after
 
 TIMEOUT_SECONDS = 300.0
 """How long one answer may take, where nobody said how long."""
 CONNECT_SECONDS = 10.0
-ATTEMPTS = 4
-BACKOFF_SECONDS = 0.5
-"""Before the second attempt; doubles from there."""
-MAX_RETRY_AFTER_SECONDS = 60.0
-"""A server that asks for a longer pause is not asked again."""
+RETRY = Retry(attempts=4, backoff_seconds=0.5, max_retry_after_seconds=60.0)
 MAX_BODY_BYTES = 64_000_000
 KEY_VARIABLES = ("IDEFICS_API_KEY", "OPENAI_API_KEY")
 _SAID_CHARACTERS = 200
 _TOO_LONG = ("context length", "context size", "context window", "too long", "maximum model length")
-
-
-class _Transient(Exception):
-    """Worth another try, after `retry_after` seconds where the server said so; `error` is what it comes to if not."""
-
-    def __init__(self, error: IdeficsError, retry_after: float | None = None) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.retry_after = retry_after
 
 
 def parse_server(text: str) -> str:
@@ -89,11 +76,11 @@ class Connection:
             ) from error
 
     async def get(self, path: str) -> Any:
-        return await self._retry(self._read, "GET", path, None)
+        return await RETRY.ask(lambda: self._read("GET", path, None))
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The JSON that the server answers. Raises ModelError for all requests, an ItemError for this one."""
-        return await self._retry(self._read, "POST", path, body)
+        return await RETRY.ask(lambda: self._read("POST", path, body))
 
     async def post_for_events(
         self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]
@@ -103,22 +90,10 @@ class Connection:
         A server that does not stream answers at once: its JSON is returned, None otherwise. What was shown is not
         asked for again.
         """
-        return await self._retry(self._read_events, path, body, on_event)
+        return await RETRY.ask(lambda: self._read_events(path, body, on_event))
 
     async def close(self) -> None:
         await self._client.aclose()
-
-    async def _retry(self, ask: Callable[..., Awaitable[Any]], *given: Any) -> Any:
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_is_worth_retrying),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=_choose_wait,
-            reraise=True,
-        )
-        try:
-            return await retrying(ask, *given)
-        except _Transient as transient:
-            raise transient.error from transient
 
     async def _read(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         async with self._open(method, path, body) as response:
@@ -135,7 +110,7 @@ class Connection:
                 async for event in self._split_events(response):
                     has_shown = on_event(event) or has_shown
                 return None
-        except _Transient as transient:
+        except Transient as transient:
             if has_shown:
                 raise transient.error from transient
             raise
@@ -154,7 +129,7 @@ class Connection:
             try:
                 yield json.loads(data)
             except (ValueError, RecursionError) as error:
-                raise _Transient(self._fail("streams what is not JSON")) from error
+                raise Transient(self._fail("streams what is not JSON")) from error
 
     async def _read_json(self, response: httpx2.Response) -> Any:
         content = bytearray()
@@ -166,7 +141,7 @@ class Connection:
             return json.loads(bytes(content))
         except (ValueError, RecursionError) as error:
             kind = response.headers.get("content-type", "something").partition(";")[0]
-            raise _Transient(self._fail(f"answers {kind} that is not JSON")) from error
+            raise Transient(self._fail(f"answers {kind} that is not JSON")) from error
 
     @asynccontextmanager
     async def _open(
@@ -189,9 +164,9 @@ class Connection:
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             reason = str(error) or type(error).__name__
             message = f"no server answers at {self._url} ({reason})"
-            raise _Transient(ModelError(message, hint="start it, or check --server")) from error
+            raise Transient(ModelError(message, hint="start it, or check --server")) from error
         except httpx2.HTTPError as error:
-            raise _Transient(self._fail(f"broke off ({error or type(error).__name__})")) from error
+            raise Transient(self._fail(f"broke off ({error or type(error).__name__})")) from error
 
     def _explain(self, response: httpx2.Response, said: str) -> Exception:
         """What another status than 200 means."""
@@ -207,8 +182,9 @@ class Connection:
                 f"{self._url} does not know this model or no chat ({told})",
                 hint="--model takes one of the server's own names, --server the address before /v1",
             )
-        if response.status_code == 429 or response.status_code >= 500:
-            return _Transient(self._fail(f"answered {told}"), _parse_retry_after(response))
+        if is_transient(response.status_code):
+            pause = parse_retry_after(response.headers.get("retry-after"))
+            return Transient(self._fail(f"answered {told}"), pause)
         if response.status_code == 413 or any(words in said.lower() for words in _TOO_LONG):
             return PromptError(
                 f"{self._url} says the prompt is too long ({told})",
@@ -219,22 +195,6 @@ class Connection:
 
     def _fail(self, what: str) -> AnswerError:
         return AnswerError(f"{self._url} {what}", code="fetch_failed")
-
-
-def _is_worth_retrying(error: BaseException) -> bool:
-    return isinstance(error, _Transient) and (error.retry_after or 0.0) <= MAX_RETRY_AFTER_SECONDS
-
-
-def _choose_wait(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _Transient) and error.retry_after is not None:
-        return error.retry_after
-    return BACKOFF_SECONDS * float(2 ** (state.attempt_number - 1))
-
-
-def _parse_retry_after(response: httpx2.Response) -> float | None:
-    value = response.headers.get("retry-after", "").strip()
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
 async def _read_said(response: httpx2.Response) -> str:

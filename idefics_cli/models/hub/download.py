@@ -1,13 +1,12 @@
 """Fetching a checkpoint into the hub's cache: what is needed of it, room for it first, and going on after a break.
 
-huggingface_hub begins a broken file anew; weights of gigabytes are fetched here in its stead, into the place where it
-looks for them, and it does the rest. Pickles and code are left on the hub.
+huggingface_hub begins a broken file anew and believes what it is told; files are fetched here in its stead, into the
+places where it looks for them. Pickles and code are left on the hub.
 """
 
-# huggingface_hub is typed in parts only.
-# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -15,27 +14,33 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # re-exported
+import httpx2
+from filelock import FileLock
 
 from ...config import hub_cache
 from ...errors import ModelError
+from ...files import write_file
 from ...values import ModelSpec
 from ..families import FAMILIES
 from ..memory.sizes import format_bytes
-from .cache import INDEX, WEIGHTS, list_weights, repo_folder
-from .errors import COMMIT, ETAG, PICKLES, refuse_pickles, translated
+from .cache import INDEX, WEIGHTS, has_processor, is_downloaded, list_weights, repo_folder
+from .client import RETRY, fetch_file, list_repo
+from .errors import COMMIT, PICKLES, refuse_pickles, translated
 
 OnBytes = Callable[[int], None]
 """Told how many more bytes are there."""
 _SETTINGS = re.compile(r"[\w.-]+\.(?:json|jinja)|tokenizer\.model|spiece\.model|merges\.txt|vocab\.txt")
 _LEFT_OUT = re.compile(r".*\.bin\.index\.json|(?:trainer|training)_.*")
 _SAFE = re.compile(r"[\w.-]+\.safetensors")
+SETTINGS_BYTES = 200_000_000
+"""More is no config and no tokenizer."""
+PROGRESS_BYTES = 1_000_000
+"""What must have come of a file for its connection to be tried again and again."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -64,11 +69,9 @@ def plan_download(repo: str, revision: str | None) -> Plan:
     """Ask the hub what there is and choose. Raises ModelError for what could not be used once it is here."""
     check_revision(revision)
     spec = ModelSpec(repo, revision=revision)
-    huggingface_hub.logging.set_verbosity_error()
     with translated(spec):
-        info = huggingface_hub.HfApi().model_info(repo, revision=revision or "main", files_metadata=True)
-        sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
-        commit = _read_commit(info.sha)
+        listing = list_repo(repo, revision or "main")
+        sizes, commit = {one.rfilename: one.size for one in listing.siblings}, listing.sha
         _check_architecture(repo, commit, sizes)
         files = tuple(File(name, sizes[name]) for name in _choose(repo, commit, sizes))
     missing = sum(file.size - _count_here(repo, commit, file) for file in files)
@@ -89,24 +92,43 @@ def check_space(plan: Plan) -> None:
 
 def download(plan: Plan, on_bytes: OnBytes) -> Path:
     """Fetch what is missing, the settings first. Returns the snapshot; only a whole one is what the revision means."""
-    spec = ModelSpec(plan.repo, revision=plan.revision)
-    with translated(spec):
+    with translated(ModelSpec(plan.repo, revision=plan.revision)):
         for file in sorted(plan.files, key=lambda file: file.size):
-            if not _pointer(plan.repo, plan.commit, file.name).exists():
-                if file.name.endswith(".safetensors"):
-                    _fetch_weights(plan, file, on_bytes)
-                hf_hub_download(plan.repo, file.name, revision=plan.commit, tqdm_class=_meter(on_bytes))
+            _fetch(plan.repo, plan.commit, file, on_bytes)
         _set_revision(plan)
     return repo_folder(plan.repo) / "snapshots" / plan.commit
+
+
+def source_of(spec: ModelSpec, *, with_weights: bool = False) -> dict[str, Any]:
+    """The options of `from_pretrained` that say where from. What is not here is fetched by us: it asks no network."""
+    checkpoint, revision = spec.checkpoint, spec.revision
+    is_here = is_downloaded(checkpoint, revision) if with_weights else has_processor(checkpoint, revision)
+    if not Path(checkpoint).is_dir() and not is_here:
+        if with_weights:
+            download(plan_download(checkpoint, revision), _ignore)
+        else:
+            revision = _fetch_settings(checkpoint, revision)
+    return {"revision": revision or "main", "trust_remote_code": False, "local_files_only": True}
+
+
+@cache
+def _fetch_settings(repo: str, revision: str | None) -> str:
+    """Fetch all of a checkpoint but its weights. Returns the commit under which it is here."""
+    plan = plan_download(repo, revision)
+    for file in plan.files:
+        if not file.name.endswith(".safetensors"):
+            _fetch(plan.repo, plan.commit, file, _ignore)
+    return plan.commit
 
 
 def fetch_config(repo: str, revision: str | None) -> dict[str, Any]:
     """The config.json of a checkpoint on the hub, and nothing else of it."""
     check_revision(revision)
     with translated(ModelSpec(repo, revision=revision)):
-        # This fails at once where there is no network; the download of a file would try for half a minute.
-        commit = huggingface_hub.HfApi().model_info(repo, revision=revision or "main").sha
-        return _fetch_json(repo, "config.json", _read_commit(commit))
+        listing = list_repo(repo, revision or "main")
+        sizes = {one.rfilename: one.size for one in listing.siblings}
+        _check_config(repo, sizes)
+        return _fetch_json(repo, "config.json", listing.sha, sizes)
 
 
 def check_revision(revision: str | None) -> None:
@@ -115,26 +137,22 @@ def check_revision(revision: str | None) -> None:
         raise ModelError(f"{revision!r} is not a revision", hint="`--revision main` is the latest one")
 
 
-def _read_commit(answer: str | None) -> str:
-    """A commit as the hub named it, which becomes a part of paths."""
-    if answer is None or not COMMIT.fullmatch(answer):
-        raise ValueError("the hub names no commit")
-    return answer
-
-
-def _fetch_json(repo: str, name: str, commit: str) -> dict[str, Any]:
-    silent = _meter(lambda count: None)
-    path = Path(hf_hub_download(repo, name, revision=commit, tqdm_class=silent))
-    content = json.loads(path.read_bytes())
+def _fetch_json(repo: str, name: str, commit: str, sizes: dict[str, int]) -> dict[str, Any]:
+    _fetch(repo, commit, File(name, sizes[name]), _ignore)
+    content = json.loads(_pointer(repo, commit, name).read_bytes())
     if not isinstance(content, dict):
         raise ValueError(f"its {name} is not an object")
     return content
 
 
-def _check_architecture(repo: str, commit: str, sizes: dict[str, int]) -> None:
+def _check_config(repo: str, sizes: dict[str, int]) -> None:
     if "config.json" not in sizes:
         raise ModelError(f"{repo} has no config.json", hint="name the repository of a checkpoint")
-    architecture = str(_fetch_json(repo, "config.json", commit).get("model_type"))
+
+
+def _check_architecture(repo: str, commit: str, sizes: dict[str, int]) -> None:
+    _check_config(repo, sizes)
+    architecture = str(_fetch_json(repo, "config.json", commit, sizes).get("model_type"))
     takes_images = {"preprocessor_config.json", "processor_config.json"} & sizes.keys()
     if architecture not in FAMILIES and not (takes_images and _has_chat_template(repo, commit, sizes)):
         raise ModelError(
@@ -146,14 +164,14 @@ def _check_architecture(repo: str, commit: str, sizes: dict[str, int]) -> None:
 def _has_chat_template(repo: str, commit: str, sizes: dict[str, int]) -> bool:
     tokenizer = "tokenizer_config.json"
     return any(name.startswith("chat_template") for name in sizes) or (
-        tokenizer in sizes and "chat_template" in _fetch_json(repo, tokenizer, commit)
+        tokenizer in sizes and "chat_template" in _fetch_json(repo, tokenizer, commit, sizes)
     )
 
 
 def _choose(repo: str, commit: str, sizes: dict[str, int]) -> list[str]:
     """The files that loading reads: settings, tokenizer, and the safetensors that the index names."""
     settings = [name for name in sizes if _SETTINGS.fullmatch(name) and not _LEFT_OUT.fullmatch(name)]
-    indexed = list_weights(_fetch_json(repo, INDEX, commit)) if INDEX in sizes else {WEIGHTS}
+    indexed = list_weights(_fetch_json(repo, INDEX, commit, sizes)) if INDEX in sizes else {WEIGHTS}
     weights = indexed & {name for name in sizes if _SAFE.fullmatch(name)}
     if not weights and any(Path(name).match(pattern) for name in sizes for pattern in PICKLES):
         raise refuse_pickles(repo)
@@ -170,34 +188,102 @@ def _count_here(repo: str, commit: str, file: File) -> int:
     return min(file.size, partial.stat().st_size) if partial.exists() else 0
 
 
-def _fetch_weights(plan: Plan, file: File, on_bytes: OnBytes) -> None:
-    """Fetch a file to where the cache has its content, from where the last try broke off."""
-    url = hf_hub_url(plan.repo, file.name, revision=plan.commit)
-    etag = get_hf_file_metadata(url).etag
-    if etag is None or not ETAG.fullmatch(etag):
-        return  # hf_hub_download says what is wrong with such an answer
-    root = repo_folder(plan.repo)
-    blob, lock = root / "blobs" / etag, hub_cache() / ".locks" / root.name / f"{etag}.lock"
-    partial = _partial(plan.repo, plan.commit, file.name)
-    for folder in (blob.parent, lock.parent):
+def _fetch(repo: str, commit: str, file: File, on_bytes: OnBytes) -> None:
+    """Fetch a file to where the cache has its content, from where the last try broke off, and check it."""
+    pointer = _pointer(repo, commit, file.name)
+    if pointer.exists():
+        return
+    if not file.name.endswith(".safetensors") and file.size > SETTINGS_BYTES:
+        raise ModelError(
+            f"{file.name} of {repo} has {file.size:,} bytes, more than settings have",
+            hint="choose another model",
+        )
+    root = repo_folder(repo)
+    partial, lock = (
+        _partial(repo, commit, file.name),
+        hub_cache() / ".locks" / root.name / f"{file.name}.lock",
+    )
+    for folder in (partial.parent, lock.parent, pointer.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
-        if blob.exists():
-            on_bytes(file.size - _count_here(plan.repo, plan.commit, file))
-            return
-        with partial.open("ab") as stream:
-            http_get(
-                url,
-                stream,
-                resume_size=stream.tell(),
-                headers=build_hf_headers(),
-                expected_size=file.size,
-                tqdm_class=_meter(on_bytes),
-            )
-        if _SHA256.fullmatch(etag) and _digest(partial) != etag:
-            partial.unlink()
-            raise ModelError(f"{file.name} of {plan.repo} arrived damaged", hint="run the same command again")
-        os.replace(partial, blob)
+    with FileLock(lock):
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(partial, flags, 0o666), "r+b") as stream:
+            blob = root / "blobs" / _fill(repo, commit, file, stream, root / "blobs", on_bytes)
+            if not blob.exists():
+                if not _is_whole(stream, blob.name):
+                    partial.unlink()
+                    raise ModelError(
+                        f"{file.name} of {repo} arrived damaged", hint="run the same command again"
+                    )
+                os.fsync(stream.fileno())
+                os.replace(partial, blob)
+        partial.unlink(missing_ok=True)
+        _point(pointer, blob)
+
+
+def _fill(repo: str, commit: str, file: File, stream: BufferedRandom, blobs: Path, on_bytes: OnBytes) -> str:
+    """Fetch what a file lacks into a stream, unless its content is here by another name. Returns its ETag."""
+    tag = ""
+
+    def begin() -> int:
+        """Where to go on. One byte is asked for again, as an answer without content would not name the ETag."""
+        return max(0, min(stream.seek(0, os.SEEK_END), file.size - 1))
+
+    def on_open(found: str, first: int) -> bool:
+        nonlocal tag
+        tag = found
+        here = stream.seek(0, os.SEEK_END)
+        if (blobs / tag).exists():
+            on_bytes(file.size - here)
+            return False
+        on_bytes(first - here)
+        stream.seek(first)
+        stream.truncate()
+        return True
+
+    def on_piece(piece: bytes) -> None:
+        stream.write(piece)
+        on_bytes(len(piece))
+
+    async def ask() -> None:
+        await fetch_file(
+            repo, commit, file.name, file.size, begin=begin(), on_open=on_open, on_piece=on_piece
+        )
+
+    while True:
+        before = begin()
+        try:
+            asyncio.run(RETRY.ask(ask))
+        except httpx2.TransportError:
+            stream.flush()
+            if begin() - before < PROGRESS_BYTES:
+                raise
+        else:
+            stream.flush()
+            return tag
+
+
+def _is_whole(stream: BufferedRandom, tag: str) -> bool:
+    """Whether content is what its ETag says, where that is a digest: of the bytes, or as git names them."""
+    if _SHA256.fullmatch(tag):
+        stream.seek(0)
+        return hashlib.file_digest(stream, "sha256").hexdigest() == tag
+    if COMMIT.fullmatch(tag):
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        content = stream.read(SETTINGS_BYTES)
+        found = hashlib.sha1(b"blob %d\0" % size + content, usedforsecurity=False).hexdigest()
+        return size > SETTINGS_BYTES or found == tag
+    return True
+
+
+def _point(pointer: Path, blob: Path) -> None:
+    """Show a blob under its name in a snapshot: by a link, or a copy where there are no links."""
+    pointer.unlink(missing_ok=True)
+    try:
+        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+    except OSError:
+        shutil.copyfile(blob, pointer)
 
 
 def _pointer(repo: str, commit: str, name: str) -> Path:
@@ -208,36 +294,14 @@ def _partial(repo: str, commit: str, name: str) -> Path:
     return repo_folder(repo) / "blobs" / f"{commit}-{name}.incomplete"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _set_revision(plan: Plan) -> None:
     """Note which commit the branch or tag meant, as the last thing."""
     if plan.revision == plan.commit:
         return
     path = repo_folder(plan.repo) / "refs" / plan.revision
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    fresh.write_text(plan.commit)
-    os.replace(fresh, path)
+    write_file(path, plan.commit.encode())
 
 
-def _meter(on_bytes: OnBytes) -> Any:
-    """What huggingface_hub takes for a progress bar, and tells of each piece."""
-
-    class Meter:
-        def __init__(self, *_: Any, **__: Any) -> None:
-            """Its description and total are known already."""
-
-        def __enter__(self) -> Meter:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            """Nothing was opened."""
-
-        def update(self, count: int) -> None:
-            on_bytes(count)
-
-    return Meter
+def _ignore(count: int) -> None:
+    """Settings are too small for a bar."""

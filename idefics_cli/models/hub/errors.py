@@ -11,39 +11,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2
-import huggingface_hub
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
 from ...config import hub_cache
 from ...errors import ModelError
 from ...values import ModelSpec
 from ..families import FAMILIES
-from .cache import is_downloaded
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 COMMIT, ETAG = re.compile(r"[0-9a-f]{40}"), re.compile(r"[\w-]{1,128}", re.ASCII)
 """What the hub calls a commit and a file's content, as the cache has them in its paths."""
-
-
-def source_of(spec: ModelSpec) -> dict[str, Any]:
-    """The options of `from_pretrained` that say where from. What is downloaded is not asked about on the network."""
-    return {
-        "revision": spec.revision or "main",
-        "trust_remote_code": False,
-        "local_files_only": is_downloaded(spec.checkpoint, spec.revision),
-    }
 
 
 def check_folder(checkpoint: str) -> None:
@@ -68,36 +48,6 @@ def refuse_pickles(checkpoint: str) -> ModelError:
         f"{checkpoint} has its weights only as pickles, which can run any code",
         hint="use a revision with .safetensors files, or convert it",
     )
-
-
-def _open_client() -> httpx2.Client:
-    """The client for all that huggingface_hub and transformers ask; no answer leads them out of the cache."""
-    client = huggingface_hub.utils._http.default_client_factory()
-    client.event_hooks = {**client.event_hooks, "response": [_check_answer]}
-    return client
-
-
-def _check_answer(response: httpx2.Response) -> None:
-    """Refuse a commit or an ETag that is no name: huggingface_hub joins both to the cache's folders."""
-    commit = response.headers.get("X-Repo-Commit")
-    if commit is not None and not COMMIT.fullmatch(commit):
-        raise _refuse_answer(response, "commit", commit)
-    if response.request.method != "HEAD":
-        return
-    for header in ("X-Linked-ETag", "ETag"):
-        tag = response.headers.get(header)
-        if tag is not None and not ETAG.fullmatch(tag.removeprefix("W/").strip('"')):
-            raise _refuse_answer(response, "ETag", tag)
-
-
-def _refuse_answer(response: httpx2.Response, what: str, value: str) -> ModelError:
-    return ModelError(
-        f"the hub at {response.url.host} names {value[:60]!a} as {what}, which is not one",
-        hint="nothing was written; check HF_ENDPOINT",
-    )
-
-
-huggingface_hub.set_client_factory(_open_client)
 
 
 @contextmanager
@@ -129,17 +79,8 @@ def _explain(spec: ModelSpec, error: Exception) -> ModelError:
 
     if (told := next((cause for cause in causes if isinstance(cause, ModelError)), None)) is not None:
         return told
-    if has(GatedRepoError):
-        hint = f"ask for access at https://huggingface.co/{name}, then run `hf auth login`"
-        return ModelError(f"{name} is gated", hint=hint)
-    if has(RepositoryNotFoundError, HFValidationError):
-        return ModelError(
-            f"there is no checkpoint {name} on the hub", hint="check the name, or `hf auth login` if private"
-        )
-    if has(RevisionNotFoundError):
-        return ModelError(
-            f"{name} has no revision {spec.revision}", hint="`--revision main` is the latest one"
-        )
+    if has(HFValidationError):
+        return ModelError(f"{name} is no name of a checkpoint on the hub", hint="check the name")
     if (failure := _explain_cache(name, causes)) is not None:
         return failure
     if has(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, httpx2.TransportError):
@@ -147,10 +88,6 @@ def _explain(spec: ModelSpec, error: Exception) -> ModelError:
             f"{name} is not downloaded and the hub cannot be reached",
             hint=f"connect and run `idefics models pull {name}` (without --offline), give --model a folder, "
             "or try `--model shapes`, which is built in",
-        )
-    if (answer := next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)) is not None:
-        return ModelError(
-            f"the hub refused {name} with status {answer.response.status_code}", hint="try again later"
         )
     first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if isinstance(error, OSError) and "safetensors" in str(error):

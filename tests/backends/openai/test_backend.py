@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
@@ -34,7 +35,7 @@ Command = Callable[..., Run]
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
-    monkeypatch.setattr(connection, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "RETRY", replace(connection.RETRY, backoff_seconds=0.01))
     with open_server() as one:
         os.environ["IDEFICS_SERVER"] = one.url
         yield one
@@ -226,7 +227,7 @@ def test_what_would_fail_for_all_ends_the_run(
 def test_a_server_that_is_down_is_one_line(
     monkeypatch: pytest.MonkeyPatch, folder: Path, run: Command
 ) -> None:
-    monkeypatch.setattr(connection, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "RETRY", replace(connection.RETRY, backoff_seconds=0.01))
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # nobody listens
         url = f"http://127.0.0.1:{held.getsockname()[1]}"

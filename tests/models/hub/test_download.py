@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_a_broken_download_is_gone_on_with(hub: Hub) -> None:
     ranges = [
         headers["range"] for method, path, headers in hub.asked if method == "GET" and "/resolve/" in path
     ]
-    assert ranges == ["bytes=10485760-"], "what came is kept in pieces of ten megabytes"
+    assert ranges == ["bytes=12000000-"], "what came is kept"
     assert (repo_folder(REPO) / "snapshots" / COMMIT / "model.safetensors").read_bytes() == weights
     assert not list(repo_folder(REPO).rglob("*.incomplete"))
 
@@ -188,6 +189,49 @@ def test_what_a_hub_names_never_becomes_a_path_out_of_the_cache(hub: Hub, tmp_pa
     new = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
     assert all(path.is_relative_to(hub_cache().parent) for path in new if path != hub_cache().parent), new
     assert not any(path.is_symlink() for path in new)
+
+
+def test_an_answer_that_is_no_good_has_words_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    """Lists, lies, redirects and refusals: one line each, nothing outside the cache, nothing that is no good in it."""
+    folder = hub.repos[REPO].folder
+    git = {"ETag": f'"{"0" * 40}"'}
+    cases: dict[str, tuple[Repo, str]] = {
+        "list": (Repo(folder, described=[1]), "does not say what someone/list has"),
+        "names-list": (Repo(folder, described={"sha": COMMIT, "siblings": [["a"]]}), "siblings.0"),
+        "no-commit": (Repo(folder, described={"sha": "../x", "siblings": []}), "sha: String should match"),
+        "negative": (Repo(folder, sizes={"config.json": -1}), "should be greater than or equal to 0"),
+        "no-size": (Repo(folder, described={"sha": COMMIT, "siblings": [{"rfilename": "a"}]}), "Field required"),
+        "smaller": (Repo(folder, sizes={"config.json": 20}), "more of config.json than 20 bytes"),
+        "larger": (Repo(folder, sizes={"config.json": 10**6}), "less of config.json than the 1,000,000 bytes"),
+        "huge": (Repo(folder, sizes={"config.json": 10**12}), "more than settings have"),
+        "digest": (Repo(folder, damaged="config.json"), "config.json of someone/digest arrived damaged"),
+        "git-digest": (Repo(folder, headers=git), "config.json of someone/git-digest arrived damaged"),
+        "file": (Repo(folder, status=302, headers={"Location": "file:///etc/passwd"}), "not http"),
+        "round": (Repo(folder, status=302, headers={"Location": "config.json"}), "redirects someone/round without"),
+        "forbidden": (Repo(folder, status=403), "the hub forbids someone/forbidden to you; run `hf auth login`"),
+        "broken": (Repo(folder, status=400), "refused someone/broken with status 400"),
+        "many-words": (Repo(folder, endless="list"), "more of the list of files of someone/many-words than 50,000,000"),
+        "much": (Repo(folder, endless="config.json"), "more of config.json than"),
+    }  # fmt: skip
+    hub.repos |= {f"someone/{name}": repo for name, (repo, _) in cases.items()}
+    results = run_lines(hub.url, *(["models", "info", f"someone/{name}"] for name in cases))
+    for (name, (_, reason)), result in zip(cases.items(), results, strict=True):
+        assert (result.code, len(result.stderr.splitlines())) == (3, 1), (name, result.stderr)
+        assert reason in result.stderr, name
+        assert not list(repo_folder(f"someone/{name}").glob("blobs/*[!e]")), name
+        assert not list(repo_folder(f"someone/{name}").glob("snapshots/*/*")), name
+
+
+def test_a_hub_that_drips_is_left(hub: Hub) -> None:
+    folder = hub.repos[REPO].folder
+    kinds = ("list header", "slow config.json")
+    hub.repos |= {f"someone/drip-{number}": Repo(folder, endless=kind) for number, kind in enumerate(kinds)}
+    began = time.monotonic()
+    commands = [["models", "info", f"someone/drip-{number}"] for number in range(len(kinds))]
+    for result in run_lines(hub.url, *commands, HF_HUB_DOWNLOAD_TIMEOUT="1"):
+        assert (result.code, len(result.stderr.splitlines())) == (3, 1), result.stderr
+        assert "too slowly" in result.stderr
+    assert time.monotonic() - began < 60
 
 
 def test_no_network_is_told_in_one_line() -> None:

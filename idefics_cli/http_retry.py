@@ -1,0 +1,81 @@
+"""Asking over HTTP again: when it may help, after which pause, and what a server says about that (Retry-After).
+
+Knows no requests; whoever asks says what is `Transient`.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tenacity
+
+MAX_PAUSE_SECONDS = 86_400.0
+"""No server means a longer one."""
+Given = TypeVar("Given")
+
+
+class Transient(Exception):
+    """Worth another try, after `retry_after` seconds where the server said so; `error` is what it comes to if not."""
+
+    def __init__(self, error: Exception, retry_after: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and after which pauses; they double. Who asks for a longer one is not asked again."""
+
+    attempts: int
+    backoff_seconds: float
+    max_retry_after_seconds: float
+    total_seconds: float = math.inf
+
+    async def ask(self, function: Callable[[], Awaitable[Given]]) -> Given:
+        """What a function gives, called again as long as it raises Transient. Raises what that one comes to."""
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(self._is_worth_retrying),
+            stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(self.total_seconds),
+            wait=self._choose_wait,
+            reraise=True,
+        )
+
+        async def call() -> Given:
+            return await function()
+
+        try:
+            return await retrying(call)
+        except Transient as transient:
+            raise transient.error from transient
+
+    def _is_worth_retrying(self, error: BaseException) -> bool:
+        return isinstance(error, Transient) and (error.retry_after or 0.0) <= self.max_retry_after_seconds
+
+    def _choose_wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Transient) and error.retry_after is not None:
+            return error.retry_after
+        return self.backoff_seconds * float(2 ** (state.attempt_number - 1))
+
+
+def is_transient(status: int) -> bool:
+    """Whether a server that answers so may answer otherwise soon."""
+    return status in (408, 425, 429) or status >= 500
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """The pause that a Retry-After asks for, in seconds or until a date; None for what says neither."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return min(MAX_PAUSE_SECONDS, float(text[:20]))
+    try:
+        seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(MAX_PAUSE_SECONDS, max(0.0, seconds))
