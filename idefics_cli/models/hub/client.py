@@ -30,21 +30,21 @@ _SLOWEST_BYTES = 10_000
 """What has to come within the time that an answer may take: less is a server that drips."""
 
 
-class Listed(BaseModel):
+class RepoFile(BaseModel):
     """A file of a repository."""
 
     rfilename: str
     size: Annotated[int, Field(ge=0, strict=True)]
 
 
-class Listing(BaseModel):
+class RepoListing(BaseModel):
     """What a revision of a repository is: its commit and its files."""
 
     sha: Annotated[str, Field(pattern=f"^{COMMIT.pattern}$")]
-    siblings: list[Listed]
+    siblings: list[RepoFile]
 
 
-def list_repo(repo: str, revision: str) -> Listing:
+def list_repo(repo: str, revision: str) -> RepoListing:
     """Ask what a revision has. Raises ModelError."""
     validate_repo_id(repo)
     url = f"{constants.ENDPOINT}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
@@ -62,7 +62,7 @@ def list_repo(repo: str, revision: str) -> Listing:
 
     asyncio.run(RETRY.ask(ask))
     try:
-        return Listing.model_validate_json(bytes(content))
+        return RepoListing.model_validate_json(bytes(content))
     except (ValidationError, RecursionError) as error:
         problems = describe_problems(error) if isinstance(error, ValidationError) else "nested too deeply"
         raise ModelError(
