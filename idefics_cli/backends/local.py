@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from ..engine.engine import Engine, Work
+from ..engine.flow import run_all
 from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
-from ..engine.oom_retry import Done, free_memory, run_all
+from ..engine.oom_retry import Done, free_memory
 from ..errors import AnswerError, ItemError, ModelError, PromptError
 from ..models.families.family import Encoded
 from ..models.hub.cache import find_commit

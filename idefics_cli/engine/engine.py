@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from ..lru import LRUCache
-from ..models.devices import count_free_bytes, find_input_device, is_out_of_memory
+from ..models.devices import count_free_bytes, find_input_device
 from ..models.families.family import Encoded, Family
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from ..values import Decoding
 from .batching import Batch, BatchLimits, PlannedRow, plan
+from .decoder import Decoder
 from .generate import Continuation, Generation, batch_key, generate
 from .image_features import Features
 from .inputs import count_positions, lay_rows, to_model
@@ -84,7 +85,7 @@ class Engine:
         """Batches of at most so many of these, by index, to be run in this order."""
         if self._marked is None:
             return [Batch((index,)) for index in range(len(works))]
-        planned = [_describe(self._marked, work) for work in works]
+        planned = [self._describe(self._marked, work) for work in works]
         prompts = [row.units for row in planned]
         limits = BatchLimits(
             rows,
@@ -107,6 +108,8 @@ class Engine:
         """Answer the works of one batch, in order. They go on from the prefix with these cuts."""
         if self._marked is None:
             return [self._run_plain(work) for work in works]
+        if self.joins(works[0]):
+            return self._run_marked(self._marked, works, cuts, row_tokens)
         with self._marked.remembering(self._model):
             return self._run_marked(self._marked, works, cuts, row_tokens)
 
@@ -126,6 +129,35 @@ class Engine:
     def limit_cache(self, cache_bytes: int) -> None:
         self._store.shrink(cache_bytes)
 
+    def open_decoder(self) -> Decoder:
+        """Where rows of a family that `has_slots` are written."""
+        assert self._marked is not None
+        return Decoder(self._model, self._marked, self._features, self._prefixes)
+
+    @torch.inference_mode()
+    def open_prefix(self, work: Work, cuts: Sequence[int]) -> Prefix:
+        """What the prompt of a work begins with, up to the last cut."""
+        assert self._marked is not None
+        return self._prefixes.compute(work.encoded, self._marked.list_units(work.encoded), cuts)
+
+    @property
+    def has_slots(self) -> bool:
+        return self._marked is not None and self._marked.has_slots
+
+    def count_room(self, running: Sequence[Work], work: Work, rows: int) -> int:
+        """How many rows like this one may join those that are running, where there may be so many at most."""
+        reach = max(len(one.encoded.ids) + _count_new_tokens(one) for one in (*running, work))
+        return max(0, min(rows, self._batch_tokens // reach) - len(running))
+
+    def joins(self, work: Work) -> bool:
+        """Whether a work is written in a slot, beside any others: beams and labels are run in batches of their own."""
+        return (
+            isinstance(work, Continuation)
+            and self.has_slots
+            and work.decoding.num_beams == 1
+            and work.decoding.max_new_tokens > 0
+        )
+
     def _run_marked(
         self,
         family: PlaceholderFamily,
@@ -144,14 +176,27 @@ class Engine:
             return [Outcome(None, tuple(own), count) for own, count in zip(scores, shared, strict=True)]
         if first.decoding.max_new_tokens < 1:
             return [Outcome(Generation("", 0, "length"), ())] * len(works)
-        inputs = self._begin(family, prompts, prefix, first.decoding)
-        listeners = [work.listener for work in works if isinstance(work, Continuation)]
-        generations = generate(
-            self._model, family, prompts, first.decoding, inputs, listeners, first.constrain
-        )
-        if first.decoding.num_beams == 1:
-            self._keep_answers(family, works, generations, inputs)
+        continuations = [work for work in works if isinstance(work, Continuation)]
+        if self.joins(first):
+            generations = self._write(continuations, prefix)
+        else:
+            inputs = self._begin(family, prompts, prefix, first.decoding)
+            listeners = [work.listener for work in continuations]
+            generations = generate(
+                self._model, family, prompts, first.decoding, inputs, listeners, first.constrain
+            )
         return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
+
+    def _write(self, works: Sequence[Continuation], prefix: Prefix) -> list[Generation]:
+        """Rows that begin together, to the end of the longest."""
+        decoder = self.open_decoder()
+        try:
+            rows = decoder.admit(works, prefix)
+            while decoder.rows:
+                decoder.step()
+        finally:
+            decoder.close()
+        return [row.finish() for row in rows]
 
     def _begin(
         self, family: PlaceholderFamily, prompts: Sequence[Encoded], prefix: Prefix, decoding: Decoding
@@ -186,29 +231,14 @@ class Engine:
             **to_model(self._model, images),
         }
 
-    def _keep_answers(
-        self,
-        family: PlaceholderFamily,
-        works: Sequence[Work],
-        generations: Sequence[Generation],
-        inputs: Mapping[str, Any],
-    ) -> None:
-        """Keep what was computed for the answers that prompts will go on from."""
-        cache, mask = inputs["past_key_values"], inputs["attention_mask"]
-        width = mask.shape[1]
-        for row, (work, made) in enumerate(zip(works, generations, strict=True)):
-            if not isinstance(work, Continuation) or not work.cache_answer:
-                continue
-            # The last token of the longest answer was never run.
-            count = min(len(made.ids), cache.get_seq_length() - width)
-            columns = torch.cat([mask[row].nonzero()[:, 0], torch.arange(count, device=mask.device) + width])
-            asked = family.list_units(work.encoded)
-            units = (*asked, *(("", (index,)) for index in made.ids[:count]))
-            try:
-                self._prefixes.keep_answer(units, len(asked), cache, row, columns)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
+    def _describe(self, family: PlaceholderFamily, work: Work) -> PlannedRow:
+        units = family.list_units(work.encoded)
+        if isinstance(work, Ranking):
+            tokens = count_label_tokens(work.labels)
+            limit = max(1, LOGITS_AT_ONCE // (tokens + 1))
+            return PlannedRow(units, ("rank", work.labels), labels=tokens, limit=limit)
+        key = "slots" if self.joins(work) else batch_key(work)
+        return PlannedRow(units, key, steps=work.decoding.max_new_tokens, beams=work.decoding.num_beams)
 
     def _run_plain(self, work: Work) -> Outcome:
         """A family that is not to be taken apart: whole prompts, one at a time."""
@@ -229,15 +259,8 @@ class Engine:
         return Outcome(made, ())
 
 
-def _describe(family: PlaceholderFamily, work: Work) -> PlannedRow:
-    units = family.list_units(work.encoded)
-    if isinstance(work, Ranking):
-        tokens = count_label_tokens(work.labels)
-        return PlannedRow(
-            units, ("rank", work.labels), labels=tokens, limit=max(1, LOGITS_AT_ONCE // (tokens + 1))
-        )
-    decoding = work.decoding
-    return PlannedRow(units, batch_key(work), steps=decoding.max_new_tokens, beams=decoding.num_beams)
+def _count_new_tokens(work: Work) -> int:
+    return work.decoding.max_new_tokens if isinstance(work, Continuation) else 0
 
 
 def _count_token_bytes(model: Any, family: Family) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from ..models.devices import is_out_of_memory
-from .batching import Batch
 from .engine import Engine, Outcome, Work
 from .label_scoring import ROW_TOKENS, Ranking
 
@@ -24,40 +23,37 @@ class Done:
     seconds: float
 
 
-def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | None]:
-    """Each work answered, in order, or None where not even it alone fits. `rows` is the most of a batch."""
-    done: dict[int, Done] = {}
-    for batch in engine.plan(works, rows=rows):
-        done.update(_run(engine, works, batch))
-    return [done.get(index) for index in range(len(works))]
-
-
 def free_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _run(engine: Engine, works: Sequence[Work], batch: Batch) -> dict[int, Done]:
-    chosen = [works[index] for index in batch.rows]
+def run_batch(
+    engine: Engine, works: Sequence[Work], cuts: tuple[int, ...]
+) -> Iterator[tuple[Work, Done | None]]:
+    """The works of a batch, each answered or, where not even it alone fits, None."""
     began = time.perf_counter()
-    for cuts, row_tokens in _list_attempts(chosen, batch.cuts):
+    for attempt, row_tokens in _list_attempts(works, cuts):
         outcomes = None
         try:
-            outcomes = engine.run(chosen, cuts, row_tokens=row_tokens)
+            outcomes = engine.run(works, attempt, row_tokens=row_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Outside of the handler, where the traceback no longer holds the tensors that did not fit.
         if outcomes is not None:
             seconds = (time.perf_counter() - began) / len(outcomes)
-            return {index: Done(one, seconds) for index, one in zip(batch.rows, outcomes, strict=True)}
+            for work, one in zip(works, outcomes, strict=True):
+                yield work, Done(one, seconds)
+            return
         engine.free()
         free_memory()
-    middle = len(chosen) // 2
-    halves = (batch.rows[:middle], batch.rows[middle:]) if middle else ()
-    return {
-        index: done for half in halves for index, done in _run(engine, works, Batch(half, batch.cuts)).items()
-    }
+    middle = len(works) // 2
+    if not middle:
+        yield works[0], None
+        return
+    for half in (works[:middle], works[middle:]):
+        yield from run_batch(engine, half, cuts)
 
 
 def _list_attempts(works: Sequence[Work], cuts: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from ..lru import LRUCache
 from ..models.devices import find_input_device
@@ -22,7 +21,7 @@ from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from .batching import PrefixUnit
 from .image_features import Features
 from .inputs import to_model
-from .kv_cache import list_layers, open_cache, read_cache
+from .kv_cache import open_cache, read_cache
 
 PrefixUnits = tuple[PrefixUnit, ...]
 LATEST = 32
@@ -81,17 +80,13 @@ class Prefixes:
         return prefix
 
     def keep_answer(
-        self, units: PrefixUnits, prompt_units: int, cache: Cache, row: int, columns: Tensor
+        self, units: PrefixUnits, prompt_units: int, layers: tuple[tuple[Tensor, Tensor], ...]
     ) -> None:
-        """Keep one row of a cache after its answer was generated; `columns` are the places of its tokens.
+        """Keep a row's keys and values after its answer was generated.
 
         The answers of earlier turns go: their prompts are in here too, and their words as the prompt repeats them.
         """
-        layers = tuple(
-            (one[row : row + 1, :, columns.to(one.device)], other[row : row + 1, :, columns.to(other.device)])
-            for one, other in list_layers(cache)
-        )
-        prefix = Prefix(len(columns), layers, prompt_units=prompt_units)
+        prefix = Prefix(layers[0][0].shape[2], layers, prompt_units=prompt_units)
         for kind, former in self._store.list_keys():
             known: Prefix | None = self._store.find((kind, former)) if kind == "prefix" else None
             asked = known.prompt_units if known is not None else 0

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from idefics_cli.engine.constraint import hide_others
 from idefics_cli.engine.engine import Engine
+from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
-from idefics_cli.engine.oom_retry import run_all
 from idefics_cli.values import Decoding
 from tests.engine.oracle import opened, plain_answer
 from tests.models.tiny import document, picture

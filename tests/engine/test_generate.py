@@ -10,9 +10,9 @@ import torch
 
 from idefics_cli.engine.detokenizer import AnswerText
 from idefics_cli.engine.engine import Engine
+from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.listener import Listener
-from idefics_cli.engine.oom_retry import run_all
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.values import Decoding, Image, Prompt
 from tests.engine.oracle import opened

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from idefics_cli.engine.engine import Engine
+from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.label_scoring import Ranking, split_labels
-from idefics_cli.engine.oom_retry import run_all
 from idefics_cli.ranking import normalize, rank
 from idefics_cli.values import Choice, Image, Prompt
 from tests.engine.oracle import opened, plain_scores

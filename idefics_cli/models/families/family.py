@@ -62,6 +62,9 @@ class Family(ABC):
     """Whether the texts of turns lose their outer spaces, as those of documents always do."""
     has_prefixes: ClassVar[bool] = False
     """Whether prompts may go on from a shared prefix and be batched: then the family is a `PlaceholderFamily`."""
+    has_slots: ClassVar[bool] = False
+    """Whether rows may join others that are being written: every layer keeps keys and values of all tokens, and one
+    mask serves all layers."""
     flash_attention: ClassVar[bool] = True
     unsafe_dtypes: ClassVar[frozenset[str]] = frozenset()
     unquantized: ClassVar[tuple[str, ...]] = ("lm_head", "model.vision_model", "model.connector")

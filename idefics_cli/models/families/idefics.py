@@ -23,6 +23,7 @@ class IdeficsFamily(PlaceholderFamily):
     shown_image = f"{FAKE_TOKEN}{IMAGE_TOKEN}{FAKE_TOKEN}"
     strip_turns = True
     has_system_role = False
+    has_slots = True
     flash_attention = False
     unsafe_dtypes = frozenset({"float16"})
     unquantized = ("lm_head", "model.vision_model", "model.perceiver_resampler")

@@ -19,6 +19,8 @@ DETAILS = ("low", "medium", "high")
 class TiledFamily(PlaceholderFamily):
     """Images of any number of tiles, padded to the largest of a batch; the model drops the all-zero tiles."""
 
+    has_slots = True
+
     def __init__(
         self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
     ) -> None:

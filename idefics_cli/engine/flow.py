@@ -1,0 +1,202 @@
+"""Works come as there is room for them and leave as they end: the order of both is decided here, and what to do where
+memory runs short.
+
+A row that ends makes room at once; the next ones join when there are enough of them to be worth a pass.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..models.devices import is_out_of_memory
+from .engine import Engine, Outcome, Work
+from .generate import Continuation
+from .oom_retry import Done, free_memory, run_batch
+from .prefix_cache import Prefix
+from .running_row import RunningRow
+
+WAITING_BATCHES = 2
+"""How many batches' worth of works wait here, so that alike ones are put together."""
+JOIN_SHARE = 4
+"""One part in so many of the rows must be free before others join: each time they do costs a pass of its own."""
+
+Take = Callable[[int, bool], Sequence[Work] | None]
+"""At most so many works that are there; with True it may wait for some. None when there will be no more."""
+
+T = TypeVar("T")
+
+
+def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work, Done | None]]:
+    """Each work as it ends, or with None where not even it alone fits. At most `rows` are written at a time."""
+    flow = _Flow(engine, take, rows)
+    try:
+        yield from flow.run()
+    finally:
+        flow.close()
+
+
+def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | None]:
+    """Each work answered, in order, or None where not even it alone fits."""
+    given = iter([works])
+    done = {
+        id(work): one for work, one in answer_all(engine, lambda count, wait: next(given, None), rows=rows)
+    }
+    return [done[id(work)] for work in works]
+
+
+@dataclass(slots=True, eq=False)
+class _Planned:
+    """Works that go on from one prefix, the longest first; the prefix once it is there."""
+
+    works: list[Work]
+    cuts: tuple[int, ...]
+    prefix: Prefix | None = None
+    is_begun: bool = False
+
+
+class _Flow:
+    def __init__(self, engine: Engine, take: Take, rows: int) -> None:
+        self._engine = engine
+        self._take = take
+        self._most = rows
+        self._rows = rows
+        self._planned: deque[_Planned] = deque()
+        self._decoder = engine.open_decoder() if engine.has_slots else None
+        self._shared: dict[int, int] = {}
+        self._is_last = False
+
+    def run(self) -> Iterator[tuple[Work, Done | None]]:
+        while True:
+            self._fill()
+            if self._planned and self._has_room():
+                planned = self._planned[0]
+                if self._engine.joins(planned.works[0]):
+                    yield from self._join(planned)
+                else:
+                    self._planned.popleft()
+                    yield from run_batch(self._engine, planned.works, planned.cuts)
+            elif self._running:
+                yield from self._step()
+            elif self._is_last:
+                return
+
+    def close(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+    @property
+    def _running(self) -> list[RunningRow]:
+        return [] if self._decoder is None else self._decoder.rows
+
+    def _fill(self) -> None:
+        """Take what there is when less than a batch waits, and plan all that waits anew."""
+        waiting = [work for planned in self._planned for work in planned.works]
+        if self._is_last or len(waiting) >= self._rows:
+            return
+        is_idle = not waiting and not self._running
+        works = self._take(WAITING_BATCHES * self._most - len(waiting), is_idle)
+        if works is None:
+            self._is_last = True
+        elif works:
+            waiting += works
+            batches = self._engine.plan(waiting, rows=self._rows)
+            self._planned = deque(
+                _Planned([waiting[index] for index in batch.rows], batch.cuts) for batch in batches
+            )
+
+    def _has_room(self) -> bool:
+        running = len(self._running)
+        if not running:
+            return True
+        first = self._planned[0].works
+        if not self._engine.joins(first[0]):
+            return True
+        waiting = sum(len(planned.works) for planned in self._planned)
+        free = self._engine.count_room([row.work for row in self._running], first[0], self._rows)
+        return free >= min(waiting, max(1, self._rows // JOIN_SHARE))
+
+    def _join(self, planned: _Planned) -> Iterator[tuple[Work, Done | None]]:
+        """As many works of one prefix as there is room for."""
+        assert self._decoder is not None
+        running = [row.work for row in self._running]
+        room = max(1, self._engine.count_room(running, planned.works[0], self._rows))
+        works = [work for work in planned.works[:room] if isinstance(work, Continuation)]
+        decoder, prefix = self._decoder, planned.prefix
+
+        def admit() -> tuple[Prefix, list[RunningRow]]:
+            opened = prefix or self._engine.open_prefix(works[0], planned.cuts)
+            return opened, decoder.admit(works, opened)
+
+        admitted = _try(admit)
+        if admitted is None:
+            self._engine.free()
+            free_memory()
+            yield from self._make_do(planned, len(works))
+            return
+        planned.prefix, rows = admitted
+        for place, row in enumerate(rows):
+            is_first = place == 0 and not planned.is_begun
+            self._shared[id(row)] = planned.prefix.reused if is_first else planned.prefix.length
+        planned.is_begun = True
+        del planned.works[: len(works)]
+        if not planned.works:
+            self._planned.popleft()
+        yield from self._finish(row for row in rows if row.is_ended)
+
+    def _make_do(self, planned: _Planned, count: int) -> Iterator[tuple[Work, Done | None]]:
+        """Less at a time, where so many works did not fit beside those that are running."""
+        planned.prefix = None
+        running = len(self._running)
+        if count > 1:
+            self._rows = running + count // 2
+        elif running:
+            self._rows = running
+        elif planned.cuts:
+            first = planned.works.pop(0)
+            if not planned.works:
+                self._planned.popleft()
+            self._planned.appendleft(_Planned([first], ()))
+        else:
+            first = planned.works.pop(0)
+            if not planned.works:
+                self._planned.popleft()
+            yield first, None
+
+    def _step(self) -> Iterator[tuple[Work, Done | None]]:
+        assert self._decoder is not None
+        ended = _try(self._decoder.step)
+        if ended is not None:
+            yield from self._finish(ended)
+            return
+        self._engine.free()
+        free_memory()
+        rows = self._running
+        if len(rows) == 1:
+            ended = _try(self._decoder.step)
+            if ended is None:
+                self._decoder.evict(rows[0])
+                yield rows[0].work, None
+            yield from self._finish(ended or [])
+            return
+        # The answers of the latest begin anew, when there is room.
+        for row in rows[(len(rows) + 1) // 2 :]:
+            self._decoder.evict(row)
+            self._planned.appendleft(_Planned([row.work], ()))
+        self._rows = len(self._running)
+
+    def _finish(self, rows: Iterable[RunningRow]) -> Iterator[tuple[Work, Done | None]]:
+        for row in rows:
+            yield row.work, Done(Outcome(row.finish(), (), self._shared.pop(id(row), 0)), row.seconds)
+
+
+def _try(function: Callable[[], T]) -> T | None:
+    """None where memory did not suffice. It is free again, as no traceback holds what did not fit."""
+    try:
+        return function()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None

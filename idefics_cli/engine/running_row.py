@@ -1,0 +1,79 @@
+"""One answer while it is being written: its tokens so far, what ends it, and who hears it."""
+
+from __future__ import annotations
+
+import torch
+
+from ..models.families.family import Family
+from ..values import FinishReason
+from .detokenizer import AnswerText, TextStream
+from .generate import Continuation, Generation
+
+
+class RunningRow:
+    """Takes tokens until `is_ended`."""
+
+    def __init__(self, family: Family, work: Continuation, device: torch.device) -> None:
+        self.work = work
+        self.is_ended = False
+        self.seconds = 0.0
+        decoding = work.decoding
+        self.ids: list[int] = []
+        self.last = 0
+        """The token that is run next."""
+        self.constraint = None if work.constrain is None else work.constrain()
+        self.generator: torch.Generator | None = None
+        if decoding.temperature > 0:
+            self.generator = torch.Generator(device)
+            self.generator.manual_seed(decoding.seed)
+        self._stop_ids = frozenset(family.stop_ids)
+        self._answer = AnswerText(family, work.encoded.ids, decoding.stop)
+        self._stream = None
+        if work.listener is not None:
+            self._stream = TextStream(self._answer, work.listener, family.stop_ids)
+        self._logprobs: list[float] = []
+        self._finish_reason: FinishReason = "length"
+        self._is_finite = True
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether what comes next depends on each token at once: a text to be cut, a listener, a grammar."""
+        return bool(self.work.decoding.stop or self._stream is not None or self.constraint is not None)
+
+    def take(self, token: int, logprob: float, is_finite: bool) -> None:
+        """One more token, and whether it was computed with numbers."""
+        self.last = token
+        self._logprobs.append(logprob)
+        self._is_finite = is_finite
+        if not is_finite:
+            self.is_ended = True
+            return
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        if token in self._stop_ids:
+            self.is_ended, self._finish_reason = True, "stop"
+            return
+        self.ids.append(token)
+        decoding = self.work.decoding
+        if decoding.stop and self._answer.is_stopped(self.ids):
+            self.is_ended, self._finish_reason = True, "stop"
+        elif len(self.ids) >= decoding.max_new_tokens:
+            self.is_ended = True
+        if self._stream is not None:
+            if self._stream.streams:
+                self._stream.take(self.ids)
+            self.is_ended = self.is_ended or self._stream.is_cancelled
+
+    def finish(self) -> Generation:
+        """The whole answer, once it has ended."""
+        text = self._answer.read(self.ids)
+        if self._stream is not None:
+            self._stream.finish(text)
+        return Generation(
+            text,
+            len(self._logprobs),
+            self._finish_reason,
+            tuple(self.ids),
+            self._is_finite,
+            tuple(self._logprobs),
+        )

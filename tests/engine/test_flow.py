@@ -1,0 +1,143 @@
+"""Rows come and go at any step, in any company: each answer is that of its full prompt alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from idefics_cli.engine.engine import Engine, Work
+from idefics_cli.engine.flow import answer_all, run_all
+from idefics_cli.engine.generate import Continuation, Generation
+from idefics_cli.models.families.family import Encoded
+from idefics_cli.values import Decoding
+from tests.engine.oracle import opened, plain_answer
+from tests.engine.test_engine import prompts
+from tests.models.tiny import KINDS
+
+GREEDY = Decoding()
+DECODINGS = (
+    GREEDY,
+    replace(GREEDY, temperature=1.5, seed=4),
+    replace(GREEDY, temperature=0.7, top_p=0.9, top_k=20, seed=2),
+    replace(GREEDY, repetition_penalty=1.5),
+    replace(GREEDY, no_repeat_ngram_size=2),
+    replace(GREEDY, stop=("e", "a")),
+    replace(GREEDY, num_beams=2),
+)
+LENGTHS = (0, 1, 2, 5, 13)
+Case = tuple[int, int, int]
+
+
+@functools.cache
+def rows_of(kind: str) -> tuple[Encoded, ...]:
+    family, _ = opened(kind)
+    return tuple(family.encode(prompt, images) for prompt, images in prompts())
+
+
+@functools.cache
+def expected(kind: str, case: Case) -> Generation:
+    row, decoding = rows_of(kind)[case[0]], replace(DECODINGS[case[1]], max_new_tokens=case[2])
+    return plain_answer(kind, row, decoding) if case[2] else Generation("", 0, "length")
+
+
+def work_of(kind: str, case: Case) -> Continuation:
+    return Continuation(rows_of(kind)[case[0]], replace(DECODINGS[case[1]], max_new_tokens=case[2]))
+
+
+cases = st.tuples(st.integers(0, 15), st.integers(0, len(DECODINGS) - 1), st.sampled_from(LENGTHS))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "smolvlm"])
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    asked=st.lists(cases, min_size=1, max_size=12),
+    arrivals=st.lists(st.integers(0, 4), max_size=40),
+    rows=st.integers(1, 6),
+    cache_bytes=st.sampled_from([0, 20_000, 100_000_000]),
+)
+def test_an_answer_is_that_of_the_full_prompt_alone(
+    kind: str, asked: list[Case], arrivals: list[int], rows: int, cache_bytes: int
+) -> None:
+    family, model = opened(kind)
+    engine = Engine(model, family, cache_bytes=cache_bytes)
+    engine._pass_tokens = 2
+    works = [work_of(kind, case) for case in asked]
+    coming, counts = list(works), iter(arrivals)
+
+    def take(count: int, wait: bool) -> Sequence[Work] | None:
+        size = min(count, next(counts, 4))
+        if wait:
+            if not coming:
+                return None
+            size = max(size, 1)
+        taken = coming[:size]
+        del coming[:size]
+        return taken
+
+    answers = {id(work): done for work, done in answer_all(engine, take, rows=rows)}
+    assert len(answers) == len(works)
+    for work, case in zip(works, asked, strict=True):
+        done = answers[id(work)]
+        assert done is not None
+        assert done.outcome.generation == expected(kind, case)
+
+
+@contextmanager
+def short_of_memory(model: Any, tokens: int) -> Iterator[list[int]]:
+    """A pass over more tokens than these, keys of earlier ones included, fails as a device does."""
+    failed: list[int] = []
+
+    def check(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+        rows, width = inputs["input_ids"].shape
+        held = rows * (width + inputs["past_key_values"].get_seq_length())
+        if held > tokens:
+            failed.append(held)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield failed
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("kind", ["idefics-resampler", "idefics3"])
+@pytest.mark.parametrize("tokens", [60, 150, 300, 700])
+def test_what_does_not_fit_is_written_with_fewer_beside_it(kind: str, tokens: int) -> None:
+    family, model = opened(kind)
+    asked = [(index % 16, index % 6, 13) for index in range(14)]
+    works = [work_of(kind, case) for case in asked]
+    plain = [expected(kind, case) for case in asked]
+    with short_of_memory(model, tokens) as failed:
+        done = run_all(Engine(model, family), works, rows=8)
+    assert failed
+    for work, one, answer in zip(works, done, plain, strict=True):
+        if one is None:
+            assert len(work.encoded.ids) + 13 > tokens
+        else:
+            assert one.outcome.generation == answer
+    assert any(done) or tokens == 60
+
+
+def test_short_answers_do_not_wait_for_a_long_one() -> None:
+    family, model = opened("idefics3")
+    rows = rows_of("idefics3")
+    own_stops, family.stop_ids = family.stop_ids, ()
+    try:
+        works = [Continuation(rows[0], replace(GREEDY, max_new_tokens=60))]
+        works += [Continuation(rows[1 + index % 8], replace(GREEDY, max_new_tokens=3)) for index in range(11)]
+        given_works = iter([works])
+        ended = [
+            work for work, _ in answer_all(Engine(model, family), lambda *_: next(given_works, None), rows=4)
+        ]
+    finally:
+        family.stop_ids = own_stops
+    assert ended[-1] is works[0]
