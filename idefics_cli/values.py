@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -172,13 +172,16 @@ class Image:
     warnings: tuple[str, ...] = ()
 
 
+_NOT_OF_WEIGHTS = {"is_of_weights": False}
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Which weights, and how to hold them; the key of the backend cache."""
 
     checkpoint: str
     revision: str | None = None
-    style: Style | None = None
+    style: Style | None = field(default=None, metadata=_NOT_OF_WEIGHTS)
     dtype: str = "auto"
     quantization: str | None = None
     device: str = "auto"
@@ -186,10 +189,18 @@ class ModelSpec:
     detail: str | None = None
     max_memory: tuple[tuple[str, int], ...] = ()
     """How many bytes of which device ("0", "1", …, "cpu") the weights may take; empty for what there is."""
-    keeps_quantized: bool = True
+    keeps_quantized: bool = field(default=True, metadata=_NOT_OF_WEIGHTS)
     """Whether quantized weights are kept on disk, so that the next load reads only those."""
     server: str | None = None
     """The address of the server that runs it, under the name `checkpoint`; None for this machine."""
+    others: tuple[tuple[str, Any], ...] = ()
+    """What else was set for it, by name, for a family that reads it."""
+
+    def list_weights(self) -> dict[str, Any]:
+        """What tells these weights, once loaded, from others."""
+        kept = (one.name for one in fields(self) if one.metadata.get("is_of_weights", True))
+        values = {name: getattr(self, name) for name in kept}
+        return values | dict(values.pop("others"))
 
 
 @dataclass(frozen=True, slots=True)

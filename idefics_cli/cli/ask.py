@@ -19,18 +19,18 @@ from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend
 from ..backends.daemon.backend import ResidentBackend
 from ..config import SHAPES, Model
 from ..errors import ItemError
-from ..images import Limits
 from ..results.ledger import is_in_shard, name_item, name_run
 from ..runner.run import Report, run
 from ..values import Image, Item, ModelSpec, Request, Result
 from .daemon import open_warm
+from .declare import join_flags
 from .inputs import ItemList, Question, list_lines, list_work
 from .log import log_to
-from .options import Options
+from .model_choice import choose_model, choose_spec, list_run_details
 from .output import Talk, display_name, say
 from .progress import Progress, Tally
 from .results import Sinks, check_sidecars, choose_output, keep_inputs, open_sinks
-from .settings import choose_cache_bytes, choose_limits, choose_model, choose_shard, choose_spec
+from .settings import Settings
 from .signals import INTERRUPTED, Interrupts
 
 __all__ = ["Question", "ask", "ask_lines", "open_chosen", "open_with"]
@@ -39,71 +39,65 @@ open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_wi
 """Who opens backends in this context, where a program brings its own; `open_backend` if nobody was set."""
 
 
-def ask(images: Sequence[str], question: Question, options: Options) -> None:
+def ask(images: Sequence[str], question: Question, settings: Settings) -> None:
     """Answer a question about each image."""
-    talk = Talk(options.quiet, options.verbose)
-    with log_to(talk):
-        answer(list_work(images, question, options, talk), options, talk)
+    with log_to(settings.talk):
+        answer(list_work(images, question, settings), settings)
 
 
-def ask_lines(path: str, options: Options) -> None:
+def ask_lines(path: str, settings: Settings) -> None:
     """Answer each line of a batch file."""
-    talk = Talk(options.quiet, options.verbose)
-    with log_to(talk):
-        answer(list_lines(path, options), options, talk)
+    with log_to(settings.talk):
+        answer(list_lines(path, settings), settings)
 
 
-def answer(work: ItemList, options: Options, talk: Talk) -> None:
+def answer(work: ItemList, settings: Settings) -> None:
     """Answer all items. Raises typer.Exit(1) when some of them failed, Exit(130) when it was interrupted."""
-    if options.offline:
+    if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
     listed = work.items()
     head = list(islice(listed, 1 if work.is_stream else 2))
     if not head:
         raise work.nothing
     is_single = len(head) == 1 and not work.is_stream
-    output = choose_output(work, options, is_single=is_single)
-    index, shards = choose_shard(options)
-    everything = check_sidecars(keep_inputs(chain(head, listed), output, work), options)
+    output = choose_output(work, settings.output, is_single=is_single)
+    index, shards = settings.shard
+    everything = check_sidecars(keep_inputs(chain(head, listed), output, work), settings.sidecars)
     items = (item for item in everything if is_in_shard(item, index, shards))
-    limits = choose_limits(options)
-    model = choose_model(options, talk)
-    spec = choose_spec(model, options)
+    model = choose_model(settings)
+    spec = choose_spec(model, settings)
     with contextlib.suppress(ItemError):
-        _check_wording(work.words(head[0], spec.style or work.any_style), options, talk)
-    if options.dry_run:
+        _check_wording(work.words(head[0], spec.style or work.any_style), settings)
+    if settings.output.dry_run:
         from .dry_run import print_prompts
 
-        print_prompts(items, work.words, spec, model, limits, options)
+        print_prompts(items, work.words, spec, model, settings)
         return
-    run_name = name_run(model.name, _list_details(spec, limits, options), work.like)
+    run_name = name_run(model.name, list_run_details(spec, settings), work.like)
     tally = Tally()
     interrupts = Interrupts(is_gentle=not is_single)
-    with open_sinks(output, run_name, options, talk) as sinks, contextlib.ExitStack() as held:
+    with open_sinks(output, run_name, settings) as sinks, contextlib.ExitStack() as held:
         todo = sinks.skip_finished(replace(item, key=name_item(run_name, item)) for item in items)
         if (first := next(todo, None)) is not None:
-            backend = open_chosen(spec, model, options, talk, held)
-            results = _open_run(
-                chain([first], todo), work, options, model, backend, limits, sinks, interrupts
-            )
+            backend = open_chosen(spec, model, settings, held)
+            results = _open_run(chain([first], todo), work, settings, model, backend, sinks, interrupts)
             progress = Progress(
-                is_wanted=not (options.quiet or is_single or output.is_watched),
+                is_wanted=not (settings.output.quiet or is_single or output.is_watched),
                 count=work.count,
                 parts=shards,
                 skipped=lambda: sinks.done_before + sinks.failed_before,
             )
             with contextlib.closing(results), interrupts, progress:
-                _write_results(results, sinks, tally, progress, options, talk)
-    _conclude(tally, sinks, talk, was_interrupted=interrupts.can_stream)
+                _write_results(results, sinks, tally, progress, settings)
+    _conclude(tally, sinks, settings.talk, was_interrupted=interrupts.can_stream)
 
 
 def _open_run(
     items: Iterable[Item],
     work: ItemList,
-    options: Options,
+    settings: Settings,
     model: Model,
     backend: Backend,
-    limits: Limits,
     sinks: Sinks,
     interrupts: Interrupts,
 ) -> Generator[Result]:
@@ -113,33 +107,31 @@ def _open_run(
         backend,
         Report(
             model=model.name,
-            full_text=options.full_text,
+            full_text=settings.output.full_text,
             top=work.top,
             doubt=_choose_doubt(model, backend),
         ),
-        limits=limits,
-        window=WINDOW_BATCHES * (options.batch_size or DEFAULT_BATCH_SIZE),
-        is_ordered=not options.unordered,
+        limits=settings.limits,
+        window=WINDOW_BATCHES * (settings.decoding.batch_size or DEFAULT_BATCH_SIZE),
+        is_ordered=not settings.output.unordered,
         should_stop=interrupts.should_stop,
-        on_text=sinks.output.streamer() if options.stream else None,
+        on_text=sinks.output.streamer() if settings.output.stream else None,
     )
 
 
-def open_chosen(
-    spec: ModelSpec, model: Model, options: Options, talk: Talk, held: contextlib.ExitStack
-) -> Backend:
+def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: contextlib.ExitStack) -> Backend:
     """A running server that has the model, left when `held` is closed, or else the backend of the spec."""
-    batch_size, cache_bytes = options.batch_size or DEFAULT_BATCH_SIZE, choose_cache_bytes(options)
+    batch_size = settings.decoding.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
-    if spec.server is None and (resident := open_warm(spec, model, options, talk)) is not None:
+    if spec.server is None and (resident := open_warm(spec, model, settings)) is not None:
         held.callback(resident.close)
         return resident
     return open_backend(
         spec,
         batch_size=batch_size,
-        cache_bytes=cache_bytes,
-        timeout_seconds=options.server_timeout,
+        cache_bytes=settings.cache_bytes,
+        timeout_seconds=settings.model.server_timeout,
     )
 
 
@@ -158,25 +150,12 @@ def _choose_doubt(model: Model, backend: Backend) -> Callable[[Image], str | Non
     return describe
 
 
-def _list_details(spec: ModelSpec, limits: Limits, options: Options) -> dict[str, object]:
-    """What else answers depend on, so that a file of rows is not gone on with when it changes."""
-    return {
-        "revision": spec.revision,
-        "style": spec.style,
-        "dtype": spec.dtype,
-        "quantization": spec.quantization,
-        "detail": spec.detail,
-        "background": limits.background,
-        "full_text": options.full_text,
-        **({"server": True} if spec.server else {}),
-    }
-
-
 def _write_results(
-    results: Iterable[Result], sinks: Sinks, tally: Tally, progress: Progress, options: Options, talk: Talk
+    results: Iterable[Result], sinks: Sinks, tally: Tally, progress: Progress, settings: Settings
 ) -> None:
     """Write results as they come, until there are none or too many of them failed."""
-    most = 1 if options.fail_fast else options.max_errors
+    talk = settings.talk
+    most = 1 if settings.output.fail_fast else settings.output.max_errors
     for result in results:
         sinks.write(result)
         tally.add(result)
@@ -216,19 +195,15 @@ def _conclude(tally: Tally, sinks: Sinks, talk: Talk, *, was_interrupted: bool) 
         raise typer.Exit(1)
 
 
-def _check_wording(request: Request, options: Options, talk: Talk) -> None:
+def _check_wording(request: Request, settings: Settings) -> None:
     """Say which options cannot take effect, now that the template has been asked too."""
     if request.choices:
         return
-    decoding = request.decoding
+    decoding, talk = request.decoding, settings.talk
     idle = []
     if decoding.temperature == 0:
-        idle += [name for name in ("top_p", "top_k", "seed") if getattr(options, name) is not None]
+        idle += [name for name in ("top_p", "top_k", "seed") if name in settings.changes]
     if idle:
-        talk.note(f"{_flags(idle)} changes nothing without --temperature above 0")
-    if decoding.num_beams == 1 and options.length_penalty is not None:
+        talk.note(f"{join_flags(idle)} changes nothing without --temperature above 0")
+    if decoding.num_beams == 1 and "length_penalty" in settings.changes:
         talk.note("--length-penalty changes nothing without --num-beams above 1")
-
-
-def _flags(names: Iterable[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in names)

@@ -11,24 +11,24 @@ from ..models.memory.available import Pool, describe_pools, find_pools
 from ..models.memory.estimate import DTYPE_BYTES, Demand
 from ..models.memory.fit import Candidate, Constraints, Fit, choose
 from ..models.memory.sizes import format_bytes
-from .options import Options
-from .output import Talk
 from .pull import is_offline, pull
+from .settings import Settings
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
 
 
-def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Model:
+def choose_fitting(settings: Settings) -> Model:
     """The best model for the memory that is free. Raises ModelError when there is none, or none without a download."""
+    options, talk = settings.model, settings.talk
     listings = {
         name: describe(model, options.revision) for name, model in list_models().items() if name != SHAPES
     }
-    if is_offline(options):
+    if is_offline(settings):
         listings = {name: listing for name, listing in listings.items() if listing.is_downloaded}
         if not listings:
             raise ModelError("no model is chosen and none is downloaded", hint=NAMING_HINT)
     pools = find_pools(options.device or "auto")
-    constraints = make_wish(options, quantization)
+    constraints = make_constraints(settings)
     candidates = [
         Candidate(name, listing.dimensions, listing.is_downloaded)
         for name, listing in listings.items()
@@ -42,7 +42,7 @@ def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Mo
         )
     candidate, fit = found
     listing = listings[candidate.name]
-    if not candidate.is_downloaded and not options.dry_run:
+    if not candidate.is_downloaded and not settings.output.dry_run:
         talk.note(f"nothing that fits is downloaded; fetching {candidate.name}, {_describe_fit(fit)}")
         pull(listing.model, options.revision or listing.revision, talk)
     else:
@@ -50,22 +50,22 @@ def choose_fitting(options: Options, quantization: str | None, talk: Talk) -> Mo
         talk.note(
             f"using {candidate.name}, {_describe_fit(fit)}: the best {here} fits (--model names another)"
         )
-    return _settle(listing, fit, pools, constraints, options)
+    return _settle(listing, fit, pools, constraints, options.device)
 
 
-def make_wish(options: Options, quantization: str | None = None) -> Constraints:
+def make_constraints(settings: Settings) -> Constraints:
     """What the options leave to choose."""
-    dtype = (options.dtype or "auto").removesuffix("!")
+    dtype = (settings.model.dtype or "auto").removesuffix("!")
     dtype = _DTYPES.get(dtype, dtype)
     return Constraints(
         dtype=dtype if dtype in DTYPE_BYTES else None,
-        quantization=quantization,
-        demand=Demand(detail=options.detail),
+        quantization=settings.quantization,
+        demand=Demand(detail=settings.model.detail),
     )
 
 
 def _settle(
-    listing: Listing, fit: Fit, pools: list[Pool], constraints: Constraints, options: Options
+    listing: Listing, fit: Fit, pools: list[Pool], constraints: Constraints, device: str | None
 ) -> Model:
     """The model with what it takes to fit. What fits by itself is left to be chosen when it is loaded."""
     first = constraints.list_precisions(fit.pools[0].kind)[0]
@@ -77,9 +77,7 @@ def _settle(
         listing.model,
         dtype=None if is_first else fit.precision.dtype,
         quantization=fit.precision.quantization,
-        device=fit.pools[0].device
-        if options.device is None and (is_passed_over or is_one_of_cards)
-        else None,
+        device=fit.pools[0].device if device is None and (is_passed_over or is_one_of_cards) else None,
     )
 
 

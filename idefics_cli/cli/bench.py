@@ -25,9 +25,9 @@ from ..bench.workloads import WORKLOADS, Workload
 from ..config import Model
 from ..errors import AnswerError, ModelError, UsageError
 from ..models.libraries import import_libraries
-from .options import Options
+from .model_choice import choose_model, choose_spec
 from .output import Talk, emit, say
-from .settings import choose_cache_bytes, choose_model, choose_spec
+from .settings import Settings
 
 DEFAULT_NEW_TOKENS = 10
 DEFAULT_WEIGHTS = "small"
@@ -50,11 +50,11 @@ class BenchOptions:
     decoding: bool
 
 
-def run_bench(wanted: BenchOptions, options: Options) -> None:
+def run_bench(wanted: BenchOptions, settings: Settings) -> None:
     """Measure, print the table and the JSON line. Raises typer.Exit(1) when an arm failed or the arms disagree."""
-    talk = Talk(options.quiet)
+    talk = settings.talk
     if wanted.decoding:
-        _run_decoding(wanted, options, talk)
+        _run_decoding(wanted, settings)
         return
     _check_names("workload", wanted.workloads, WORKLOADS)
     _check_names("arm", wanted.arms, ARMS)
@@ -64,11 +64,11 @@ def run_bench(wanted: BenchOptions, options: Options) -> None:
     import_libraries()
     from ..bench.roofline import probe
 
-    if options.offline:
+    if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the children read it
     workloads = [one for name, one in WORKLOADS.items() if name in (wanted.workloads or WORKLOADS)]
-    with _choose_checkpoint(wanted, options, talk) as model:
-        jobs = {workload.name: _list_jobs(workload, model, wanted, options) for workload in workloads}
+    with _choose_checkpoint(wanted, settings) as model:
+        jobs = {workload.name: _list_jobs(workload, model, wanted, settings) for workload in workloads}
         first = next((job for listed in jobs.values() for job in listed), None)
         if first is None:
             raise UsageError("that workload is run by idefics only", hint="add --arm idefics")
@@ -99,7 +99,7 @@ def run_bench(wanted: BenchOptions, options: Options) -> None:
         raise typer.Exit(1)
 
 
-def _run_decoding(wanted: BenchOptions, options: Options, talk: Talk) -> None:
+def _run_decoding(wanted: BenchOptions, settings: Settings) -> None:
     """Measure decoding alone, print its table and its JSON line."""
     if wanted.workloads or wanted.arms or wanted.images or wanted.plot:
         raise UsageError("--decoding has no workloads, arms, images or plot", hint="leave those out")
@@ -108,21 +108,21 @@ def _run_decoding(wanted: BenchOptions, options: Options, talk: Talk) -> None:
     from ..bench.roofline import PROBE
     from ..models.devices import is_there
 
-    if not is_there(options.device or "auto"):
+    if not is_there(settings.model.device or "auto"):
         raise ModelError(
-            f"there is no GPU for --device {options.device} here", hint="this measurement needs one"
+            f"there is no GPU for --device {settings.model.device} here", hint="this measurement needs one"
         )
-    if options.offline:
+    if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    with _choose_checkpoint(wanted, options, talk) as model:
+    with _choose_checkpoint(wanted, settings) as model:
         job = ArmJob(
-            choose_spec(model, options),
+            choose_spec(model, settings),
             PROBE,
             "idefics",
             images=1,
-            new_tokens=options.max_new_tokens or DECODED_TOKENS,
-            batch_size=options.batch_size or DECODED_ROWS,
-            cache_bytes=choose_cache_bytes(options),
+            new_tokens=settings.decoding.max_new_tokens or DECODED_TOKENS,
+            batch_size=settings.decoding.batch_size or DECODED_ROWS,
+            cache_bytes=settings.cache_bytes,
         )
         runs = [run_with.get()(measure_decoding, job) for _ in range(wanted.repeat)]
     best = max(runs, key=lambda run: run.speeds[-1].tokens_per_second)
@@ -137,34 +137,34 @@ def _check_names(kind: str, names: Collection[str], known: Collection[str]) -> N
 
 
 @contextmanager
-def _choose_checkpoint(wanted: BenchOptions, options: Options, talk: Talk) -> Iterator[Model]:
+def _choose_checkpoint(wanted: BenchOptions, settings: Settings) -> Iterator[Model]:
     """The checkpoint named, or a folder of random weights that lasts as long as the measurements."""
-    if options.model is not None and wanted.random_weights is None:
-        yield choose_model(options, talk)
+    if settings.model.model is not None and wanted.random_weights is None:
+        yield choose_model(settings)
         return
     from ..models.random.checkpoint import write_checkpoint
 
     name = wanted.random_weights or DEFAULT_WEIGHTS
     if wanted.random_weights is None:
-        talk.note(f"measuring random weights ({name}); --model measures a checkpoint")
-    elif options.model is not None:
-        talk.note(f"--random-weights {name} is measured instead of {options.model}")
+        settings.talk.note(f"measuring random weights ({name}); --model measures a checkpoint")
+    elif settings.model.model is not None:
+        settings.talk.note(f"--random-weights {name} is measured instead of {settings.model.model}")
     with tempfile.TemporaryDirectory(prefix="idefics-bench-") as folder:
         write_checkpoint(name, Path(folder), list_corpus())
         yield Model(f"{name} (random weights)", folder)
 
 
-def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, options: Options) -> list[ArmJob]:
-    spec = choose_spec(model, options)
+def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, settings: Settings) -> list[ArmJob]:
+    spec = choose_spec(model, settings)
     return [
         ArmJob(
             spec,
             workload,
             arm,
             images=wanted.images or workload.images,
-            new_tokens=options.max_new_tokens or DEFAULT_NEW_TOKENS,
-            batch_size=options.batch_size or DEFAULT_BATCH_SIZE,
-            cache_bytes=choose_cache_bytes(options),
+            new_tokens=settings.decoding.max_new_tokens or DEFAULT_NEW_TOKENS,
+            batch_size=settings.decoding.batch_size or DEFAULT_BATCH_SIZE,
+            cache_bytes=settings.cache_bytes,
         )
         for arm in ARMS
         if arm in (wanted.arms or ARMS) and (workload.compared or arm == "idefics")

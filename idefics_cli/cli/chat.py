@@ -25,52 +25,50 @@ from ..shapes.world import describe_foreign
 from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
 from .log import log_to
-from .options import Options
-from .output import Talk, emit, is_terminal, one_line, say_error, tell_more
-from .settings import choose_decoding, choose_limits, choose_model, choose_spec
+from .model_choice import choose_model, choose_spec, complete_decoding
+from .output import emit, is_terminal, one_line, say_error, tell_more
+from .settings import Settings
 from .signals import INTERRUPTED
 
 
-def converse(images: Sequence[str], options: Options, *, system: str | None, saved: str | None) -> None:
+def converse(images: Sequence[str], settings: Settings, *, system: str | None, saved: str | None) -> None:
     """Talk until there is nothing more to say. Raises typer.Exit(1) when a question of a pipe failed."""
     if "-" in images:
         raise UsageError("standard input has the questions, so it cannot be an image", hint="name a file")
-    if options.offline:
+    if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    talk = Talk(options.quiet, options.verbose)
-    decoding = choose_decoding(options)
+    talk = settings.talk
+    decoding = complete_decoding(settings)
     conversation = Conversation(Decoding())
     conversation.decoding = replace(conversation.template.decoding.to_decoding(), **decoding)
-    model = choose_model(options, talk)
+    model = choose_model(settings)
     with log_to(talk), contextlib.ExitStack() as held:
-        backend = open_chosen(_choose_spec(model, options), model, options, talk, held)
+        backend = open_chosen(_choose_spec(model, settings), model, settings, held)
         doubt = describe_foreign if model.name == SHAPES else None
-        session = Session(
-            conversation, backend, Report(model=model.name, doubt=doubt), choose_limits(options)
-        )
+        session = Session(conversation, backend, Report(model=model.name, doubt=doubt), settings.limits)
         if saved is not None:
             session.load(Path(saved))
             session.conversation.decoding = replace(session.conversation.decoding, **decoding)
         if system is not None:
             session.set_system(system)
         session.add_images(list(expand(images, recursive=False)))
-        if options.format is None and is_terminal():
+        if settings.output.format is None and is_terminal():
             from .terminal import Terminal
 
             with _ending_at_sigterm():
                 Terminal(session, model.name, talk).run()
             return
-        _answer_lines(session, options, talk)
+        _answer_lines(session, settings)
 
 
-def _choose_spec(model: Model, options: Options) -> ModelSpec:
+def _choose_spec(model: Model, settings: Settings) -> ModelSpec:
     """Base checkpoints go on with a document; the embedded one was trained on both and converses better in turns."""
-    spec = choose_spec(model, options)
+    spec = choose_spec(model, settings)
     is_base = spec.style == "completion" and model.name != SHAPES
-    return replace(spec, style=options.style or ("completion" if is_base else "chat"))
+    return replace(spec, style=settings.model.style or ("completion" if is_base else "chat"))
 
 
-def _answer_lines(session: Session, options: Options, talk: Talk) -> None:
+def _answer_lines(session: Session, settings: Settings) -> None:
     """One answer for each line that is not blank, as soon as it is there."""
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("standard input is closed", hint="pipe questions into it, one a line")
@@ -79,7 +77,7 @@ def _answer_lines(session: Session, options: Options, talk: Talk) -> None:
         has_asked = True
         # Bytes that are no text come through as what `word` refuses.
         result = session.ask(line.decode("utf-8", "surrogateescape").strip())
-        _write(result, options, talk)
+        _write(result, settings)
         has_failed = has_failed or result.error is not None
     if not has_asked:
         raise NothingToDo("no questions", hint="pipe them in, one a line, or talk on a terminal")
@@ -87,14 +85,14 @@ def _answer_lines(session: Session, options: Options, talk: Talk) -> None:
         raise typer.Exit(1)
 
 
-def _write(result: Result, options: Options, talk: Talk) -> None:
-    if options.format == "jsonl":
+def _write(result: Result, settings: Settings) -> None:
+    if settings.output.format == "jsonl":
         emit(dump_row(result.to_row()))
     else:
         emit(one_line(result.text or ""))
         if result.error is not None:
             say_error(f"{result.id}: {result.error.message}")
-    tell_more(result, talk)
+    tell_more(result, settings.talk)
 
 
 @contextlib.contextmanager

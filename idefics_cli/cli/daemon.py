@@ -17,24 +17,11 @@ from ..backends.daemon.runtime_dir import LOG, is_locked, make_folder
 from ..config import PACKAGE, Model
 from ..errors import UsageError
 from ..values import ModelSpec
-from .options import Options
-from .output import Talk
-from .settings import choose_keep_alive
+from .declare import Fact, write_arguments
+from .settings import Settings
 
 LOOK_SECONDS = 0.05
 MAX_LOG_BYTES = 1_000_000
-PASSED_ON = (
-    "revision",
-    "device",
-    "dtype",
-    "quantize",
-    "attention",
-    "detail",
-    "max_memory",
-    "batch_size",
-    "cache_memory",
-)
-"""Options of a command that its server is started with; environment and config.yaml it reads itself."""
 _MAIN = """
 import sys
 root = sys.argv.pop(1)
@@ -47,25 +34,26 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 def open_warm(
-    spec: ModelSpec, model: Model, options: Options, talk: Talk, *, may_start: bool = True
+    spec: ModelSpec, model: Model, settings: Settings, *, may_start: bool = True
 ) -> ResidentBackend | None:
     """A server that has the model loaded, started first where --keep-alive asks for it; None if there is to be none."""
+    options, talk = settings.model, settings.talk
     if options.no_server:
         return None
-    seconds = choose_keep_alive(options)
+    seconds = settings.keep_alive_seconds
     search = find_server(spec, keep_alive_seconds=seconds)
     if search.backend is None and not search.is_alive and seconds and may_start:
         if search.reason:
             talk.note(f"{search.reason}; starting another")
         talk.note(f"loading {model.name} in the background, to keep it for {options.keep_alive}")
-        arguments = pass_on(model, spec, options) + write_flags({"keep_alive": options.keep_alive})
-        search = start_server(arguments, spec)
+        given = settings.list_given(Fact.HANDED_ON) | {"--keep-alive": options.keep_alive}
+        search = start_server(write_server(model, spec, given), spec)
     if search.backend is None:
         if search.reason:
             talk.note(f"{search.reason}; loading the model here")
         return None
     talk.detail(f"answered by the server, process {search.backend.pid}")
-    if options.cache_memory is not None and not _started:
+    if settings.decoding.cache_memory is not None and not _started:
         talk.note("--cache-memory changes nothing: the running server has its own")
     return search.backend
 
@@ -112,24 +100,14 @@ def _start(command: list[str], log: Path, environment: Mapping[str, str]) -> sub
         os.close(output)
 
 
-def pass_on(model: Model, spec: ModelSpec, options: Options) -> list[str]:
-    """The arguments of a server that loads the model as this command would."""
+def write_server(model: Model, spec: ModelSpec, given: Mapping[str, object]) -> list[str]:
+    """The arguments of a server with these options that loads the model as this command would.
+
+    It reads the environment and config.yaml itself.
+    """
     is_path = model.entry is None and Path(spec.checkpoint).is_dir()
-    arguments = ["--model", str(Path(spec.checkpoint).resolve()) if is_path else model.name]
-    arguments += write_flags({name: getattr(options, name) for name in PASSED_ON})
-    flags = {"--4bit": options.four_bit, "--no-quantized-cache": options.no_quantized_cache}
-    flags["--offline"] = options.offline
-    return arguments + [flag for flag, is_set in flags.items() if is_set]
-
-
-def write_flags(values: Mapping[str, object]) -> list[str]:
-    """Options as arguments, those that were given."""
-    return [
-        word
-        for name, value in values.items()
-        if value is not None
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    name = str(Path(spec.checkpoint).resolve()) if is_path else model.name
+    return write_arguments({**given, "--model": name})
 
 
 def _read_last_line(log: Path) -> str:

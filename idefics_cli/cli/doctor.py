@@ -12,17 +12,17 @@ import typer
 from ..doctor.check import Check
 from ..doctor.machine import check_machine
 from .log import log_to
-from .options import Options
 from .output import Talk, emit, one_line
 from .pull import is_offline
+from .settings import Settings
 
 
-def run_checks(options: Options, *, is_quick: bool, is_json: bool) -> None:
+def run_checks(settings: Settings, *, is_quick: bool, is_json: bool) -> None:
     """Print each check as it is made, or all as JSON. Raises typer.Exit(1) if one of them is broken."""
     done: list[Check] = []
     with log_to(Talk()):
         for check in _list_checks(
-            options.device or "auto", is_offline=is_offline(options), is_quick=is_quick
+            settings.model.device or "auto", is_offline=is_offline(settings), is_quick=is_quick
         ):
             done.append(check)
             if not is_json:

@@ -18,8 +18,8 @@ from ..jsonl import dump_row
 from ..models.hub.cache import has_processor
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .daemon import open_warm
-from .options import Options
-from .output import Talk, display_name, emit, say_error
+from .output import display_name, emit, say_error
+from .settings import Settings
 
 Render = Callable[[Request, Mapping[str, Image]], Preview]
 
@@ -29,14 +29,12 @@ def print_prompts(
     words: Callable[[Item, Style], Request],
     spec: ModelSpec,
     model: Model,
-    limits: Limits,
-    options: Options,
+    settings: Settings,
 ) -> None:
     """Print the prompt of every item. Raises typer.Exit(1) when one of them could not be run."""
-    talk = Talk(options.quiet, options.verbose)
     with contextlib.ExitStack() as held:
-        style, preview = _choose_preview(spec, model, options, talk, held)
-        has_failed = _print_each(items, words, style, preview, limits, options, talk)
+        style, preview = _choose_preview(spec, model, settings, held)
+        has_failed = _print_each(items, words, style, preview, settings)
     if has_failed:
         raise typer.Exit(1)
 
@@ -46,9 +44,7 @@ def _print_each(
     words: Callable[[Item, Style], Request],
     style: Style,
     preview: Render,
-    limits: Limits,
-    options: Options,
-    talk: Talk,
+    settings: Settings,
 ) -> bool:
     """Print the prompt of every item, and say whether one of them could not be run."""
     has_failed = False
@@ -57,12 +53,12 @@ def _print_each(
         name = display_name(item.images) or item.id
         try:
             request = words(item, style)
-            loaded, failures = _load(request, loaded, limits)
+            loaded, failures = _load(request, loaded, settings.limits)
             shown = preview(request, {} if failures else loaded)
         except ItemError as error:
             failures, shown = [error], None
         if shown is not None:
-            _print(request, shown, name, options, talk, is_first=number == 0)
+            _print(request, shown, name, settings, is_first=number == 0)
         for failure in failures:
             say_error(f"{name}: {failure}")
             has_failed = True
@@ -70,7 +66,7 @@ def _print_each(
 
 
 def _choose_preview(
-    spec: ModelSpec, model: Model, options: Options, talk: Talk, held: contextlib.ExitStack
+    spec: ModelSpec, model: Model, settings: Settings, held: contextlib.ExitStack
 ) -> tuple[Style, Render]:
     """How prompts are rendered: with the processor if it is here, else from the architecture in models.yaml."""
     if model.entry is not None and not has_processor(spec.checkpoint, spec.revision):
@@ -79,7 +75,7 @@ def _choose_preview(
         architecture = model.entry.architecture
         return spec.style or "chat", lambda request, _: Preview(render_prompt(architecture, request.prompt))
 
-    resident = open_warm(spec, model, options, talk, may_start=False)
+    resident = open_warm(spec, model, settings, may_start=False)
     if resident is not None:
         held.callback(resident.close)
     backend = resident or open_backend(spec)
@@ -100,10 +96,8 @@ def _load(
     return images, failures
 
 
-def _print(
-    request: Request, shown: Preview, name: str, options: Options, talk: Talk, *, is_first: bool
-) -> None:
-    if options.format == "jsonl":
+def _print(request: Request, shown: Preview, name: str, settings: Settings, *, is_first: bool) -> None:
+    if settings.output.format == "jsonl":
         row = {
             "id": request.id,
             "prompt": shown.text,
@@ -115,4 +109,4 @@ def _print(
         emit(shown.text if is_first else f"\n{shown.text}")
     if shown.image_tokens is not None:
         each = " + ".join(str(tokens) for tokens in shown.image_tokens) or "0"
-        talk.note(f"{name}: {shown.prompt_tokens} tokens, of which images {each}")
+        settings.talk.note(f"{name}: {shown.prompt_tokens} tokens, of which images {each}")

@@ -20,9 +20,11 @@ from ..prompts.tasks import name_labels, template_name
 from ..prompts.templates import Template, load_template
 from ..results.sidecars import Sidecars
 from ..values import Decoding, Example, Item, Normalization, Request, Style
-from .options import Options
-from .output import Talk, display_name
-from .settings import choose_decoding, given_decoding
+from .declare import join_flags
+from .model_choice import complete_decoding
+from .options import InputOptions, PromptOptions
+from .output import display_name
+from .settings import Settings
 
 Words = Callable[[Item, Style], Request]
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -68,26 +70,27 @@ class ItemList:
     top: int | None = None
 
 
-def list_work(images: Sequence[str], question: Question, options: Options, talk: Talk) -> ItemList:
+def list_work(images: Sequence[str], question: Question, settings: Settings) -> ItemList:
     """The work of a task's command: each image with each question, images outermost; all in one with --together."""
     template = load_template(
-        question.template or template_name(question.task, options.template, question.prompt)
+        question.template or template_name(question.task, settings.prompt.template, question.prompt)
     )
+    options = settings.input
     _check_sources(images, template, options)
     fields = _complete_fields(question, template)
     is_ranked = bool(question.labels) and question.is_ranked
-    if is_ranked and (given_options := given_decoding(options)):
-        flags = ", ".join("--" + name.replace("_", "-") for name in given_options)
-        talk.note(f"ranking labels draws no answer: {flags} changes nothing without --generate")
+    if is_ranked and settings.changes:
+        flags = join_flags(settings.changes)
+        settings.talk.note(f"ranking labels draws no answer: {flags} changes nothing without --generate")
     like = Item(
         id="",
         task=question.task,
         template=template.label,
-        examples=_read_examples(options),
+        examples=_read_examples(settings.prompt),
         decoding=Decoding()
         if is_ranked
-        else replace(template.decoding.to_decoding(), **choose_decoding(options)),
-        has_own_stop=options.stop is not None,
+        else replace(template.decoding.to_decoding(), **complete_decoding(settings)),
+        has_own_stop="stop" in settings.changes,
         labels=question.labels,
         is_ranked=is_ranked,
         normalize=question.normalize,
@@ -101,11 +104,13 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
     can_be_listed_again = options.files_from is None or Path(options.files_from).is_file()
     return ItemList(
         items=items,
-        words=_choose_words(template, options),
+        words=_choose_words(template, settings.sidecars),
         nothing=NothingToDo(f"no images in {given}", hint=hint),
         is_stream=options.files_from is not None,
         files=tuple(
-            name for name in (*images, options.files_from, options.examples, options.template) if name
+            name
+            for name in (*images, options.files_from, settings.prompt.examples, settings.prompt.template)
+            if name
         ),
         count=(lambda: sum(1 for _ in items())) if can_be_listed_again else None,
         like=like,
@@ -115,12 +120,12 @@ def list_work(images: Sequence[str], question: Question, options: Options, talk:
     )
 
 
-def list_lines(path: str, options: Options) -> ItemList:
+def list_lines(path: str, settings: Settings) -> ItemList:
     """The work of `batch`: an item for each line of a file."""
     from ..prompts.items import ItemReader
 
     folder = Path() if path == "-" else Path(path).parent
-    reader = ItemReader(folder, choose_decoding(options), has_stdin=path != "-")
+    reader = ItemReader(folder, complete_decoding(settings), has_stdin=path != "-")
 
     def items() -> Iterator[Item]:
         with _open(path) as stream:
@@ -141,7 +146,7 @@ def list_lines(path: str, options: Options) -> ItemList:
     )
 
 
-def _check_sources(images: Sequence[str], template: Template, options: Options) -> None:
+def _check_sources(images: Sequence[str], template: Template, options: InputOptions) -> None:
     if options.null and options.files_from is None:
         raise UsageError(
             "-0 says how the list of --files-from is separated", hint="name it with --files-from"
@@ -166,7 +171,7 @@ def _complete_fields(question: Question, template: Template) -> tuple[tuple[str,
     return fields
 
 
-def _group(images: Sequence[str], options: Options) -> Iterator[tuple[str, ...]]:
+def _group(images: Sequence[str], options: InputOptions) -> Iterator[tuple[str, ...]]:
     """The images of each prompt."""
     if not images and options.files_from is None:
         yield ()
@@ -178,7 +183,7 @@ def _group(images: Sequence[str], options: Options) -> Iterator[tuple[str, ...]]
         yield together
 
 
-def _list_sources(images: Sequence[str], options: Options) -> Iterator[str]:
+def _list_sources(images: Sequence[str], options: InputOptions) -> Iterator[str]:
     yield from expand(images, recursive=options.recursive)
     if options.files_from is not None:
         with _open(options.files_from) as stream:
@@ -198,10 +203,10 @@ def _list_items(
             yield replace(like, id=name, images=group, fields=(*fields, ("question", text)))
 
 
-def _choose_words(template: Template, options: Options) -> Words:
+def _choose_words(template: Template, chosen: Sidecars | None) -> Words:
     if not template.uses_sidecar:
         return lambda item, style: word(template, style, item)
-    sidecars = choose_sidecars(options) or Sidecars()
+    sidecars = chosen or Sidecars()
     has_default = template.fields.get("sidecar") is not None
 
     def words(item: Item, style: Style) -> Request:
@@ -218,15 +223,7 @@ def _choose_words(template: Template, options: Options) -> Words:
     return words
 
 
-def choose_sidecars(options: Options) -> Sidecars | None:
-    if options.sidecar is None:
-        if options.sidecar_name is not None:
-            raise UsageError("--sidecar-name needs --sidecar", hint="write --sidecar .txt")
-        return None
-    return Sidecars(options.sidecar, options.sidecar_name or "stem")
-
-
-def _read_examples(options: Options) -> tuple[Example, ...]:
+def _read_examples(options: PromptOptions) -> tuple[Example, ...]:
     if options.examples is None:
         if options.shots:
             raise UsageError("--shots needs examples", hint="name a file with --examples")

@@ -31,39 +31,39 @@ from ..models.memory.estimate import (
 )
 from ..models.memory.fit import Constraints, Fit, find_fit, fit_in, list_places
 from ..models.memory.sizes import format_bytes
-from .options import Options
-from .output import Talk, emit, one_line
+from .output import emit, one_line
 from .pull import is_offline
+from .settings import Settings
 
 BF16, INT8 = Precision("bfloat16"), Precision("bfloat16", "int8")
 EIGHT_BITS, FOUR_BITS = Precision("bfloat16", "8bit"), Precision("bfloat16", "4bit")
 SHOWN = (Precision("float32"), BF16, EIGHT_BITS, INT8, FOUR_BITS)
 
 
-def print_list(options: Options) -> None:
+def print_list(settings: Settings) -> None:
     """One line for each checkpoint, the best first; on stderr what memory was found."""
-    pools = find_pools(options.device or "auto")
+    pools = find_pools(settings.model.device or "auto")
     rows = []
     for listing in list_catalog():
         fit = find_fit(listing.dimensions, pools, Constraints()) if listing.dimensions is not None else None
-        if options.format == "jsonl":
+        if settings.output.format == "jsonl":
             emit(dump_row(_describe(listing) | {"fit": _describe_fit(fit)}))
         else:
             rows.append(_line(listing, fit))
     if rows:
         for line in _align([("NAME", "WEIGHTS", "ON DISK", "FITS", "LICENCE"), *rows]):
             emit(line)
-    Talk(options.quiet).note(describe_pools(pools))
+    settings.talk.note(describe_pools(pools))
 
 
-def print_info(model: Model, demand: Demand, options: Options) -> None:
+def print_info(model: Model, demand: Demand, settings: Settings) -> None:
     """The checkpoint, its memory at each precision, and the formula with its numbers."""
-    listing = describe(model, options.revision)
-    dimensions = listing.dimensions or _look_up_dimensions(listing, options)
-    pools = find_pools(options.device or "auto")
+    listing = describe(model, settings.model.revision)
+    dimensions = listing.dimensions or _look_up_dimensions(listing, settings)
+    pools = find_pools(settings.model.device or "auto")
     places = list_places(pools)
     precisions = [(one, estimate(dimensions, one, demand)) for one in SHOWN]
-    if options.format == "jsonl":
+    if settings.output.format == "jsonl":
         needs = {
             one.label: {
                 "weight_bytes": need.weights,
@@ -101,10 +101,10 @@ def print_info(model: Model, demand: Demand, options: Options) -> None:
     emit("")
     for line in _explain(dimensions, demand):
         emit(line)
-    Talk(options.quiet).note(describe_pools(pools))
+    settings.talk.note(describe_pools(pools))
 
 
-def _look_up_dimensions(listing: Listing, options: Options) -> Dimensions:
+def _look_up_dimensions(listing: Listing, settings: Settings) -> Dimensions:
     """The sizes of a checkpoint that is no entry: from its config.json, on the hub if it is not here."""
     name, checkpoint = listing.model.name, listing.model.checkpoint
     folder = find_folder(checkpoint, listing.revision)
@@ -112,7 +112,7 @@ def _look_up_dimensions(listing: Listing, options: Options) -> Dimensions:
         return measure(read_config(folder), name)
     if Path(checkpoint).is_dir():
         raise ModelError(f"{name} has no config.json", hint="name the folder of a checkpoint")
-    if is_offline(options):
+    if is_offline(settings):
         raise ModelError(
             f"{name} is not here, and its sizes are not in models.yaml",
             hint="run without --offline, so that its config.json can be read",

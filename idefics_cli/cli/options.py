@@ -1,47 +1,20 @@
-"""The options that commands share, each declared once with its flag, environment variable and help.
+"""The options that commands share: one type for each panel of the help, one field for each option.
 
-`with_options` gives them to a command as one value. None means "not given": a template or the built-in value decides.
+To add an option, add its field: flag, environment variable, key in config.yaml and all that follows from its facts come
+from there. None means "not given": a template or the built-in value decides. What was given becomes `Settings`.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
-from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
 from ..values import Style
+from .declare import HELD, WEIGHTS, Fact, Panel, flag, option
 
 MODEL, PROMPT, DECODING, INPUT, OUTPUT = "Model", "Prompt", "Decoding", "Input", "Output"
-
-
-def option(*names: str, help: str, panel: str, **settings: Any) -> Any:
-    """An option with its environment variable: `--num-beams` is also $IDEFICS_NUM_BEAMS."""
-    long = next(name for name in names if name.startswith("--"))
-    variable = "IDEFICS_" + long.removeprefix("--").replace("-", "_").upper()
-    return typer.Option(
-        *names,
-        help=help,
-        envvar=variable,
-        show_envvar=False,
-        show_default=False,
-        rich_help_panel=panel,
-        **settings,
-    )
-
-
-def action(*names: str, help: str, panel: str) -> Any:
-    """A flag that makes the command do something else: never a habit, so neither the environment nor a file has it."""
-    return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel)
-
-
-def flag(*names: str, help: str, panel: str) -> Any:
-    """An option without a value and without a `--no-` twin."""
-    return option(*names, help=help, panel=panel)
-
 
 Images = Annotated[
     list[str] | None,
@@ -52,8 +25,10 @@ Images = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the user set, from wherever: flag, environment or config.yaml."""
+class ModelOptions(Panel):
+    """Which checkpoint, and how its weights are held, or which server has it."""
+
+    ORDER: ClassVar[int] = 0
 
     model: Annotated[
         str | None,
@@ -62,14 +37,17 @@ class Options:
         ),
     ] = None
     revision: Annotated[
-        str | None, option("--revision", panel=MODEL, help="Branch, tag or commit on the hub.")
+        str | None,
+        option("--revision", panel=MODEL, help="Branch, tag or commit on the hub."),
+        WEIGHTS | Fact.RUN,
     ] = None
     style: Annotated[
         Style | None,
         option("--style", panel=MODEL, help="How prompts are worded; by the checkpoint if not given."),
+        Fact.SPEC | Fact.RUN,
     ] = None
     device: Annotated[
-        str | None, option("--device", panel=MODEL, help="auto, cpu, cuda, cuda:1, mps, xpu.")
+        str | None, option("--device", panel=MODEL, help="auto, cpu, cuda, cuda:1, mps, xpu."), WEIGHTS
     ] = None
     dtype: Annotated[
         str | None,
@@ -78,19 +56,23 @@ class Options:
             panel=MODEL,
             help="auto (bfloat16 on a GPU, what is faster on a CPU), bfloat16, float16 or float32.",
         ),
+        WEIGHTS | Fact.RUN,
     ] = None
-    quantize: Annotated[
+    quantization: Annotated[
         Literal["4bit", "8bit", "int8"] | None,
         option("--quantize", panel=MODEL, help="Hold the weights in fewer bits."),
+        WEIGHTS | Fact.RUN,
     ] = None
-    four_bit: Annotated[bool, flag("--4bit", panel=MODEL, help="The same as --quantize 4bit.")] = False
+    four_bit: Annotated[bool, flag("--4bit", panel=MODEL, help="The same as --quantize 4bit."), HELD] = False
     attention: Annotated[
         Literal["sdpa", "eager", "flash"] | None,
         option("--attention", panel=MODEL, help="Attention kernels; sdpa if not given."),
+        WEIGHTS,
     ] = None
     detail: Annotated[
         Literal["low", "medium", "high"] | None,
         option("--detail", panel=MODEL, help="Tiles per image, for models that cut images into tiles."),
+        WEIGHTS | Fact.RUN,
     ] = None
     max_memory: Annotated[
         str | None,
@@ -100,9 +82,12 @@ class Options:
             metavar="LIST",
             help="Spread the weights: so much on each GPU, the rest on the CPU, as 0=20GiB,1=20GiB,cpu=60GiB.",
         ),
+        WEIGHTS,
     ] = None
     no_quantized_cache: Annotated[
-        bool, flag("--no-quantized-cache", panel=MODEL, help="Keep no quantized weights on disk.")
+        bool,
+        flag("--no-quantized-cache", panel=MODEL, help="Keep no quantized weights on disk."),
+        HELD,
     ] = False
     server: Annotated[
         str | None,
@@ -129,7 +114,18 @@ class Options:
     no_server: Annotated[
         bool, flag("--no-server", panel=MODEL, help="Load the model here, whatever server is running.")
     ] = False
-    offline: Annotated[bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only.")] = False
+    offline: Annotated[
+        bool,
+        flag("--offline", panel=MODEL, help="Use downloaded checkpoints only."),
+        HELD,
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions(Panel):
+    """How a task is put into words."""
+
+    ORDER: ClassVar[int] = 1
 
     template: Annotated[
         str | None,
@@ -142,6 +138,13 @@ class Options:
     shots: Annotated[
         int | None, option("--shots", panel=PROMPT, min=0, help="Use the first N examples only.")
     ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions(Panel):
+    """How answers are drawn, and how many at a time. Those of `Decoding` have its names."""
+
+    ORDER: ClassVar[int] = 2
 
     max_new_tokens: Annotated[
         int | None, option("--max-new-tokens", panel=DECODING, min=1, help="Longest answer, in tokens.")
@@ -181,7 +184,9 @@ class Options:
     ] = None
     seed: Annotated[int | None, option("--seed", panel=DECODING, min=0, help="Seed for sampling.")] = None
     batch_size: Annotated[
-        int | None, option("--batch-size", panel=DECODING, min=1, help="Requests answered at a time.")
+        int | None,
+        option("--batch-size", panel=DECODING, min=1, help="Requests answered at a time."),
+        Fact.HANDED_ON,
     ] = None
     cache_memory: Annotated[
         str | None,
@@ -191,7 +196,15 @@ class Options:
             metavar="SIZE",
             help="Memory for what prompts share, as 2GB; a part of the free memory if not given.",
         ),
+        HELD,
     ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions(Panel):
+    """Which images are read, and how."""
+
+    ORDER: ClassVar[int] = 3
 
     recursive: Annotated[bool, flag("--recursive", "-r", panel=INPUT, help="Descend into folders.")] = False
     files_from: Annotated[
@@ -210,7 +223,9 @@ class Options:
         int | None, option("--max-pixels", panel=INPUT, min=1, help="Refuse larger images.")
     ] = None
     background: Annotated[
-        str | None, option("--background", panel=INPUT, help="Colour under transparent images, as #rrggbb.")
+        str | None,
+        option("--background", panel=INPUT, help="Colour under transparent images, as #rrggbb."),
+        Fact.RUN,
     ] = None
 
     timeout: Annotated[
@@ -219,6 +234,13 @@ class Options:
     no_private_addresses: Annotated[
         bool, flag("--no-private-addresses", panel=INPUT, help="Fetch from public addresses only.")
     ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions(Panel):
+    """Where results go, in which form, and how a run is told."""
+
+    ORDER: ClassVar[int] = 4
 
     format: Annotated[
         Literal["text", "jsonl"] | None,
@@ -250,7 +272,7 @@ class Options:
         int | None, option("--max-errors", panel=OUTPUT, min=1, help="Stop after N failed items.")
     ] = None
     full_text: Annotated[
-        bool, flag("--full-text", panel=OUTPUT, help="Print the prompt before the answer.")
+        bool, flag("--full-text", panel=OUTPUT, help="Print the prompt before the answer."), Fact.RUN
     ] = False
     stream: Annotated[
         bool, flag("--stream", panel=OUTPUT, help="Print a single answer while it is being written.")
@@ -264,37 +286,5 @@ class Options:
     )
 
 
-@cache
-def list_parameters() -> tuple[inspect.Parameter, ...]:
-    """The shared options as a command declares them."""
-    hints = get_type_hints(Options, include_extras=True)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return tuple(
-        inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name])
-        for field in fields(Options)
-    )
-
-
-def with_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take all shared options as its one parameter `options`, save those that would do nothing in it."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(function, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[name])
-            for name, parameter in inspect.signature(function).parameters.items()
-            if name != "options"
-        ]
-        shared = [parameter for parameter in list_parameters() if parameter.name not in without]
-
-        def command(**values: Any) -> None:
-            options = Options(**{parameter.name: values.pop(parameter.name) for parameter in shared})
-            function(**values, options=options)
-
-        parameters = [*own, *shared]
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
-        return command
-
-    return decorate
+PANELS = (ModelOptions, PromptOptions, DecodingOptions, InputOptions, OutputOptions)
+"""What a command about images takes."""

@@ -11,21 +11,21 @@ from ..config import Model
 from ..errors import UsageError
 from ..models.hub.cache import is_downloaded
 from ..models.memory.sizes import format_bytes
-from .options import Options
 from .output import Talk
+from .settings import Settings
 
 
-def is_offline(options: Options) -> bool:
+def is_offline(settings: Settings) -> bool:
     """Whether the network is not to be tried, as the user or huggingface_hub's own variable says."""
     said = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper()
-    return options.offline or said in {"1", "ON", "YES", "TRUE"}
+    return settings.model.offline or said in {"1", "ON", "YES", "TRUE"}
 
 
-def pull_missing(model: Model, revision: str | None, options: Options, talk: Talk) -> None:
+def pull_missing(model: Model, revision: str | None, settings: Settings) -> None:
     """Fetch a checkpoint that is about to be used, unless it is here or the network is not to be tried."""
     is_here = Path(model.checkpoint).is_dir() or is_downloaded(model.checkpoint, revision)
-    if not is_here and not options.dry_run and not is_offline(options):
-        pull(model, revision, talk)
+    if not is_here and not settings.output.dry_run and not is_offline(settings):
+        pull(model, revision, settings.talk)
 
 
 def pull(model: Model, revision: str | None, talk: Talk) -> None:

@@ -19,9 +19,10 @@ from ..results.file import RowFile
 from ..results.ledger import Run
 from ..results.sidecars import Sidecars
 from ..values import Item, Result
-from .inputs import ItemList, choose_sidecars
-from .options import Options
-from .output import Output, Talk
+from .inputs import ItemList
+from .options import OutputOptions
+from .output import Output
+from .settings import Settings
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Sinks:
             self.sidecars.write(result.images[0], result.text or "")
 
 
-def choose_output(work: ItemList, options: Options, *, is_single: bool) -> Output:
+def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) -> Output:
     """How results are shown. Finds out before the model is loaded that they could not be kept."""
     path = Path(options.output) if options.output not in (None, "-") else None
     if path is not None:
@@ -136,9 +137,8 @@ def _refuse_target(path: Path | None, why: str) -> UsageError:
     return UsageError(f"--output {path} is {why}", hint="name another file")
 
 
-def check_sidecars(items: Iterable[Item], options: Options) -> Iterable[Item]:
+def check_sidecars(items: Iterable[Item], sidecars: Sidecars | None) -> Iterable[Item]:
     """The items, looked at as a whole where each is to have a sidecar to itself. Raises UsageError if one has not."""
-    sidecars = choose_sidecars(options)
     if sidecars is None:
         return items
     every = list(items)
@@ -146,9 +146,9 @@ def check_sidecars(items: Iterable[Item], options: Options) -> Iterable[Item]:
     return every
 
 
-def open_sinks(output: Output, run: Run, options: Options, talk: Talk) -> Sinks:
+def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     """Lock and read what is there. Raises UsageError when it belongs to another run."""
-    sidecars = choose_sidecars(options)
+    sidecars, existing = settings.sidecars, settings.output.existing
     rows = None
     unwritten: dict[str, str] = {}
     if output.path is not None and _keeps_rows(output.path, output.format):
@@ -158,10 +158,10 @@ def open_sinks(output: Output, run: Run, options: Options, talk: Talk) -> Sinks:
             if sidecars is not None and source is not None and not sidecars.has(source):
                 unwritten[source] = row["text"]
 
-        rows = RowFile(output.path, options.existing or "resume", run, on_row=remember)
+        rows = RowFile(output.path, existing or "resume", run, on_row=remember)
         if rows.was_repaired:
-            talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
-    overwrites = options.existing == "overwrite"
+            settings.talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
+    overwrites = existing == "overwrite"
     return Sinks(output, rows, sidecars, overwrites=overwrites, unwritten=unwritten)
 
 

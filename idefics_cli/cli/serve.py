@@ -14,11 +14,11 @@ from ..config import SHAPES, Model
 from ..errors import ModelError, NothingToDo, UsageError
 from ..models.libraries import import_libraries
 from ..values import Image, ModelSpec
-from .daemon import pass_on, start_server, write_flags
+from .daemon import start_server, write_server
 from .log import log_to
-from .options import Options
-from .output import Talk, emit
-from .settings import choose_cache_bytes, choose_keep_alive, choose_model, choose_spec
+from .model_choice import choose_model, choose_spec
+from .output import emit
+from .settings import Settings
 
 DEFAULT_HOST = "127.0.0.1"
 LOOK_SECONDS = 0.05
@@ -36,24 +36,22 @@ class ServeOptions:
     background: bool = False
 
 
-def run_server(wanted: ServeOptions, options: Options) -> None:
+def run_server(wanted: ServeOptions, settings: Settings) -> None:
     """Serve until told to end, or return once a server in the background is ready."""
-    talk = Talk(options.quiet)
     if wanted.port is None and wanted.host is not None:
         raise UsageError("--host is for TCP", hint="give a --port too")
     if wanted.port is None and wanted.api_key is not None:
-        talk.note("--api-key changes nothing without --port: the socket is yours alone")
-    keep_alive_seconds = choose_keep_alive(options)
-    model = choose_model(options, talk)
-    spec = choose_spec(model, options)
+        settings.talk.note("--api-key changes nothing without --port: the socket is yours alone")
+    model = choose_model(settings)
+    spec = choose_spec(model, settings)
     if wanted.background:
-        _run_in_background(wanted, options, spec, model, talk)
+        _run_in_background(wanted, settings, spec, model)
         return
-    if options.offline:
+    if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
     folder = make_folder()
     with locked(folder):
-        _serve(wanted, options, model, spec, math.inf if keep_alive_seconds is None else keep_alive_seconds)
+        _serve(wanted, settings, model, spec)
 
 
 def print_status() -> None:
@@ -68,44 +66,42 @@ def print_status() -> None:
         emit(f"{name.removesuffix('_seconds').replace('_', ' ')}\t{shown}")
 
 
-def stop_server(options: Options) -> None:
+def stop_server(settings: Settings) -> None:
     """End the running server and wait for it. Raises NothingToDo if there is none."""
     said = ask_server("POST", STOP)
     if said is None:
         raise NothingToDo("no server is running")
     while is_locked(find_folder()):
         time.sleep(LOOK_SECONDS)
-    Talk(options.quiet).note(f"the server with {said.get('model', 'the model')} has ended")
+    settings.talk.note(f"the server with {said.get('model', 'the model')} has ended")
 
 
-def _run_in_background(
-    wanted: ServeOptions, options: Options, spec: ModelSpec, model: Model, talk: Talk
-) -> None:
+def _run_in_background(wanted: ServeOptions, settings: Settings, spec: ModelSpec, model: Model) -> None:
     if ask_server("GET", HEALTH) is not None:
         raise UsageError("a server is running already", hint="end it with `idefics serve --stop`")
-    own = asdict(wanted) | {name: getattr(options, name) for name in ("keep_alive", "max_pixels", "timeout")}
-    del own["background"]
+    own = {
+        f"--{name.replace('_', '-')}": value for name, value in asdict(wanted).items() if value is not None
+    }
+    del own["--background"]
     # Not in the list of processes, which everybody can read.
-    api_key = own.pop("api_key")
+    api_key = own.pop("--api-key", None)
     environment = {} if api_key is None else {"IDEFICS_API_KEY": api_key}
-    arguments = pass_on(model, spec, options) + write_flags(own)
-    search = start_server(arguments, spec, environment)
+    search = start_server(write_server(model, spec, settings.list_given() | own), spec, environment)
     if search.backend is None:
         raise ModelError(search.reason)
-    talk.note(f"serving {model.name} in the background, process {search.backend.pid}")
+    settings.talk.note(f"serving {model.name} in the background, process {search.backend.pid}")
     search.backend.close()
 
 
-def _serve(
-    wanted: ServeOptions, options: Options, model: Model, spec: ModelSpec, keep_alive_seconds: float
-) -> None:
+def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSpec) -> None:
     import_libraries()
     from ..backends.daemon.runtime_dir import identify
     from ..backends.local import LocalBackend
     from ..serve.lifecycle import Address, open_tcp, serve
     from ..serve.state import API_LIMITS, Rules, ServerState
 
-    talk = Talk(options.quiet)
+    talk, options = settings.talk, settings.input
+    stay_seconds = math.inf if settings.keep_alive_seconds is None else settings.keep_alive_seconds
     address = tcp = None
     if wanted.port is not None:
         address = Address(wanted.host or DEFAULT_HOST, wanted.port, wanted.api_key)
@@ -113,7 +109,7 @@ def _serve(
     rules = Rules()
     rules = replace(
         rules,
-        rows=options.batch_size or rules.rows,
+        rows=settings.decoding.batch_size or rules.rows,
         queue=wanted.queue or rules.queue,
         timeout_seconds=wanted.request_timeout or rules.timeout_seconds,
         limits=replace(
@@ -122,7 +118,7 @@ def _serve(
             total_timeout_seconds=options.timeout or API_LIMITS.total_timeout_seconds,
         ),
     )
-    backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=choose_cache_bytes(options))
+    backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=settings.cache_bytes)
     with log_to(talk):
         backend.load()
     places = ["commands of yours"]
@@ -138,7 +134,7 @@ def _serve(
         doubt = describe_foreign
     folder = make_folder()
     serve(
-        lambda: ServerState(model.name, backend, identify(spec), rules, keep_alive_seconds, doubt, urls),
+        lambda: ServerState(model.name, backend, identify(spec), rules, stay_seconds, doubt, urls),
         folder,
         tcp=tcp,
         address=address,

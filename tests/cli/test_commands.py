@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from idefics_cli.cli.options import Options
-from idefics_cli.cli.settings import choose_cache_bytes
+from idefics_cli.cli.options import DecodingOptions
+from idefics_cli.cli.resolve import resolve
 from idefics_cli.errors import AnswerError
 from idefics_cli.values import Answer, ImagePart, Request, TextPart
 from tests.program import Run
@@ -346,7 +346,7 @@ def test_classify_normalizes_as_asked(run: Program, red_circle: Path) -> None:
     ("size", "count"), [("0", 0), ("512MB", 512_000_000), ("1.5 GiB", 3 * 2**29), ("2g", 2 * 10**9)]
 )
 def test_memory_for_caches_is_a_size(size: str, count: int) -> None:
-    assert choose_cache_bytes(Options(cache_memory=size)) == count
+    assert resolve(DecodingOptions(cache_memory=size)).cache_bytes == count
 
 
 def test_a_wrong_size_is_a_usage_error(run: Program, red_circle: Path) -> None:

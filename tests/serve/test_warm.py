@@ -306,10 +306,11 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_durations(given: str, seconds: float | None) -> None:
-    from idefics_cli.cli.options import Options
-    from idefics_cli.cli.settings import choose_keep_alive
+    from idefics_cli.cli.options import ModelOptions
+    from idefics_cli.cli.resolve import resolve
 
-    assert choose_keep_alive(Options(keep_alive=given)) == (float("inf") if seconds is None else seconds)
+    settings = resolve(ModelOptions(keep_alive=given))
+    assert settings.keep_alive_seconds == (float("inf") if seconds is None else seconds)
 
 
 @pytest.mark.parametrize("given", ["", "soon", "-1", "5 minutes", "1e3", "inf", "nan"])

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import stat
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,7 @@ def identify(spec: ModelSpec) -> dict[str, Any]:
     Also what is on disk under their name: a checkpoint that was trained on or downloaded anew is another one. How
     prompts are worded is no matter of the weights.
     """
-    values = asdict(spec)
-    del values["style"], values["keeps_quantized"]
-    values["max_memory"] = [list(one) for one in spec.max_memory]
+    values: dict[str, Any] = json.loads(json.dumps(spec.list_weights()))
     folder = Path(spec.checkpoint)
     if folder.is_dir():
         values["checkpoint"] = str(folder.resolve())

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..options import Options, with_options
+from ..command import with_options
+from ..options import PANELS
+from ..settings import Settings
 
 _FOR_ONE_TASK = (
     "template",
@@ -23,9 +25,9 @@ _FOR_ONE_TASK = (
 )
 
 
-@with_options(without=_FOR_ONE_TASK)
+@with_options(*PANELS, without=_FOR_ONE_TASK)
 def batch(
-    options: Options,
+    settings: Settings,
     items: Annotated[
         str,
         typer.Argument(
@@ -41,4 +43,4 @@ def batch(
     """
     from ..ask import ask_lines
 
-    ask_lines(items, options)
+    ask_lines(items, settings)

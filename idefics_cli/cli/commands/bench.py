@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated
 
-from ..options import MODEL, OUTPUT, Options, flag, option, with_options
+from ..command import with_options
+from ..declare import flag, option
+from ..options import MODEL, OUTPUT, DecodingOptions, ModelOptions, OutputOptions
+from ..settings import Settings
 
 PANEL = "Measuring"
-USED = {
-    *(
-        "model",
-        "revision",
-        "style",
-        "device",
-        "dtype",
-        "quantize",
-        "four_bit",
-        "attention",
-        "detail",
-        "max_memory",
-        "no_quantized_cache",
-        "offline",
-    ),
-    *("max_new_tokens", "batch_size", "cache_memory", "quiet"),
-}
 NAMES = "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed"
 
 
-@with_options(without={field.name for field in fields(Options)} - USED)
+@with_options(
+    ModelOptions,
+    only={DecodingOptions: ("max_new_tokens", "batch_size", "cache_memory"), OutputOptions: ("quiet",)},
+    without=("server", "server_timeout", "keep_alive", "no_server"),
+)
 def bench(
-    options: Options,
+    settings: Settings,
     random_weights: Annotated[
         str | None,
         option(
@@ -82,4 +71,4 @@ def bench(
     wanted = BenchOptions(
         tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights, decoding
     )
-    run_bench(wanted, options)
+    run_bench(wanted, settings)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..options import PROMPT, Images, Options, option, with_options
+from ..command import with_options
+from ..declare import option
+from ..options import PANELS, PROMPT, Images
+from ..settings import Settings
 
 
-@with_options()
+@with_options(*PANELS)
 def caption(
-    options: Options,
+    settings: Settings,
     images: Images = None,
     prompt: Annotated[
         str | None,
@@ -19,4 +22,4 @@ def caption(
     """Say what is in each image."""
     from ..ask import Question, ask
 
-    ask(images or [], Question("caption", prompt=prompt), options)
+    ask(images or [], Question("caption", prompt=prompt), settings)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated
 
 import typer
 
-from ..options import PROMPT, Options, option, with_options
-
-_USED = {
-    *("model", "revision", "style", "device", "dtype", "quantize", "four_bit", "attention", "detail"),
-    *("max_memory", "no_quantized_cache", "server", "server_timeout", "keep_alive", "no_server", "offline"),
-    *("max_new_tokens", "num_beams", "temperature", "top_p", "top_k", "repetition_penalty"),
-    *("no_repeat_ngram_size", "length_penalty", "stop", "seed", "cache_memory"),
-    *("max_pixels", "background", "timeout", "no_private_addresses", "format", "quiet", "verbose"),
-}
+from ..command import with_options
+from ..declare import option
+from ..options import PROMPT, DecodingOptions, InputOptions, ModelOptions, OutputOptions
+from ..settings import Settings
 
 
-@with_options(without={field.name for field in fields(Options)} - _USED)
+@with_options(
+    ModelOptions,
+    DecodingOptions,
+    only={
+        InputOptions: ("max_pixels", "background", "timeout", "no_private_addresses"),
+        OutputOptions: ("format", "quiet", "verbose"),
+    },
+    without=("batch_size",),
+)
 def chat(
-    options: Options,
+    settings: Settings,
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -44,4 +46,4 @@ def chat(
     """
     from ..chat import converse
 
-    converse(images or [], options, system=system, saved=load)
+    converse(images or [], settings, system=system, saved=load)

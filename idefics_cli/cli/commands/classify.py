@@ -6,12 +6,15 @@ from typing import Annotated
 
 from ...errors import UsageError
 from ...values import Normalization
-from ..options import OUTPUT, PROMPT, Images, Options, option, with_options
+from ..command import with_options
+from ..declare import option
+from ..options import OUTPUT, PANELS, PROMPT, Images
+from ..settings import Settings
 
 
-@with_options(without=("stream", "full_text"))
+@with_options(*PANELS, without=("stream", "full_text"))
 def classify(
-    options: Options,
+    settings: Settings,
     images: Images = None,
     labels: Annotated[
         str | None,
@@ -55,5 +58,5 @@ def classify(
             normalize=normalize or "none",
             top=top,
         ),
-        options,
+        settings,
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated
 
-from ..options import OUTPUT, Options, flag, with_options
+from ..command import with_options
+from ..declare import flag
+from ..options import OUTPUT, ModelOptions
+from ..settings import Settings
 
-USED = {"device", "offline"}
 
-
-@with_options(without={field.name for field in fields(Options)} - USED)
+@with_options(only={ModelOptions: ("device", "offline")})
 def doctor(
-    options: Options,
+    settings: Settings,
     quick: Annotated[
         bool, flag("--quick", panel=OUTPUT, help="Look at the machine only; run no model.")
     ] = False,
@@ -21,4 +21,4 @@ def doctor(
     """Check this machine and installation; exit 1 if something is broken."""
     from ..doctor import run_checks
 
-    run_checks(options, is_quick=quick, is_json=json)
+    run_checks(settings, is_quick=quick, is_json=json)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..options import INPUT, Options, flag, option, with_options
-from ..output import Talk, ask_yes_or_no
+from ..command import with_options
+from ..declare import flag, option
+from ..options import INPUT, DecodingOptions, ModelOptions, OutputOptions
+from ..output import ask_yes_or_no
+from ..settings import Settings
 
 app = typer.Typer(help="List, size, fetch and remove checkpoints.", invoke_without_command=True)
-ALL = {field.name for field in fields(Options)}
 Name = Annotated[
     str,
     typer.Argument(metavar="NAME", show_default=False, help="Short name, hub id (org/name) or folder."),
@@ -22,21 +23,29 @@ Name = Annotated[
 @app.callback()
 def default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        _list(Options())
+        from ..resolve import resolve
+
+        _list(resolve())
 
 
 @app.command("list")
-@with_options(without=ALL - {"device", "format", "quiet"})
-def list_models(options: Options) -> None:
+@with_options(only={ModelOptions: ("device",), OutputOptions: ("format", "quiet")})
+def list_models(settings: Settings) -> None:
     """List the checkpoints: what is downloaded, and at which precision each fits this machine."""
-    _list(options)
+    _list(settings)
 
 
 @app.command()
-@with_options(without=ALL - {"revision", "device", "detail", "batch_size", "offline", "format", "quiet"})
+@with_options(
+    only={
+        ModelOptions: ("revision", "device", "detail", "offline"),
+        DecodingOptions: ("batch_size",),
+        OutputOptions: ("format", "quiet"),
+    }
+)
 def info(
     name: Name,
-    options: Options,
+    settings: Settings,
     tokens: Annotated[
         int,
         option(
@@ -52,27 +61,27 @@ def info(
     from ...models.memory.estimate import Demand
     from ..model_tables import print_info
 
-    demand = Demand(tokens, options.batch_size or 1, images, options.detail)
-    print_info(resolve_model(name), demand, options)
+    demand = Demand(tokens, settings.decoding.batch_size or 1, images, settings.model.detail)
+    print_info(resolve_model(name), demand, settings)
 
 
 @app.command()
-@with_options(without=ALL - {"revision", "quiet"})
-def pull(name: Name, options: Options) -> None:
+@with_options(only={ModelOptions: ("revision",), OutputOptions: ("quiet",)})
+def pull(name: Name, settings: Settings) -> None:
     """Download a checkpoint, or what is missing of it: safetensors, settings, tokenizer."""
     from ...config import resolve_model
     from .. import pull as pulling
-    from ..settings import choose_revision
+    from ..model_choice import choose_revision
 
     model = resolve_model(name)
-    pulling.pull(model, choose_revision(model, options), Talk(options.quiet))
+    pulling.pull(model, choose_revision(model, settings), settings.talk)
 
 
 @app.command()
-@with_options(without=ALL - {"quiet"})
+@with_options(only={OutputOptions: ("quiet",)})
 def remove(
     name: Name,
-    options: Options,
+    settings: Settings,
     yes: Annotated[bool, flag("--yes", "-y", panel=INPUT, help="Do not ask.")] = False,
 ) -> None:
     """Delete a downloaded checkpoint, all its revisions, and what is kept of it in quantized form."""
@@ -95,10 +104,10 @@ def remove(
     if not yes and not ask_yes_or_no(f"delete {repo_folder(model.checkpoint)} ({size})?"):
         raise typer.Exit(1)
     freed = remove_repo(model.checkpoint) + remove_entries(model.checkpoint)
-    Talk(options.quiet).note(f"removed {name}, {freed:,} bytes freed")
+    settings.talk.note(f"removed {name}, {freed:,} bytes freed")
 
 
-def _list(options: Options) -> None:
+def _list(settings: Settings) -> None:
     from ..model_tables import print_list
 
-    print_list(options)
+    print_list(settings)

@@ -7,12 +7,15 @@ from typing import Annotated
 import typer
 
 from ...errors import UsageError
-from ..options import PROMPT, Images, Options, option, with_options
+from ..command import with_options
+from ..declare import option
+from ..options import PANELS, PROMPT, Images
+from ..settings import Settings
 
 
-@with_options(without=("template",))
+@with_options(*PANELS, without=("template",))
 def run(
-    options: Options,
+    settings: Settings,
     template: Annotated[str, typer.Argument(show_default=False, help="Name of a template, or a .yaml file.")],
     images: Images = None,
     set_: Annotated[
@@ -25,7 +28,7 @@ def run(
     """Ask with any template, built in or your own."""
     from ..ask import Question, ask
 
-    ask(images or [], Question("run", template=template, fields=parse_fields(set_ or [])), options)
+    ask(images or [], Question("run", template=template, fields=parse_fields(set_ or [])), settings)
 
 
 def parse_fields(settings: list[str]) -> tuple[tuple[str, str], ...]:

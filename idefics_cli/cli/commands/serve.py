@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated
 
-from ..options import Options, action, flag, option, with_options
+from ..command import with_options
+from ..declare import action, flag, option
+from ..options import DecodingOptions, InputOptions, ModelOptions, OutputOptions
+from ..settings import Settings
 
 PANEL = "Server"
-USED = {
-    *("model", "revision", "device", "dtype", "quantize", "four_bit", "attention", "detail", "offline"),
-    *("max_memory", "no_quantized_cache"),
-    *("batch_size", "cache_memory", "keep_alive", "max_pixels", "timeout", "quiet"),
-}
 
 
-@with_options(without={field.name for field in fields(Options)} - USED)
+@with_options(
+    ModelOptions,
+    only={
+        DecodingOptions: ("batch_size", "cache_memory"),
+        InputOptions: ("max_pixels", "timeout"),
+        OutputOptions: ("quiet",),
+    },
+    without=("style", "server", "server_timeout", "no_server"),
+)
 def serve(
-    options: Options,
+    settings: Settings,
     port: Annotated[
         int | None,
         option(
@@ -62,6 +67,6 @@ def serve(
     from ..serve import ServeOptions, print_status, run_server, stop_server
 
     if status or stop:
-        print_status() if status else stop_server(options)
+        print_status() if status else stop_server(settings)
         return
-    run_server(ServeOptions(port, host, api_key, queue, request_timeout, background), options)
+    run_server(ServeOptions(port, host, api_key, queue, request_timeout, background), settings)

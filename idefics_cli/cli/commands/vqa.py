@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..options import PROMPT, Images, Options, option, with_options
+from ..command import with_options
+from ..declare import option
+from ..options import PANELS, PROMPT, Images
+from ..settings import Settings
 
 
-@with_options()
+@with_options(*PANELS)
 def vqa(
-    options: Options,
+    settings: Settings,
     images: Images = None,
     question: Annotated[
         list[str] | None,
@@ -21,4 +24,4 @@ def vqa(
     """Answer one or more questions about each image."""
     from ..ask import Question, ask
 
-    ask(images or [], Question("vqa", questions=tuple(question or ())), options)
+    ask(images or [], Question("vqa", questions=tuple(question or ())), settings)
