@@ -62,7 +62,7 @@ PLACES = {
     "httpx2": ("images", "models/hub", "doctor", "backends/openai"),
     "tenacity": ("http_retry",),
     "packaging": ("doctor",),
-    "filelock": ("models",),
+    "filelock": ("models", "backends/daemon"),
     "platformdirs": ("config", "backends/daemon"),
     "pydantic": (
         *("config", "prompts", "runner", "serve"),

@@ -6,6 +6,7 @@ Nothing here imports torch, and whatever goes wrong with a server, the model is 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,6 +31,18 @@ if root not in sys.path:
 from idefics_cli.cli.app import main
 main()
 """
+_NEEDED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|SYSTEMROOT|VIRTUAL_ENV|LD_LIBRARY_PATH|LD_PRELOAD"
+    r"|SSL_CERT_(?:FILE|DIR)|(?i:(?:https?|all|no)_proxy)"
+    r"|(?:LC|XDG|IDEFICS|HF|HUGGINGFACE|TRANSFORMERS|TOKENIZERS|PYTHON|TORCH|PYTORCH|TRITON|BNB|CUDA|NVIDIA|HIP|ROCR"
+    r"|HSA|ROCM|ONEAPI|ZE|OMP|GOMP|KMP|MKL|OPENBLAS|NUMEXPR)\w*"
+)
+_SECRET = re.compile(r"\w*_(?:TOKEN|KEY|SECRET|PASSWORD)|IDEFICS_(?:PORT|HOST)")
+_PATHS = {
+    *("IDEFICS_CONFIG_DIR", "IDEFICS_CACHE_DIR", "IDEFICS_STATE_DIR", "IDEFICS_RUNTIME_DIR"),
+    *("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "TMPDIR", "PYTHONPATH"),
+    *("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"),
+}
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -59,18 +72,33 @@ def open_warm(
 
 
 def start_server(
-    arguments: list[str], spec: ModelSpec, environment: Mapping[str, str] | None = None
+    arguments: list[str],
+    spec: ModelSpec,
+    environment: Mapping[str, str] | None = None,
+    *,
+    may_join: bool = True,
 ) -> Search:
-    """Start `idefics serve` in the background and wait until it, or one that was faster, has loaded its model."""
+    """Start `idefics serve` in the background and wait until it has loaded its model, or `may_join` a faster one.
+
+    Raises UsageError where another one is running that may not be joined.
+    """
     try:
         folder = make_folder()
     except UsageError as error:
         return Search(reason=str(error))
     command = [sys.executable, "-P", "-c", _MAIN, str(PACKAGE.parent), "serve", *arguments]
-    process = _start(command, folder / LOG, {**os.environ, **(environment or {})})
+    process = _start(command, folder / LOG, {**_list_environment(), **(environment or {})})
     _started.append(process)
     while True:
         search = find_server(spec)
+        is_other = search.is_alive or (search.backend is not None and search.backend.pid != process.pid)
+        if not may_join and (is_other or (process.poll() is not None and is_locked(folder))):
+            if search.backend is not None:
+                search.backend.close()
+            process.wait()
+            raise UsageError(
+                "another server is running already, or starting", hint="end it with `idefics serve --stop`"
+            )
         if search.backend is not None or search.is_alive:
             return search
         if process.poll() is not None and not is_locked(folder):
@@ -94,10 +122,26 @@ def _start(command: list[str], log: Path, environment: Mapping[str, str]) -> sub
             stdout=output,
             stderr=output,
             env=environment,
+            cwd="/",
             start_new_session=True,
         )
     finally:
         os.close(output)
+
+
+def _list_environment() -> dict[str, str]:
+    """What a server needs of the environment: no secrets, nor where it is to listen, and no path from here."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if _NEEDED.fullmatch(name) and not _SECRET.fullmatch(name)
+    }
+    for name in kept.keys() & _PATHS:
+        parts = kept[name].split(os.pathsep) if name == "PYTHONPATH" else [kept[name]]
+        kept[name] = os.pathsep.join(
+            part if part.startswith("~") else os.path.abspath(part) for part in parts if part
+        )
+    return kept
 
 
 def write_server(model: Model, spec: ModelSpec, given: Mapping[str, object]) -> list[str]:

@@ -86,7 +86,8 @@ def _run_in_background(wanted: ServeOptions, settings: Settings, spec: ModelSpec
     # Not in the list of processes, which everybody can read.
     api_key = own.pop("--api-key", None)
     environment = {} if api_key is None else {"IDEFICS_API_KEY": api_key}
-    search = start_server(write_server(model, spec, settings.list_given() | own), spec, environment)
+    given = settings.list_given() | own
+    search = start_server(write_server(model, spec, given), spec, environment, may_join=False)
     if search.backend is None:
         raise ModelError(search.reason)
     settings.talk.note(f"serving {model.name} in the background, process {search.backend.pid}")

@@ -48,7 +48,7 @@ def list_private_routes(state: ServerState) -> list[Route]:
             requests, images, others = await asyncio.to_thread(unpack, message)
         except ValueError as error:
             raise CallError(400, str(error)) from error
-        return StreamingResponse(_answer(call, state, requests, images, streams=bool(others["is_heard"])))
+        return StreamingResponse(_answer(call, state, requests, images, streams=bool(others["streams"])))
 
     async def preview(call: Call) -> Response:
         requests, images, _ = await asyncio.to_thread(unpack, await read_body(call, None))

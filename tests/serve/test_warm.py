@@ -54,7 +54,8 @@ def meeting(server: Running) -> Running:
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     command = [*PROGRAM, *map(str, arguments), *MODEL]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=pipe, stderr=pipe, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def rows_of(run: Run) -> list[dict[str, Any]]:
@@ -202,7 +203,13 @@ def test_a_dead_socket_is_passed_over_with_a_note() -> None:
     )
 
 
-def test_keep_alive_starts_one_server_however_many_want_it() -> None:
+def test_keep_alive_starts_one_server_however_many_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(os.environ["IDEFICS_RUNTIME_DIR"]).parent)
+    monkeypatch.setenv("IDEFICS_RUNTIME_DIR", Path(os.environ["IDEFICS_RUNTIME_DIR"]).name)
+    secrets = ("HF_TOKEN", "IDEFICS_API_KEY", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL")
+    for name in secrets:
+        monkeypatch.setenv(name, "told-to-nobody")
+    monkeypatch.setenv("IDEFICS_PORT", "0")
     commands = [
         start("caption", SAMPLES / name, "--keep-alive", "1h") for name in ("red-circle.png", "blue-star.png")
     ]
@@ -216,6 +223,10 @@ def test_keep_alive_starts_one_server_however_many_want_it() -> None:
     pid = int(re.findall(r"^pid\t(\d+)$", status.stdout, re.MULTILINE)[0])
     again = run_program("caption", SAMPLES / "red-circle.png", *MODEL, "--verbose")
     assert f"process {pid}" in again.stderr
+    if Path("/proc/self/environ").exists():
+        assert "told-to-nobody" not in Path(f"/proc/{pid}/environ").read_text()
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert "http://" not in status.stdout + log
     second = run_program("serve", *MODEL)
     assert (second.code, "running already" in second.stderr) == (2, True)
     stopped = run_program("serve", "--stop")
@@ -224,6 +235,20 @@ def test_keep_alive_starts_one_server_however_many_want_it() -> None:
     for option in ("--status", "--stop"):
         nothing = run_program("serve", option)
         assert (nothing.code, "no server is running" in nothing.stderr) == (4, True)
+
+
+def test_of_two_servers_in_the_background_one_is_told_that_there_is_one() -> None:
+    """Begun together, with other ports: who is not the one that serves has not got what was asked for."""
+    commands = [start("serve", "--background", "--port", "0", "--api-key", key) for key in ("one", "other")]
+    said = [command.communicate(timeout=600) for command in commands]
+    try:
+        assert sorted(command.returncode for command in commands) == [0, 2], said
+        (told,) = (err for command, (_, err) in zip(commands, said, strict=True) if command.returncode)
+        assert (len(told.splitlines()), "running already" in told) == (1, True)
+        third = run_program("serve", "--background", *MODEL)
+        assert (third.code, "running already" in third.stderr) == (2, True)
+    finally:
+        run_program("serve", "--stop")
 
 
 def test_keep_alive_of_nothing_ends_it_after_the_command() -> None:

@@ -6,7 +6,6 @@ Knows names and permissions, and what makes two specs the same weights; speaks t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -73,29 +72,31 @@ def make_folder() -> Path:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Be the one server of a folder. Raises UsageError when there is one."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    from filelock import FileLock, Timeout  # here, as it brings asyncio into every command
+
+    lock = FileLock(folder / LOCK, timeout=0, mode=0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                "a server is running already, or starting",
-                hint="see `idefics serve --status`; end it with `idefics serve --stop`",
-            ) from None
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            "a server is running already, or starting",
+            hint="see `idefics serve --status`; end it with `idefics serve --stop`",
+        ) from None
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a server runs or starts there."""
+    if not folder.is_dir():
+        return False
     try:
         with locked(folder):
             return False
     except UsageError:
         return True
-    except FileNotFoundError:
-        return False
 
 
 def identify(spec: ModelSpec) -> dict[str, Any]:
