@@ -6,24 +6,35 @@
     ├── ModelError               model                3     cannot be found, loaded or run
     └── ItemError                                     1     one item fails, the run goes on
         ├── SourceError          not_found · not_an_image · too_large · fetch_failed · timeout · refused
+    │   │                    unusable_image
         ├── PromptError          special_token · prompt_too_long · no_image
         ├── AnswerError          no_label · out_of_memory · not_finite · of a server: fetch_failed · timeout · refused
-        └── BadItem              bad_item
+        ├── BadItem              bad_item
+        └── InternalError        internal: whatever nobody foresaw
 
-Messages are one line and say what to do; foreign exceptions are translated where the foreign library is called.
+Messages are one line and say what to do; foreign exceptions are translated where the foreign library is called. What
+is not is the item's own all the same: `to_item_error` is the boundary around it.
 """
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn, Protocol
 
 from .values import Failure
 
-SourceCode = Literal["not_found", "not_an_image", "too_large", "fetch_failed", "timeout", "refused"]
+SourceCode = Literal[
+    "not_found", "not_an_image", "too_large", "fetch_failed", "timeout", "refused", "unusable_image"
+]
 PromptCode = Literal["special_token", "prompt_too_long", "no_image"]
 AnswerCode = Literal["no_label", "out_of_memory", "not_finite", "fetch_failed", "timeout", "refused"]
 """The last three are a server's."""
+
+_log = logging.getLogger(__name__)
+_SAID_CHARACTERS = 200
 
 
 class IdeficsError(Exception):
@@ -98,3 +109,57 @@ class AnswerError(ItemError):
 class BadItem(ItemError):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, code="bad_item", hint=hint)
+
+
+class InternalError(ItemError):
+    """What nobody foresaw, by its type and place: enough to report it, and nothing of the machine it happened on."""
+
+    def __init__(self, error: BaseException) -> None:
+        said = str(error)[:_SAID_CHARACTERS]
+        super().__init__(
+            f"unforeseen {type(error).__name__} at {_find_place(error)}{said and f': {said}'}",
+            code="internal",
+        )
+
+
+def is_of_item(error: BaseException) -> bool:
+    """Whether an item fails by it, rather than the run: not an interrupt, a closed pipe, a model that cannot run."""
+    if isinstance(error, IdeficsError):
+        return isinstance(error, ItemError)
+    # A panic in a library written in Rust is no Exception.
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def to_item_error(error: BaseException) -> ItemError:
+    """What the failure of an item is told as. Raises again what is not of an item."""
+    if isinstance(error, ItemError):
+        return error
+    if not is_of_item(error):
+        raise error
+    if isinstance(error, MemoryError):
+        return AnswerError(
+            "there is not enough memory for this item",
+            code="out_of_memory",
+            hint="use fewer or smaller images",
+        )
+    _log.error("not foreseen", exc_info=error)
+    return InternalError(error)
+
+
+def raise_as_model_error(error: BaseException, what: str) -> NoReturn:
+    """Raise what went wrong with a model as the line that ends a run, where nobody foresaw it."""
+    if not is_of_item(error):
+        raise error
+    _log.error("not foreseen", exc_info=error)
+    raise ModelError(
+        f"{what} ({InternalError(error)})",
+        hint="its files may be damaged: download it again, or choose another",
+    ) from error
+
+
+def _find_place(error: BaseException) -> str:
+    """The line that raised it: a file by its last folders, which are a package's and not a user's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "an unknown place"
+    return f"{'/'.join(Path(frames[-1].filename).parts[-3:])}:{frames[-1].lineno}"

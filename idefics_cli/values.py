@@ -136,6 +136,7 @@ class Item:
     """Whether the id is the user's own, and so says by itself which item this is."""
     problem: str = ""
     """Why it cannot be asked at all. Such an item becomes a failed row."""
+    problem_code: str = "bad_item"
     key: str = ""
     """What its row is known by when a run is resumed."""
 

@@ -22,7 +22,7 @@ from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
 from ..engine.oom_retry import Done, free_memory
-from ..errors import AnswerError, ItemError, ModelError, PromptError
+from ..errors import AnswerError, ItemError, ModelError, PromptError, raise_as_model_error, to_item_error
 from ..models.families.family import Encoded
 from ..models.hub.cache import find_commit
 from ..models.loading import load_model, open_family
@@ -138,8 +138,8 @@ class LocalBackend:
         for index, (request, listener) in enumerate(heard):
             try:
                 tasks[index] = self._prepare(request, images, listener)
-            except ItemError as error:
-                answers[index] = error
+            except BaseException as error:
+                answers[index] = to_item_error(error)
         if not tasks:
             return [answers[index] for index in range(len(requests))]
         engine = self._open_engine()
@@ -149,12 +149,18 @@ class LocalBackend:
         works = [*(task.work for task in tasks.values()), *priors.values()]
         with _translated_device_errors():
             done = run_all(engine, works, rows=self.batch_size)
-        self._check_computes([one for one in done if one is not None])
+        self._check_computes([one for one in done if isinstance(one, Done)])
+        failed: dict[PriorKey, ItemError] = {}
         for key, one in zip(priors, done[len(tasks) :], strict=True):
-            if one is not None:
+            if isinstance(one, Done):
                 self._priors[key] = one.outcome.scores
+            else:
+                failed[key] = one
         for (index, task), one in zip(tasks.items(), done, strict=False):
-            answers[index] = self._compose(task, one)
+            try:
+                answers[index] = self._compose(task, one, failed)
+            except BaseException as error:
+                answers[index] = to_item_error(error)
         while len(self._priors) > PRIORS:
             self._priors.popitem(last=False)
         return [answers[index] for index in range(len(requests))]
@@ -172,8 +178,11 @@ class LocalBackend:
 
     def _open_engine(self) -> Engine:
         if self._engine is None:
-            self._model = load_model(self._spec, self._family)
-            self._engine = Engine(self._model, self._family, cache_bytes=self._cache_bytes)
+            try:
+                self._model = load_model(self._spec, self._family)
+                self._engine = Engine(self._model, self._family, cache_bytes=self._cache_bytes)
+            except BaseException as error:
+                raise_as_model_error(error, f"{self._spec.checkpoint} cannot be loaded")
         return self._engine
 
     def _check_computes(self, done: Sequence[Done]) -> None:
@@ -224,14 +233,15 @@ class LocalBackend:
         own = [images[source] for source in list_sources(request.prompt)]
         return split_labels(encoded, self._family.encode_choices(request.prompt, own, request.choices))
 
-    def _compose(self, task: _Task, done: Done | None) -> Answer | ItemError:
-        prior = () if task.prior is None else self._priors.get(_prior_key(task.prior))
-        if done is None or prior is None:
-            return AnswerError(
-                "the memory of the device does not hold this request",
-                code="out_of_memory",
-                hint="use fewer or smaller images, a lower --detail, --4bit or a smaller --model",
-            )
+    def _compose(
+        self, task: _Task, done: Done | ItemError, failed: Mapping[PriorKey, ItemError]
+    ) -> Answer | ItemError:
+        key = None if task.prior is None else _prior_key(task.prior)
+        if isinstance(done, ItemError):
+            return done
+        if key is not None and key in failed:
+            return failed[key]
+        prior = () if key is None else self._priors[key]
         request, outcome = task.request, done.outcome
         if not outcome.is_finite or not all(map(math.isfinite, prior)):
             return AnswerError(

@@ -17,8 +17,9 @@ from typer.main import get_command
 
 from .. import __version__
 from ..config import read_user_options
-from ..errors import IdeficsError, UsageError
-from .output import emit, say_error, use_utf8
+from ..errors import IdeficsError, InternalError, UsageError
+from .bugs import ask_to_report, list_trace
+from .output import emit, say, say_error, use_utf8
 from .signals import INTERRUPTED
 
 COMMANDS = (
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code. Errors of ours end here, as one line; bugs go through."""
+    """Run one command line and return its exit code. Errors end here as one line; bugs say where to report them."""
     try:
         path, content = read_user_options()
         is_alone = not content and bool(arguments) and arguments[0] in COMMANDS
@@ -91,6 +92,16 @@ def execute(arguments: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as ended:  # nobody reads the results any more, or SIGTERM
+        code = ended.code
+    except Exception as error:
+        if "--verbose" in arguments:
+            for line in list_trace(error):
+                say(line)
+        problem = str(InternalError(error))
+        say_error(problem)
+        ask_to_report(problem)
+        return InternalError.exit_code
     return code if isinstance(code, int) else 0
 
 

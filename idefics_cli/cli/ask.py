@@ -22,6 +22,7 @@ from ..errors import ItemError
 from ..results.ledger import is_in_shard, name_item, name_run
 from ..runner.run import Report, run
 from ..values import Image, Item, ModelSpec, Request, Result
+from .bugs import ask_to_report
 from .daemon import open_warm
 from .declare import join_flags
 from .inputs import ItemList, Question, list_lines, list_work
@@ -189,6 +190,8 @@ def _conclude(tally: Tally, sinks: Sinks, talk: Talk, *, was_interrupted: bool) 
             talk.note(summary)
         else:
             talk.detail(summary)
+    if tally.unforeseen:
+        ask_to_report(tally.unforeseen)
     if was_interrupted:
         raise typer.Exit(INTERRUPTED)
     if has_failed:

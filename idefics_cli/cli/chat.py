@@ -24,9 +24,11 @@ from ..runner.run import Report
 from ..shapes.world import describe_foreign
 from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
+from .bugs import ask_to_report
 from .log import log_to
 from .model_choice import choose_model, choose_spec, complete_decoding
 from .output import emit, is_terminal, one_line, say_error, tell_more
+from .progress import Tally
 from .settings import Settings
 from .signals import INTERRUPTED
 
@@ -72,16 +74,19 @@ def _answer_lines(session: Session, settings: Settings) -> None:
     """One answer for each line that is not blank, as soon as it is there."""
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("standard input is closed", hint="pipe questions into it, one a line")
-    has_failed = has_asked = False
+    has_asked = False
+    tally = Tally()
     for _, line in read_lines(sys.stdin.buffer):
         has_asked = True
         # Bytes that are no text come through as what `word` refuses.
         result = session.ask(line.decode("utf-8", "surrogateescape").strip())
         _write(result, settings)
-        has_failed = has_failed or result.error is not None
+        tally.add(result)
     if not has_asked:
         raise NothingToDo("no questions", hint="pipe them in, one a line, or talk on a terminal")
-    if has_failed:
+    if tally.unforeseen:
+        ask_to_report(tally.unforeseen)
+    if tally.failed:
         raise typer.Exit(1)
 
 
@@ -101,12 +106,10 @@ def _ending_at_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
-    except SystemExit as ended:
-        raise typer.Exit(INTERRUPTED) from ended
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     """Any exception but this one and KeyboardInterrupt would be lost in the event loop of the prompt."""
-    raise SystemExit
+    raise SystemExit(INTERRUPTED)

@@ -12,7 +12,7 @@ import typer
 
 from ..backends import Preview, open_backend
 from ..config import Model
-from ..errors import ItemError
+from ..errors import ItemError, to_item_error
 from ..images import Limits, load
 from ..jsonl import dump_row
 from ..models.hub.cache import has_processor
@@ -55,8 +55,8 @@ def _print_each(
             request = words(item, style)
             loaded, failures = _load(request, loaded, settings.limits)
             shown = preview(request, {} if failures else loaded)
-        except ItemError as error:
-            failures, shown = [error], None
+        except BaseException as error:
+            failures, shown = [to_item_error(error)], None
         if shown is not None:
             _print(request, shown, name, settings, is_first=number == 0)
         for failure in failures:
@@ -91,8 +91,8 @@ def _load(
     for source in dict.fromkeys(list_sources(request.prompt)):
         try:
             images[source] = before[source] if source in before else load(source, limits)
-        except ItemError as error:
-            failures.append(error)
+        except BaseException as error:
+            failures.append(to_item_error(error))
     return images, failures
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .bugs import list_trace
 from .output import Talk
 
 PACKAGE = __name__.partition(".")[0]
@@ -32,5 +33,10 @@ class _TalkHandler(logging.Handler):
         self._talk = talk
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            # What it came to is told by whoever it happened to.
+            for line in list_trace(record.exc_info[1]):
+                self._talk.detail(line)
+            return
         say = self._talk.detail if record.levelno < logging.INFO else self._talk.note
         say(record.getMessage())

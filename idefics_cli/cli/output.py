@@ -16,8 +16,6 @@ from io import UnsupportedOperation
 from pathlib import Path
 from typing import Literal, TextIO
 
-import typer
-
 from ..errors import UsageError
 from ..files import append_whole, is_own_stream, name_kind
 from ..values import Result
@@ -208,7 +206,7 @@ class Output:
         try:
             append_whole(self._open_file(self.path), f"{line}\n".encode("utf-8", "surrogateescape"))
         except BrokenPipeError as error:
-            raise typer.Exit(0) from error
+            raise SystemExit(0) from error
         except OSError as error:
             raise UsageError(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -237,7 +235,7 @@ def _write(stream: TextIO, text: str, name: str) -> None:
         # The interpreter flushes stdout once more as it ends, which must not fail again.
         with contextlib.suppress(UnsupportedOperation, OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        raise typer.Exit(0) from error
+        raise SystemExit(0) from error
     except OSError as error:
         raise UsageError(f"cannot write to {name}: {error.strerror}") from error
 

@@ -24,6 +24,8 @@ class Tally:
     def __init__(self) -> None:
         self.answered = 0
         self.codes: Counter[str] = Counter()
+        self.unforeseen = ""
+        """The first failure that nobody foresaw."""
         self.was_stopped = False
         self._began = time.monotonic()
 
@@ -32,6 +34,8 @@ class Tally:
             self.answered += 1
         else:
             self.codes[result.error.code] += 1
+            if result.error.code == "internal":
+                self.unforeseen = self.unforeseen or result.error.message
 
     @property
     def failed(self) -> int:

@@ -1,5 +1,5 @@
 """Works come as there is room for them and leave as they end: the order of both is decided here, and what to do where
-memory runs short.
+memory runs short or a pass fails.
 
 A row that ends makes room at once; the next ones join when there are enough of them to be worth a pass.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TypeVar
 
+from ..errors import ItemError
 from ..models.devices import is_out_of_memory
+from .batching import Batch
 from .engine import Engine, Outcome, Work
 from .generate import Continuation
-from .oom_retry import Done, free_memory, run_batch
+from .oom_retry import Done, check_is_of_work, describe_no_room, free_memory, run_batch
 from .prefix_cache import Prefix
 from .running_row import RunningRow
 
@@ -29,8 +33,8 @@ Take = Callable[[int, bool], Sequence[Work] | None]
 T = TypeVar("T")
 
 
-def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work, Done | None]]:
-    """Each work as it ends, or with None where not even it alone fits. At most `rows` are written at a time."""
+def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work, Done | ItemError]]:
+    """Each work as it ends, or why it alone cannot be answered. At most `rows` are written at a time."""
     flow = _Flow(engine, take, rows)
     try:
         yield from flow.run()
@@ -38,8 +42,8 @@ def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work,
         flow.close()
 
 
-def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | None]:
-    """Each work answered, in order, or None where not even it alone fits."""
+def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | ItemError]:
+    """Each work answered, in order, or why it alone cannot be."""
     given = iter([works])
     done = {
         id(work): one for work, one in answer_all(engine, lambda count, wait: next(given, None), rows=rows)
@@ -68,7 +72,7 @@ class _Flow:
         self._shared: dict[int, int] = {}
         self._is_last = False
 
-    def run(self) -> Iterator[tuple[Work, Done | None]]:
+    def run(self) -> Iterator[tuple[Work, Done | ItemError]]:
         while True:
             self._fill()
             if self._planned and self._has_room():
@@ -102,7 +106,9 @@ class _Flow:
             self._is_last = True
         elif works:
             waiting += works
-            batches = self._engine.plan(waiting, rows=self._rows)
+            batches = _try(lambda: self._engine.plan(waiting, rows=self._rows))
+            if isinstance(batches, _Fault):
+                batches = [Batch((index,)) for index in range(len(waiting))]
             self._planned = deque(
                 _Planned([waiting[index] for index in batch.rows], batch.cuts) for batch in batches
             )
@@ -118,7 +124,7 @@ class _Flow:
         free = self._engine.count_room([row.work for row in self._running], first[0], self._rows)
         return free >= min(waiting, max(1, self._rows // JOIN_SHARE))
 
-    def _join(self, planned: _Planned) -> Iterator[tuple[Work, Done | None]]:
+    def _join(self, planned: _Planned) -> Iterator[tuple[Work, Done | ItemError]]:
         """As many works of one prefix as there is room for."""
         assert self._decoder is not None
         running = [row.work for row in self._running]
@@ -131,7 +137,11 @@ class _Flow:
             return opened, decoder.admit(works, opened)
 
         admitted = _try(admit)
-        if admitted is None:
+        if admitted is _Fault.OTHER:
+            self._drop(planned, len(works))
+            yield from self._run_alone(works)
+            return
+        if isinstance(admitted, _Fault):
             self._engine.free()
             free_memory()
             yield from self._make_do(planned, len(works))
@@ -141,12 +151,10 @@ class _Flow:
             is_first = place == 0 and not planned.is_begun
             self._shared[id(row)] = planned.prefix.reused if is_first else planned.prefix.length
         planned.is_begun = True
-        del planned.works[: len(works)]
-        if not planned.works:
-            self._planned.popleft()
+        self._drop(planned, len(works))
         yield from self._finish(row for row in rows if row.is_ended)
 
-    def _make_do(self, planned: _Planned, count: int) -> Iterator[tuple[Work, Done | None]]:
+    def _make_do(self, planned: _Planned, count: int) -> Iterator[tuple[Work, Done | ItemError]]:
         """Less at a time, where so many works did not fit beside those that are running."""
         planned.prefix = None
         running = len(self._running)
@@ -154,21 +162,26 @@ class _Flow:
             self._rows = running + count // 2
         elif running:
             self._rows = running
-        elif planned.cuts:
-            first = planned.works.pop(0)
-            if not planned.works:
-                self._planned.popleft()
-            self._planned.appendleft(_Planned([first], ()))
         else:
-            first = planned.works.pop(0)
-            if not planned.works:
-                self._planned.popleft()
-            yield first, None
+            first = planned.works[0]
+            self._drop(planned, 1)
+            if planned.cuts:
+                self._planned.appendleft(_Planned([first], ()))
+            else:
+                yield first, describe_no_room()
 
-    def _step(self) -> Iterator[tuple[Work, Done | None]]:
+    def _step(self) -> Iterator[tuple[Work, Done | ItemError]]:
         assert self._decoder is not None
         ended = _try(self._decoder.step)
-        if ended is not None:
+        if ended is _Fault.OTHER:
+            # Whose fault it was shows when each begins anew by itself.
+            works = [row.work for row in self._running]
+            with suppress(Exception):
+                self._decoder.close()
+            self._decoder = self._engine.open_decoder()
+            yield from self._run_alone(works)
+            return
+        if not isinstance(ended, _Fault):
             yield from self._finish(ended)
             return
         self._engine.free()
@@ -176,10 +189,11 @@ class _Flow:
         rows = self._running
         if len(rows) == 1:
             ended = _try(self._decoder.step)
-            if ended is None:
+            if isinstance(ended, _Fault):
                 self._decoder.evict(rows[0])
-                yield rows[0].work, None
-            yield from self._finish(ended or [])
+                yield rows[0].work, describe_no_room()
+                return
+            yield from self._finish(ended)
             return
         # The answers of the latest begin anew, when there is room.
         for row in rows[(len(rows) + 1) // 2 :]:
@@ -187,16 +201,35 @@ class _Flow:
             self._planned.appendleft(_Planned([row.work], ()))
         self._rows = len(self._running)
 
-    def _finish(self, rows: Iterable[RunningRow]) -> Iterator[tuple[Work, Done | None]]:
+    def _drop(self, planned: _Planned, count: int) -> None:
+        """Let go of the first works of the first batch."""
+        del planned.works[:count]
+        if not planned.works:
+            self._planned.popleft()
+
+    def _run_alone(self, works: Iterable[Work]) -> Iterator[tuple[Work, Done | ItemError]]:
+        self._engine.free()
+        for work in works:
+            yield from run_batch(self._engine, [work], ())
+
+    def _finish(self, rows: Iterable[RunningRow]) -> Iterator[tuple[Work, Done | ItemError]]:
         for row in rows:
             yield row.work, Done(Outcome(row.finish(), (), self._shared.pop(id(row), 0)), row.seconds)
 
 
-def _try(function: Callable[[], T]) -> T | None:
-    """None where memory did not suffice. It is free again, as no traceback holds what did not fit."""
+class _Fault(Enum):
+    """Why a pass came to nothing."""
+
+    MEMORY = auto()
+    OTHER = auto()
+
+
+def _try(function: Callable[[], T]) -> T | _Fault:
+    """What comes of a pass. Memory is free again, as no traceback holds what did not fit."""
     try:
         return function()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    return None
+    except BaseException as error:
+        if is_out_of_memory(error):
+            return _Fault.MEMORY
+        check_is_of_work(error)
+        return _Fault.OTHER

@@ -1,4 +1,7 @@
-"""Batches run in whatever memory there is: what does not fit is tried without caches, in halves, in shorter rows."""
+"""Batches run in whatever memory there is: what does not fit is tried without caches, in halves, in shorter rows.
+
+A batch that fails otherwise is tried in halves too, until it is known whose fault it was.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..models.devices import is_out_of_memory
 from .engine import Engine, Outcome, Work
 from .label_scoring import ROW_TOKENS, Ranking
@@ -28,18 +32,35 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def check_is_of_work(error: BaseException) -> None:
+    """Raise again what no work is to blame for; a device that fails will fail for the next one too."""
+    if isinstance(error, torch.AcceleratorError) or not is_of_item(error):
+        raise error
+
+
+def describe_no_room() -> AnswerError:
+    return AnswerError(
+        "the memory of the device does not hold this request",
+        code="out_of_memory",
+        hint="use fewer or smaller images, a lower --detail, --4bit or a smaller --model",
+    )
+
+
 def run_batch(
     engine: Engine, works: Sequence[Work], cuts: tuple[int, ...]
-) -> Iterator[tuple[Work, Done | None]]:
-    """The works of a batch, each answered or, where not even it alone fits, None."""
+) -> Iterator[tuple[Work, Done | ItemError]]:
+    """The works of a batch, each answered, or why it alone cannot be."""
     began = time.perf_counter()
+    failure: ItemError | None = None
     for attempt, row_tokens in _list_attempts(works, cuts):
-        outcomes = None
+        outcomes, fits = None, True
         try:
             outcomes = engine.run(works, attempt, row_tokens=row_tokens)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        except BaseException as error:
+            fits = not is_out_of_memory(error)
+            if fits:
+                check_is_of_work(error)
+                failure = to_item_error(error) if len(works) == 1 else None
         # Outside of the handler, where the traceback no longer holds the tensors that did not fit.
         if outcomes is not None:
             seconds = (time.perf_counter() - began) / len(outcomes)
@@ -48,9 +69,11 @@ def run_batch(
             return
         engine.free()
         free_memory()
+        if fits:
+            break
     middle = len(works) // 2
     if not middle:
-        yield works[0], None
+        yield works[0], failure or describe_no_room()
         return
     for half in (works[:middle], works[middle:]):
         yield from run_batch(engine, half, cuts)

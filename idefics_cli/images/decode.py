@@ -70,10 +70,8 @@ def decode(data: bytes | Path, source: str, limits: Limits) -> Image:
         if not head:
             raise SourceError(f"{name} is empty (0 bytes)", code="not_an_image")
         notes: list[str] = []
-        with _translate_damage(name, limits, _DAMAGE):
+        with _translate_damage(name, limits):
             image = _load_pixels(opened.file, head, name, limits)
-        # Only values without a meaning may fail here; anything else would be a bug, to be seen as one.
-        with _translate_damage(name, limits, (ValueError,)):
             pixels = _turn_upright(image, to_rgb(image, limits.background, notes), notes)
         _note_frames(image, notes)
     return Image(source, pixels, _digest(opened.content, limits, pixels), tuple(notes))
@@ -151,7 +149,7 @@ def _note_frames(image: PIL.Image.Image, notes: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _translate_damage(name: str, limits: Limits, damage: tuple[type[Exception], ...]) -> Iterator[None]:
+def _translate_damage(name: str, limits: Limits) -> Iterator[None]:
     try:
         yield
     except SourceError:
@@ -162,7 +160,7 @@ def _translate_damage(name: str, limits: Limits, damage: tuple[type[Exception], 
     except MemoryError:
         message = f"{name} does not fit into memory"
         raise SourceError(message, code="too_large", hint="make it smaller first") from None
-    except damage as error:
+    except _DAMAGE as error:
         is_truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
         reason = str(error) or type(error).__name__
         what = "truncated: its end is missing" if is_truncated else f"damaged ({reason})"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import BadItem, UsageError, describe_problems
+from ..errors import BadItem, ItemError, UsageError, describe_problems, to_item_error
 from ..jsonl import parse_line
 from ..values import Decoding, Example, Item, Normalization, Request, Style
 from .compose import word
@@ -91,15 +91,21 @@ class ItemReader:
                     raise BadItem(f"the id {values['id']!r} is on line {first} already")
                 if id is not None:
                     numbers[id] = number
-                yield self._read_item(values, number)
-            except (BadItem, UsageError) as error:
-                name = id if id is not None else f"line {number}"
-                yield Item(name, is_named=id is not None, problem=f"line {number}: {error}")
+                item = self._read_item(values, number)
+            except BaseException as error:
+                problem = BadItem(str(error)) if isinstance(error, UsageError) else to_item_error(error)
+                item = Item(
+                    f"line {number}" if id is None else id,
+                    is_named=id is not None,
+                    problem=f"line {number}: {problem}",
+                    problem_code=problem.code,
+                )
+            yield item
 
     def compose(self, item: Item, style: Style) -> Request:
-        """Word an item. Raises BadItem, with the reason, for one that cannot be."""
+        """Word an item. Raises ItemError, with the reason, for one that cannot be."""
         if item.problem:
-            raise BadItem(item.problem)
+            raise ItemError(item.problem, code=item.problem_code)
         try:
             return word(self._by_label[item.template], style, item)
         except UsageError as error:

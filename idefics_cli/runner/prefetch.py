@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..errors import ItemError
+from ..errors import ItemError, to_item_error
 from ..images import Limits, decode, is_url, read
 from ..values import Image, Item, Request, list_sources
 from .threads import WorkerPool, start
@@ -94,8 +94,7 @@ class Prefetcher:
         self._kept: list[Load] = []
         self._held_bytes = 0
         self._is_listed = self._is_closed = False
-        self._listing_error: Exception | None = None
-        self._bug: Exception | None = None
+        self._listing_error: BaseException | None = None
         lock = self._lock = threading.Lock()
         self._ready = threading.Condition(lock)  # for the one who takes
         self._space = threading.Condition(lock)  # for the lister
@@ -124,8 +123,6 @@ class Prefetcher:
         began = time.monotonic()
         with self._lock:
             while not should_stop():
-                if self._bug is not None:
-                    raise self._bug
                 waiting = [entry for entry in self._entries.values() if not entry.is_taken]
                 if not waiting and self._is_listed:
                     if self._listing_error is not None:
@@ -188,11 +185,11 @@ class Prefetcher:
         self._held_bytes -= load.held_bytes
 
     def _list(self) -> None:
-        error = None
+        error: BaseException | None = None
         try:
             while self._wait_for_space() and (item := next(self._items, None)) is not None:
-                self._add(item, _composed(item, self._compose))
-        except Exception as caught:  # raised again by `take`, in the thread that runs the model
+                self._add(item, compose_item(item, self._compose))
+        except BaseException as caught:  # raised again by `take`, in the thread that runs the model
             error = caught
         with self._lock:
             self._listing_error = error
@@ -228,11 +225,8 @@ class Prefetcher:
     def _fetch(self, load: Load) -> None:
         try:
             data: bytes | Path | ItemError = read(load.source, self._limits)
-        except ItemError as error:
-            data = error
-        except Exception as error:
-            self._give_up(error)
-            return
+        except BaseException as error:
+            data = to_item_error(error)
         with self._lock:
             if isinstance(data, ItemError):
                 self._finish(load, data)
@@ -244,11 +238,8 @@ class Prefetcher:
         try:
             data = read(load.source, self._limits) if load.data is None else load.data
             outcome: Image | ItemError = decode(data, load.source, self._limits)
-        except ItemError as error:
-            outcome = error
-        except Exception as error:
-            self._give_up(error)
-            return
+        except BaseException as error:
+            outcome = to_item_error(error)
         with self._lock:
             self._finish(load, outcome)
 
@@ -260,14 +251,10 @@ class Prefetcher:
     def _has_room(self, load: Load) -> bool:
         return load.is_urgent or self._held_bytes < self._max_held_bytes
 
-    def _give_up(self, bug: Exception) -> None:
-        with self._lock:
-            self._bug = bug
-            self._ready.notify()
 
-
-def _composed(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:
+def compose_item(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:
+    """The request of an item, or why it has none."""
     try:
         return compose(item)
-    except ItemError as error:
-        return error
+    except BaseException as error:
+        return to_item_error(error)

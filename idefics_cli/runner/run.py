@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..backends import Backend
-from ..errors import AnswerError, ItemError
+from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
 from ..prompts.tasks import match_label
 from ..values import Answer, Image, Item, Request, Result
-from .prefetch import Load, Prefetcher, PreparedItem
+from .prefetch import Load, Prefetcher, PreparedItem, compose_item
 
 WINDOWS_AHEAD = 4
 LEAST_AHEAD = 64
@@ -51,7 +51,8 @@ def run(
 ) -> Generator[Result]:
     """Answer each item with one result, in order, or as they finish.
 
-    An ItemError of `compose`, of an image or of the backend becomes that item's row; any other error ends the run.
+    Whatever an item raises while it is composed, decoded or answered becomes its row, and harms no other. The model
+    alone ends the run, and what is no failure of an item: an interrupt, a closed pipe, a list that cannot be read.
     When `should_stop` says so, the window in hand is the last; `items` are iterated in another thread.
     `on_text` is only for a single item; it hears the opening first.
     """
@@ -83,12 +84,7 @@ def run_one(
 ) -> Result:
     """Answer an item whose images are there already."""
     loads = {source: Load(source, outcome=image) for source, image in images.items()}
-    request: Request | ItemError
-    try:
-        request = compose(item)
-    except ItemError as error:
-        request = error
-    entry = PreparedItem(0, item, request, loads)
+    entry = PreparedItem(0, item, compose_item(item, compose), loads)
     (outcome,) = _answer([entry], backend, on_text)
     return _result(entry, outcome, backend, report)
 
@@ -117,9 +113,26 @@ def _answer(
     if ready:
         if on_text is not None and ready[0].opening:
             on_text(ready[0].opening)
-        answers = iter(backend.answer(ready, images, on_text))
+        answers = iter(_ask(ready, images, backend, on_text))
         outcomes |= {entry.number: next(answers) for entry in entries if entry.number not in outcomes}
     return [outcomes[entry.number] for entry in entries]
+
+
+def _ask(
+    requests: Sequence[Request],
+    images: Mapping[str, Image],
+    backend: Backend,
+    on_text: Callable[[str], None] | None,
+) -> list[Answer | ItemError]:
+    """What the backend answers. One that fails as a whole is asked again for each request alone."""
+    try:
+        return backend.answer(requests, images, on_text)
+    except BaseException as error:
+        if len(requests) == 1:
+            return [to_item_error(error)]
+        if not is_of_item(error):
+            raise
+    return [_ask([request], images, backend, None)[0] for request in requests]
 
 
 def _images(entry: PreparedItem) -> dict[str, Image]:
@@ -127,8 +140,22 @@ def _images(entry: PreparedItem) -> dict[str, Image]:
 
 
 def _result(entry: PreparedItem, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
+    warnings: tuple[str, ...] = ()
+    try:
+        warnings = _warnings(entry.item, _images(entry), report)
+        return _read(entry, outcome, backend, report, warnings)
+    except BaseException as error:
+        return _read(entry, to_item_error(error), backend, report, warnings)
+
+
+def _read(
+    entry: PreparedItem,
+    outcome: Answer | ItemError,
+    backend: Backend,
+    report: Report,
+    warnings: tuple[str, ...],
+) -> Result:
     item, request = entry.item, entry.request
-    warnings = _warnings(item, _images(entry), report)
     label = None
     if isinstance(outcome, Answer) and item.labels and not item.is_ranked:
         label = match_label(outcome.text, item.labels)

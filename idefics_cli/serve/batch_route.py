@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..runner.run import Report, run
 from ..values import Answer, Image, Item, ModelSpec, Request, Style
 from .jobs import Job, make_job
 from .request_images import check_sources
+from .scheduler import Refused
 from .state import ServerState
 
 MAX_ITEMS = 1000
@@ -52,7 +54,10 @@ class HouseBackend:
             if self.is_abandoned:
                 job.abandon()
         self._state.scheduler.submit(job)
-        return job.outcomes.result()
+        try:
+            return job.outcomes.result()
+        except CancelledError:
+            raise Refused(is_ending=False) from None  # nobody waits for these rows
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         return self._state.backend.preview(request, images)

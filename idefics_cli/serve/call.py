@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Call
 
-from ..errors import IdeficsError
+from ..errors import IdeficsError, to_item_error
 from ..values import Image, Request
 from .jobs import Job, Outcomes, make_job
 from .scheduler import Refused
@@ -60,7 +60,7 @@ async def within(state: ServerState, deadline: float, work: Awaitable[T]) -> T:
 
 
 def refuse(refusal: Refused) -> CallError:
-    return unavailable(str(refusal), "ending" if refusal.is_ending else "busy")
+    return unavailable(str(refusal), refusal.code)
 
 
 def translate(error: IdeficsError) -> CallError:
@@ -122,6 +122,8 @@ class PendingCall:
             return self._job.outcomes.result()
         except IdeficsError as error:
             raise translate(error) from error
+        except BaseException as error:
+            raise translate(to_item_error(error)) from error
 
     async def _next(self) -> str | None:
         event = asyncio.ensure_future(self._events.get())

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
 from ..backends.daemon.protocol import dump_line, dump_outcomes, unpack
-from ..errors import ItemError, ModelError
+from ..errors import ModelError, to_item_error
 from ..values import Image, Request
 from .call import RETRY_AFTER_SECONDS, CallError, PendingCall, read_body, refuse, wait_until_gone
 from .scheduler import Refused
@@ -55,8 +55,8 @@ def list_private_routes(state: ServerState) -> list[Route]:
         shown = state.scheduler.call(lambda: state.backend.preview(requests[0], images))
         try:
             found = await asyncio.wrap_future(shown)
-        except ItemError as error:
-            return Response(dump_line({"outcomes": dump_outcomes([error])}))
+        except BaseException as error:
+            return Response(dump_line({"outcomes": dump_outcomes([to_item_error(error)])}))
         fields = {
             "text": found.text,
             "image_tokens": found.image_tokens,

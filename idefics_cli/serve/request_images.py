@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import anyio.to_thread
 
-from ..errors import SourceError
-from ..images import load, name_source
+from ..errors import SourceError, to_item_error
+from ..images import Limits, load, name_source
 from ..images.names import parse_scheme
 from ..values import Image
 from .state import ServerState
@@ -36,9 +36,16 @@ async def load_images(sources: Iterable[str], state: ServerState) -> dict[str, I
     images = await asyncio.gather(
         *(
             anyio.to_thread.run_sync(
-                load, source, state.rules.limits, limiter=state.loads, abandon_on_cancel=True
+                _load, source, state.rules.limits, limiter=state.loads, abandon_on_cancel=True
             )
             for source in distinct
         )
     )
     return dict(zip(distinct, images, strict=True))
+
+
+def _load(source: str, limits: Limits) -> Image:
+    try:
+        return load(source, limits)
+    except BaseException as error:
+        raise to_item_error(error) from error

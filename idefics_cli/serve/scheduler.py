@@ -29,11 +29,12 @@ T = TypeVar("T")
 _log = logging.getLogger("idefics.serve")
 
 
-class Refused(Exception):
-    """A job is not taken: the queue is full, or the server is ending."""
+class Refused(IdeficsError):
+    """A job is not taken: the queue is full, or the server is ending. No fault of an item."""
 
     def __init__(self, *, is_ending: bool) -> None:
-        super().__init__("the server is ending" if is_ending else "the queue is full")
+        said = "the server is ending" if is_ending else "the queue is full"
+        super().__init__(said, code="ending" if is_ending else "busy")
         self.is_ending = is_ending
 
 
@@ -93,7 +94,7 @@ class Scheduler:
         def run() -> None:
             try:
                 future.set_result(function())
-            except Exception as error:
+            except BaseException as error:
                 future.set_exception(error)
 
         with self._changed:
@@ -154,7 +155,7 @@ class Scheduler:
         began = time.perf_counter()
         try:
             outcomes = self._ask(jobs)
-        except Exception as error:
+        except BaseException as error:  # a panic in a library in Rust, too: nothing ends this thread
             if len(jobs) > 1:
                 # Whosever fault it was, the others have theirs answered.
                 for job in jobs:

@@ -11,7 +11,7 @@ import torch
 
 from idefics_cli.backends import close_backends, local, open_backend
 from idefics_cli.backends.local import LocalBackend
-from idefics_cli.errors import AnswerError, ItemError, ModelError, PromptError
+from idefics_cli.errors import AnswerError, InternalError, ItemError, ModelError, PromptError, SourceError
 from idefics_cli.models.loading import load_model
 from idefics_cli.values import Answer, Choice, Decoding, Image, ModelSpec, Prompt, Request
 from tests.models.tiny import KINDS, checkpoint, document, picture, user
@@ -108,6 +108,46 @@ def test_out_of_memory_halves_the_batch(limit: int) -> None:
     assert words_of(after) == words_of(expected), "the run goes on"
 
 
+@pytest.mark.parametrize("kind", ["idefics", "idefics2"])
+def test_one_that_the_model_fails_for_harms_no_neighbour(kind: str) -> None:
+    backend = LocalBackend(spec_of(kind))
+    texts = ("a car", "a cat", "a dog", "yes", "no", "night")
+    requests = [request(text, document(A, text)) for text in texts]
+    requests += [request(f"rank {text}", document(A, text), labels=("red", "blue")) for text in texts]
+    requests += [replace(one, id=f"pmi {one.id}", normalize="pmi") for one in requests[6:]]
+    expected = backend.answer(requests, IMAGES)
+    (dog,) = backend._family.tokenizer(" dog", add_special_tokens=False)["input_ids"][-1:]
+
+    def fail(module: Any, given: Any) -> None:
+        if (given[0] == dog).any():
+            raise IndexError("no such place")
+
+    hook = backend._model.get_input_embeddings().register_forward_pre_hook(fail)
+    assert backend._engine is not None
+    backend._engine.free()
+    answers = backend.answer(requests, IMAGES)
+    hook.remove()
+    for one, before, after in zip(requests, expected, answers, strict=True):
+        if "dog" in one.id:
+            assert isinstance(after, InternalError)
+            assert "IndexError" in str(after)
+        else:
+            assert words_of([after]) == words_of([before])
+    assert words_of(backend.answer(requests, IMAGES)) == words_of(expected), "the model is as it was"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1)])
+def test_an_image_that_the_processor_cannot_take_fails_alone(size: tuple[int, int]) -> None:
+    """Idefics2 divides by a side that it has rounded to nothing."""
+    backend = LocalBackend(spec_of("idefics2"))
+    tiny = picture(5, size)
+    answers = backend.answer([REQUESTS[0], request("x", document(tiny))], {**IMAGES, tiny.source: tiny})
+    assert isinstance(answers[0], Answer)
+    assert isinstance(answers[1], SourceError)
+    assert answers[1].code == "unusable_image"
+    assert f"5.png ({size[0]} x {size[1]})" in str(answers[1])
+
+
 @pytest.mark.parametrize("kind", ["idefics-resampler", "idefics2"])
 def test_rankings_run_out_of_memory_in_shorter_rows(kind: str) -> None:
     """When even one prompt is too much with all its labels, they are tried in parts."""
@@ -186,8 +226,9 @@ def test_streaming_gives_the_answer_in_pieces() -> None:
 
 def test_a_request_never_runs_without_its_image() -> None:
     lost = replace(request("0", document("Describe the image.")), images=(A.source,))
-    with pytest.raises(AssertionError):
-        LocalBackend(spec_of("idefics")).answer([lost], IMAGES)
+    (error,) = LocalBackend(spec_of("idefics")).answer([lost], IMAGES)
+    assert isinstance(error, InternalError)
+    assert "never runs without its image" in str(error)
 
 
 @pytest.mark.parametrize(("kind", "style"), [("idefics", "completion"), ("idefics2", "chat")])

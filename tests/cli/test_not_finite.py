@@ -81,7 +81,7 @@ def test_a_server_answers_no_call_with_it_and_stays(
         os.environ["IDEFICS_RUNTIME_DIR"] = str(server.folder)
         ended = run("caption", *two_images, "--model", broken)
         assert (ended.code, ended.stdout) == (3, "")
-        assert HINT in ended.stderr
+        assert HINT in ended.stderr, server.log.read_text()
         assert server.ask("/health")[0] == 200
 
 

@@ -13,6 +13,7 @@ from idefics_cli.engine.constraint import hide_others
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
+from idefics_cli.engine.oom_retry import Done
 from idefics_cli.values import Decoding
 from tests.engine.oracle import opened, plain_answer
 from tests.models.tiny import document, picture
@@ -73,7 +74,8 @@ def test_an_answer_keeps_to_its_constraint_and_no_other_does(kind: str, temperat
         Continuation(row, decoding, constrain=script),
         Continuation(row, decoding),
     ]
-    answers = [one.outcome.generation for one in run_all(Engine(model, family), works, rows=8) if one]
+    done = run_all(Engine(model, family), works, rows=8)
+    answers = [one.outcome.generation for one in done if isinstance(one, Done)]
     free = plain_answer(kind, row, decoding)
     assert [answers[0], answers[2]] == [free, free]
     assert answers[1] is not None

@@ -12,6 +12,7 @@ import pytest
 from idefics_cli.engine.engine import Engine, Outcome
 from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation
+from idefics_cli.engine.oom_retry import Done
 from idefics_cli.models.families.family import Encoded
 from idefics_cli.values import Decoding, Image, ImagePart, Prompt
 from tests.engine.oracle import opened, plain_answer
@@ -31,7 +32,7 @@ def encode(kind: str, prompt: Prompt) -> Encoded:
 
 def ask(engine: Engine, row: Encoded, decoding: Decoding = SHORT) -> Outcome:
     (done,) = run_all(engine, [Continuation(row, decoding, cache_answer=True)], rows=8)
-    assert done is not None
+    assert isinstance(done, Done)
     return done.outcome
 
 
@@ -161,7 +162,7 @@ def test_answers_of_a_batch_are_kept_each() -> None:
     rows = [encode(kind, prompt) for prompt in prompts]
     done = run_all(engine, [Continuation(row, SHORT, cache_answer=True) for row in rows], rows=8)
     for prompt, row, one in zip(prompts, rows, done, strict=True):
-        assert one is not None
+        assert isinstance(one, Done)
         assert one.outcome.generation is not None
         following = encode(kind, (*prompt, assistant(one.outcome.generation.text.strip()), user("And?")))
         outcome = ask(engine, following)

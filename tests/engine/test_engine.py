@@ -12,6 +12,7 @@ import torch
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
+from idefics_cli.engine.oom_retry import Done
 from idefics_cli.models.families.family import Encoded
 from idefics_cli.values import Decoding, Image, Prompt
 from tests.engine.oracle import opened, plain_answer
@@ -59,7 +60,7 @@ def eager(kind: str) -> Engine:
 
 def answers(engine: Engine, rows: list[Encoded], decoding: Decoding, size: int = 9) -> list[Generation]:
     done = run_all(engine, [Continuation(row, decoding) for row in rows], rows=size)
-    made = [one.outcome.generation for one in done if one is not None]
+    made = [one.outcome.generation for one in done if isinstance(one, Done)]
     return [one for one in made if one is not None]
 
 
@@ -153,7 +154,7 @@ def test_shots_are_run_once_for_a_folder(kind: str) -> None:
             ]
             done = run_all(engine, works, rows=4)
             totals.append(sum(run))
-            shared.append([one.outcome.shared_tokens for one in done if one])
+            shared.append([one.outcome.shared_tokens for one in done if isinstance(one, Done)])
             run.clear()
     finally:
         hook.remove()
@@ -168,7 +169,7 @@ def test_single_requests_find_what_they_share() -> None:
     engine = eager("idefics2")
     rows = encoded("idefics2")[9:12]
     shared = [run_all(engine, [Continuation(row, GREEDY)], rows=8)[0] for row in rows]
-    assert [one.outcome.shared_tokens > 0 for one in shared if one] == [False, False, True]
+    assert [one.outcome.shared_tokens > 0 for one in shared if isinstance(one, Done)] == [False, False, True]
 
 
 @pytest.mark.parametrize("kind", ["idefics-resampler", "idefics2"])

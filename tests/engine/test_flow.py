@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from idefics_cli.engine.engine import Engine, Work
 from idefics_cli.engine.flow import answer_all, run_all
 from idefics_cli.engine.generate import Continuation, Generation
+from idefics_cli.engine.listener import Listener
+from idefics_cli.engine.oom_retry import Done
+from idefics_cli.errors import InternalError, ItemError
 from idefics_cli.models.families.family import Encoded
 from idefics_cli.values import Decoding
 from tests.engine.oracle import opened, plain_answer
@@ -86,7 +89,7 @@ def test_an_answer_is_that_of_the_full_prompt_alone(
     assert len(answers) == len(works)
     for work, case in zip(works, asked, strict=True):
         done = answers[id(work)]
-        assert done is not None
+        assert isinstance(done, Done)
         assert done.outcome.generation == expected(kind, case)
 
 
@@ -120,11 +123,46 @@ def test_what_does_not_fit_is_written_with_fewer_beside_it(kind: str, tokens: in
         done = run_all(Engine(model, family), works, rows=8)
     assert failed
     for work, one, answer in zip(works, done, plain, strict=True):
-        if one is None:
+        if isinstance(one, ItemError):
             assert len(work.encoded.ids) + 13 > tokens
         else:
             assert one.outcome.generation == answer
-    assert any(done) or tokens == 60
+    assert tokens == 60 or any(isinstance(one, Done) for one in done)
+
+
+@pytest.mark.parametrize("kind", ["idefics", "idefics2"])
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_one_that_fails_in_the_middle_of_its_answer_harms_no_other(kind: str, tokens: int) -> None:
+    family, model = opened(kind)
+    decoding = replace(GREEDY, max_new_tokens=8)
+    cases = [(index, 0, 8) for index in range(6)]
+    heard: list[list[str]] = [[] for _ in cases]
+    # No answer is too short for it: tokens are counted, not characters.
+    works: list[Continuation] = []
+    for index, pieces in enumerate(heard):
+        bad = Listener(is_cancelled=_failing_after(tokens))
+        listener = bad if index == 2 else Listener(pieces.append)
+        works.append(Continuation(rows_of(kind)[index], decoding, listener))
+    done = run_all(Engine(model, family), works, rows=4)
+    assert isinstance(done[2], InternalError)
+    assert "KeyError" in str(done[2])
+    for index, (case, one) in enumerate(zip(cases, done, strict=True)):
+        if index != 2:
+            assert isinstance(one, Done)
+            assert one.outcome.generation == expected(kind, case)
+            assert "".join(heard[index]) == expected(kind, case).text, "said once"
+
+
+def _failing_after(tokens: int) -> Callable[[], bool]:
+    asked: list[int] = []
+
+    def ask() -> bool:
+        asked.append(1)
+        if len(asked) > tokens:
+            raise KeyError("gone")
+        return False
+
+    return ask
 
 
 def test_short_answers_do_not_wait_for_a_long_one() -> None:

@@ -13,6 +13,7 @@ from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.listener import Listener
+from idefics_cli.engine.oom_retry import Done
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.values import Decoding, Image, Prompt
 from tests.engine.oracle import opened
@@ -44,7 +45,7 @@ def ask_all(kind: str, rows: list[Encoded], decoding: Decoding) -> list[Generati
     family, model = opened(kind)
     works = [Continuation(row, decoding) for row in rows]
     done = run_all(Engine(model, family), works, rows=8)
-    return [one.outcome.generation for one in done if one and one.outcome.generation]
+    return [one.outcome.generation for one in done if isinstance(one, Done) and one.outcome.generation]
 
 
 @pytest.mark.parametrize("kind", KINDS)

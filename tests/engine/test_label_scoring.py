@@ -11,6 +11,7 @@ import torch
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.label_scoring import Ranking, split_labels
+from idefics_cli.engine.oom_retry import Done
 from idefics_cli.ranking import normalize, rank
 from idefics_cli.values import Choice, Image, Prompt
 from tests.engine.oracle import opened, plain_scores
@@ -41,7 +42,9 @@ def ranking_of(kind: str, prompt: Prompt, images: tuple[Image, ...], ending: str
 
 
 def scores_of(engine: Engine, rankings: list[Ranking], rows: int = 8) -> list[list[float]]:
-    return [list(done.outcome.scores) for done in run_all(engine, rankings, rows=rows) if done]
+    return [
+        list(done.outcome.scores) for done in run_all(engine, rankings, rows=rows) if isinstance(done, Done)
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

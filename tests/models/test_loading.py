@@ -122,6 +122,14 @@ def test_folders_that_are_no_checkpoints_are_told_apart(tmp_path: Path) -> None:
     assert "no-such-thing" in message(broken)
 
 
+@pytest.mark.parametrize("tokens", [{"pad_token": {"content": {"a": 1}}}, {"unk_token": [{}]}], ids=str)
+def test_special_tokens_that_are_none_are_told(tokens: dict[str, Any], tmp_path: Path) -> None:
+    folder = copy_of("idefics2", tmp_path)
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        open_family(ModelSpec(str(folder)))
+
+
 def test_pickles_are_never_read(tmp_path: Path) -> None:
     folder = copy_of("idefics", tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

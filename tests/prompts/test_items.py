@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from idefics_cli.errors import BadItem
+from idefics_cli.errors import BadItem, ItemError
 from idefics_cli.prompts.items import ItemReader
 from idefics_cli.values import Decoding, ImagePart, Item, TextPart
 
@@ -128,7 +128,7 @@ def test_a_line_that_cannot_be_asked_says_why_and_where(line: dict[str, Any] | b
         bad.problem
     )
     assert good.problem == ""
-    with pytest.raises(BadItem, match="line 1: "):
+    with pytest.raises(ItemError, match="line 1: "):
         ItemReader(Path(), {}, has_stdin=True).compose(bad, "chat")
 
 

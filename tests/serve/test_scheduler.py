@@ -26,7 +26,7 @@ class Answerer:
     may_go: threading.Event = field(default_factory=threading.Event)
     began: threading.Event = field(default_factory=threading.Event)
     batches: list[list[str]] = field(default_factory=list)
-    fails: Callable[[Request], Exception | None] = lambda request: None
+    fails: Callable[[Request], BaseException | None] = lambda request: None
 
     def answer(
         self,
@@ -103,13 +103,18 @@ def test_those_who_come_within_a_moment_share_a_batch() -> None:
 
 
 def test_one_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    def fails(request: Request) -> Exception | None:
-        return {"bad": ModelError("refused"), "bug": KeyError("bug")}.get(request.id)
+    class PanicException(BaseException):
+        """What pyo3 makes of a panic in a library written in Rust."""
+
+    def fails(request: Request) -> BaseException | None:
+        return {"bad": ModelError("refused"), "bug": KeyError("bug"), "panic": PanicException()}.get(
+            request.id
+        )
 
     answerer = Answerer(fails=fails)
     with working(answerer) as (scheduler, _):
         occupy(scheduler, answerer)
-        jobs = [job("a"), job("bad"), job("bug"), job("b")]
+        jobs = [job("a"), job("bad"), job("bug"), job("b"), job("panic")]
         for one in jobs:
             scheduler.submit(one)
         answerer.may_go.set()
@@ -118,12 +123,13 @@ def test_one_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None
             jobs[1].outcomes.result(30)
         with pytest.raises(KeyError):
             jobs[2].outcomes.result(30)
+        with pytest.raises(PanicException):
+            jobs[4].outcomes.result(30)
         later = job("later")
         scheduler.submit(later)
         assert texts(later) == ["later"]
-    assert [record.exc_info is not None for record in caplog.records] == [
-        True
-    ]  # the bug is told, with its place
+    # Bugs are told, with their places.
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
 def test_a_full_queue_takes_nothing_more_until_there_is_room() -> None:

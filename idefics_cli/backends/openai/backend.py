@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ItemError, ModelError, PromptError
+from ...errors import ItemError, ModelError, PromptError, to_item_error
 from ...models.families.layout import lay_out, read_aloud
 from ...ranking import normalize, rank
 from ...values import (
@@ -125,8 +125,8 @@ class RemoteBackend:
             async with free:
                 try:
                     return await self._answer(request, images, on_text)
-                except ItemError as error:
-                    return error
+                except BaseException as error:  # a cancellation goes through
+                    return to_item_error(error)
 
         tasks = [asyncio.ensure_future(answer(request)) for request in requests]
         try:

@@ -85,6 +85,14 @@ def add_up(labels: Sequence[Sequence[Token]]) -> list[float]:
 def _read_token(place: Any) -> Token:
     try:
         token, told = next(iter(place.items()))
-        return str(token), float(told["logprob"]), str(told.get("decoded_token") or token)
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
+        logprob = float(told["logprob"])
+        text = str(told.get("decoded_token") or token)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, StopIteration) as error:
         raise AnswerError("the server tells likelihoods that cannot be read", code="fetch_failed") from error
+    if not math.isfinite(logprob):
+        raise AnswerError(
+            "the server tells a likelihood that is no number (NaN or infinite)",
+            code="not_finite",
+            hint="its model may be damaged, or its precision too low",
+        )
+    return str(token), logprob, text

@@ -128,7 +128,7 @@ class ServerReply:
             raise _no_chat()
         self.text += piece or ""
         if (reason := choice.get("finish_reason")) is not None:
-            if reason not in _REASONS:
+            if not isinstance(reason, str) or reason not in _REASONS:
                 raise AnswerError(f"the server ended the answer ({str(reason)[:50]})", code="refused")
             self.finish_reason = _REASONS[reason]
         return piece or ""
@@ -148,7 +148,7 @@ def _read_usage(usage: Mapping[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
     counts = (usage.get("prompt_tokens"), cached, usage.get("completion_tokens"))
-    return Usage(*(count if isinstance(count, int) and count >= 0 else 0 for count in counts))
+    return Usage(*(count if isinstance(count, int) and 0 <= count < 2**53 else 0 for count in counts))
 
 
 def _write_content(message: Message, images: Mapping[str, str]) -> str | list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 
 from ...errors import BadItem, ModelError
 from ...values import Choice, Image, ImagePart, Prompt, Style
-from .family import Encoded, Family, check_images
+from .family import Encoded, Family, check_images, preparing
 from .layout import Mark, is_chat, lay_out, trim_reply
 
 if TYPE_CHECKING:
@@ -80,13 +80,8 @@ class ChatTemplateFamily(Family):
         options: dict[str, Any] = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
         if images:
             options["images"] = [[image.pixels for image in images]]
-        try:
+        with preparing(images, self.config.model_type):
             inputs = self.processor(text=[text], return_tensors="pt", **options)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ModelError(
-                f"the processor of {self.config.model_type} refused a prompt with {len(images)} images ({error})",
-                hint="use a checkpoint of a listed family",
-            ) from error
         encoded = Encoded(tuple(inputs["input_ids"][0].tolist()), inputs=dict(inputs))
         self.check_length(encoded)
         return encoded

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...errors import ModelError, PromptError
+from ...errors import BadItem, IdeficsError, ModelError, PromptError, SourceError, is_of_item
+from ...images import name_source
 from ...values import Choice, Image, Prompt, Style
 from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, lay_out, read_aloud
 
@@ -237,3 +239,22 @@ def check_images(pieces: Iterable[Piece], images: Sequence[Image]) -> None:
             code="no_image",
             hint="give one image for each place",
         )
+
+
+@contextmanager
+def preparing(images: Sequence[Image], model_type: str) -> Iterator[None]:
+    """Whatever an image processor raises is about these images: too small, too narrow, or of a kind it never met."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, IdeficsError | MemoryError) or not is_of_item(error):
+            raise
+        reason = str(error) or type(error).__name__
+        if not images:
+            raise BadItem(f"{model_type} cannot take a prompt without an image: {reason}") from error
+        shown = (f"{name_source(one.source)} ({one.pixels.width} x {one.pixels.height})" for one in images)
+        raise SourceError(
+            f"{model_type} cannot take {', '.join(shown)}: {reason}",
+            code="unusable_image",
+            hint="make it larger or less narrow",
+        ) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import BadItem, ModelError
 from ...values import Choice, Image, Prompt
-from .family import Encoded, Family, ImageSpan, Pixels, any_of, check_images, refuse_markers
+from .family import Encoded, Family, ImageSpan, Pixels, any_of, check_images, preparing, refuse_markers
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, continue_with, lay_out, spell
 
 if TYPE_CHECKING:
@@ -226,7 +226,10 @@ class PlaceholderFamily(Family):
 
     def _prepare_once(self, image: Image) -> Pixels:
         """Pixels by digest, kept in a bounded memory: the images of the shots come again with every prompt."""
-        pixels = self._pixels.pop(image.digest, None) or self.prepare(image)
+        pixels = self._pixels.pop(image.digest, None)
+        if pixels is None:
+            with preparing([image], self.config.model_type):
+                pixels = self.prepare(image)
         self._pixels[image.digest] = pixels
         while (
             len(self._pixels) > 1

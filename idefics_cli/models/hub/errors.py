@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, O
 from safetensors import SafetensorError
 
 from ...config import hub_cache
-from ...errors import ModelError
+from ...errors import IdeficsError, ModelError, is_of_item
 from ...values import ModelSpec
 from ..families import FAMILIES
 
@@ -55,20 +55,21 @@ def translated(spec: ModelSpec) -> Iterator[None]:
     """Exceptions of the hub and of transformers as one line saying what to do."""
     try:
         yield
-    except (
-        *(OSError, ValueError, KeyError, ImportError, AttributeError),
-        *(SafetensorError, httpx2.HTTPError),
-    ) as error:
-        raise _explain(spec, error) from error
-    except RuntimeError as error:
-        from ..devices import is_out_of_memory  # here, so that a download needs no torch
-
-        if is_out_of_memory(error) or isinstance(error, NotImplementedError | RecursionError):
+    except BaseException as error:
+        if isinstance(error, IdeficsError) or not is_of_item(error) or _is_out_of_memory(error):
             raise
         raise _explain(spec, error) from error
 
 
-def _explain(spec: ModelSpec, error: Exception) -> ModelError:
+def _is_out_of_memory(error: BaseException) -> bool:
+    if not isinstance(error, RuntimeError | MemoryError):
+        return False
+    from ..devices import is_out_of_memory  # here, so that a download needs no torch
+
+    return is_out_of_memory(error)
+
+
+def _explain(spec: ModelSpec, error: BaseException) -> ModelError:
     name = spec.checkpoint
     causes: list[BaseException] = [error]
     while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:

@@ -197,6 +197,20 @@ def test_one_that_fails_fails_alone(server: OpenAIServer, folder: Path, run: Com
     assert "--server-timeout" in result.stdout
 
 
+@pytest.mark.parametrize("reason", [["stop"], {"why": "stop"}, 7, "content_filter"])
+def test_an_end_that_is_none_fails_alone(
+    server: OpenAIServer, folder: Path, run: Command, reason: object
+) -> None:
+    choice = {"message": {"content": "x"}, "finish_reason": reason}
+    server.troubles = [
+        lambda page: say(page, 200, {"choices": [choice], "usage": {"prompt_tokens": 10**400}})
+    ]
+    result = run("caption", folder, "--format", "jsonl", "--batch-size", "1", "--model", "vl")
+    codes = [row["error"] and row["error"]["code"] for row in rows_of(result)]  # type: ignore[index]
+    assert codes == ["refused", *[None] * 11]
+    assert result.code == 1
+
+
 def test_what_was_shown_is_not_asked_for_again(server: OpenAIServer, folder: Path, run: Command) -> None:
     server.troubles = [stream_and_break]
     result = run("caption", folder / "00.png", "--stream", "--model", "vl")
@@ -283,6 +297,20 @@ def test_labels_are_ranked_by_the_likelihood_of_a_finished_turn(
     assert per_token[0]["scores"][0]["logprob"] == pytest.approx(-0.3)  # type: ignore[index]
     against = rows_of(run(*one, "--normalize", "pmi"))
     assert against[0]["scores"][0]["logprob"] == pytest.approx(1.9)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("logprob", "code"), [(10**400, "fetch_failed"), ("x", "fetch_failed"), (math.nan, "not_finite")]
+)
+def test_a_likelihood_that_is_none_fails_alone(
+    vllm: OpenAIServer, folder: Path, run: Command, logprob: object, code: str
+) -> None:
+    told = [None, {"1": {"logprob": logprob, "decoded_token": "x"}}]
+    vllm.troubles = [lambda page: say(page, 200, {"choices": [], "prompt_logprobs": told})]
+    result = run("classify", folder, "--labels", "red,blue", "--format", "jsonl", "--batch-size", "1")
+    codes = [row["error"] and row["error"]["code"] for row in rows_of(result)]  # type: ignore[index]
+    assert codes == [code, *[None] * 11]
+    assert result.code == 1
 
 
 def test_nothing_heavy_is_imported_and_the_prompt_can_be_looked_at(
