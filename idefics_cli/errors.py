@@ -8,7 +8,8 @@
         ├── SourceError          not_found · not_an_image · too_large · fetch_failed · timeout · refused
     │   │                    unusable_image
         ├── PromptError          special_token · prompt_too_long · no_image
-        ├── AnswerError          no_label · out_of_memory · not_finite · of a server: fetch_failed · timeout · refused
+        ├── AnswerError          no_label · invalid_output · out_of_memory · not_finite
+        │                        of a server: fetch_failed · timeout · refused
         ├── BadItem              bad_item
         └── InternalError        internal: whatever nobody foresaw
 
@@ -30,7 +31,9 @@ SourceCode = Literal[
     "not_found", "not_an_image", "too_large", "fetch_failed", "timeout", "refused", "unusable_image"
 ]
 PromptCode = Literal["special_token", "prompt_too_long", "no_image"]
-AnswerCode = Literal["no_label", "out_of_memory", "not_finite", "fetch_failed", "timeout", "refused"]
+AnswerCode = Literal[
+    "no_label", "invalid_output", "out_of_memory", "not_finite", "fetch_failed", "timeout", "refused"
+]
 """The last three are a server's."""
 
 _log = logging.getLogger(__name__)

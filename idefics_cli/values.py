@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -94,6 +94,27 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """What an answer must look like: `text` is a JSON schema, a pattern, or a JSON list of choices."""
+
+    kind: Literal["schema", "regex", "choices"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How sure a model is, in nats: of its tokens on average and at least; of a label, how far the second is behind."""
+
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
+    margin: float | None = None
+
+    def to_row(self) -> dict[str, float | None]:
+        """To four decimals: what lies behind them depends on the company in a batch."""
+        return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A label to rank and the text that would follow the prompt if the model gave it, terminator included.
 
@@ -132,6 +153,7 @@ class Item:
     is_ranked: bool = True
     """Whether labels are ranked; if not, the generated answer must be one of them."""
     normalize: Normalization = "none"
+    answer_format: AnswerFormat | None = None
     is_named: bool = False
     """Whether the id is the user's own, and so says by itself which item this is."""
     problem: str = ""
@@ -157,6 +179,7 @@ class Request:
     normalize: Normalization = "none"
     """How choices of different lengths and frequencies compare: as they are, per token, or less what they score
     without the images."""
+    answer_format: AnswerFormat | None = None
     opening: str = ""
     """What the answer begins with: already in the prompt, repeated before the generated text."""
     cache_answer: bool = False
@@ -235,6 +258,7 @@ class Answer:
     scores: tuple[Score, ...] = ()
     usage: Usage = Usage()
     seconds: float = 0.0
+    confidence: Confidence | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +290,9 @@ class Result:
     error: Failure | None = None
     decoding: Decoding = Decoding()
     key: str = ""
+    data: Any = None
+    """The value of an answer of a format: what its text says, parsed."""
+    confidence: Confidence | None = None
 
     def to_row(self) -> dict[str, Any]:
         """The row as JSON values. A path that is not UTF-8 is shown escaped and given whole as `path_b64`."""
@@ -275,6 +302,7 @@ class Result:
             "task": self.task,
             "fields": dict(self.fields),
             "text": self.text,
+            "data": self.data,
             "finish_reason": self.finish_reason,
             "label": self.label,
             "scores": None
@@ -282,6 +310,7 @@ class Result:
             else [
                 {"label": s.label, "logprob": s.logprob, "probability": s.probability} for s in self.scores
             ],
+            "confidence": None if self.confidence is None else self.confidence.to_row(),
             "model": self.model,
             "revision": self.revision,
             "template": self.template,

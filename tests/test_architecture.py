@@ -68,6 +68,8 @@ PLACES = {
         *("config", "prompts", "runner", "serve"),
         *("models/dimensions", "models/architectures", "models/tiled_architectures", "models/hub"),
     ),
+    "llguidance": ("prompts/answer_format", "engine/grammar"),
+    "jsonschema_rs": ("prompts/answer_format",),
     "starlette": ("serve",),
     "uvicorn": ("serve",),
     "anyio": ("serve",),

@@ -12,24 +12,36 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..engine.constraint import MakeConstraint
 from ..engine.engine import Engine, Work
 from ..engine.flow import run_all
-from ..engine.generate import Continuation
+from ..engine.generate import Continuation, Generation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
 from ..engine.oom_retry import Done, free_memory
-from ..errors import AnswerError, ItemError, ModelError, PromptError, raise_as_model_error, to_item_error
+from ..errors import (
+    AnswerError,
+    BadItem,
+    ItemError,
+    ModelError,
+    PromptError,
+    raise_as_model_error,
+    to_item_error,
+)
 from ..models.families.family import Encoded
 from ..models.hub.cache import find_commit
 from ..models.loading import load_model, open_family
 from ..models.quantization.kinds import Weights, count_weights
 from ..ranking import normalize, rank
-from ..values import Answer, Image, ModelSpec, Request, Style, Usage, drop_images, list_sources
+from ..values import Answer, Confidence, Image, ModelSpec, Request, Style, Usage, drop_images, list_sources
 from .backend import DEFAULT_BATCH_SIZE, Preview
+
+if TYPE_CHECKING:
+    from ..engine.grammar import Grammars
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +83,7 @@ class LocalBackend:
         self._told_tokens: set[int] = set()
         self._priors: OrderedDict[PriorKey, tuple[float, ...]] = OrderedDict()
         self._has_computed = False
+        self._grammars: Grammars | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -214,9 +227,10 @@ class LocalBackend:
         encoded = self._encode(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
-            return _Task(
-                request, encoded, Continuation(encoded, request.decoding, listener, request.cache_answer)
+            work = Continuation(
+                encoded, request.decoding, listener, request.cache_answer, self._constrain(request)
             )
+            return _Task(request, encoded, work)
         ranking = self._split(request, encoded, images)
         if request.normalize != "pmi":
             return _Task(request, encoded, ranking)
@@ -228,6 +242,18 @@ class LocalBackend:
             )
         blind = replace(request, prompt=drop_images(request.prompt), images=())
         return _Task(request, encoded, ranking, self._split(blind, self._encode(blind, images), images))
+
+    def _constrain(self, request: Request) -> MakeConstraint | None:
+        """What keeps the answer to its format."""
+        if request.answer_format is None:
+            return None
+        if request.decoding.num_beams > 1:
+            raise BadItem("beams cannot keep to a format", hint="ask with --num-beams 1")
+        if self._grammars is None:
+            from ..engine.grammar import Grammars  # llguidance is for those who ask for a format
+
+            self._grammars = Grammars(self._family)
+        return self._grammars.constrain(request.answer_format)
 
     def _split(self, request: Request, encoded: Encoded, images: Mapping[str, Image]) -> Ranking:
         own = [images[source] for source in list_sources(request.prompt)]
@@ -258,6 +284,7 @@ class LocalBackend:
                 finish_reason=outcome.generation.finish_reason,
                 usage=replace(usage, new_tokens=outcome.generation.new_tokens),
                 seconds=done.seconds,
+                confidence=_measure_confidence(outcome.generation),
             )
         assert isinstance(task.work, Ranking)
         logprobs = normalize(outcome.scores, request.normalize, task.work.labels, prior)
@@ -268,6 +295,7 @@ class LocalBackend:
             scores=scores,
             usage=usage,
             seconds=done.seconds,
+            confidence=Confidence(margin=scores[0].logprob - scores[1].logprob) if len(scores) > 1 else None,
         )
 
 
@@ -285,3 +313,10 @@ def _translated_device_errors() -> Iterator[None]:
         raise ModelError(
             f"the device failed ({first_line})", hint="try another --device or --dtype"
         ) from error
+
+
+def _measure_confidence(made: Generation) -> Confidence | None:
+    """How likely the tokens of an answer were; None for beams, which do not tell."""
+    if not made.logprobs:
+        return None
+    return Confidence(math.fsum(made.logprobs) / len(made.logprobs), min(made.logprobs))

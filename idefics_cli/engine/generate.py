@@ -55,7 +55,7 @@ def is_sampled(decoding: Decoding) -> bool:
 class Continuation:
     """A prompt to be continued, who listens, and what the answer may say.
 
-    One that `is_kept` leaves its keys and values for prompts that repeat its answer. Beams know no constraint.
+    One that has `cache_answer` leaves its keys and values for prompts that repeat its answer. Beams know no constraint.
     """
 
     encoded: Encoded

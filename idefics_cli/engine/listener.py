@@ -15,7 +15,7 @@ def _never() -> bool:
 
 @dataclass(slots=True, eq=False)
 class Listener:
-    """The one who waits for one answer. `is_gone` is asked at every token; when it says so, the answer ends there.
+    """The one who waits for one answer. `is_cancelled` is asked at every token; when it says so, the answer ends there.
 
     Beams have no answer before their search is over, so they are neither heard nor ended before.
     """

@@ -6,10 +6,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import AnswerError, UsageError
 from ..images import name_own_fields
-from ..values import Choice, Example, ImagePart, Item, Message, Part, Prompt, Request, Style, TextPart
+from ..values import (
+    AnswerFormat,
+    Choice,
+    Example,
+    ImagePart,
+    Item,
+    Message,
+    Part,
+    Prompt,
+    Request,
+    Style,
+    TextPart,
+)
+from .answer_format import describe_format, read_data
 from .templates import IMAGE, IMAGES, OWN_FIELDS, Rendering, Template, share_images, substitute
+
+SCHEMA = "schema"
+"""The field by which a template says what its answer must look like."""
 
 
 def word(template: Template, style: Style, item: Item) -> Request:
@@ -23,7 +39,13 @@ def word(template: Template, style: Style, item: Item) -> Request:
         choices=item.labels if item.is_ranked else (),
     )
     stop = item.decoding.stop if item.has_own_stop or request.choices else request.decoding.stop
-    return replace(request, decoding=replace(item.decoding, stop=stop), normalize=item.normalize)
+    if request.answer_format is not None:
+        stop = ()  # a format says itself where an answer ends, and may hold any words
+    return replace(
+        request,
+        decoding=replace(item.decoding, stop=stop),
+        normalize=item.normalize,
+    )
 
 
 def compose(
@@ -41,6 +63,13 @@ def compose(
     Raises UsageError for missing or unknown fields, named all together, and for images the template has no place for.
     """
     rendering = template.rendering(style)
+    wanted = item.answer_format or template.answer_format
+    if wanted is not None:
+        _check_shots(wanted, examples)
+        if SCHEMA in template.fields and SCHEMA not in dict(item.fields):
+            item = replace(item, fields=(*item.fields, (SCHEMA, describe_format(wanted))))
+        elif wanted.kind == "schema":
+            rendering = _say_schema(rendering, style, wanted)
     fields = _complete_fields(template, rendering, item)
     if item.images and not rendering.has_image:
         raise UsageError(f"template {template.name!r} has no place for an image")
@@ -87,8 +116,29 @@ def compose(
         fields=tuple(item.fields),
         template=template.label,
         images=item.images,
+        answer_format=None if choices else wanted,
         opening=opening.strip(),
     )
+
+
+def _check_shots(wanted: AnswerFormat, examples: Iterable[Example]) -> None:
+    """Raise UsageError for a shot whose answer is not of the format that is asked for."""
+    for number, example in enumerate(examples, start=1):
+        try:
+            read_data(wanted, example.answer)
+        except AnswerError as error:
+            raise UsageError(
+                f"the answer of example {number} is not of the asked format",
+                hint=f"it reads {example.answer[:60]!r}",
+            ) from error
+
+
+def _say_schema(rendering: Rendering, style: Style, wanted: AnswerFormat) -> Rendering:
+    """A rendering that says the schema, which its template does not."""
+    told = f"Answer in JSON that matches this schema: {wanted.text}".replace("$", "$$")
+    if style == "chat":
+        return rendering.model_copy(update={"turn": (*rendering.turn, f"\n{told}")})
+    return rendering.model_copy(update={"preamble": f"{told}\n{rendering.preamble}"})
 
 
 def _complete_fields(template: Template, rendering: Rendering, item: Item) -> dict[str, str]:

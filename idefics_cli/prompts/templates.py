@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..config import exists, read_yaml, template_folders
 from ..errors import UsageError, describe_problems
-from ..values import Decoding, Style
+from ..values import AnswerFormat, Decoding, Style
+from .answer_format import check_schema, parse_regex, to_choices
 
 IMAGE, IMAGES = "image", "images"
 """The words of a `turn` for an image of the item and for all of them; a single `image` stands for all too."""
@@ -57,6 +59,26 @@ class DecodingDefaults(Strict):
         if "stop" in given:
             given["stop"] = tuple(given["stop"])
         return Decoding(**given)
+
+
+class OutputRule(Strict):
+    """What answers must look like: one of a JSON schema, a pattern, or choices."""
+
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    regex: Text | None = None
+    choices: list[Text] | None = Field(default=None, min_length=2)
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("`output` has one of `schema`, `regex` and `choices`")
+        return self
+
+    def to_format(self) -> AnswerFormat:
+        """Raises UsageError for what cannot be enforced."""
+        if self.json_schema is not None:
+            return check_schema(self.json_schema)
+        return to_choices(self.choices) if self.choices else parse_regex(self.regex or "")
 
 
 class Rendering(Strict):
@@ -133,6 +155,7 @@ class Template(Strict):
     completion: Rendering | None = None
     chat: Rendering | None = None
     decoding: DecodingDefaults = DecodingDefaults()
+    output: OutputRule | None = None
 
     @field_validator("name")
     @classmethod
@@ -166,6 +189,10 @@ class Template(Strict):
                     f"unknown field {', '.join('$' + name for name in unknown)}; list it under `fields`"
                 )
         return self
+
+    @cached_property
+    def answer_format(self) -> AnswerFormat | None:
+        return None if self.output is None else self.output.to_format()
 
     @property
     def label(self) -> str:

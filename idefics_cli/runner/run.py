@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..backends import Backend
 from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
+from ..prompts.answer_format import cut_off, read_data
 from ..prompts.tasks import match_label
 from ..values import Answer, Image, Item, Request, Result
 from .prefetch import Load, Prefetcher, PreparedItem, compose_item
@@ -166,6 +168,14 @@ def _read(
                 code="no_label",
                 hint="rank the labels instead, without --generate",
             )
+    data: Any = None
+    if isinstance(outcome, Answer) and isinstance(request, Request) and request.answer_format is not None:
+        try:
+            if outcome.finish_reason == "length":
+                raise cut_off()
+            data = read_data(request.answer_format, outcome.text)
+        except ItemError as problem:
+            outcome = problem
     if isinstance(request, ItemError) or isinstance(outcome, ItemError):
         error = outcome if isinstance(outcome, ItemError) else request
         assert isinstance(error, ItemError)
@@ -210,6 +220,8 @@ def _read(
         warnings=warnings,
         decoding=item.decoding,
         key=item.key,
+        data=data,
+        confidence=outcome.confidence,
     )
 
 

@@ -63,7 +63,7 @@ class HouseBackend:
         return self._state.backend.preview(request, images)
 
     def close(self) -> None:
-        """The model is the house's."""
+        """The model is the server's."""
 
     def abandon(self) -> None:
         """Nobody waits for the rows any more."""

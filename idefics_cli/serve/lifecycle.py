@@ -77,7 +77,7 @@ def open_tcp(address: Address) -> socket.socket:
 
 
 def serve(
-    open_house: Callable[[], ServerState],
+    open_state: Callable[[], ServerState],
     folder: Path,
     *,
     tcp: socket.socket | None,
@@ -85,10 +85,10 @@ def serve(
     on_ready: Callable[[], None],
     on_ending: Callable[[], None],
 ) -> None:
-    """Answer calls until the house is to end. The caller holds the lock of the folder."""
+    """Answer calls until the server is to end. The caller holds the lock of the folder."""
 
     async def run() -> None:
-        state = open_house()
+        state = open_state()
         keep_loaded()
         listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(state), _open_unix(folder))]
         if tcp is not None and address is not None:
@@ -102,7 +102,7 @@ def serve(
 
 
 class _ListeningServer(uvicorn.Server):
-    """Hears no signals of its own: all listeners of a house end together."""
+    """Hears no signals of its own: all listeners of a server end together."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

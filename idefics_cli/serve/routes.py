@@ -1,4 +1,4 @@
-"""The HTTP applications of a house: the API for TCP, and the same with the private routes for the Unix socket."""
+"""The HTTP applications of a server: the API for TCP, and the same with the private routes for the Unix socket."""
 
 from __future__ import annotations
 

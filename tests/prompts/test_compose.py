@@ -16,6 +16,7 @@ FIELDS = {
     "labels": "['circle', 'square']",
     "prompt": "This is an image of",
     "message": "And who is that?",
+    "schema": '{"type":"object","properties":{"colour":{"type":"string"}},"required":["colour"]}',
 }
 
 

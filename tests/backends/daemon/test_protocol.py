@@ -55,7 +55,7 @@ def test_requests_and_images_come_out_as_they_went_in() -> None:
     message = b"".join(pack([REQUEST, plain], images, streams=True))
     requests, found, others = unpack(message)
     assert requests == [REQUEST, plain]
-    assert others == {"is_heard": True}
+    assert others == {"streams": True}
     assert list(found) == list(images)
     for source, image in images.items():
         assert (found[source].source, found[source].digest) == (source, image.digest)

@@ -1,0 +1,70 @@
+"""Grammars over a checkpoint's tokens: what an answer of a format may say next.
+
+llguidance computes the masks (https://github.com/guidance-ai/llguidance). Its own torch kernels are left alone: they
+would need a C++ compiler.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from llguidance import LLMatcher
+from llguidance.hf import from_tokenizer
+from torch import Tensor
+
+from ..errors import BadItem, ModelError
+from ..models.families.family import Family
+from ..prompts.answer_format import to_grammar
+from ..values import AnswerFormat
+from .constraint import MakeConstraint
+
+
+class Grammars:
+    """The formats that answers of one checkpoint have."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._tokenizer: Any = None
+        self._parse = lru_cache(maxsize=64)(self._parse_grammar)
+
+    def constrain(self, answer_format: AnswerFormat) -> MakeConstraint:
+        """What begins an answer of a format. Raises BadItem for one that this tokenizer cannot write."""
+        matcher = self._parse(answer_format)
+        return lambda: GrammarConstraint(matcher.deep_copy())
+
+    def _parse_grammar(self, answer_format: AnswerFormat) -> Any:
+        matcher = LLMatcher(self._open_tokenizer(), to_grammar(answer_format), log_level=0)
+        if matcher.is_error():
+            raise BadItem(
+                f"the answer's format cannot be enforced ({matcher.get_error().splitlines()[0][:200]})"
+            )
+        return matcher
+
+    def _open_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = from_tokenizer(
+                    self._family.tokenizer, eos_token=list(self._family.stop_ids)
+                )
+            except ValueError as error:
+                raise ModelError(
+                    f"the tokenizer of {self._family.config.model_type} cannot keep to a format ({error})",
+                    hint="ask without --schema, --regex and --choices",
+                ) from error
+        return self._tokenizer
+
+
+class GrammarConstraint:
+    """How far one answer is in its grammar."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def allow(self) -> Tensor | None:
+        return torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+
+    def accept(self, token: int) -> None:
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(token)

@@ -1,0 +1,299 @@
+"""What an answer must look like: a JSON schema, a pattern, or one of some choices; read from words, checked, applied.
+
+A keyword that decoding does not enforce is refused by its name before a model is loaded, so that nothing which was
+asked for is silently let go. llguidance enforces; jsonschema-rs proves it again on the finished text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import AnswerError, UsageError
+from ..files import read_file
+from ..values import AnswerFormat
+
+MAX_SCHEMA_BYTES = 1_000_000
+MAX_DEPTH = 64
+ANNOTATIONS = frozenset(
+    {
+        *("$schema", "$id", "$comment", "$anchor", "title", "description", "default", "examples"),
+        *("deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding"),
+    }
+)
+"""Keywords that demand nothing of a value."""
+ENFORCED = frozenset(
+    {
+        *("type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions", "properties"),
+        *("required", "additionalProperties", "patternProperties", "minProperties", "maxProperties", "items"),
+        *("prefixItems", "additionalItems", "minItems", "maxItems", "minLength", "maxLength", "pattern"),
+        *("format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    }
+)
+FIELD_TYPES: Mapping[str, Mapping[str, Any]] = {
+    "text": {"type": "string"},
+    "number": {"type": "number"},
+    "integer": {"type": "integer"},
+    "yesno": {"type": "boolean"},
+    "date": {"type": "string", "format": "date"},
+    "list": {"type": "array", "items": {"type": "string"}},
+}
+"""What people write after the colon of a field, as a schema. A field is text where nothing is written."""
+SHORT_STRING_TOKENS = 32
+LIST_ITEMS = 8
+MAX_DEFAULT_TOKENS = 1024
+
+
+def parse_schema(words: str) -> AnswerFormat:
+    """A schema from the words of an option: JSON itself, or the name of a file. Raises UsageError."""
+    is_json = words.lstrip().startswith(("{", "true", "false"))
+    try:
+        text = words if is_json else read_file(Path(words).expanduser(), MAX_SCHEMA_BYTES).decode("utf-8-sig")
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot read the schema {words}: {reason}", hint="name a file, or give JSON"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{words} is not UTF-8", hint="save the schema as UTF-8") from error
+    try:
+        schema = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        where = "the schema" if is_json else words
+        raise UsageError(f"{where} is not JSON ({_first_line(error)})", hint="give a JSON schema") from error
+    return check_schema(schema)
+
+
+def check_schema(schema: Any) -> AnswerFormat:
+    """A schema as decoding takes it. Raises UsageError for one that is invalid or not enforced whole."""
+    if not isinstance(schema, dict):
+        raise UsageError("a schema is a JSON object", hint='such as {"type": "object", "properties": {…}}')
+    for place, keyword in _list_keywords(schema, "", 0):
+        if keyword not in ENFORCED and keyword not in ANNOTATIONS:
+            raise UsageError(
+                f"the schema's keyword {keyword!r}{place} is not enforced",
+                hint="leave it out or say it otherwise",
+            )
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    made = AnswerFormat("schema", text)
+    _validate(made)
+    _open_validator(text)
+    return made
+
+
+def parse_regex(pattern: str) -> AnswerFormat:
+    """A pattern that the whole answer matches. Raises UsageError for one that cannot be enforced."""
+    made = AnswerFormat("regex", pattern)
+    _validate(made)
+    return made
+
+
+def to_choices(labels: Sequence[str]) -> AnswerFormat:
+    """One of these, to the letter."""
+    return AnswerFormat("choices", json.dumps(list(labels), ensure_ascii=False))
+
+
+def parse_fields(words: str) -> AnswerFormat:
+    """A schema from people's shorthand: `vendor, date:date, total:number`. Raises UsageError."""
+    properties: dict[str, Any] = {}
+    for field in filter(None, (field.strip() for field in words.split(","))):
+        name, _, kind = (part.strip() for part in field.partition(":"))
+        if not name or name in properties:
+            raise UsageError(
+                f"--fields names {name!r} twice" if name else "--fields has a field without a name"
+            )
+        if (kind or "text") not in FIELD_TYPES:
+            raise UsageError(
+                f"--fields: {kind!r} is not a kind of field", hint=f"known: {', '.join(FIELD_TYPES)}"
+            )
+        properties[name] = dict(FIELD_TYPES[kind or "text"])
+    if not properties:
+        raise UsageError("--fields names no field", hint='write --fields "vendor, date:date, total:number"')
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return check_schema(schema | {"additionalProperties": False})
+
+
+def describe_format(answer_format: AnswerFormat) -> str:
+    """The format as a prompt says it."""
+    if answer_format.kind == "choices":
+        return ", ".join(json.loads(answer_format.text))
+    return answer_format.text
+
+
+def read_data(answer_format: AnswerFormat, text: str) -> Any:
+    """The value of a finished answer. Raises AnswerError `invalid_output` for one that is not of its format."""
+    words = text.strip()
+    if answer_format.kind == "choices":
+        if words in json.loads(answer_format.text):
+            return words
+        raise _invalid("it is none of the choices")
+    if answer_format.kind == "regex":
+        if _open_validator(json.dumps({"pattern": f"^(?:{answer_format.text})$"})).is_valid(words):
+            return words
+        raise _invalid("it does not match the pattern")
+    try:
+        value = json.loads(words, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise _invalid("it is not JSON") from error
+    for problem in _open_validator(answer_format.text).iter_errors(value):
+        raise _invalid(_first_line(problem.message))
+    return value
+
+
+def cut_off() -> AnswerError:
+    """An answer that ran into its limit is never closed by guess."""
+    return AnswerError(
+        "the answer was cut off before it was complete", code="invalid_output", hint="raise --max-new-tokens"
+    )
+
+
+def choose_new_tokens(answer_format: AnswerFormat) -> int:
+    """How long an answer of this format may get where nobody said so, in tokens: a bound as generous as a schema's."""
+    if answer_format.kind == "schema":
+        return min(MAX_DEFAULT_TOKENS, 16 + _bound_tokens(json.loads(answer_format.text), {}, 0))
+    if answer_format.kind == "choices":
+        return 8 + max(map(len, json.loads(answer_format.text)), default=0)
+    return 128
+
+
+def count_least_characters(answer_format: AnswerFormat) -> int:
+    """How short an answer of this format can be at all."""
+    if answer_format.kind == "schema":
+        schema = json.loads(answer_format.text)
+        return _least(schema, schema, 0)
+    if answer_format.kind == "choices":
+        return min(map(len, json.loads(answer_format.text)), default=0)
+    return 0
+
+
+def to_grammar(answer_format: AnswerFormat) -> str:
+    """The format as llguidance's Lark grammar. A leading space is free: sentencepiece begins words with one."""
+    if answer_format.kind == "schema":
+        schema = json.loads(answer_format.text)
+        # As most JSON in the world is written. Free white space would let a model write line ends for ever.
+        schema["x-guidance"] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        return f"start: / ?/ answer\nanswer: %json {json.dumps(schema)}\n"
+    if answer_format.kind == "choices":
+        choices = " | ".join(
+            json.dumps(choice, ensure_ascii=False) for choice in json.loads(answer_format.text)
+        )
+        return f"start: / ?/ ({choices})\n"
+    from llguidance import regex_to_lark
+
+    return f"start: / ?/ ANSWER\nANSWER: /{regex_to_lark(answer_format.text)}/\n"
+
+
+def _validate(answer_format: AnswerFormat) -> None:
+    from llguidance import LLMatcher
+
+    try:
+        problem = LLMatcher.validate_grammar(to_grammar(answer_format))
+    except (ValueError, TypeError) as error:
+        problem = str(error)
+    if problem:
+        what = {"schema": "the schema", "regex": "--regex"}.get(answer_format.kind, "the choices")
+        raise UsageError(f"{what} cannot be enforced ({_first_line(problem)})", hint="say it more simply")
+
+
+def _list_keywords(schema: Any, place: str, depth: int) -> Iterator[tuple[str, str]]:
+    """Each keyword of a schema and of those within it, with where it stands."""
+    if depth > MAX_DEPTH:
+        raise UsageError("the schema is nested too deeply", hint=f"at most {MAX_DEPTH} levels are read")
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        yield place, keyword
+        if keyword in ("properties", "patternProperties", "$defs", "definitions") and isinstance(value, dict):
+            for name, inner in value.items():
+                yield from _list_keywords(inner, f" of {name!r}", depth + 1)
+        elif keyword in ("items", "additionalProperties", "additionalItems"):
+            yield from _list_keywords(value, place, depth + 1)
+        elif keyword in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
+            for inner in value:
+                yield from _list_keywords(inner, place, depth + 1)
+
+
+def _bound_tokens(schema: Any, root: Mapping[str, Any], depth: int) -> int:
+    """About how many tokens a value may take."""
+    if not isinstance(schema, dict) or depth > MAX_DEPTH:
+        return SHORT_STRING_TOKENS
+    root = root or schema
+    if "$ref" in schema:
+        return _bound_tokens(_resolve(schema["$ref"], root), root, depth + 8)
+    if isinstance(enum := schema.get("enum", [schema["const"]] if "const" in schema else None), list):
+        return 4 + max((len(json.dumps(value)) for value in enum), default=0)
+    several = [inner for name in ("anyOf", "oneOf") for inner in schema.get(name, ())]
+    if several:
+        return max(_bound_tokens(inner, root, depth + 1) for inner in several)
+    if isinstance(properties := schema.get("properties"), dict):
+        inner = (len(name) + 4 + _bound_tokens(value, root, depth + 1) for name, value in properties.items())
+        return 4 + sum(inner)
+    if schema.get("type") == "array":
+        count = schema.get("maxItems", max(LIST_ITEMS, schema.get("minItems", 0)))
+        return 4 + int(count) * (2 + _bound_tokens(schema.get("items", {}), root, depth + 1))
+    if schema.get("type") in ("number", "integer", "boolean", "null"):
+        return 12
+    return 4 + int(schema.get("maxLength", SHORT_STRING_TOKENS))
+
+
+def _least(schema: Any, root: Mapping[str, Any], depth: int) -> int:
+    """The characters of the shortest value, or fewer."""
+    if not isinstance(schema, dict) or depth > MAX_DEPTH:
+        return 1
+    if "$ref" in schema:
+        return _least(_resolve(schema["$ref"], root), root, depth + 8)
+    if isinstance(enum := schema.get("enum"), list):
+        return min((len(json.dumps(value, ensure_ascii=False)) for value in enum), default=1)
+    several = [inner for name in ("anyOf", "oneOf") for inner in schema.get(name, ())]
+    if several:
+        return min(_least(inner, root, depth + 1) for inner in several)
+    if schema.get("type") == "object":
+        properties = schema.get("properties", {})
+        required = (name for name in schema.get("required", ()) if isinstance(name, str))
+        return 2 + sum(len(name) + 4 + _least(properties.get(name), root, depth + 1) for name in required)
+    if schema.get("type") == "array":
+        return 2 + int(schema.get("minItems", 0)) * (1 + _least(schema.get("items"), root, depth + 1))
+    if schema.get("type") == "string":
+        return 2 + int(schema.get("minLength", 0))
+    return 1
+
+
+def _resolve(pointer: Any, root: Mapping[str, Any]) -> Any:
+    """What a local reference points to; nothing for one that leads elsewhere."""
+    value: Any = root
+    for step in str(pointer).removeprefix("#").strip("/").split("/"):
+        name = step.replace("~1", "/").replace("~0", "~")
+        value = value.get(name) if isinstance(value, dict) and name else value
+    return value
+
+
+_validators: dict[str, Any] = {}
+
+
+def _open_validator(text: str) -> Any:
+    """The second opinion on a schema, made once. Raises UsageError for what is no schema."""
+    if text not in _validators:
+        import jsonschema_rs
+
+        try:
+            _validators[text] = jsonschema_rs.validator_for(json.loads(text), validate_formats=True)
+        except ValueError as error:
+            raise UsageError(
+                f"the schema is not valid ({_first_line(error)})", hint="see json-schema.org"
+            ) from error
+    return _validators[text]
+
+
+def _invalid(why: str) -> AnswerError:
+    return AnswerError(f"the answer is not of the asked format: {why}", code="invalid_output")
+
+
+def _refuse_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _first_line(problem: object) -> str:
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return lines[0][:200]
