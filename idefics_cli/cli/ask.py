@@ -208,5 +208,9 @@ def _check_wording(request: Request, settings: Settings) -> None:
         idle += [name for name in ("top_p", "top_k", "seed") if name in settings.changes]
     if idle:
         talk.note(f"{join_flags(idle)} changes nothing without --temperature above 0")
+    if settings.output.stream and decoding.num_beams > 1:
+        talk.note(
+            f"{decoding.num_beams} beams cannot stream: the answer comes when it is done; --num-beams 1 streams"
+        )
     if decoding.num_beams == 1 and "length_penalty" in settings.changes:
         talk.note("--length-penalty changes nothing without --num-beams above 1")

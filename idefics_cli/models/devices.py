@@ -7,6 +7,7 @@ import platform
 import re
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,11 @@ def choose_attention(name: str | None, family: Family) -> str:
         raise ModelError(f"unknown attention {name!r}", hint="use one of sdpa, eager, flash")
     if attention == "flash_attention_2" and not family.flash_attention:
         raise ModelError(f"{family.config.model_type} has no flash attention", hint="leave --attention out")
+    if attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise ModelError(
+            "--attention flash needs the package flash-attn",
+            hint="pip install 'idefics-cli[flash]', or use sdpa, which needs nothing",
+        )
     return attention
 
 

@@ -20,7 +20,6 @@ from .device_map import place, remove_with, tell_placement
 from .devices import choose_attention, choose_device, choose_dtype, is_out_of_memory
 from .families import find_family
 from .families.family import Family
-from .families.layout import FAKE_TOKEN
 from .hub.download import source_of
 from .hub.errors import check_folder, translated
 from .library_logging import hush_libraries
@@ -28,6 +27,7 @@ from .quantization.disk_cache import discard, find_entry, keep, widen
 from .quantization.entries import QuantizedEntry
 from .quantization.kinds import build_config, check_device, check_quantized, leave_narrow_unpacked
 from .random.checkpoint import draw_weights, is_random
+from .tokenizer_file import keep_word_boundaries, restore_tokenizer
 
 
 def load_processor(spec: ModelSpec) -> Any:
@@ -45,8 +45,11 @@ def load_processor(spec: ModelSpec) -> Any:
                 f"{spec.checkpoint} takes no images: it has no image processor",
                 hint="choose a vision-language --model",
             )
-        if config.model_type == "idefics":
-            _keep_word_boundaries(processor, spec)
+        processor.tokenizer = restore_tokenizer(processor.tokenizer, spec)
+        if config.model_type in ("idefics", "idefics2"):
+            processor.tokenizer = keep_word_boundaries(processor.tokenizer, spec)
+    if not getattr(processor, "chat_template", None):
+        processor.chat_template = processor.tokenizer.chat_template
     processor.tokenizer.padding_side = "left"
     return processor
 
@@ -163,32 +166,6 @@ def _assemble_smolvlm(spec: ModelSpec, config: Any) -> Any:
         image_seq_len=(vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2,
         chat_template=tokenizer.chat_template,
     )
-
-
-def _keep_word_boundaries(processor: Any, spec: ModelSpec) -> None:
-    """IDEFICS was trained with the old LLaMA tokenizer, which begins a word after an image; the new one glues it on."""
-    if _begins_words(processor.tokenizer):
-        return
-    processor.tokenizer = transformers.AutoTokenizer.from_pretrained(
-        spec.checkpoint, legacy=True, **source_of(spec)
-    )
-    if not _begins_words(processor.tokenizer):
-        raise ModelError(
-            f"the tokenizer of {spec.checkpoint} loses the space before a word that follows an image",
-            hint="set legacy to true in its tokenizer_config.json, or use another revision",
-        )
-
-
-def _begins_words(tokenizer: Any) -> bool:
-    """Whether a word after an image begins with the word mark; tokenizers without such a mark have nothing to lose."""
-    space = "\N{LOWER ONE EIGHTH BLOCK}"
-    if not any(token.startswith(space) for token in tokenizer.get_vocab()):
-        return True
-    pieces = tokenizer.convert_ids_to_tokens(
-        tokenizer(f"{FAKE_TOKEN}Describe", add_special_tokens=False)["input_ids"]
-    )
-    after = pieces[pieces.index(FAKE_TOKEN) + 1 :] if FAKE_TOKEN in pieces else []
-    return bool(after) and str(after[0]).startswith(space)
 
 
 def _load_generation_config(spec: ModelSpec) -> Any:

@@ -198,9 +198,10 @@ def _read(
         )
     if outcome.scores:
         label = outcome.scores[0].label
-        text = label
-    elif report.full_text:
+    if report.full_text:
         text = outcome.full_text.strip()
+    elif outcome.scores:
+        text = label
     else:
         text = join_opening(request.opening, outcome.text).strip()
     return Result(

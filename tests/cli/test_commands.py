@@ -37,6 +37,18 @@ def test_several_images_print_source_and_text_in_order(run: Program, two_images:
     assert result.stdout == f"{a}\tline one and two of a.png\n{b}\tline one and two of b.png\n"
 
 
+def test_labels_with_the_whole_text(run: Program, red_circle: Path) -> None:
+    asked = ("classify", red_circle, "--labels", "circle,square", "--generate", "--full-text", *MODEL)
+    result = run(*asked, backend=ScriptedBackend(" circle"))
+    assert (result.code, result.stdout) == (0, "the prompt circle\n"), result.stderr
+
+
+def test_beams_cannot_stream_and_that_is_said(run: Program, red_circle: Path) -> None:
+    result = run("write", red_circle, "--stream", *MODEL, backend=ScriptedBackend())
+    assert "2 beams cannot stream" in result.stderr
+    assert "--num-beams 1" in result.stderr
+
+
 def test_a_row_has_the_promised_fields(run: Program, red_circle: Path) -> None:
     result = run(
         "vqa", red_circle, "-q", "What is it?", *MODEL, "--format", "jsonl", backend=ScriptedBackend()

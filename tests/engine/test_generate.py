@@ -216,3 +216,16 @@ def test_half_a_character_and_half_a_stop_string_wait(kind: str) -> None:
     assert all("\N{REPLACEMENT CHARACTER}" not in text and "\nU" not in text for text in settled)
     assert settled[-1] == answer.read(ids) == " ☃ yes"
     assert answer.is_stopped(ids)
+
+
+@pytest.mark.parametrize("kind", ["idefics", "idefics3"])
+@pytest.mark.parametrize(
+    ("said", "text"), [("\n", None), ("\n\n red\nblue", "\n\n red"), ("\n\nUser: no", "\n"), (" a\n", " a")]
+)
+def test_line_breaks_ahead_of_any_word_stop_nothing(kind: str, said: str, text: str | None) -> None:
+    family, _ = opened(kind)
+    row = family.encode(document(A, "Answer:"), [A])
+    answer = AnswerText(family, row.ids, ("\n", "\nUser:"))
+    ids = family.encode(document(A, f"Answer:{said}x"), [A]).ids[len(row.ids) : -1]
+    assert answer.is_stopped(ids) == (text is not None)
+    assert answer.read(ids) == (said if text is None else text)

@@ -17,7 +17,7 @@ from idefics_cli.models.devices import choose_dtype
 from idefics_cli.models.families import find_family
 from idefics_cli.models.loading import load_model, load_processor, open_family
 from idefics_cli.values import ModelSpec
-from tests.models.tiny import FAKE, IMAGE, KINDS, checkpoint, llama_tokenizer
+from tests.models.tiny import EOU, FAKE, IMAGE, KINDS, checkpoint, llama_tokenizer
 
 
 def spec_of(kind: str, **options: Any) -> ModelSpec:
@@ -77,6 +77,44 @@ def test_what_idefics_cannot_bear_is_refused(options: dict[str, Any], message: s
     with pytest.raises(ModelError, match=message) as caught:
         load_model(spec, open_family(spec))
     assert "\n" not in str(caught.value)
+
+
+def test_flash_attention_says_what_to_install() -> None:
+    spec = spec_of("idefics2", attention="flash")
+    with pytest.raises(ModelError, match=r"idefics-cli\[flash\].*sdpa"):
+        load_model(spec, open_family(spec))
+
+
+def test_a_chat_template_may_be_in_the_settings_of_the_tokenizer(tmp_path: Path) -> None:
+    folder = copy_of("idefics3", tmp_path)
+    template = folder / "chat_template.jinja"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = template.read_text()
+    template.unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    family = open_family(ModelSpec(str(folder)))
+    assert family.processor.chat_template == settings["chat_template"]
+
+
+def test_only_instruct_checkpoints_of_idefics_converse_by_default() -> None:
+    assert open_family(spec_of("idefics")).default_style == "chat"
+
+
+@pytest.mark.parametrize("kind", ["idefics", "idefics2"])
+@pytest.mark.parametrize("legacy", [None, False, True])
+def test_a_tokenizer_that_was_saved_wrong_keeps_word_boundaries(
+    kind: str, legacy: bool | None, tmp_path: Path
+) -> None:
+    """The file of a tokenizer that was rebuilt and saved is as wrong as the rebuilt one."""
+    folder = copy_of(kind, tmp_path)
+    llama_tokenizer(legacy=False, added=(FAKE, IMAGE, EOU)).save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("legacy", None)
+    settings |= {} if legacy is None else {"legacy": legacy}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_processor(ModelSpec(str(folder))).tokenizer
+    assert tokenizer.tokenize(f"{FAKE}Describe")[1].startswith("▁")
+    assert tokenizer.tokenize(f"{EOU}\nAssistant:")[1] == "▁"
 
 
 @pytest.mark.parametrize("legacy", [None, False, True])

@@ -187,7 +187,7 @@ def _build_idefics(*, use_resampler: bool) -> tuple[Any, Any]:
 
 
 def _build_idefics2() -> tuple[Any, Any]:
-    tokenizer = llama_tokenizer(legacy=False, added=(FAKE, IMAGE, EOU))
+    tokenizer = llama_tokenizer(legacy=True, added=(FAKE, IMAGE, EOU))
     images = transformers.Idefics2ImageProcessorPil(
         size={"shortest_edge": 28, "longest_edge": 56}, do_image_splitting=True
     )

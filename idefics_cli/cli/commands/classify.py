@@ -12,7 +12,7 @@ from ..options import OUTPUT, PANELS, PROMPT, Images
 from ..settings import Settings
 
 
-@with_options(*PANELS, without=("stream", "full_text"))
+@with_options(*PANELS, without=("stream",))
 def classify(
     settings: Settings,
     images: Images = None,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ...values import Image, Prompt
+from ...values import Image, Prompt, Style
 from .cached_projections import remembering
 from .family import Encoded, ImageSpan, Pixels
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Slot, continue_with, lay_out
@@ -27,6 +27,11 @@ class IdeficsFamily(PlaceholderFamily):
     flash_attention = False
     unsafe_dtypes = frozenset({"float16"})
     unquantized = ("lm_head", "model.vision_model", "model.perceiver_resampler")
+
+    @property
+    def default_style(self) -> Style:
+        """Only the instruct checkpoints have a token that ends an utterance."""
+        return "completion" if self.eou_id is None else "chat"
 
     @classmethod
     def mend(cls, text: str) -> str:

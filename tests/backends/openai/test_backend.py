@@ -276,7 +276,7 @@ def test_what_only_some_servers_know_goes_to_those(vllm: OpenAIServer, folder: P
     )
     assert result.code == 0, result.stderr
     assert (vllm.bodies[0]["top_k"], vllm.bodies[0]["repetition_penalty"]) == (5, 1.2)
-    prompted = run("caption", folder / "00.png", "--prompt", "This is an image of")
+    prompted = run("caption", folder / "00.png", "--prompt", "This is an image of ")
     assert prompted.code == 0, prompted.stderr
     assert vllm.bodies[1]["continue_final_message"] is True
     assert vllm.bodies[1]["messages"][-1] == {"role": "assistant", "content": "This is an image of"}
