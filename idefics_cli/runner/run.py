@@ -201,7 +201,7 @@ def _read(
     if report.full_text:
         text = outcome.full_text.strip()
     elif outcome.scores:
-        text = label
+        text = outcome.scores[0].label
     else:
         text = join_opening(request.opening, outcome.text).strip()
     return Result(
