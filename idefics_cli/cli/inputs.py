@@ -15,18 +15,27 @@ from ..errors import NothingToDo, SourceError, UsageError
 from ..files import is_own_stream, name_kind
 from ..images import expand, name_source, read_names
 from ..jsonl import read_lines
+from ..prompts.answer_format import (
+    choose_new_tokens,
+    count_least_characters,
+    parse_regex,
+    parse_schema,
+    to_choices,
+)
 from ..prompts.compose import word
-from ..prompts.tasks import name_labels, template_name
+from ..prompts.tasks import name_labels, parse_labels, template_name
 from ..prompts.templates import Template, load_template
 from ..results.sidecars import Sidecars
-from ..values import Decoding, Example, Item, Normalization, Request, Style
+from ..values import AnswerFormat, Decoding, Example, Item, Normalization, Request, Style
 from .declare import join_flags
 from .model_choice import complete_decoding
-from .options import InputOptions, PromptOptions
+from .options import FORMATS, InputOptions, PromptOptions
 from .output import display_name
 from .settings import Settings
 
 Words = Callable[[Item, Style], Request]
+MOST_TOKEN_CHARACTERS = 8
+"""More characters than a token of an answer has on average."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -46,6 +55,8 @@ class Question:
     """Whether labels are ranked, rather than asked for in words."""
     normalize: Normalization = "none"
     top: int | None = None
+    answer_format: AnswerFormat | None = None
+    """What answers must look like, where the command says so itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
     options = settings.input
     _check_sources(images, template, options)
     fields = _complete_fields(question, template)
+    answer_format = question.answer_format or choose_format(settings.prompt) or template.answer_format
     is_ranked = bool(question.labels) and question.is_ranked
     if is_ranked and settings.changes:
         flags = join_flags(settings.changes)
@@ -89,7 +101,10 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
         examples=_read_examples(settings.prompt),
         decoding=Decoding()
         if is_ranked
-        else replace(template.decoding.to_decoding(), **complete_decoding(settings)),
+        else complete_for_format(
+            replace(template.decoding.to_decoding(), **complete_decoding(settings)), answer_format, settings
+        ),
+        answer_format=answer_format,
         has_own_stop="stop" in settings.changes,
         labels=question.labels,
         is_ranked=is_ranked,
@@ -120,12 +135,41 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
     )
 
 
+def choose_format(options: PromptOptions) -> AnswerFormat | None:
+    """What answers must look like, as the options say it. Raises UsageError."""
+    given = [name for name in FORMATS if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise UsageError(f"{join_flags(given)} cannot be combined", hint="leave all but one away")
+    if options.schema is not None:
+        return parse_schema(options.schema)
+    if options.regex is not None:
+        return parse_regex(options.regex)
+    return None if options.choices is None else to_choices(parse_labels(options.choices))
+
+
+def complete_for_format(decoding: Decoding, wanted: AnswerFormat | None, settings: Settings) -> Decoding:
+    """How an answer of a format is drawn: as long as the format needs, without beams. Raises UsageError."""
+    if wanted is None:
+        return decoding
+    if settings.changes.get("num_beams", 1) > 1:
+        raise UsageError("--num-beams cannot keep to a format", hint="leave it out, or ask without a format")
+    tokens = settings.changes.get("max_new_tokens", choose_new_tokens(wanted))
+    if count_least_characters(wanted) > tokens * MOST_TOKEN_CHARACTERS:
+        raise UsageError(f"no answer of {tokens} tokens can have this format", hint="raise --max-new-tokens")
+    return replace(decoding, max_new_tokens=tokens, num_beams=1, stop=())
+
+
 def list_lines(path: str, settings: Settings) -> ItemList:
     """The work of `batch`: an item for each line of a file."""
     from ..prompts.items import ItemReader
 
     folder = Path() if path == "-" else Path(path).parent
-    reader = ItemReader(folder, complete_decoding(settings), has_stdin=path != "-")
+    reader = ItemReader(
+        folder,
+        complete_decoding(settings),
+        answer_format=choose_format(settings.prompt),
+        has_stdin=path != "-",
+    )
 
     def items() -> Iterator[Item]:
         with _open(path) as stream:

@@ -138,6 +138,25 @@ class PromptOptions(Panel):
     shots: Annotated[
         int | None, option("--shots", panel=PROMPT, min=0, help="Use the first N examples only.")
     ] = None
+    schema: Annotated[
+        str | None,
+        option(
+            "--schema",
+            panel=PROMPT,
+            metavar="FILE|JSON",
+            help="Answer in JSON that matches this JSON schema.",
+        ),
+    ] = None
+    regex: Annotated[
+        str | None,
+        option("--regex", panel=PROMPT, metavar="RE", help="Answer in words that match a pattern."),
+    ] = None
+    choices: Annotated[
+        str | None,
+        option(
+            "--choices", panel=PROMPT, metavar="A,B,C|@FILE", help="Answer with one of these, to the letter."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,3 +307,6 @@ class OutputOptions(Panel):
 
 PANELS = (ModelOptions, PromptOptions, DecodingOptions, InputOptions, OutputOptions)
 """What a command about images takes."""
+
+FORMATS = ("schema", "regex", "choices")
+"""The options that say what an answer must look like."""

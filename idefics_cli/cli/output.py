@@ -7,6 +7,7 @@ goes away ends the program quietly.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import UnsupportedOperation
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from ..errors import UsageError
 from ..files import append_whole, is_own_stream, name_kind
@@ -187,7 +188,7 @@ class Output:
     def _text_lines(self, result: Result) -> list[str]:
         if self._streamed:
             return [""]
-        lines = [result.text or ""]
+        lines = [(result.text or "") if result.data is None else _compact(result.data)]
         if self.top is not None and result.scores:
             lines = [f"{one_line(score.label)}\t{score.probability:.4f}" for score in result.scores]
         if self.single:
@@ -216,6 +217,11 @@ class Output:
             mode = os.O_TRUNC if is_replaced else os.O_EXCL
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | mode, 0o666)
         return self._file
+
+
+def _compact(data: Any) -> str:
+    """A parsed answer for people: words as they are, all else as JSON on one line."""
+    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BadItem, ItemError, UsageError, describe_problems, to_item_error
 from ..jsonl import parse_line
-from ..values import Decoding, Example, Item, Normalization, Request, Style
+from ..values import AnswerFormat, Decoding, Example, Item, Normalization, Request, Style
+from .answer_format import check_schema, choose_new_tokens, parse_regex, to_choices
 from .compose import word
 from .examples import load_examples, parse_example, relative_to
 from .tasks import TASKS, check_labels, name_labels, template_name
@@ -43,6 +44,9 @@ class _Line(BaseModel):
     decoding: dict[str, Any] = Field(default_factory=dict)
     examples: str | list[Any] = Field(default_factory=list)
     labels: list[str] = Field(default_factory=list)
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    regex: str | None = None
+    choices: list[str] | None = None
     generate: bool = False
     normalize: Normalization = "none"
 
@@ -55,16 +59,18 @@ class ItemReader:
         folder: Path,
         decoding: Mapping[str, Any],
         *,
+        answer_format: AnswerFormat | None = None,
         has_stdin: bool = True,
         has_files: bool = True,
     ) -> None:
-        """`folder` is what paths are relative to; `decoding` is for lines that do not set their own.
+        """`folder` is what paths are relative to; `decoding` and `answer_format` are for lines without their own.
 
         Without `has_stdin` the lines themselves come from standard input, so that no image can. Without `has_files`
         they come from elsewhere, and name no templates and examples by file; what images are is for others to check.
         """
         self._folder = folder
         self._decoding = decoding
+        self._answer_format = answer_format
         self._has_stdin = has_stdin
         self._has_files = has_files
         self._by_name: dict[str, Template] = {}
@@ -124,7 +130,16 @@ class ItemReader:
         if labels and "labels" in template.fields:
             given.setdefault("labels", name_labels(labels))
         is_ranked = bool(labels) and not line.generate
-        drawn = replace(template.decoding.to_decoding(), **{**self._decoding, **decoding})
+        given_decoding = {**self._decoding, **decoding}
+        drawn = replace(template.decoding.to_decoding(), **given_decoding)
+        answer_format = (
+            _find_format(line) or template.answer_format or (None if labels else self._answer_format)
+        )
+        if answer_format is not None:
+            tokens = given_decoding.get("max_new_tokens", choose_new_tokens(answer_format))
+            drawn = replace(
+                drawn, max_new_tokens=tokens, num_beams=given_decoding.get("num_beams", 1), stop=()
+            )
         return Item(
             id=f"line {number}" if line.id is None else str(line.id),
             images=self._find_images(line),
@@ -137,6 +152,7 @@ class ItemReader:
             labels=labels,
             is_ranked=is_ranked,
             normalize=line.normalize,
+            answer_format=answer_format,
             is_named=line.id is not None,
         )
 
@@ -185,6 +201,18 @@ class ItemReader:
             parse_example(entry, self._folder, f"example {number}")
             for number, entry in enumerate(line.examples, 1)
         )
+
+
+def _find_format(line: _Line) -> AnswerFormat | None:
+    """What the answer must look like, where the line says so."""
+    given = [name for name in ("schema_", "regex", "choices") if getattr(line, name) is not None]
+    if len(given) > 1:
+        raise BadItem("a line has one of schema, regex and choices", hint="leave the others out")
+    if line.schema_ is not None:
+        return check_schema(line.schema_)
+    if line.regex is not None:
+        return parse_regex(line.regex)
+    return None if line.choices is None else to_choices(check_labels(line.choices))
 
 
 def _read_id(values: Mapping[str, Any]) -> str | None:

@@ -32,6 +32,7 @@ TASKS = {
         Task("vqa", "vqa"),
         Task("classify", "classify"),
         Task("write", "story", "write"),
+        Task("extract", "extract"),
     )
 }
 

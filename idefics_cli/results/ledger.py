@@ -141,6 +141,8 @@ def number_key(key: str) -> int:
 
 def _digest_wording(item: Item) -> str:
     choosing = (*item.labels, str(item.is_ranked), item.normalize) if item.labels else ()
+    if item.answer_format is not None:
+        choosing = (*choosing, item.answer_format.kind, item.answer_format.text)
     return _digest_words(item.task, item.template, item.decoding, choosing, item.examples)
 
 

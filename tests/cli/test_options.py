@@ -168,7 +168,20 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "caption", "vqa", "classify", "write", "run", "batch", "chat", "serve", "doctor", "templates"),
+        *(
+            "",
+            "caption",
+            "vqa",
+            "classify",
+            "extract",
+            "write",
+            "run",
+            "batch",
+            "chat",
+            "serve",
+            "doctor",
+            "templates",
+        ),
         *("bench", "models", "models list", "models info", "models pull", "models remove"),
     ],
 )

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from ..command import with_options
 from ..declare import option
-from ..options import PANELS, PROMPT, Images
+from ..options import FORMATS, PANELS, PROMPT, Images
 from ..settings import Settings
 
 
-@with_options(*PANELS)
+@with_options(*PANELS, without=FORMATS)
 def caption(
     settings: Settings,
     images: Images = None,

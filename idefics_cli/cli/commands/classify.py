@@ -8,11 +8,11 @@ from ...errors import UsageError
 from ...values import Normalization
 from ..command import with_options
 from ..declare import option
-from ..options import OUTPUT, PANELS, PROMPT, Images
+from ..options import FORMATS, OUTPUT, PANELS, PROMPT, Images
 from ..settings import Settings
 
 
-@with_options(*PANELS, without=("stream",))
+@with_options(*PANELS, without=("stream", *FORMATS))
 def classify(
     settings: Settings,
     images: Images = None,

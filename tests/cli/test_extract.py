@@ -1,0 +1,113 @@
+"""`idefics extract` and answers of a format, with the embedded checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+SAMPLES = Path(__file__).parents[2] / "idefics_cli" / "shapes" / "samples"
+CIRCLE = str(SAMPLES / "red-circle.png")
+STAR = str(SAMPLES / "blue-star.png")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "colour": {"enum": ["red", "blue", "green"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["colour", "count"],
+    "additionalProperties": False,
+}
+
+
+def test_extract_prints_json_that_the_schema_takes(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "scene.json"
+    file.write_text(json.dumps(SCHEMA), encoding="utf-8")
+    result = run("extract", CIRCLE, STAR, "--schema", str(file), "--model", "shapes", "--format", "jsonl")
+    assert result.code == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["id"] for row in rows] == [CIRCLE, STAR]
+    for row in rows:
+        jsonschema_rs.validator_for(SCHEMA).validate(row["data"])
+        assert json.loads(row["text"]) == row["data"]
+        assert row["template"] == "extract@1"
+        assert row["confidence"]["min_logprob"] <= row["confidence"]["mean_logprob"] < 0
+    text = run("extract", CIRCLE, "--schema", json.dumps(SCHEMA), "--model", "shapes")
+    assert json.loads(text.stdout) == rows[0]["data"]
+    assert " " not in text.stdout.strip()
+
+
+def test_choices_and_patterns_are_kept_to_the_letter(run: Any) -> None:
+    question = ("-q", "What colour is the circle?", "--model", "shapes")
+    assert run("vqa", CIRCLE, *question, "--choices", "blue,red").stdout == "red\n"
+    assert run("vqa", CIRCLE, *question, "--regex", "(dark )?(blue|green)").stdout in ("blue\n", "green\n")
+
+
+def test_an_answer_that_its_limit_cuts_off_is_no_answer(run: Any) -> None:
+    result = run(
+        *("extract", CIRCLE, "--fields", "story", "--max-new-tokens", "6"),
+        "--model",
+        "shapes",
+        "--format",
+        "jsonl",
+    )
+    assert result.code == 1
+    row = json.loads(result.stdout)
+    assert row["error"]["code"] == "invalid_output"
+    assert row["data"] is None
+    assert "--max-new-tokens" in row["error"]["message"]
+
+
+def test_formats_may_stand_in_batch_lines_and_templates(run: Any, tmp_path: Path) -> None:
+    template = {"name": "tint", "version": 1, "description": "Name the colour."}
+    wording = {
+        "chat": {"turn": ["image", "What colour is the circle?"]},
+        "output": {"choices": ["blue", "red"]},
+    }
+    (tmp_path / "tint.yaml").write_text(json.dumps(template | wording), encoding="utf-8")
+    lines: list[dict[str, Any]] = [
+        {"task": "extract", "image": CIRCLE, "schema": SCHEMA},
+        {
+            "task": "vqa",
+            "image": CIRCLE,
+            "question": "What colour is the circle?",
+            "choices": ["blue", "red"],
+        },
+        {"task": "vqa", "image": CIRCLE, "question": "What colour is the circle?", "schema": {"not": {}}},
+        {"template": "./tint.yaml", "image": CIRCLE},
+    ]
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    result = run("batch", str(items), "--model", "shapes", "--style", "chat")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.code == 1
+    jsonschema_rs.validator_for(SCHEMA).validate(rows[0]["data"])
+    assert [row["data"] for row in rows[1:]] == ["red", None, "red"]
+    assert "'not'" in rows[2]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--schema", '{"not": {}}'), "'not' is not enforced"),
+        (("--schema", '{"type": "array", "uniqueItems": true}'), "'uniqueItems' is not enforced"),
+        (("--schema", '{"type": 3}'), "cannot be enforced"),
+        (("--schema", "{"), "is not JSON"),
+        (("--schema", "none.json"), "No such file"),
+        (("--schema", '{"type": "string", "minLength": 9000}', "--max-new-tokens", "50"), "50 tokens"),
+        (("--fields", "a, a"), "twice"),
+        (("--fields", "a:colour"), "'colour' is not a kind of field"),
+        (("--fields", "a", "--schema", "{}"), "one of them"),
+        ((), "needs --schema or --fields"),
+    ],
+)
+def test_what_cannot_be_kept_to_is_refused_before_a_model_is_loaded(
+    run: Any, flags: tuple[str, ...], said: str
+) -> None:
+    result = run("extract", CIRCLE, *flags, "--model", "shapes")
+    assert result.code == 2
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
