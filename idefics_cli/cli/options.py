@@ -7,10 +7,11 @@ from there. None means "not given": a template or the built-in value decides. Wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
+from ..prompts.decoding_ranges import RANGES, check_decoding
 from ..values import Style
 from .declare import HELD, WEIGHTS, Fact, Panel, flag, option
 
@@ -159,49 +160,42 @@ class PromptOptions(Panel):
     ] = None
 
 
+def _draw(name: str, help: str) -> Any:
+    """An option of `Decoding`, which says what it may be."""
+
+    def check(value: Any) -> Any:
+        try:
+            check_decoding(name, value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return value
+
+    shown = f"{help} ({RANGES[name]})." if name in RANGES and name != "seed" else f"{help}."
+    return option(f"--{name.replace('_', '-')}", help=shown, panel=DECODING, callback=check)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingOptions(Panel):
     """How answers are drawn, and how many at a time. Those of `Decoding` have its names."""
 
     ORDER: ClassVar[int] = 2
 
-    max_new_tokens: Annotated[
-        int | None, option("--max-new-tokens", panel=DECODING, min=1, help="Longest answer, in tokens.")
-    ] = None
-    num_beams: Annotated[
-        int | None, option("--num-beams", panel=DECODING, min=1, help="Beam search with N beams.")
-    ] = None
-    temperature: Annotated[
-        float | None,
-        option("--temperature", panel=DECODING, min=0, help="Sample at this temperature; 0 is greedy."),
-    ] = None
-    top_p: Annotated[
-        float | None,
-        option(
-            "--top-p", panel=DECODING, min=0, max=1, help="Sample from the likeliest tokens of this total."
-        ),
-    ] = None
-    top_k: Annotated[
-        int | None, option("--top-k", panel=DECODING, min=0, help="Sample from the K likeliest tokens.")
-    ] = None
+    max_new_tokens: Annotated[int | None, _draw("max_new_tokens", "Longest answer, in tokens")] = None
+    num_beams: Annotated[int | None, _draw("num_beams", "Beam search with N beams")] = None
+    temperature: Annotated[float | None, _draw("temperature", "Sample at this temperature; 0 is greedy")] = (
+        None
+    )
+    top_p: Annotated[float | None, _draw("top_p", "Sample from the likeliest tokens of this total")] = None
+    top_k: Annotated[int | None, _draw("top_k", "Sample from the K likeliest tokens; 0 is from all")] = None
     repetition_penalty: Annotated[
-        float | None,
-        option(
-            "--repetition-penalty", panel=DECODING, min=0, help="Above 1 discourages what was said before."
-        ),
+        float | None, _draw("repetition_penalty", "Above 1 discourages what was said before")
     ] = None
     no_repeat_ngram_size: Annotated[
-        int | None,
-        option("--no-repeat-ngram-size", panel=DECODING, min=0, help="Never repeat N tokens in a row."),
+        int | None, _draw("no_repeat_ngram_size", "Never repeat N tokens in a row")
     ] = None
-    length_penalty: Annotated[
-        float | None, option("--length-penalty", panel=DECODING, help="Above 0 favours long beams.")
-    ] = None
-    stop: Annotated[
-        list[str] | None,
-        option("--stop", panel=DECODING, help="End the answer before this text (repeatable)."),
-    ] = None
-    seed: Annotated[int | None, option("--seed", panel=DECODING, min=0, help="Seed for sampling.")] = None
+    length_penalty: Annotated[float | None, _draw("length_penalty", "Above 0 favours long beams")] = None
+    stop: Annotated[list[str] | None, _draw("stop", "End the answer before this text (repeatable)")] = None
+    seed: Annotated[int | None, _draw("seed", "Seed for sampling")] = None
     batch_size: Annotated[
         int | None,
         option("--batch-size", panel=DECODING, min=1, help="Requests answered at a time."),

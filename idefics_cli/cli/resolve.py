@@ -151,12 +151,6 @@ def _read_changes(options: DecodingOptions) -> dict[str, Any]:
     """The decoding options that were given; the rest is the template's."""
     given = {field.name: getattr(options, field.name) for field in fields(Decoding)}
     given = {name: value for name, value in given.items() if value not in (None, [])}
-    for name, value in given.items():
-        is_number = isinstance(value, int | float)
-        if is_number and (
-            not math.isfinite(value) or (value == 0 and name in ("top_p", "repetition_penalty"))
-        ):
-            raise UsageError(f"--{name.replace('_', '-')} cannot be {value}", hint="1 changes nothing")
     if "stop" in given:
         given["stop"] = tuple(given["stop"])
     return given

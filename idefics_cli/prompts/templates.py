@@ -13,12 +13,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ..config import exists, read_yaml, template_folders
 from ..errors import UsageError, describe_problems
 from ..values import AnswerFormat, Decoding, Style
 from .answer_format import check_schema, parse_regex, to_choices
+from .decoding_ranges import check_decoding
 
 IMAGE, IMAGES = "image", "images"
 """The words of a `turn` for an image of the item and for all of them; a single `image` stands for all too."""
@@ -43,16 +52,22 @@ class Strict(BaseModel):
 class DecodingDefaults(Strict):
     """The part of `Decoding` that a template may set; what is not set keeps the built-in value."""
 
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    num_beams: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
-    repetition_penalty: float | None = Field(default=None, gt=0)
-    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
+    max_new_tokens: int | None = None
+    num_beams: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
     length_penalty: float | None = None
     stop: list[str] | None = None
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = None
+
+    @field_validator("*")
+    @classmethod
+    def _is_in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        check_decoding(str(info.field_name), value)
+        return value
 
     def to_decoding(self) -> Decoding:
         given = self.model_dump(exclude_none=True)

@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from ..prompts.decoding_ranges import RANGES, check_decoding
 from ..values import Answer, Decoding, ImagePart, Message, Part, Prompt, Request, TextPart
 
 TASK = "chat"
@@ -60,24 +61,34 @@ class StreamOptions(StrictSchema):
     include_usage: bool = False
 
 
+def _draw(name: str) -> Any:
+    """A field for an option of `Decoding`, with its range in the schema."""
+    allowed = RANGES[name]
+    least = allowed.least if allowed.off is None else allowed.off
+    return Field(default=None, json_schema_extra={"minimum": least, "maximum": allowed.most})
+
+
 class ChatCall(StrictSchema):
     """The body of a call. Greedy unless `temperature` is given; a last assistant message is continued."""
 
     model: str = Field(description="The model that is served: see /v1/models.")
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    temperature: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
-        | None
-    ) = None
+    max_tokens: int | None = _draw("max_new_tokens")
+    max_completion_tokens: int | None = _draw("max_new_tokens")
+    temperature: float | None = _draw("temperature")
+    top_p: float | None = _draw("top_p")
+    seed: int | None = _draw("seed")
+    stop: str | list[str] | None = None
     n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @field_validator("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop")
+    @classmethod
+    def _is_in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        name = "max_new_tokens" if str(info.field_name).startswith("max_") else str(info.field_name)
+        check_decoding(name, [value] if isinstance(value, str) else value)
+        return value
 
     def to_prompt(self) -> Prompt:
         return tuple(message.to_message() for message in self.messages)

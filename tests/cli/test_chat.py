@@ -86,7 +86,7 @@ def test_lines_are_questions_and_never_commands(run: Command, tmp_path: Path, re
         (("-",), 2, "standard input has the questions"),
         (("none.png",), 1, "none.png"),
         (("--load", "none.json"), 2, "cannot read none.json"),
-        (("--top-p", "0"), 2, "--top-p cannot be 0"),
+        (("--top-p", "0"), 2, "--top-p': 0.0 is not in the range 0.0001 to 1"),
     ],
 )
 def test_what_cannot_begin_is_one_line(

@@ -107,7 +107,7 @@ def test_templates_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"task": "caption", "image": 3}, "image: Input should be a valid string"),
         ({"task": "vqa", "question": 3}, "question is not a text"),
         ({"task": "vqa", "question": "a", "fields": {"question": "b"}}, "question is there twice"),
-        ({"task": "caption", "num_beams": 0}, "num_beams: Input should be greater"),
+        ({"task": "caption", "num_beams": 0}, "num_beams: 0 is not in the range 1 to 64"),
         ({"task": "caption", "num_beams": "2"}, "num_beams: Input should be a valid integer"),
         ({"task": "classify", "image": "a"}, "classify needs labels"),
         ({"task": "classify", "image": "a", "labels": ["x"]}, "at least two labels"),
