@@ -33,12 +33,19 @@ class ImageSpan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
-    """One prepared image: tiles by channels by height by width, and which of the pixels are not padding."""
+    """One prepared image: tiles by channels by height by width, and which of the pixels are padding, if any.
+
+    Bytes are still to be looked up, see `PixelTable`.
+    """
 
     values: Tensor
     mask: Tensor | None = None
     rows: int = 0
     cols: int = 0
+
+    @property
+    def held_bytes(self) -> int:
+        return int(self.values.nbytes) + (0 if self.mask is None else int(self.mask.nbytes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

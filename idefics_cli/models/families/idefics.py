@@ -13,6 +13,7 @@ from ...values import Image, Prompt, Style
 from .cached_projections import remembering
 from .family import Encoded, ImageSpan, Pixels
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Slot, continue_with, lay_out
+from .pixel_table import stack
 from .placeholder_family import PlaceholderFamily, TokenRange
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ class IdeficsFamily(PlaceholderFamily):
         return self.tokenize(pieces, [self.shown_image] * sum(isinstance(piece, Slot) for piece in pieces))
 
     def prepare(self, image: Image) -> Pixels:
-        return Pixels(self.processor.image_processor([image.pixels], return_tensors="pt"))
+        processor = self.processor.image_processor
+        if not self.pixel_table.keeps_bytes:
+            return Pixels(processor([image.pixels], return_tensors="pt"))
+        size = (processor.size.width, processor.size.height)
+        return stack([image.pixels.resize(size, resample=processor.resample)])
 
     def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
         import torch
@@ -61,7 +66,7 @@ class IdeficsFamily(PlaceholderFamily):
         seen = torch.zeros(len(rows), width, count, dtype=torch.long)
         for index, row in enumerate(rows):
             for place, one in enumerate(row.pixels):
-                pixels[index, place] = one.values[0]
+                pixels[index, place] = self.pixel_table.look_up(one.values)[0]
             for position, place in enumerate(self._find_seen_images(row.ids), start=width - len(row.ids)):
                 if place >= 0:
                     seen[index, position, place] = 1
@@ -74,7 +79,8 @@ class IdeficsFamily(PlaceholderFamily):
         from ..devices import find_input_device
 
         core = model.model
-        values = torch.cat([one.values for one in pixels]).to(find_input_device(model), core.dtype)
+        values = torch.cat([one.values for one in pixels]).to(find_input_device(model))
+        values = self.pixel_table.look_up(values).to(core.dtype)
         features = core.vision_model(pixel_values=values).last_hidden_state
         return list(core.perceiver_resampler(features) if self.config.use_resampler else features)
 

@@ -17,6 +17,7 @@ from ...errors import BadItem, ModelError
 from ...values import Choice, Image, Prompt
 from .family import Encoded, Family, ImageSpan, Pixels, any_of, check_images, preparing, refuse_markers
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, continue_with, lay_out, spell
+from .pixel_table import PixelTable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,7 @@ class PlaceholderFamily(Family):
                 hint="its files are damaged or of another architecture; download the checkpoint again",
             )
         self.bos = self.tokenizer.bos_token or ""
+        self.pixel_table = PixelTable(processor.image_processor)
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
         self._labels: OrderedDict[tuple[str, ...], list[tuple[int, ...]]] = OrderedDict()
 

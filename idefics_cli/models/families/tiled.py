@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ from .family import Encoded, Pixels
 from .placeholder_family import PlaceholderFamily, TokenRange
 
 if TYPE_CHECKING:
+    import PIL.Image
     from torch import Tensor
 
 DETAILS = ("low", "medium", "high")
@@ -28,14 +30,20 @@ class TiledFamily(PlaceholderFamily):
         self.tile_tokens = int(processor.image_seq_len)
 
     def prepare(self, image: Image) -> Pixels:
+        if self.pixel_table.keeps_bytes:
+            return self.cut(image.pixels)
         prepared = self.processor.image_processor([[image.pixels]], return_tensors="pt", **self.image_options)
         rows, cols = prepared.get("rows"), prepared.get("cols")
         return Pixels(
             prepared["pixel_values"][0],
-            prepared["pixel_attention_mask"][0],
+            prepared["pixel_attention_mask"][0].bool(),
             int(rows[0][0]) if rows is not None else 0,
             int(cols[0][0]) if cols is not None else 0,
         )
+
+    @abstractmethod
+    def cut(self, image: PIL.Image.Image) -> Pixels:
+        """The tiles of an image as the checkpoint's image processor resizes and cuts them, as bytes."""
 
     @property
     def image_options(self) -> dict[str, Any]:
@@ -45,7 +53,9 @@ class TiledFamily(PlaceholderFamily):
     def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
         import torch
 
-        tiles = [[(one.values, one.mask) for one in row.pixels] for row in rows]
+        tiles = [
+            [(self.pixel_table.look_up(one.values, one.mask), one.mask) for one in row.pixels] for row in rows
+        ]
         prepared = [one for row in rows for one in row.pixels]
         if not prepared:
             return {}
@@ -71,11 +81,19 @@ class TiledFamily(PlaceholderFamily):
         from ..devices import find_input_device
 
         core, device = model.model, find_input_device(model)
-        values = torch.cat([one.values for one in pixels])[None].to(device)
-        masks = torch.cat(
-            [torch.ones_like(one.values[:, 0]) if one.mask is None else one.mask for one in pixels]
+        values = torch.cat([one.values for one in pixels]).to(device)
+        masks = None
+        if any(one.mask is not None for one in pixels):
+            whole = [
+                values.new_ones(one.values[:, 0].shape, dtype=torch.bool) if one.mask is None else one.mask
+                for one in pixels
+            ]
+            masks = torch.cat([one.to(device) for one in whole])
+        found = core.get_image_features(
+            self.pixel_table.look_up(values, masks)[None].to(core.dtype),
+            None if masks is None else masks[None],
+            return_dict=True,
         )
-        found = core.get_image_features(values, masks[None].to(device), return_dict=True)
         counts = [one.values.shape[0] * self.tile_tokens for one in pixels]
         return list(torch.split(torch.cat(list(found.pooler_output)), counts))
 
