@@ -75,6 +75,8 @@ PLACES = {
     "anyio": ("serve",),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
     "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images"),
+    "tifffile": ("images/precise",),
+    "imagecodecs": ("images/precise",),
     "PIL": ("images", "shapes", "values", "models", "bench", "backends/daemon"),
 }
 

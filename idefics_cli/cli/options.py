@@ -235,6 +235,12 @@ class InputOptions(Panel):
     max_pixels: Annotated[
         int | None, option("--max-pixels", panel=INPUT, min=1, help="Refuse larger images.")
     ] = None
+    decode_timeout: Annotated[
+        float | None,
+        option(
+            "--decode-timeout", panel=INPUT, min=0.1, help="Seconds for decoding one image; 30 if not given."
+        ),
+    ] = None
     background: Annotated[
         str | None,
         option("--background", panel=INPUT, help="Colour under transparent images, as #rrggbb."),

@@ -61,6 +61,8 @@ def _read_limits(options: InputOptions) -> Limits:
     limits = Limits()
     if options.max_pixels is not None:
         limits = replace(limits, max_pixels=options.max_pixels)
+    if options.decode_timeout is not None:
+        limits = replace(limits, decode_seconds=options.decode_timeout)
     if options.timeout is not None:
         limits = replace(limits, total_timeout_seconds=options.timeout)
     if options.no_private_addresses:

@@ -117,6 +117,7 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
             API_LIMITS,
             max_pixels=options.max_pixels or API_LIMITS.max_pixels,
             total_timeout_seconds=options.timeout or API_LIMITS.total_timeout_seconds,
+            decode_seconds=options.decode_timeout or API_LIMITS.decode_seconds,
         ),
     )
     backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=settings.cache_bytes)

@@ -4,6 +4,7 @@
 Knows no model and no prompt.
 """
 
+from .deadline import Deadline
 from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
@@ -12,6 +13,7 @@ from .names import name_own_fields, name_source
 from .sources import expand, is_url, load, read
 
 __all__ = [
+    "Deadline",
     "Limits",
     "decode",
     "expand",

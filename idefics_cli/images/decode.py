@@ -15,19 +15,21 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import PIL.Image
+import PIL.PngImagePlugin
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
 from ..errors import SourceError
 from ..values import Image
-from .formats import COMMON, describe_unreadable, list_formats
+from .deadline import Deadline
+from .isolated import decode_isolated
 from .limits import Limits
 from .names import name_source
-from .opening import open_data
-from .pixels import DEEP_CHANNELS, to_rgb
+from .opening import Opened, open_data
+from .picture import NeedsProcess, Reading, load_picture
+from .pixels import to_rgb
 
 # All that Pillow's decoders are known to raise on damaged data, MemoryError apart.
 _DAMAGE = (
@@ -54,27 +56,53 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+_UNCOUNTED = {"GIF", "TIFF"}
+"""Formats whose frames are counted by going through the whole file, which may have a million."""
+HEAD_BYTES = 4096
 _PILLOW_MODULES = re.compile(r"PIL\.")
+MAX_PROFILE_BYTES = 16_000_000
+"""Of a PNG's colour profile, or of one of its texts; Pillow's own limit is a megabyte."""
 _settings_lock = threading.Lock()
 
 
-def decode(data: bytes | Path, source: str, limits: Limits) -> Image:
-    """Decode one image. `source` is what the image and its errors are called.
+def decode(data: bytes | Path, source: str, limits: Limits, deadline: Deadline | None = None) -> Image:
+    """Decode one image. `source` is what the image and its errors are called, `deadline` how it can be given up.
 
-    Raises SourceError: not_found (files only), not_an_image, too_large.
+    Raises SourceError: not_found (files only), not_an_image, too_large, timeout.
     """
-    _prepare_pillow(limits)
     name = name_source(source)
-    with open_data(data, name) as opened:
-        head = opened.file.read(1024)
+    deadline = Deadline() if deadline is None else deadline
+    deadline.start(limits.decode_seconds, name)
+    with open_data(data, name, deadline) as opened:
+        try:
+            pixels, notes = _decode(opened, name, limits, deadline, is_isolated=False)
+        except NeedsProcess:
+            whole = data if opened.content is None else opened.content
+            pixels, notes = decode_isolated(whole, name, limits, deadline)
+        return Image(source, pixels, _digest(opened.content, limits, pixels), tuple(notes))
+
+
+def decode_here(data: bytes | Path, name: str, limits: Limits) -> tuple[PIL.Image.Image, list[str]]:
+    """Pixels and notes, however long it takes: for a process that can be ended."""
+    with open_data(data, name, Deadline()) as opened:
+        return _decode(opened, name, limits, Deadline(), is_isolated=True)
+
+
+def _decode(
+    opened: Opened, name: str, limits: Limits, deadline: Deadline, *, is_isolated: bool
+) -> tuple[PIL.Image.Image, list[str]]:
+    _prepare_pillow(limits)
+    notes: list[str] = []
+    with _translate_damage(name, limits):
+        head = opened.file.read(HEAD_BYTES)
+        opened.file.seek(0)
         if not head:
             raise SourceError(f"{name} is empty (0 bytes)", code="not_an_image")
-        notes: list[str] = []
-        with _translate_damage(name, limits):
-            image = _load_pixels(opened.file, head, name, limits)
-            pixels = _turn_upright(image, to_rgb(image, limits.background, notes), notes)
-        _note_frames(image, notes)
-    return Image(source, pixels, _digest(opened.content, limits, pixels), tuple(notes))
+        reading = Reading(opened, head, name, limits, deadline, is_isolated, notes)
+        image = load_picture(reading)
+        pixels = _turn_upright(image, to_rgb(image, limits.background, notes), notes)
+    _note_frames(image, notes)
+    return pixels, notes
 
 
 def _digest(content: bytes | None, limits: Limits, pixels: PIL.Image.Image) -> str:
@@ -90,35 +118,6 @@ def _digest(content: bytes | None, limits: Limits, pixels: PIL.Image.Image) -> s
     digest = hashlib.sha256(kind.encode())
     digest.update(data)
     return digest.hexdigest()[:32]
-
-
-def _load_pixels(file: IO[bytes], head: bytes, name: str, limits: Limits) -> PIL.Image.Image:
-    try:
-        try:
-            image: PIL.Image.Image = PIL.Image.open(file, formats=COMMON)
-        except PIL.UnidentifiedImageError:
-            image = PIL.Image.open(file, formats=list_formats())
-    except PIL.UnidentifiedImageError:
-        message, hint = describe_unreadable(head)
-        raise SourceError(f"{name} {message}", code="not_an_image", hint=hint) from None
-    _check_size(image, name, limits)
-    # Pillow reduces 16-bit channels while loading; only the raw modes of the unread tiles tell of them.
-    image.info[DEEP_CHANNELS] = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    image.load()
-    _check_size(image, name, limits)  # an icon's header may lie about the picture inside
-    return image
-
-
-def _check_size(image: PIL.Image.Image, name: str, limits: Limits) -> None:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise SourceError(f"{name} has no pixels ({width} x {height})", code="not_an_image")
-    if width * height > limits.max_pixels:
-        raise SourceError(
-            f"{name} has {width} x {height} pixels, more than the limit of {limits.max_pixels:,}",
-            code="too_large",
-            hint="make it smaller first",
-        )
 
 
 def _turn_upright(image: PIL.Image.Image, rgb: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
@@ -139,13 +138,15 @@ def _note_frames(image: PIL.Image.Image, notes: list[str]) -> None:
     if image.format in {"MPO", "HEIF", "ICO", "PSD"}:
         return
     try:
-        count = getattr(image, "n_frames", 1)
+        is_animated = bool(getattr(image, "is_animated", False))
     except _DAMAGE:
-        # Damage after the first frame is no concern of ours, but there are more frames.
-        notes.append("only the first frame is used")
+        is_animated = True  # damage after the first frame is no concern of ours, but there are more frames
+    if not is_animated:
         return
-    if count > 1:
-        notes.append(f"only the first of {count} frames is used")
+    if image.format in _UNCOUNTED:
+        notes.append("only the first frame is used")
+    else:
+        notes.append(f"only the first of {getattr(image, 'n_frames', 2)} frames is used")
 
 
 @contextlib.contextmanager
@@ -178,6 +179,7 @@ def _prepare_pillow(limits: Limits) -> None:
         if first is None or first[3] != _PILLOW_MODULES:
             warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
         # Pillow refuses at twice this number; it guards pictures in pictures, whose headers we do not see.
+        PIL.PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
         half = (limits.max_pixels + 1) // 2
         if PIL.Image.MAX_IMAGE_PIXELS is not None and half > PIL.Image.MAX_IMAGE_PIXELS:
             PIL.Image.MAX_IMAGE_PIXELS = half

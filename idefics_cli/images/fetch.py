@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import functools
 import ssl
 import urllib.parse
@@ -21,6 +22,7 @@ from .. import __version__
 from ..errors import SourceError
 from ..http_retry import Retry, Transient, is_transient, parse_retry_after
 from .addresses import resolve_public
+from .deadline import Deadline
 from .limits import Limits
 from .names import name_source, parse_scheme
 
@@ -34,17 +36,39 @@ _HEADERS = {
 }
 
 
-def fetch(url: str, limits: Limits, *, transport: httpx2.AsyncBaseTransport | None = None) -> bytes:
-    """The bytes behind a URL. `transport` replaces the network.
+def fetch(
+    url: str,
+    limits: Limits,
+    *,
+    transport: httpx2.AsyncBaseTransport | None = None,
+    deadline: Deadline | None = None,
+) -> bytes:
+    """The bytes behind a URL. `transport` replaces the network; a `deadline` that is given up ends the transfer.
 
     Raises SourceError: fetch_failed, timeout, too_large, refused.
     """
     if parse_scheme(url) == "data":
         return _parse_data_url(url, limits)
-    return asyncio.run(_fetch_in_time(url, limits, transport))
+    try:
+        return asyncio.run(_fetch_in_time(url, limits, transport, deadline or Deadline()))
+    except asyncio.CancelledError:
+        raise SourceError(f"{name_source(url)} is not wanted any more", code="timeout") from None
+    finally:
+        if deadline is not None:
+            deadline.call_when_given_up(None)
 
 
-async def _fetch_in_time(url: str, limits: Limits, transport: httpx2.AsyncBaseTransport | None) -> bytes:
+async def _fetch_in_time(
+    url: str, limits: Limits, transport: httpx2.AsyncBaseTransport | None, deadline: Deadline
+) -> bytes:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def cancel() -> None:
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(task.cancel)
+
+    deadline.call_when_given_up(cancel)
     seconds = limits.total_timeout_seconds
     retry = Retry(limits.attempts, limits.backoff_seconds, limits.max_retry_after_seconds, seconds)
     try:

@@ -13,6 +13,8 @@ import os
 import PIL.features
 import PIL.Image
 
+from .signatures import describe_foreign
+
 # Most frequent first. TGA is last: it has no signature, so it must not see what another format can claim.
 _SUFFIXES: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -42,7 +44,10 @@ _IMAGE_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"
 )
-_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"8BPS")
+_SIGNATURES = (
+    *(b"\xff\xd8", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51", b"8BPS\0\x01", b"qoif", b"DDS "),
+)
 
 
 def has_image_suffix(name: str) -> bool:
@@ -64,18 +69,16 @@ def _is_supported(name: str) -> bool:
     return name in list_formats() and (name != "AVIF" or bool(PIL.features.check("avif")))
 
 
-def describe_unreadable(head: bytes) -> tuple[str, str]:
+def describe_unreadable(head: bytes, name: str) -> tuple[str, str]:
     """What data is that no format claimed, and what to do about it."""
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     brand = _BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
     if brand and not _is_supported(brand):
         return f"is a {brand} image, which needs an extra", "pip install 'idefics-cli[heif]'"
-    if brand or head.startswith(_SIGNATURES):
+    is_riff = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    if brand or is_riff or head.startswith(_SIGNATURES) or _is_bitmap(head):
         return "is truncated or damaged: its header cannot be read", ""
-    if b"<svg" in text:
-        return "is an SVG drawing, not an image of pixels", "convert it to PNG first"
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "is a web page (HTML), not an image", ""
-    if head.startswith(b"%PDF"):
-        return "is a PDF document, not an image", "convert its pages to PNG first"
-    return "is not an image in a format that can be read", ""
+    return describe_foreign(head, name)
+
+
+def _is_bitmap(head: bytes) -> bool:
+    return head.startswith(b"BM") and head[6:10] == b"\0\0\0\0"

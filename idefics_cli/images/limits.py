@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import SourceError
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -17,6 +19,8 @@ class Limits:
     max_bytes: int = 100_000_000
     background: tuple[int, int, int] = (255, 255, 255)
     """What transparent areas are put on."""
+    decode_seconds: float = 30.0
+    """For making pixels of what was read. A photo takes a tenth of a second; a file made to be slow never ends."""
     connect_timeout_seconds: float = 10.0
     total_timeout_seconds: float = 60.0
     """For everything a URL needs: redirects, retries and the waits between them."""
@@ -27,3 +31,15 @@ class Limits:
     """Before the second attempt; doubles from there."""
     max_retry_after_seconds: float = 20.0
     """A server that asks for a longer pause is not asked again."""
+
+
+def check_size(width: int, height: int, name: str, limits: Limits) -> None:
+    """Raise SourceError unless there are pixels, and not too many."""
+    if width < 1 or height < 1:
+        raise SourceError(f"{name} has no pixels ({width} x {height})", code="not_an_image")
+    if width * height > limits.max_pixels:
+        raise SourceError(
+            f"{name} has {width} x {height} pixels, more than the limit of {limits.max_pixels:,}",
+            code="too_large",
+            hint="make it smaller first",
+        )

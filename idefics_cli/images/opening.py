@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import SourceError
+from .deadline import Deadline, time_bytes, time_file
 
 IN_MEMORY_BYTES = 100_000_000
 """A larger file is read piece by piece: who has a scan of gigabytes has not the memory for it twice."""
@@ -26,26 +27,36 @@ class Opened:
 
 
 @contextlib.contextmanager
-def open_data(data: bytes | Path, name: str) -> Iterator[Opened]:
+def open_data(data: bytes | Path, name: str, deadline: Deadline) -> Iterator[Opened]:
     """Open what is to be decoded. Raises SourceError: not_found, not_an_image."""
     if isinstance(data, bytes):
-        yield Opened(io.BytesIO(data), data)
+        yield Opened(time_bytes(data, deadline), data)
         return
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(os.fdopen(_open_regular(data, name), "rb"))
+            file = stack.enter_context(io.FileIO(_open_regular(data, name)))
             content = None
             if os.fstat(file.fileno()).st_size <= IN_MEMORY_BYTES:
-                content = file.read(IN_MEMORY_BYTES + 1)
+                content = _read_all(file, name)
         except OSError as error:
             raise SourceError(f"{name} cannot be read: {error.strerror}", code="not_found") from None
         except ValueError:
             raise SourceError(f"{name} is not a possible file name", code="not_found") from None
-        if content is None or len(content) > IN_MEMORY_BYTES:
-            file.seek(0)
-            yield Opened(file, None)
+        if content is None:
+            yield Opened(stack.enter_context(time_file(file, deadline)), None)
         else:
-            yield Opened(io.BytesIO(content), content)
+            yield Opened(time_bytes(content, deadline), content)
+
+
+def _read_all(file: io.FileIO, name: str) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := file.read(IN_MEMORY_BYTES + 1 - size):
+        pieces.append(piece)
+        size += len(piece)
+        if size > IN_MEMORY_BYTES:
+            raise SourceError(f"{name} grows while it is read", code="not_an_image")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _open_regular(path: Path, name: str) -> int:

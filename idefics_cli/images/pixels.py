@@ -11,29 +11,52 @@ import math
 import PIL.Image
 from PIL import ImageCms
 
+from .colour import SRGB_GAMMA, apply_gamma, convert_profile
+
 DEEP_CHANNELS = "idefics_deep_channels"
 """Key in an image's `info`: the file holds 16 bits a channel, whatever the mode says once it is loaded."""
 
-_OPAQUE = (255, 255)
+OPAQUE = (255, 255)
 
 
 def to_rgb(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:
-    """A new RGB image of a loaded one; what was dropped or changed is appended to `notes`.
+    """A new RGB image of a loaded one, as sRGB; what was dropped or changed is appended to `notes`.
 
     Raises ValueError for values that are no colours.
     """
+    profile, gamma = _find_colours(image)
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         image = _scale_deep(image, notes)
     elif image.info.get(DEEP_CHANNELS):
         notes.append("16-bit values were reduced to 8 bits")
         image = _scale_key(image)
     if image.has_transparency_data:
-        return _composite(image, background, notes)
+        return _composite(image, background, profile, gamma, notes)
     if image.mode == "CMYK":
         notes.append("CMYK colours were converted to RGB")
     if image.mode == "LAB":
         notes.append("LAB colours were converted to RGB")
         return _convert_lab(image)
+    return _colour(image, profile, gamma, notes)
+
+
+def _find_colours(image: PIL.Image.Image) -> tuple[bytes, float]:
+    """What says which colours the values stand for: an ICC profile, or else a PNG's gamma, or else nothing."""
+    profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
+    if isinstance(profile, bytes) and profile:
+        return profile, SRGB_GAMMA
+    if image.format != "PNG" or "srgb" in image.info or not isinstance(gamma, float):
+        return b"", SRGB_GAMMA
+    return b"", gamma if 0.05 < gamma < 20 else SRGB_GAMMA
+
+
+def _colour(image: PIL.Image.Image, profile: bytes, gamma: float, notes: list[str]) -> PIL.Image.Image:
+    """RGB of an image without alpha."""
+    if not profile and gamma == SRGB_GAMMA:
+        return _detach(image) if image.mode == "RGB" else image.convert("RGB")
+    if image.mode not in {"L", "RGB", "CMYK"}:
+        image = image.convert("RGB")
+    image = convert_profile(image, profile, notes) if profile else apply_gamma(image, gamma)
     return _detach(image) if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -44,13 +67,16 @@ def _detach(image: PIL.Image.Image) -> PIL.Image.Image:
     return plain
 
 
-def _composite(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:
+def _composite(
+    image: PIL.Image.Image, background: tuple[int, int, int], profile: bytes, gamma: float, notes: list[str]
+) -> PIL.Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     rgba = image.convert("RGBA")
     alpha = rgba.getchannel("A")
-    rgb = rgba.convert("RGB")
-    if alpha.getextrema() == _OPAQUE:
+    grey = image.getchannel("L") if profile and image.mode in {"L", "LA"} else None
+    rgb = _colour(rgba.convert("RGB") if grey is None else grey, profile, gamma, notes)
+    if alpha.getextrema() == OPAQUE:
         return rgb
     ground = "white" if background == (255, 255, 255) else "#{:02x}{:02x}{:02x}".format(*background)
     notes.append(f"transparent areas were put on {ground}")

@@ -15,6 +15,7 @@ from typing import IO
 
 from ..errors import SourceError
 from ..values import Image
+from .deadline import Deadline
 from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
@@ -46,12 +47,12 @@ def expand(arguments: Iterable[str], *, recursive: bool, patterns: bool = True) 
                 yield from _expand_path(match, recursive)
 
 
-def load(source: str, limits: Limits) -> Image:
-    """Read and decode one source. Raises SourceError."""
-    return decode(read(source, limits), source, limits)
+def load(source: str, limits: Limits, deadline: Deadline | None = None) -> Image:
+    """Read and decode one source, unless `deadline` is given up. Raises SourceError."""
+    return decode(read(source, limits, deadline), source, limits, deadline)
 
 
-def read(source: str, limits: Limits) -> bytes | Path:
+def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes | Path:
     """What `decode` takes of a source: its bytes, or the path of a file that is still to be opened.
 
     All the waiting for networks and pipes is in here. Raises SourceError.
@@ -62,7 +63,7 @@ def read(source: str, limits: Limits) -> bytes | Path:
     if scheme in {"http", "https", "data"}:
         from .fetch import fetch  # its client costs more to import than a local image to read
 
-        return fetch(source, limits)
+        return fetch(source, limits, deadline=deadline)
     if scheme is not None:
         hint = "give the path without file://" if scheme == "file" else "give a path or an http or https URL"
         raise SourceError(f"{name_source(source)} has a scheme that is not read", code="refused", hint=hint)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import anyio.to_thread
 
 from ..errors import SourceError, to_item_error
-from ..images import Limits, load, name_source
+from ..images import Deadline, Limits, load, name_source
 from ..images.names import parse_scheme
 from ..values import Image
 from .state import ServerState
@@ -33,19 +33,24 @@ async def load_images(sources: Iterable[str], state: ServerState) -> dict[str, I
     every = list(sources)
     check_sources(every, most=state.rules.images)
     distinct = list(dict.fromkeys(every))
-    images = await asyncio.gather(
-        *(
-            anyio.to_thread.run_sync(
-                _load, source, state.rules.limits, limiter=state.loads, abandon_on_cancel=True
-            )
-            for source in distinct
-        )
-    )
+    images = await asyncio.gather(*(_load(source, state) for source in distinct))
     return dict(zip(distinct, images, strict=True))
 
 
-def _load(source: str, limits: Limits) -> Image:
+async def _load(source: str, state: ServerState) -> Image:
+    """One image. A call that is given up takes the transfer and the decoding of its images with it."""
+    deadline = Deadline()
     try:
-        return load(source, limits)
+        return await anyio.to_thread.run_sync(
+            _load_here, source, state.rules.limits, deadline, limiter=state.loads, abandon_on_cancel=True
+        )
+    except BaseException:
+        deadline.give_up()
+        raise
+
+
+def _load_here(source: str, limits: Limits, deadline: Deadline) -> Image:
+    try:
+        return load(source, limits, deadline)
     except BaseException as error:
         raise to_item_error(error) from error

@@ -16,7 +16,7 @@ from ..settings import Settings
     ModelOptions,
     DecodingOptions,
     only={
-        InputOptions: ("max_pixels", "background", "timeout", "no_private_addresses"),
+        InputOptions: ("max_pixels", "decode_timeout", "background", "timeout", "no_private_addresses"),
         OutputOptions: ("format", "quiet", "verbose"),
     },
     without=("batch_size",),

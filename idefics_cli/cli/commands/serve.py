@@ -16,7 +16,7 @@ PANEL = "Server"
     ModelOptions,
     only={
         DecodingOptions: ("batch_size", "cache_memory"),
-        InputOptions: ("max_pixels", "timeout"),
+        InputOptions: ("max_pixels", "decode_timeout", "timeout"),
         OutputOptions: ("quiet",),
     },
     without=("style", "server", "server_timeout", "no_server"),
