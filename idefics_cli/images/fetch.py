@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import functools
+import re
 import ssl
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from ..errors import SourceError
 from ..http_retry import Retry, Transient, is_transient, parse_retry_after
 from .addresses import resolve_public
 from .deadline import Deadline
+from .encodings import decompress
 from .limits import Limits
 from .names import name_source, parse_scheme
 
@@ -161,7 +163,8 @@ async def _open_response(
 
 def _check_status(response: httpx2.Response, name: str) -> None:
     status = response.status_code
-    if status == 200:
+    # 203 is 200 through a proxy that says so. Parts were not asked for, but a part may be all there is.
+    if status in {200, 203} or (status == 206 and _is_whole(response.headers.get("content-range", ""))):
         return
     message = f"{name} cannot be fetched: the server answered {status} {response.reason_phrase}".rstrip()
     error = SourceError(message, code="fetch_failed")
@@ -170,17 +173,28 @@ def _check_status(response: httpx2.Response, name: str) -> None:
     raise error
 
 
+def _is_whole(content_range: str) -> bool:
+    match = re.fullmatch(r"bytes 0-(\d{1,19})/(\d{1,19})", content_range.strip().lower(), re.ASCII)
+    return match is not None and int(match[1]) + 1 == int(match[2])
+
+
 async def _read_body(response: httpx2.Response, name: str, limits: Limits) -> bytes:
     error = SourceError(f"{name} has more than {limits.max_bytes:,} bytes", code="too_large")
     declared = response.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and len(declared) < 20 and int(declared) > limits.max_bytes:
         raise error
     body = bytearray()
-    async for piece in response.aiter_bytes():
+    async for piece in response.aiter_raw():
         body += piece
         if len(body) > limits.max_bytes:
             raise error
-    return bytes(body)
+    try:
+        data = decompress(bytes(body), response.headers.get("content-encoding", ""), limits.max_bytes)
+    except ValueError as reason:
+        raise SourceError(f"{name} cannot be fetched: {reason}", code="fetch_failed") from reason
+    if len(data) > limits.max_bytes:
+        raise error
+    return data
 
 
 @functools.cache

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import gzip
 import io
 import logging
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import brotli  # type: ignore[import-untyped]
 import httpx2
+import imagecodecs
 import PIL.Image
 import pytest
 
@@ -293,7 +297,7 @@ def test_the_address_checked_is_the_address_used(monkeypatch: pytest.MonkeyPatch
         assert request.url.port == 8443
         assert request.headers["host"] == "pics.example:8443"
         assert request.extensions["sni_hostname"] == "pics.example"
-        return httpx2.Response(200, content=b"ok")
+        return httpx2.Response(200, stream=httpx2.ByteStream(b"ok"))
 
     monkeypatch.setattr(socket, "getaddrinfo", rebind)
     transport = httpx2.MockTransport(answer)
@@ -362,3 +366,61 @@ def test_data_url(url: str, expected: bytes) -> None:
 )
 def test_bad_data_url(url: str, code: SourceCode, reason: str) -> None:
     assert len(fails(url, code, reason)) < 100
+
+
+def compress(encoding: str, data: bytes) -> bytes:
+    if encoding == "raw deflate":
+        packer = zlib.compressobj(wbits=-15)
+        return packer.compress(data) + packer.flush()
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "br": brotli.compress,
+        "zstd": lambda content: bytes(imagecodecs.zstd_encode(content)),
+    }
+    return bytes(packers[encoding](data))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "raw deflate", "br", "zstd"])
+def test_what_is_compressed_unasked_is_read(site: Site, encoding: str) -> None:
+    header = {"Content-Encoding": encoding.removeprefix("raw ")}
+    packed = compress(encoding, png())
+    assert fetch(site.serve("/a", (200, header, packed)), QUICK) == png()
+    fails(site.serve("/b", (200, header, packed[:-3])), "fetch_failed", "its compression is cut off")
+    fails(site.serve("/c", (200, header, b"\0nonsense" * 9)), "fetch_failed", "its compression is ")
+    bomb = compress(encoding, bytes(200_000_000))
+    began = time.monotonic()
+    fails(site.serve("/d", (200, header, bomb[:9000])), "too_large", "more than 10,000 bytes")
+    assert time.monotonic() - began < 2
+
+
+def test_several_encodings_are_undone_in_order_and_unknown_ones_named(site: Site) -> None:
+    packed = compress("br", compress("gzip", png()))
+    assert fetch(site.serve("/a", (200, {"Content-Encoding": "gzip, br"}, packed)), QUICK) == png()
+    assert fetch(site.serve("/b", (200, {"Content-Encoding": "identity"}, png())), QUICK) == png()
+    url = site.serve("/c", (200, {"Content-Encoding": "compress"}, b"x"))
+    fails(url, "fetch_failed", "its encoding 'compress' is not known")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "is_read"),
+    [
+        (203, {}, True),
+        (206, {"Content-Range": "bytes 0-{last}/{size}"}, True),
+        (206, {"Content-Range": "bytes 0-9/{size}"}, False),
+        (206, {"Content-Range": "bytes 5-{last}/{size}"}, False),
+        (206, {"Content-Range": "bytes 0-{last}/*"}, False),
+        (206, {}, False),
+        (204, {}, False),
+    ],
+)
+def test_whole_answers_of_other_numbers_are_read(
+    site: Site, status: int, headers: dict[str, str], is_read: bool
+) -> None:
+    sizes = {"last": len(png()) - 1, "size": len(png())}
+    told = {name: value.format(**sizes) for name, value in headers.items()}
+    url = site.serve("/a", (status, told, b"" if status == 204 else png()))
+    if is_read:
+        assert fetch(url, QUICK) == png()
+    else:
+        fails(url, "fetch_failed", f"the server answered {status}")
