@@ -41,6 +41,12 @@ class Checkpoint:
     licence: str = ""
     languages: tuple[str, ...] = ()
     notes: str = ""
+    is_built_in: bool = False
+    """Whether it comes with the program: never to be downloaded, and never chosen unasked."""
+    converses: bool = False
+    """Whether a base checkpoint was trained on conversations too."""
+    scope: str | None = None
+    """What images it was made for, if not for all: a name of `models.image_scope`."""
     config: dict[str, Any] | None = None
     """What of its config.json decides its size."""
 

@@ -217,6 +217,8 @@ class ModelSpec:
     """Whether quantized weights are kept on disk, so that the next load reads only those."""
     server: str | None = None
     """The address of the server that runs it, under the name `checkpoint`; None for this machine."""
+    scope: str | None = field(default=None, metadata=_NOT_OF_WEIGHTS)
+    """What images it was made for, if not for all: answers about others carry a warning."""
     others: tuple[tuple[str, Any], ...] = ()
     """What else was set for it, by name, for a family that reads it."""
 
@@ -259,6 +261,8 @@ class Answer:
     usage: Usage = Usage()
     seconds: float = 0.0
     confidence: Confidence | None = field(default=None, compare=False)
+    warnings: tuple[str, ...] = ()
+    """Why it may not be trusted, as far as who has the model can tell."""
 
 
 @dataclass(frozen=True, slots=True)

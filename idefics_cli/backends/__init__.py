@@ -6,7 +6,9 @@ for torch before a model is needed here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..models.libraries import import_libraries
 from ..values import ModelSpec
@@ -16,9 +18,63 @@ if TYPE_CHECKING:
     from .local import LocalBackend
     from .openai.backend import RemoteBackend
 
-__all__ = ["DEFAULT_BATCH_SIZE", "WINDOW_BATCHES", "Backend", "Preview", "close_backends", "open_backend"]
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_BATCH_SIZE",
+    "WINDOW_BATCHES",
+    "Backend",
+    "BackendKind",
+    "Preview",
+    "close_backends",
+    "open_backend",
+    "pick_backend",
+]
 
-_open: dict[ModelSpec, LocalBackend | RemoteBackend] = {}
+
+@dataclass(frozen=True, slots=True)
+class BackendKind:
+    """Who can answer, and what it can do. A server of our own in the background has a `local` one."""
+
+    open: Callable[[ModelSpec], Any]
+    adjust: Callable[[Any, int | None, float | None], None]
+    """Give an open one its bytes for what prompts share, and its seconds for an answer."""
+    streams: bool = True
+    ranks: bool = True
+    has_beams: bool = True
+
+
+def _open_local(spec: ModelSpec) -> LocalBackend:
+    import_libraries()
+    from .local import LocalBackend
+
+    return LocalBackend(spec)
+
+
+def _adjust_local(backend: LocalBackend, cache_bytes: int | None, timeout_seconds: float | None) -> None:
+    if cache_bytes is not None:
+        backend.limit_cache(cache_bytes)
+
+
+def _open_remote(spec: ModelSpec) -> RemoteBackend:
+    from .openai.backend import RemoteBackend
+
+    return RemoteBackend(spec)
+
+
+def _adjust_remote(backend: RemoteBackend, cache_bytes: int | None, timeout_seconds: float | None) -> None:
+    backend.limit_seconds(timeout_seconds)
+
+
+BACKENDS = {
+    "local": BackendKind(_open_local, _adjust_local),
+    "openai": BackendKind(_open_remote, _adjust_remote, has_beams=False),
+}
+_open: dict[ModelSpec, Any] = {}
+
+
+def pick_backend(server: str | None) -> BackendKind:
+    """The kind that answers: of a server that was named, or of this machine."""
+    return BACKENDS["local" if server is None else "openai"]
 
 
 def open_backend(
@@ -33,28 +89,16 @@ def open_backend(
     `cache_bytes` is for what prompts share here, by default a part of the memory that is free; `timeout_seconds` for
     an answer of a server.
     """
+    kind = pick_backend(spec.server)
     if spec not in _open:
         close_backends()
-        _open[spec] = _make(spec)
+        _open[spec] = kind.open(spec)
     backend = _open[spec]
     if batch_size is not None:
         backend.batch_size = batch_size
-    if spec.server is not None:
-        cast("RemoteBackend", backend).limit_seconds(timeout_seconds)
-    elif cache_bytes is not None:
-        cast("LocalBackend", backend).limit_cache(cache_bytes)
-    return backend
-
-
-def _make(spec: ModelSpec) -> LocalBackend | RemoteBackend:
-    if spec.server is not None:
-        from .openai.backend import RemoteBackend
-
-        return RemoteBackend(spec)
-    import_libraries()
-    from .local import LocalBackend
-
-    return LocalBackend(spec)
+    kind.adjust(backend, cache_bytes, timeout_seconds)
+    opened: Backend = backend
+    return opened
 
 
 def close_backends() -> None:

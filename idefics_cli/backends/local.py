@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..models.families.family import Encoded
 from ..models.hub.cache import find_commit
+from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
 from ..models.quantization.kinds import Weights, count_weights
 from ..ranking import normalize, rank
@@ -171,7 +172,7 @@ class LocalBackend:
                 failed[key] = one
         for (index, task), one in zip(tasks.items(), done, strict=False):
             try:
-                answers[index] = self._compose(task, one, failed)
+                answers[index] = self._warn(self._compose(task, one, failed), task.request, images)
             except BaseException as error:
                 answers[index] = to_item_error(error)
         while len(self._priors) > PRIORS:
@@ -258,6 +259,21 @@ class LocalBackend:
     def _split(self, request: Request, encoded: Encoded, images: Mapping[str, Image]) -> Ranking:
         own = [images[source] for source in list_sources(request.prompt)]
         return split_labels(encoded, self._family.encode_choices(request.prompt, own, request.choices))
+
+    def _warn(
+        self, answer: Answer | ItemError, request: Request, images: Mapping[str, Image]
+    ) -> Answer | ItemError:
+        """The answer, with a warning for each image asked about that the checkpoint was not made for."""
+        if self._spec.scope is None or isinstance(answer, ItemError):
+            return answer
+        describe = IMAGE_SCOPES[self._spec.scope]
+        found = {source: describe(images[source]) for source in request.images}
+        told = (
+            warning if len(request.images) == 1 else f"{source}: {warning}"
+            for source, warning in found.items()
+            if warning is not None
+        )
+        return replace(answer, warnings=tuple(told))
 
     def _compose(
         self, task: _Task, done: Done | ItemError, failed: Mapping[PriorKey, ItemError]

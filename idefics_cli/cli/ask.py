@@ -15,13 +15,12 @@ from itertools import chain, islice
 
 import typer
 
-from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend
-from ..backends.daemon.backend import ResidentBackend
-from ..config import SHAPES, Model
-from ..errors import ItemError
+from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend, pick_backend
+from ..config import Model
+from ..errors import ItemError, UsageError
 from ..results.ledger import is_in_shard, name_item, name_run
 from ..runner.run import Report, run
-from ..values import Image, Item, ModelSpec, Request, Result
+from ..values import Item, ModelSpec, Request, Result
 from .bugs import ask_to_report
 from .daemon import open_warm
 from .declare import join_flags
@@ -65,6 +64,7 @@ def answer(work: ItemList, settings: Settings) -> None:
     index, shards = settings.shard
     everything = check_sidecars(keep_inputs(chain(head, listed), output, work), settings.sidecars)
     items = (item for item in everything if is_in_shard(item, index, shards))
+    _check_abilities(work, settings)
     model = choose_model(settings)
     spec = choose_spec(model, settings)
     with contextlib.suppress(ItemError):
@@ -110,7 +110,6 @@ def _open_run(
             model=model.name,
             full_text=settings.output.full_text,
             top=work.top,
-            doubt=_choose_doubt(model, backend),
         ),
         limits=settings.limits,
         window=WINDOW_BATCHES * (settings.decoding.batch_size or DEFAULT_BATCH_SIZE),
@@ -134,21 +133,6 @@ def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: context
         cache_bytes=settings.cache_bytes,
         timeout_seconds=settings.model.server_timeout,
     )
-
-
-def _choose_doubt(model: Model, backend: Backend) -> Callable[[Image], str | None] | None:
-    """What tells a picture that the embedded checkpoint was not made for; a server has said it with its answers."""
-    if model.name != SHAPES:
-        return None
-
-    def describe(image: Image) -> str | None:
-        if isinstance(backend, ResidentBackend) and backend.knows(image):
-            return backend.recall_doubt(image)
-        from ..shapes.world import describe_foreign
-
-        return describe_foreign(image)
-
-    return describe
 
 
 def _write_results(
@@ -196,6 +180,15 @@ def _conclude(tally: Tally, sinks: Sinks, talk: Talk, *, was_interrupted: bool) 
         raise typer.Exit(INTERRUPTED)
     if has_failed:
         raise typer.Exit(1)
+
+
+def _check_abilities(work: ItemList, settings: Settings) -> None:
+    """Find out before anything is loaded that who answers could not do it."""
+    kind = pick_backend(settings.model.server)
+    if settings.output.stream and not kind.streams:
+        raise UsageError("this server does not stream", hint="leave --stream out")
+    if work.like is not None and work.like.labels and work.like.is_ranked and not kind.ranks:
+        raise UsageError("this server cannot rank labels", hint="ask in words with --generate")
 
 
 def _check_wording(request: Request, settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import NAMING_HINT, SHAPES, Model, list_models
+from ..config import NAMING_HINT, Model, list_models
 from ..errors import ModelError
 from ..models.hub.catalog import Listing, describe
 from ..models.memory.available import Pool, describe_pools, find_pools
@@ -21,7 +21,9 @@ def choose_fitting(settings: Settings) -> Model:
     """The best model for the memory that is free. Raises ModelError when there is none, or none without a download."""
     options, talk = settings.model, settings.talk
     listings = {
-        name: describe(model, options.revision) for name, model in list_models().items() if name != SHAPES
+        name: describe(model, options.revision)
+        for name, model in list_models().items()
+        if model.entry is None or not model.entry.is_built_in
     }
     if is_offline(settings):
         listings = {name: listing for name, listing in listings.items() if listing.is_downloaded}

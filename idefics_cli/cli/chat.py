@@ -14,14 +14,13 @@ from typing import NoReturn
 
 import typer
 
-from ..config import SHAPES, Model
+from ..config import Model
 from ..errors import NothingToDo, UsageError
 from ..images import expand
 from ..jsonl import dump_row, read_lines
 from ..prompts.conversation import Conversation
 from ..runner.chat_session import Session
 from ..runner.run import Report
-from ..shapes.world import describe_foreign
 from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
 from .bugs import ask_to_report
@@ -46,8 +45,7 @@ def converse(images: Sequence[str], settings: Settings, *, system: str | None, s
     model = choose_model(settings)
     with log_to(talk), contextlib.ExitStack() as held:
         backend = open_chosen(_choose_spec(model, settings), model, settings, held)
-        doubt = describe_foreign if model.name == SHAPES else None
-        session = Session(conversation, backend, Report(model=model.name, doubt=doubt), settings.limits)
+        session = Session(conversation, backend, Report(model=model.name), settings.limits)
         if saved is not None:
             session.load(Path(saved))
             session.conversation.decoding = replace(session.conversation.decoding, **decoding)
@@ -64,9 +62,9 @@ def converse(images: Sequence[str], settings: Settings, *, system: str | None, s
 
 
 def _choose_spec(model: Model, settings: Settings) -> ModelSpec:
-    """Base checkpoints go on with a document; the embedded one was trained on both and converses better in turns."""
+    """Base checkpoints go on with a document, unless they were trained on conversations too."""
     spec = choose_spec(model, settings)
-    is_base = spec.style == "completion" and model.name != SHAPES
+    is_base = spec.style == "completion" and not (model.entry and model.entry.converses)
     return replace(spec, style=settings.model.style or ("completion" if is_base else "chat"))
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..backends import pick_backend
 from ..config import AUTO, Model, resolve_model
 from ..errors import UsageError
 from ..models.hub.cache import find_revision
@@ -78,6 +79,7 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
         checkpoint=model.checkpoint,
         keeps_quantized=not options.no_quantized_cache,
         others=tuple(others.items()),
+        scope=model.entry.scope if model.entry else None,
         **chosen,
     )
 
@@ -90,6 +92,6 @@ def list_run_details(spec: ModelSpec, settings: Settings) -> dict[str, object]:
 
 
 def complete_decoding(settings: Settings) -> dict[str, Any]:
-    """What replaces a template's decoding: what was given, and a single beam where a server decodes: none has more."""
-    beams = {} if settings.model.server is None else {"num_beams": 1}
+    """What replaces a template's decoding: what was given, and a single beam where the backend has no more."""
+    beams = {} if pick_backend(settings.model.server).has_beams else {"num_beams": 1}
     return beams | dict(settings.changes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import SHAPES, Model
+from ..config import Model
 from ..errors import ModelError
 from ..jsonl import dump_row
 from ..models.architectures import measure
@@ -155,7 +155,7 @@ def _describe_fit(fit: Fit | None) -> dict[str, Any] | None:
 
 def _line(listing: Listing, fit: Fit | None) -> tuple[str, ...]:
     known = listing.dimensions
-    if listing.model.name == SHAPES:
+    if listing.entry is not None and listing.entry.is_built_in:
         disk = "built in"
     elif listing.is_downloaded:
         disk = format_bytes(listing.disk_bytes)
@@ -180,7 +180,7 @@ def _introduce(listing: Listing, dimensions: Dimensions, demand: Demand) -> list
     if entry is not None:
         facts += [one for one in (entry.style, entry.licence, ", ".join(entry.languages)) if one]
     here = f"downloaded ({format_bytes(listing.disk_bytes)})" if listing.is_downloaded else "not downloaded"
-    if listing.model.name == SHAPES:
+    if listing.entry is not None and listing.entry.is_built_in:
         here = "built in"
     tiles = count_tiles(dimensions, demand.detail)
     image = f"{demand.images} of {tiles * dimensions.tile_tokens} tokens" if demand.images else "none"

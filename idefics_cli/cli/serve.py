@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from ..backends.daemon.backend import HEALTH, STOP, ask_server
 from ..backends.daemon.runtime_dir import find_folder, is_locked, locked, make_folder
-from ..config import SHAPES, Model
+from ..config import Model
 from ..errors import ModelError, NothingToDo, UsageError
 from ..models.libraries import import_libraries
-from ..values import Image, ModelSpec
+from ..values import ModelSpec
 from .daemon import start_server, write_server
 from .log import log_to
 from .model_choice import choose_model, choose_spec
@@ -129,14 +128,9 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
         host = f"[{address.host}]" if ":" in address.host else address.host
         urls = (f"http://{host}:{tcp.getsockname()[1]}/v1",)
         places += urls
-    doubt: Callable[[Image], str | None] | None = None
-    if model.name == SHAPES:
-        from ..shapes.world import describe_foreign
-
-        doubt = describe_foreign
     folder = make_folder()
     serve(
-        lambda: ServerState(model.name, backend, identify(spec), rules, stay_seconds, doubt, urls),
+        lambda: ServerState(model.name, backend, identify(spec), rules, stay_seconds, urls),
         folder,
         tcp=tcp,
         address=address,

@@ -138,7 +138,11 @@ def check_caches() -> Check:
     downloaded = count_folder_bytes(hub_cache())
     kept = list(list_entries())
     size = sum(one for _, one in kept)
-    here = [one.model.name for one in list_catalog() if one.is_downloaded and one.model.name != SHAPES]
+    here = [
+        one.model.name
+        for one in list_catalog()
+        if one.is_downloaded and not (one.entry and one.entry.is_built_in)
+    ]
     text = (
         f"{format_bytes(downloaded)} downloaded, {len(kept)} quantized checkpoints of {format_bytes(size)} "
         f"in {user_cache()}"

@@ -31,8 +31,6 @@ class Report:
     full_text: bool = False
     top: int | None = None
     """How many scores a ranked row keeps; all without a number."""
-    doubt: Callable[[Image], str | None] | None = None
-    """What to warn of when the model cannot know such an image; None for a model that knows anything."""
 
 
 def _never() -> bool:
@@ -144,7 +142,7 @@ def _images(entry: PreparedItem) -> dict[str, Image]:
 def _result(entry: PreparedItem, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
     warnings: tuple[str, ...] = ()
     try:
-        warnings = _warnings(entry.item, _images(entry), report)
+        warnings = _list_warnings(entry.item, _images(entry))
         return _read(entry, outcome, backend, report, warnings)
     except BaseException as error:
         return _read(entry, to_item_error(error), backend, report, warnings)
@@ -158,6 +156,8 @@ def _read(
     warnings: tuple[str, ...],
 ) -> Result:
     item, request = entry.item, entry.request
+    if isinstance(outcome, Answer):
+        warnings += outcome.warnings
     label = None
     if isinstance(outcome, Answer) and item.labels and not item.is_ranked:
         label = match_label(outcome.text, item.labels)
@@ -226,12 +226,11 @@ def _read(
     )
 
 
-def _warnings(item: Item, images: Mapping[str, Image], report: Report) -> tuple[str, ...]:
-    """What decoding changed in the item's own images and what the model cannot know, with the source where several."""
+def _list_warnings(item: Item, images: Mapping[str, Image]) -> tuple[str, ...]:
+    """What decoding changed in the item's own images, with the source where there are several."""
     return tuple(
         warning if len(item.images) == 1 else f"{source}: {warning}"
         for source in dict.fromkeys(item.images)
         if (image := images.get(source)) is not None
-        for warning in (*image.warnings, report.doubt and report.doubt(image))
-        if warning
+        for warning in image.warnings
     )

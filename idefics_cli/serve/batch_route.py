@@ -77,7 +77,7 @@ def answer_items(
     items: Sequence[Item], reader: ItemReader, state: ServerState, backend: HouseBackend
 ) -> list[dict[str, Any]]:
     """The rows of items, in order. Blocks; `backend.abandon` from another thread ends it early."""
-    report = Report(model=state.name, doubt=state.doubt)
+    report = Report(model=state.name)
     results = run(
         items,
         lambda item: _compose(item, reader, state),

@@ -100,16 +100,12 @@ async def _answer(
     call: Call, state: ServerState, requests: list[Request], images: dict[str, Image], *, streams: bool
 ) -> AsyncIterator[bytes]:
     """Lines: pieces of text, and at last the outcomes, or why there are none."""
-    doubts = {}
-    if state.doubt is not None:
-        distinct = {image.digest: image for image in images.values()}
-        doubts = {digest: await asyncio.to_thread(state.doubt, image) for digest, image in distinct.items()}
     try:
         with state.track_call():
             async with PendingCall(call, state, requests, images, streams=streams) as pending:
                 async for piece in pending.pieces():
                     yield dump_line({"text": piece})
-                yield dump_line({"outcomes": dump_outcomes(await pending.outcomes()), "doubts": doubts})
+                yield dump_line({"outcomes": dump_outcomes(await pending.outcomes())})
     except Refused as refusal:
         yield _tell(refuse(refusal))
     except CallError as error:

@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,6 @@ import anyio
 from .. import __version__
 from ..backends.local import LocalBackend
 from ..images import Limits
-from ..values import Image
 from .metrics import Labels, Metrics
 from .process_memory import count_resident_bytes, release_freed
 from .scheduler import Refused, Scheduler
@@ -57,8 +56,6 @@ class ServerState:
     identity: dict[str, Any]
     rules: Rules = field(default_factory=Rules)
     keep_alive_seconds: float = math.inf
-    doubt: Callable[[Image], str | None] | None = None
-    """What to warn of when the model cannot know such an image."""
     addresses: tuple[str, ...] = ()
     metrics: Metrics = field(default_factory=Metrics)
     scheduler: Scheduler = field(init=False)

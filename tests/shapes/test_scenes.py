@@ -10,11 +10,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from idefics_cli.models.image_scope import describe_foreign
 from idefics_cli.shapes.training.language_stage import EVERYTHING
 from idefics_cli.shapes.training.lessons import draw_lesson
 from idefics_cli.shapes.training.questions import QUESTION_KINDS, caption
 from idefics_cli.shapes.training.scenes import COLOURS, KINDS, Scene, Shape, paint, sample_scene
-from idefics_cli.shapes.world import describe_foreign
 from idefics_cli.values import Image
 
 

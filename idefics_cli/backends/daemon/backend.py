@@ -49,7 +49,6 @@ class ResidentBackend:
         self._path = path
         self._hello = hello
         self._session = session
-        self._doubts: dict[str, str | None] = {}
 
     @property
     def spec(self) -> ModelSpec:
@@ -82,7 +81,6 @@ class ResidentBackend:
             if "outcomes" in reply:
                 break
             time.sleep(reply["retry_after_seconds"])
-        self._doubts |= reply["doubts"]
         return build_outcomes(reply["outcomes"])
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
@@ -92,14 +90,6 @@ class ResidentBackend:
             assert isinstance(error, ItemError)
             raise error
         return build(Preview, reply["preview"])
-
-    def knows(self, image: Image) -> bool:
-        """Whether the server has seen an image, and so has said all that `recall_doubt` gives."""
-        return image.digest in self._doubts
-
-    def recall_doubt(self, image: Image) -> str | None:
-        """Why the model cannot know such an image, as the server said when it saw it."""
-        return self._doubts[image.digest]
 
     def close(self) -> None:
         self._session.close()

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ...models.image_scope import SCENE_SIZE, squash
 from .scenes import Scene, paint, sample_scene
 
-IMAGE_SIZE = 80
+IMAGE_SIZE = SCENE_SIZE
 """Side of the square the vision tower sees, in pixels."""
 BLOCK = 2000
 """Pictures per file."""
@@ -33,11 +34,6 @@ def scene_number(seed: str, index: int) -> Scene:
 def picture_number(seed: str, index: int) -> Image.Image:
     """The picture of scene `index` of a seed, at its own size."""
     return paint(scene_number(seed, index), Random(f"{seed}:{index}:paint"))
-
-
-def squash(picture: Image.Image) -> npt.NDArray[np.uint8]:
-    """`[80, 80, 3]` bytes, resized as `IdeficsImageProcessor` does before it normalises."""
-    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
 
 
 def _paint_block(path: Path, seed: str, start: int) -> None:

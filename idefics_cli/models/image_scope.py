@@ -1,12 +1,17 @@
-"""Whether a picture could be of the checkpoint's world: flat shapes on a plain ground."""
+"""What images a checkpoint was made for, where it was not made for all: a table of what is told of the others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import numpy.typing as npt
+import PIL.Image
 
 from ..values import Image
-from .training.pictures import squash
 
+SCENE_SIZE = 80
+"""Side of the square in which scenes are seen, in pixels."""
 EDGE_LEVELS = 24
 """Difference between neighbouring pixels, of 255, from which on there is an edge."""
 FLAT_SHARE = 0.81
@@ -15,8 +20,13 @@ TONES_SHARE = 0.74
 """Least share of pixels in the five most frequent tones (8 levels a channel): scenes have 0.76 to 1."""
 
 
+def squash(picture: PIL.Image.Image) -> npt.NDArray[np.uint8]:
+    """`[80, 80, 3]` bytes, resized as `IdeficsImageProcessor` does before it normalises."""
+    return np.asarray(picture.resize((SCENE_SIZE, SCENE_SIZE), PIL.Image.Resampling.BICUBIC))
+
+
 def describe_foreign(image: Image) -> str | None:
-    """A warning for a picture that the `shapes` checkpoint was not made for, None for a plain scene."""
+    """A warning for a picture that is no plain scene of flat shapes, None for one that is."""
     pixels = squash(image.pixels).astype(np.int16)
     across = np.abs(np.diff(pixels, axis=1)).max(2)[:-1] > EDGE_LEVELS
     down = np.abs(np.diff(pixels, axis=0)).max(2)[:, :-1] > EDGE_LEVELS
@@ -25,7 +35,7 @@ def describe_foreign(image: Image) -> str | None:
     has_few_tones = np.sort(tones)[-5:].sum() / tones.sum() >= TONES_SHARE
     if is_flat and has_few_tones:
         return None
-    return (
-        "this does not look like a plain scene; the model `shapes` knows only coloured shapes, "
-        "so do not trust its answer"
-    )
+    return "this does not look like a plain scene; the model knows only coloured shapes, so do not trust its answer"
+
+
+IMAGE_SCOPES: dict[str, Callable[[Image], str | None]] = {"plain scenes": describe_foreign}
