@@ -248,6 +248,14 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerWarning:
+    """Why an answer may not be trusted, and the digest of the image that gives reason to; "" if it is none."""
+
+    text: str
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a backend says to one request. `scores` come best first and only for requests with choices.
 
@@ -261,8 +269,7 @@ class Answer:
     usage: Usage = Usage()
     seconds: float = 0.0
     confidence: Confidence | None = field(default=None, compare=False)
-    warnings: tuple[str, ...] = ()
-    """Why it may not be trusted, as far as who has the model can tell."""
+    warnings: tuple[AnswerWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,18 @@ from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
 from ..models.quantization.kinds import Weights, count_weights
 from ..ranking import normalize, rank
-from ..values import Answer, Confidence, Image, ModelSpec, Request, Style, Usage, drop_images, list_sources
+from ..values import (
+    Answer,
+    AnswerWarning,
+    Confidence,
+    Image,
+    ModelSpec,
+    Request,
+    Style,
+    Usage,
+    drop_images,
+    list_sources,
+)
 from .backend import DEFAULT_BATCH_SIZE, Preview
 
 if TYPE_CHECKING:
@@ -267,13 +278,9 @@ class LocalBackend:
         if self._spec.scope is None or isinstance(answer, ItemError):
             return answer
         describe = IMAGE_SCOPES[self._spec.scope]
-        found = {source: describe(images[source]) for source in request.images}
-        told = (
-            warning if len(request.images) == 1 else f"{source}: {warning}"
-            for source, warning in found.items()
-            if warning is not None
-        )
-        return replace(answer, warnings=tuple(told))
+        asked = {images[source].digest: images[source] for source in request.images}
+        told = ((describe(image), digest) for digest, image in asked.items())
+        return replace(answer, warnings=tuple(AnswerWarning(text, digest) for text, digest in told if text))
 
     def _compose(
         self, task: _Task, done: Done | ItemError, failed: Mapping[PriorKey, ItemError]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from ..errors import NothingToDo, SourceError, UsageError
 from ..files import is_own_stream, name_kind
@@ -28,6 +28,7 @@ from ..prompts.templates import Template, load_template
 from ..results.sidecars import Sidecars
 from ..values import AnswerFormat, Decoding, Example, Item, Normalization, Request, Style
 from .declare import join_flags
+from .formats import FormatName
 from .model_choice import complete_decoding
 from .options import FORMATS, InputOptions, PromptOptions
 from .output import display_name
@@ -76,7 +77,7 @@ class ItemList:
     like: Item | None = None
     """What all items have in common, if they are worded alike."""
     any_style: Style = "completion"
-    format: Literal["text", "jsonl"] = "text"
+    format: FormatName = "text"
     questions: bool = False
     top: int | None = None
 

@@ -1,27 +1,24 @@
 """The only place that prints: results on stdout or as text into a file, talk on stderr.
 
-Text is for people: one row is its text alone, several are `source<TAB>text` lines. JSONL is for programs. A reader that
-goes away ends the program quietly.
+How a result looks is said by its format (`formats`). A reader that goes away ends the program quietly.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import UnsupportedOperation
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, ClassVar, Literal, Protocol, TextIO
 
 from ..errors import UsageError
 from ..files import append_whole, is_own_stream, name_kind
 from ..values import Result
 
-Format = Literal["text", "jsonl"]
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # What a terminal would obey rather than show: an image may make a model say anything.
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -106,22 +103,39 @@ class Talk:
             say(line)
 
 
+@dataclass(frozen=True, slots=True)
+class FormatTraits:
+    """What can be done with results of a format."""
+
+    can_resume: bool = False
+    """Whether a file of it says what its rows are about, so that a run can be resumed from it."""
+    streams: bool = False
+    """Whether a single answer can be seen while it is written."""
+
+
+class ResultFormat(Protocol):
+    """How results look."""
+
+    traits: ClassVar[FormatTraits]
+
+    def __init__(self, layout: Any) -> None: ...
+
+    def write(self, result: Result) -> Sequence[str]:
+        """The lines of one result, in order; none for one that is not to be seen."""
+        ...
+
+
 @dataclass(slots=True)
 class Output:
     """Where results go, and how they look there. The file is made when the first row comes."""
 
-    format: Format
+    format: ResultFormat
     path: Path | None = None
     existing: Literal["refuse", "overwrite"] = "refuse"
     is_kept_elsewhere: bool = False
     """Whether rows are written elsewhere, so that only failures are told here."""
     is_silent: bool = False
     """Whether nothing but failures is to be seen."""
-    single: bool = False
-    """One row only: its text stands alone."""
-    questions: bool = False
-    """Several questions: a column says which one."""
-    top: int | None = None
     _file: int | None = field(default=None, init=False)
     _streamed: bool = field(default=False, init=False)
 
@@ -137,7 +151,7 @@ class Output:
             raise UsageError(f"there is no folder {self.path.parent}", hint="make it first")
         if self.existing == "refuse" and self.path.is_file() and not self.is_kept_elsewhere:
             raise UsageError(
-                f"{self.path} exists, and text cannot be gone on with",
+                f"{self.path} exists, and text output cannot be resumed",
                 hint="use --format jsonl, name another file, or replace it with --existing overwrite",
             )
 
@@ -152,18 +166,11 @@ class Output:
             os.close(self._file)
 
     def write(self, result: Result) -> None:
-        """Write one row. A failed one is a row in JSONL and a line on stderr in text."""
-        if self.is_kept_elsewhere or self.is_silent:
-            pass
-        elif self.format == "jsonl":
-            from ..jsonl import dump_row
-
-            self._line(dump_row(result.to_row()))
-        elif result.error is None:
-            for line in self._text_lines(result):
+        """Write one result, if it is to be seen here. Why one failed is told on stderr too."""
+        if not self.is_kept_elsewhere and not self.is_silent:
+            for line in [""] if self._streamed else self.format.write(result):
                 self._line(line)
-        is_seen = self.format == "jsonl" and self.path is None
-        if result.error is not None and not is_seen:
+        if result.error is not None:
             say_error(f"{display_name(result.images) or result.id}: {result.error.message}")
 
     def streamer(self) -> Callable[[str], None]:
@@ -185,21 +192,6 @@ class Output:
 
         return take
 
-    def _text_lines(self, result: Result) -> list[str]:
-        if self._streamed:
-            return [""]
-        lines = [(result.text or "") if result.data is None else _compact(result.data)]
-        if self.top is not None and result.scores:
-            lines = [f"{one_line(score.label)}\t{score.probability:.4f}" for score in result.scores]
-        if self.single:
-            return [drop_controls(line) for line in lines]
-        columns = [one_line(display_name(result.images) or result.id)]
-        if self.questions:
-            columns.append(one_line(result.fields.get("question", "")))
-        if self.top is None:
-            lines = [one_line(line) for line in lines]
-        return ["\t".join((*columns, line)) for line in lines]
-
     def _line(self, line: str) -> None:
         if self.path is None:
             emit(line)
@@ -217,11 +209,6 @@ class Output:
             mode = os.O_TRUNC if is_replaced else os.O_EXCL
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | mode, 0o666)
         return self._file
-
-
-def _compact(data: Any) -> str:
-    """A parsed answer for people: words as they are, all else as JSON on one line."""
-    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -19,9 +19,10 @@ from ..results.file import RowFile
 from ..results.ledger import Run
 from ..results.sidecars import Sidecars
 from ..values import Item, Result
+from .formats import FORMATS, Layout
 from .inputs import ItemList
 from .options import OutputOptions
-from .output import Output
+from .output import FormatTraits, Output
 from .settings import Settings
 
 
@@ -82,21 +83,18 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
         if has_image_suffix(str(path)):
             raise UsageError(f"--output {path} is named like an image", hint="name another file")
         _keep_apart(path, work)
-    format = options.format or ("jsonl" if path is not None else work.format)
+    name = options.format or ("jsonl" if path is not None else work.format)
     output = Output(
-        format=format,
+        format=FORMATS[name](Layout(is_single, work.questions, work.top)),
         path=path,
         existing="overwrite" if options.existing == "overwrite" else "refuse",
-        is_kept_elsewhere=path is not None and _keeps_rows(path, format),
+        is_kept_elsewhere=path is not None and _keeps_rows(path, FORMATS[name].traits),
         is_silent=options.sidecar is not None and path is None and options.format is None,
-        single=is_single,
-        questions=work.questions,
-        top=work.top,
     )
     if options.stream:
         if not is_single:
             raise UsageError("--stream is for a single answer", hint="give one image and one question")
-        if output.format != "text" or output.path is not None or options.sidecar is not None:
+        if not output.format.traits.streams or output.path is not None or options.sidecar is not None:
             raise UsageError("--stream prints text", hint="leave --format, --output and --sidecar away")
         if options.full_text:
             raise UsageError("--stream and --full-text cannot be combined", hint="leave one of them away")
@@ -151,7 +149,7 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     sidecars, existing = settings.sidecars, settings.output.existing
     rows = None
     unwritten: dict[str, str] = {}
-    if output.path is not None and _keeps_rows(output.path, output.format):
+    if output.path is not None and _keeps_rows(output.path, output.format.traits):
 
         def remember(row: dict[str, Any]) -> None:
             source = _source_of(row)
@@ -165,9 +163,9 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     return Sinks(output, rows, sidecars, overwrites=overwrites, unwritten=unwritten)
 
 
-def _keeps_rows(path: Path, format: str) -> bool:
+def _keeps_rows(path: Path, traits: FormatTraits) -> bool:
     """Whether a file can be gone on with: text does not say what it is about, and pipes forget."""
-    return format == "jsonl" and (path.is_file() or not path.exists())
+    return traits.can_resume and (path.is_file() or not path.exists())
 
 
 def _source_of(row: dict[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
 from ..prompts.tasks import match_label
-from ..values import Answer, Image, Item, Request, Result
+from ..values import Answer, AnswerWarning, Image, Item, Request, Result
 from .prefetch import Load, Prefetcher, PreparedItem, compose_item
 
 WINDOWS_AHEAD = 4
@@ -157,7 +157,7 @@ def _read(
 ) -> Result:
     item, request = entry.item, entry.request
     if isinstance(outcome, Answer):
-        warnings += outcome.warnings
+        warnings += tuple(_name_warning(one, item, _images(entry)) for one in outcome.warnings)
     label = None
     if isinstance(outcome, Answer) and item.labels and not item.is_ranked:
         label = match_label(outcome.text, item.labels)
@@ -224,6 +224,12 @@ def _read(
         data=data,
         confidence=outcome.confidence,
     )
+
+
+def _name_warning(warning: AnswerWarning, item: Item, images: Mapping[str, Image]) -> str:
+    """A warning of who has the model, with the image it is about where there are several."""
+    about = [source for source in dict.fromkeys(item.images) if images[source].digest == warning.digest]
+    return f"{about[0]}: {warning.text}" if about and len(item.images) > 1 else warning.text
 
 
 def _list_warnings(item: Item, images: Mapping[str, Image]) -> tuple[str, ...]:

@@ -62,5 +62,4 @@ def _name_by_digest(request: Request, images: Mapping[str, Image]) -> Request:
         )
         for message in request.prompt
     )
-    # Only whether there are any matters from here on.
-    return replace(request, prompt=prompt, images=request.images[:1])
+    return replace(request, prompt=prompt, images=tuple(images[source].digest for source in request.images))

@@ -92,22 +92,6 @@ def test_a_request_that_brings_a_backend_down_fails_alone(
     check(list(run(items, compose, backend, REPORT, limits=Limits(), window=4)), code)
 
 
-@pytest.mark.parametrize(("error", "code"), EVERY, ids=ids)
-def test_an_image_that_cannot_be_judged_fails_its_row_alone(
-    two_images: tuple[Path, Path], error: BaseException, code: str
-) -> None:
-    good, bad = map(str, two_images)
-
-    def doubt(image: object) -> str | None:
-        if getattr(image, "source", "") == bad:
-            raise error
-        return None
-
-    items = [Item(id, (bad if id == "bad" else good,)) for id in ("0", "1", "bad", "3", "4")]
-    report = Report(model="m", doubt=doubt)
-    check(list(run(items, compose, ScriptedBackend(), report, limits=Limits(), window=2)), code)
-
-
 def test_a_question_of_a_conversation_is_one_too() -> None:
     backend = Failing()
     result = run_one(Item("bad"), compose, {}, backend, REPORT)

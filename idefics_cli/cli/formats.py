@@ -1,0 +1,69 @@
+"""How results look: one class for each format, one row of a table each. A format is handed results and gives lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from ..jsonl import dump_row
+from ..values import Result
+from .output import FormatTraits, ResultFormat, display_name, drop_controls, one_line
+
+FormatName = Literal["text", "jsonl"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What of a command decides how its results are laid out for people."""
+
+    is_single: bool = False
+    """One row only: its text stands alone."""
+    has_questions: bool = False
+    """Several questions: a column says which one."""
+    top: int | None = None
+    """How many labels with their probabilities are to be seen, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """For people: one text alone, or `source<TAB>text` lines."""
+
+    layout: Layout
+    traits: ClassVar = FormatTraits(streams=True)
+
+    def write(self, result: Result) -> Sequence[str]:
+        layout = self.layout
+        if result.error is not None:
+            return ()
+        lines = [(result.text or "") if result.data is None else _compact(result.data)]
+        if layout.top is not None and result.scores:
+            lines = [f"{one_line(score.label)}\t{score.probability:.4f}" for score in result.scores]
+        if layout.is_single:
+            return [drop_controls(line) for line in lines]
+        columns = [one_line(display_name(result.images) or result.id)]
+        if layout.has_questions:
+            columns.append(one_line(result.fields.get("question", "")))
+        if layout.top is None:
+            lines = [one_line(line) for line in lines]
+        return ["\t".join((*columns, line)) for line in lines]
+
+
+@dataclass(frozen=True, slots=True)
+class JsonlFormat:
+    """For programs: a row of JSON a line, failed ones included."""
+
+    layout: Layout
+    traits: ClassVar = FormatTraits(can_resume=True)
+
+    def write(self, result: Result) -> Sequence[str]:
+        return [dump_row(result.to_row())]
+
+
+FORMATS: dict[FormatName, type[ResultFormat]] = {"text": TextFormat, "jsonl": JsonlFormat}
+
+
+def _compact(data: Any) -> str:
+    """A parsed answer for people: words as they are, all else as JSON on one line."""
+    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
