@@ -29,8 +29,8 @@ test: $(READY) ## run the tests
 quick: $(READY) ## the tests that load no weights, in under a minute
 	$(BIN)/python -m pytest -n 2 $(QUICK)
 
-soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, how busy the model is kept
-	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli tests/serve
+soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, half an hour of mutants, how busy the model is kept
+	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli tests/serve tests/images
 
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -37,7 +37,8 @@ from .pixels import DEEP_CHANNELS, OPAQUE
 MAX_PAGES = 64
 """Pages of a TIFF that are looked at for one that is no thumbnail."""
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_JPEG_END = b"\xff\xd9"
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+_UNFILLED = bytes(4)
 _PADDINGS = (b"\xaa" * 256, b"\x55" * 256)
 _KEPT_TEXT = (b"XML:com.adobe.xmp", b"Raw profile type")
 
@@ -85,8 +86,10 @@ def _load(reading: Reading, file: IO[bytes]) -> PIL.Image.Image:
     # Pillow reduces 16-bit channels while loading; only the raw modes of the unread tiles tell of them.
     image.info[DEEP_CHANNELS] = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     try:
+        if image.format == "JPEG" and _is_unfilled(reading.opened.content):
+            raise EOFError
         image.load()
-    except OSError:
+    except (OSError, EOFError):
         if image.format != "JPEG" or (whole := _load_without_end(reading)) is None:
             raise
         image = whole
@@ -170,6 +173,13 @@ def _choose_page(image: Any, reading: Reading) -> int:
     return page
 
 
+def _is_unfilled(content: bytes | None) -> bool:
+    """Whether a JPEG runs out in zeros before its end, as a download that broke off. Decoded, they would be pixels."""
+    if content is None or not content.endswith(_UNFILLED):
+        return False
+    return content.rfind(_JPEG_END) < content.rfind(_JPEG_SCAN)
+
+
 def _load_without_end(reading: Reading) -> PIL.Image.Image | None:
     """A JPEG that lacks nothing but its end marker; None for one that lacks more.
 
@@ -178,7 +188,7 @@ def _load_without_end(reading: Reading) -> PIL.Image.Image | None:
     content = reading.opened.content
     if content is None or b"\xff\xdd" in content:  # restart markers hide what is missing
         return None
-    content = content.removesuffix(b"\xff")
+    content = (content.rstrip(b"\0") if content.endswith(_UNFILLED) else content).removesuffix(b"\xff")
     pictures: list[PIL.Image.Image] = []
     for padding in _PADDINGS:
         picture = PIL.Image.open(

@@ -445,3 +445,36 @@ def test_name_in_messages_is_printable(tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"")
     assert str(fail(path, source=name)) == r"caf\xe9\x0a.png is empty (0 bytes)"
+
+
+def photo(**options: Any) -> bytes:
+    """A JPEG of gradients: what is missing of it would not be black or grey."""
+    ramp = PIL.Image.radial_gradient("L")
+    return encode(PIL.Image.merge("RGB", [ramp, ramp.rotate(90), ramp.rotate(180)]), "JPEG", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 20}, {"subsampling": 0}])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read(options: dict[str, Any]) -> None:
+    whole = photo(**options)
+    for cut in (2, 1):
+        image = read(whole[:-cut])
+        assert image.pixels.tobytes() == read(whole).pixels.tobytes()
+        assert image.warnings == ("the end marker is missing; all pixels are there",)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_that_lacks_more_is_refused(options: dict[str, Any]) -> None:
+    whole = photo(**options)
+    for cut in (6, 9, 20, 50, 200, 1000):
+        assert "truncated" in str(fail(whole[:-cut]))
+        assert "truncated" in str(fail(whole[:-cut] + b"\0" * cut))
+        assert "truncated" in str(fail(whole[:-cut] + b"\0" * 4096))
+    assert read(whole + b"trailer\0\0\0\0").warnings == ()
+
+
+@pytest.mark.parametrize("brand", [b"isom", b"mp42", b"qt  ", b"M4V ", b"3gp5"])
+def test_videos_are_refused_with_what_to_do(brand: bytes) -> None:
+    message = str(fail(b"\0\0\0\x20ftyp" + brand + bytes(20), source="holiday/a.mp4"))
+    assert message == (
+        "holiday/a.mp4 is a video; ffmpeg -i 'holiday/a.mp4' -vf fps=1 frame-%04d.png makes images of it"
+    )

@@ -1,0 +1,82 @@
+"""Whatever bytes come, pixels or a foreseen error come out, in time and memory, and pixels can be prepared."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from idefics_cli.errors import ItemError
+from idefics_cli.images import Limits, decode
+from idefics_cli.models.loading import open_family
+from idefics_cli.values import Image, ModelSpec
+from tests.images.fuzz import mutants, seeds
+from tests.models.test_chat_template import llava
+from tests.models.tiny import KINDS, checkpoint, document, user
+
+LIMITS = Limits(max_pixels=1_000_000, decode_seconds=5)
+GRACE_SECONDS = 2.0
+MUTANTS = 1_500
+GROWTH_BYTES = 400_000_000
+SOAK_SECONDS = 30 * 60
+
+
+def list_preparations() -> list[Callable[[Image], object]]:
+    """What each family does with an image before its model sees it."""
+    families = [open_family(ModelSpec(str(checkpoint(kind)))) for kind in KINDS]
+    own = [lambda image, family=family: family.encode(document(image), [image]) for family in families]
+    templated = open_family(llava())
+    return [*own, lambda image: templated.encode((user(image, "red?"),), [image])]
+
+
+def try_all(files: Iterable[bytes], preparations: Iterable[Callable[[Image], object]]) -> Counter[str]:
+    """How the files came out, each prepared by one family in turn. What is no ItemError goes through."""
+    outcomes: Counter[str] = Counter()
+    turns = itertools.cycle(preparations)
+    for data in files:
+        began = time.monotonic()
+        try:
+            image = decode(data, "mutant", LIMITS)
+            outcomes["pixels"] += 1
+            assert image.pixels.mode == "RGB"
+            assert image.pixels.width * image.pixels.height <= LIMITS.max_pixels
+            next(turns)(image)
+        except ItemError as error:
+            outcomes[error.code] += 1
+        assert time.monotonic() - began < LIMITS.decode_seconds + GRACE_SECONDS, data.hex()
+    return outcomes
+
+
+def measure_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_the_files_themselves_are_images() -> None:
+    assert try_all(seeds(), list_preparations()) == {"pixels": len(seeds())}
+
+
+def test_mutants_are_pixels_or_foreseen_errors() -> None:
+    preparations = list_preparations()
+    try_all(seeds(), preparations)
+    before = measure_peak()
+    outcomes = try_all(itertools.islice(mutants(1), MUTANTS), preparations)
+    assert outcomes["pixels"] > MUTANTS / 10 < outcomes["not_an_image"]
+    assert set(outcomes) <= {"pixels", "not_an_image", "too_large", "unusable_image"}
+    assert measure_peak() - before < GROWTH_BYTES
+
+
+@pytest.mark.slow
+def test_mutants_for_half_an_hour() -> None:
+    end = time.monotonic() + SOAK_SECONDS
+    preparations = list_preparations()
+    outcomes = try_all(seeds(), preparations)
+    before = measure_peak()
+    outcomes += try_all(
+        itertools.takewhile(lambda _: time.monotonic() < end, mutants(time.time_ns())), preparations
+    )
+    assert measure_peak() - before < GROWTH_BYTES
+    print(f"\n{outcomes.total():,} mutants: {dict(outcomes)}")  # noqa: T201
