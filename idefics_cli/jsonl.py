@@ -16,8 +16,11 @@ from .errors import BadItem
 MAX_LINE_BYTES = 160_000_000
 """Room for an image of 100 MB as base64."""
 
-# Line ends to str.splitlines and to many readers, though not to JSON.
-_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+# What JSON would leave as it is: line ends to str.splitlines and to many readers, and what a terminal would obey.
+_ESCAPED = {
+    code: f"\\u{code:04x}"
+    for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BOM = b"\xef\xbb\xbf"
 
@@ -31,7 +34,7 @@ def dump_row(row: Mapping[str, Any]) -> str:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:
         line = json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False)
-    return _SURROGATES.sub(_show_surrogate, line.translate(_LINE_ENDS))
+    return _SURROGATES.sub(_show_surrogate, line.translate(_ESCAPED))
 
 
 def parse_line(line: bytes | str, *, max_bytes: int = MAX_LINE_BYTES) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _write_results(
         tally.add(result)
         progress.show(tally)
         name = display_name(result.images) or result.id
-        for warning in result.warnings:
+        for warning in tally.choose_warnings(result):
             talk.note(f"{name}: {warning}")
         usage = result.usage
         talk.detail(
@@ -170,7 +170,7 @@ def _conclude(tally: Tally, sinks: Sinks, talk: Talk, *, was_interrupted: bool) 
     elif tally.total + sinks.done_before + sinks.failed_before > 1:
         if has_failed:
             say(summary)
-        elif sinks.are_files:
+        elif sinks.are_files or tally.has_only_counted:
             talk.note(summary)
         else:
             talk.detail(summary)

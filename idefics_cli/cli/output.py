@@ -20,22 +20,24 @@ from ..files import append_whole, is_own_stream, name_kind
 from ..values import Result
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
-# What a terminal would obey rather than show: an image may make a model say anything.
-_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+# What a terminal would obey rather than show, turning text around included: an image may make a model say anything.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# The same as single bytes of a name that is not UTF-8, and as what is left of a character when one between is dropped.
+_CONTROL_BYTES = re.compile("[\udc80-\udc9f]")
 
 
 def emit(text: str, end: str = "\n") -> None:
     """Write data to stdout, at once."""
     if sys.stdout is None:
         raise UsageError("standard output is closed", hint="write to a file with --output")
-    _write(sys.stdout, text + end, "standard output")
+    _write(sys.stdout, _make_harmless(text, sys.stdout) + end, "standard output")
 
 
 def say(line: str) -> None:
     """Write one line of talk to stderr. Nobody listening is no error."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"idefics: {one_line(line)}\n")
+            sys.stderr.write(f"idefics: {_make_harmless(one_line(line), sys.stderr)}\n")
             sys.stderr.flush()
 
 
@@ -66,6 +68,12 @@ def one_line(text: str) -> str:
 def drop_controls(text: str) -> str:
     """The text without what a terminal would obey; line breaks stay."""
     return _CONTROLS.sub("", text)
+
+
+def _make_harmless(text: str, stream: TextIO) -> str:
+    """The text as any stream may have it; names keep their bytes where no terminal reads them."""
+    text = drop_controls(text)
+    return _CONTROL_BYTES.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
 
 
 def use_utf8() -> None:

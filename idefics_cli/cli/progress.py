@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     import rich.progress
 
 
+TIMES_SAID = 3
+"""How often a warning of a kind is said."""
+_NUMBER = re.compile(r"\d[\d.,]*")
+
+
 class Tally:
     """What became of the items of this run."""
 
@@ -27,6 +33,9 @@ class Tally:
         self.unforeseen = ""
         """The first failure that nobody foresaw."""
         self.was_stopped = False
+        self.has_only_counted = False
+        """Whether there were warnings that nobody was told."""
+        self._warnings: Counter[str] = Counter()
         self._began = time.monotonic()
 
     def add(self, result: Result) -> None:
@@ -36,6 +45,20 @@ class Tally:
             self.codes[result.error.code] += 1
             if result.error.code == "internal":
                 self.unforeseen = self.unforeseen or result.error.message
+
+    def choose_warnings(self, result: Result) -> list[str]:
+        """The warnings of a result that are to be said: those of a kind three times, after which they are counted."""
+        chosen = []
+        for warning in result.warnings:
+            kind = _name_kind(warning, result.images)
+            self._warnings[kind] += 1
+            if self._warnings[kind] < TIMES_SAID:
+                chosen.append(warning)
+            elif self._warnings[kind] == TIMES_SAID:
+                chosen.append(f"{warning} (from here on only counted)")
+            else:
+                self.has_only_counted = True
+        return chosen
 
     @property
     def failed(self) -> int:
@@ -55,9 +78,18 @@ class Tally:
             parts.append(f"{done_before:,} done before")
         if failed_before:
             parts.append(f"{failed_before:,} failed before (--existing retry-errors makes them again)")
+        if self._warnings:
+            kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._warnings.most_common())
+            parts.append(f"{self._warnings.total():,} warnings ({kinds})")
         seconds = time.monotonic() - self._began
         rate = f", {self.total / seconds:.1f} a second" if seconds > 1 and self.total else ""
         return f"{', '.join(parts)}, in {seconds:.1f} s{rate}"
+
+
+def _name_kind(warning: str, sources: Sequence[str]) -> str:
+    """What is the same in warnings of a kind: neither the image they name nor their numbers."""
+    own = next((source for source in sources if warning.startswith(f"{source}: ")), None)
+    return _NUMBER.sub("N", warning if own is None else warning[len(own) + 2 :])
 
 
 class Progress:

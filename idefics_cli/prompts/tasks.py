@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from ..errors import UsageError
 from ..files import read_file
@@ -67,13 +68,18 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """The labels, if they can be chosen from. Raises UsageError for blank, repeated, too few or too many ones."""
     if not all(label.strip() for label in labels):
         raise UsageError("a label is empty")
-    repeated = (
-        sorted({label for label in labels if labels.count(label) > 1})
-        if len(set(labels)) < len(labels)
-        else []
-    )
-    if repeated:
-        raise UsageError(f"label {repeated[0]!r} is given twice")
+    known: dict[str, str] = {}
+    for label in labels:
+        composed = normalize("NFC", label)
+        if composed not in known:
+            known[composed] = label
+            continue
+        if known[composed] != label:
+            raise UsageError(
+                f"label {label!r} is given twice, once with its accents as characters of their own",
+                hint="leave one of them out: they are one label",
+            )
+        raise UsageError(f"label {label!r} is given twice")
     if len(labels) < 2:
         raise UsageError("classify needs at least two labels", hint="write --labels a,b,c or --labels @file")
     if len(labels) > MAX_LABELS:
@@ -88,5 +94,10 @@ def name_labels(labels: Sequence[str]) -> str:
 
 def match_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that a generated answer names exactly, case and final punctuation aside."""
-    said = text.strip().rstrip(".!").strip().casefold()
-    return next((label for label in labels if label.casefold().rstrip(".!") == said), None)
+    said = _fold(text.strip().rstrip(".!").strip())
+    return next((label for label in labels if _fold(label).rstrip(".!") == said), None)
+
+
+def _fold(text: str) -> str:
+    """The text without regard to case and to how accents are spelled."""
+    return normalize("NFC", normalize("NFC", text).casefold())
