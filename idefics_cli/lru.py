@@ -1,9 +1,13 @@
-"""A memory of computed things, bounded in bytes: what was not used for longest goes first. Knows no torch."""
+"""A memory of computed things, bounded in bytes or in number: what was not used for longest goes first.
+
+Several threads may share one. Knows no torch.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from threading import RLock
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -17,36 +21,43 @@ class LRUCache(Generic[Key, Value]):
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._lock = RLock()
 
     def find(self, key: Key) -> Value | None:
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        self._entries.move_to_end(key)
-        return entry[0]
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry[0]
 
-    def keep(self, key: Key, value: Value, size_bytes: int) -> None:
-        self.drop(key)
-        if size_bytes > self.limit_bytes:
-            return
-        self._entries[key] = (value, size_bytes)
-        self.used_bytes += size_bytes
-        self.shrink(self.limit_bytes)
+    def keep(self, key: Key, value: Value, size_bytes: int = 1) -> None:
+        with self._lock:
+            self.drop(key)
+            if size_bytes > self.limit_bytes:
+                return
+            self._entries[key] = (value, size_bytes)
+            self.used_bytes += size_bytes
+            self.shrink(self.limit_bytes)
 
     def drop(self, key: Key) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.used_bytes -= entry[1]
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is not None:
+                self.used_bytes -= entry[1]
 
     def list_keys(self) -> list[Key]:
-        return list(self._entries)
+        with self._lock:
+            return list(self._entries)
 
     def shrink(self, limit_bytes: int) -> None:
         """Change the limit, at once."""
-        self.limit_bytes = limit_bytes
-        while self.used_bytes > limit_bytes:
-            self.drop(next(iter(self._entries)))
+        with self._lock:
+            self.limit_bytes = limit_bytes
+            while self.used_bytes > limit_bytes:
+                self.drop(next(iter(self._entries)))
 
     def clear(self) -> None:
-        self._entries.clear()
-        self.used_bytes = 0
+        with self._lock:
+            self._entries.clear()
+            self.used_bytes = 0

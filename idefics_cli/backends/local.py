@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +32,7 @@ from ..errors import (
     raise_as_model_error,
     to_item_error,
 )
+from ..lru import LRUCache
 from ..models.families.family import Encoded
 from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
@@ -93,7 +94,7 @@ class LocalBackend:
         self._model: Any = None
         self._engine: Engine | None = None
         self._told_tokens: set[int] = set()
-        self._priors: OrderedDict[PriorKey, tuple[float, ...]] = OrderedDict()
+        self._priors: LRUCache[PriorKey, tuple[float, ...]] = LRUCache(PRIORS)
         self._has_computed = False
         self._grammars: Grammars | None = None
 
@@ -170,24 +171,23 @@ class LocalBackend:
         engine = self._open_engine()
         # Most images of a run share their priors, and those of the last run are often those of this one.
         priors = {_prior_key(task.prior): task.prior for task in tasks.values() if task.prior is not None}
-        priors = {key: prior for key, prior in priors.items() if key not in self._priors}
-        works = [*(task.work for task in tasks.values()), *priors.values()]
+        known: dict[PriorKey, tuple[float, ...] | ItemError] = {
+            key: scores for key in priors if (scores := self._priors.find(key)) is not None
+        }
+        missing = [key for key in priors if key not in known]
+        works = [*(task.work for task in tasks.values()), *(priors[key] for key in missing)]
         with _translated_device_errors():
             done = run_all(engine, works, rows=self.batch_size)
         self._check_computes([one for one in done if isinstance(one, Done)])
-        failed: dict[PriorKey, ItemError] = {}
-        for key, one in zip(priors, done[len(tasks) :], strict=True):
+        for key, one in zip(missing, done[len(tasks) :], strict=True):
+            known[key] = one.outcome.scores if isinstance(one, Done) else one
             if isinstance(one, Done):
-                self._priors[key] = one.outcome.scores
-            else:
-                failed[key] = one
+                self._priors.keep(key, one.outcome.scores)
         for (index, task), one in zip(tasks.items(), done, strict=False):
             try:
-                answers[index] = self._warn(self._compose(task, one, failed), task.request, images)
+                answers[index] = self._warn(self._compose(task, one, known), task.request, images)
             except BaseException as error:
                 answers[index] = to_item_error(error)
-        while len(self._priors) > PRIORS:
-            self._priors.popitem(last=False)
         return [answers[index] for index in range(len(requests))]
 
     def close(self) -> None:
@@ -283,14 +283,16 @@ class LocalBackend:
         return replace(answer, warnings=tuple(AnswerWarning(text, digest) for text, digest in told if text))
 
     def _compose(
-        self, task: _Task, done: Done | ItemError, failed: Mapping[PriorKey, ItemError]
+        self,
+        task: _Task,
+        done: Done | ItemError,
+        priors: Mapping[PriorKey, tuple[float, ...] | ItemError],
     ) -> Answer | ItemError:
-        key = None if task.prior is None else _prior_key(task.prior)
+        prior = () if task.prior is None else priors[_prior_key(task.prior)]
         if isinstance(done, ItemError):
             return done
-        if key is not None and key in failed:
-            return failed[key]
-        prior = () if key is None else self._priors[key]
+        if isinstance(prior, ItemError):
+            return prior
         request, outcome = task.request, done.outcome
         if not outcome.is_finite or not all(map(math.isfinite, prior)):
             return AnswerError(

@@ -10,12 +10,12 @@ import base64
 import io
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...errors import ItemError, ModelError, PromptError, to_item_error
+from ...lru import LRUCache
 from ...models.families.layout import lay_out, read_aloud
 from ...ranking import normalize, rank
 from ...values import (
@@ -79,7 +79,7 @@ class RemoteBackend:
         self._runner = asyncio.Runner()
         self._connection = Connection(spec.server)
         self._dialect: Dialect | None = None
-        self._pictures: OrderedDict[str, str] = OrderedDict()
+        self._pictures: LRUCache[str, str] = LRUCache(PICTURE_CACHE_BYTES)
 
     @property
     def spec(self) -> ModelSpec:
@@ -204,10 +204,10 @@ class RemoteBackend:
 
     async def _encode(self, image: Image) -> str:
         """The image as a data URL, the same for the same pixels."""
-        url = self._pictures.pop(image.digest, "") or await asyncio.to_thread(_encode, image)
-        self._pictures[image.digest] = url
-        while len(self._pictures) > 1 and sum(map(len, self._pictures.values())) > PICTURE_CACHE_BYTES:
-            self._pictures.popitem(last=False)
+        url = self._pictures.find(image.digest)
+        if url is None:
+            url = await asyncio.to_thread(_encode, image)
+            self._pictures.keep(image.digest, url, len(url))
         return url
 
 

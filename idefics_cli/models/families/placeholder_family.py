@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import BadItem, ModelError
+from ...lru import LRUCache
 from ...values import Choice, Image, Prompt
 from .family import Encoded, Family, ImageSpan, Pixels, any_of, check_images, preparing, refuse_markers
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, continue_with, lay_out, spell
@@ -56,8 +56,8 @@ class PlaceholderFamily(Family):
             )
         self.bos = self.tokenizer.bos_token or ""
         self.pixel_table = PixelTable(processor.image_processor)
-        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
-        self._labels: OrderedDict[tuple[str, ...], list[tuple[int, ...]]] = OrderedDict()
+        self._pixels: LRUCache[str, Pixels] = LRUCache(PIXEL_CACHE_BYTES)
+        self._labels: LRUCache[tuple[str, ...], list[tuple[int, ...]]] = LRUCache(LABEL_SETS)
 
     @classmethod
     def render_plainly(cls, prompt: Prompt) -> str:
@@ -88,13 +88,11 @@ class PlaceholderFamily(Family):
         spellings = [self.spell_image(one) for one in pixels]
         endings = [continue_with(prompt, choice.continuation) for choice in choices]
         key = (spell(pieces, spellings), *(spell(ending, ()) for ending in endings))
-        rows = self._labels.pop(key, None)
+        rows = self._labels.find(key)
         if rows is None:
             self._refuse_special_tokens((*pieces, *(piece for ending in endings for piece in ending)))
             rows = self._tokenize_endings(key[0], key[1:])
-        self._labels[key] = rows
-        while len(self._labels) > LABEL_SETS:
-            self._labels.popitem(last=False)
+            self._labels.keep(key, rows)
         spans = self._find_spans(rows[0], images, [spelling.count(IMAGE_TOKEN) for spelling in spellings])
         self.check_length(Encoded(max(rows, key=len)))
         return tuple(Encoded(row, spans, pixels) for row in rows)
@@ -228,16 +226,11 @@ class PlaceholderFamily(Family):
 
     def _prepare_once(self, image: Image) -> Pixels:
         """Pixels by digest, kept in a bounded memory: the images of the shots come again with every prompt."""
-        pixels = self._pixels.pop(image.digest, None)
+        pixels = self._pixels.find(image.digest)
         if pixels is None:
             with preparing([image], self.config.model_type):
                 pixels = self.prepare(image)
-        self._pixels[image.digest] = pixels
-        while (
-            len(self._pixels) > 1
-            and sum(one.values.nbytes for one in self._pixels.values()) > PIXEL_CACHE_BYTES
-        ):
-            self._pixels.popitem(last=False)
+            self._pixels.keep(image.digest, pixels, pixels.values.nbytes)
         return pixels
 
     def _find_spans(
