@@ -18,7 +18,7 @@ from ..jsonl import dump_row
 from ..models.hub.cache import has_processor
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .daemon import open_warm
-from .output import display_name, emit, say_error
+from .output import display_name, emit, tell_failure
 from .settings import Settings
 
 Render = Callable[[Request, Mapping[str, Image]], Preview]
@@ -60,7 +60,7 @@ def _print_each(
         if shown is not None:
             _print(request, shown, name, settings, is_first=number == 0)
         for failure in failures:
-            say_error(f"{name}: {failure}")
+            tell_failure(name, str(failure))
             has_failed = True
     return has_failed
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, TextIO
 
 from ..errors import UsageError
 from ..files import append_whole, is_own_stream, name_kind
-from ..values import Result
+from ..values import Result, hide_secrets
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # What a terminal would obey rather than show, turning text around included: an image may make a model say anything.
@@ -91,8 +91,18 @@ def is_terminal() -> bool:
 
 def display_name(sources: tuple[str, ...]) -> str:
     """Sources as a column: data URLs shortened, several joined."""
-    shown = (source.split(",")[0] + ",…" if source[:5].lower() == "data:" else source for source in sources)
+    shown = (
+        source.split(",")[0] + ",…" if source[:5].lower() == "data:" else hide_secrets(source)
+        for source in sources
+    )
     return ", ".join(shown)
+
+
+def tell_failure(name: str, message: str) -> None:
+    """Say why an item failed, its name once."""
+    bare = name.partition("?")[0]
+    begins_so = message.startswith(bare) and message[len(bare) : len(bare) + 1] in {" ", "?", ":"}
+    say_error(message if begins_so else f"{name}: {message}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,7 @@ class Output:
             for line in [""] if self._streamed else self.format.write(result):
                 self._line(line)
         if result.error is not None:
-            say_error(f"{display_name(result.images) or result.id}: {result.error.message}")
+            tell_failure(display_name(result.images) or result.id, result.error.message)
 
     def streamer(self) -> Callable[[str], None]:
         """Take pieces of the one answer as they come; its row is then not printed again."""

@@ -15,6 +15,8 @@ from ..errors import SourceError
 
 # Translated by NAT64 gateways to the IPv4 address in the last four bytes.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Site-local of old, which some still route inside, and what documents use; not every Python knows them as private.
+_NOT_PUBLIC = tuple(map(ipaddress.IPv6Network, ("fec0::/10", "3fff::/20")))
 
 
 async def resolve_public(url: httpx2.URL, name: str) -> str:
@@ -44,4 +46,6 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(ip.packed[-4:])
         if inner is not None:
             return is_public(str(inner))
+        if any(ip in network for network in _NOT_PUBLIC):
+            return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)

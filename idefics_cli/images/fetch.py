@@ -14,6 +14,7 @@ import functools
 import re
 import ssl
 import urllib.parse
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -74,13 +75,17 @@ async def _fetch_in_time(
     seconds = limits.total_timeout_seconds
     retry = Retry(limits.attempts, limits.backoff_seconds, limits.max_retry_after_seconds, seconds)
     try:
-        async with asyncio.timeout(seconds), _open_client(limits, transport) as client:
+        async with asyncio.timeout(seconds), _open_client(url, limits, transport) as client:
             return await retry.ask(lambda: _follow(client, url, limits))
     except TimeoutError:
         raise SourceError(f"{name_source(url)} took longer than {seconds:g} s", code="timeout") from None
 
 
-def _open_client(limits: Limits, transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
+def _open_client(url: str, limits: Limits, transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
+    # A proxy would resolve and connect in our place.
+    uses_proxies = limits.allow_private_addresses
+    if uses_proxies and _needs_no_proxy(url):
+        uses_proxies = False
     try:
         return httpx2.AsyncClient(
             headers=_HEADERS,
@@ -88,8 +93,7 @@ def _open_client(limits: Limits, transport: httpx2.AsyncBaseTransport | None) ->
             # A connection kept alive belongs to an address, not to a name, once addresses are pinned.
             limits=httpx2.Limits(max_keepalive_connections=0),
             verify=_ssl_context(),
-            # A proxy would resolve and connect in our place.
-            trust_env=limits.allow_private_addresses,
+            trust_env=uses_proxies,
             transport=transport,
         )
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
@@ -108,7 +112,18 @@ async def _follow(client: httpx2.AsyncClient, url: str, limits: Limits) -> bytes
                 _check_status(response, name)
                 return await _read_body(response, name, limits)
             hop = _parse_url(response.headers["location"], hop, name)
+            if limits.allow_private_addresses and not client.trust_env and not _needs_no_proxy(str(hop)):
+                raise SourceError(f"{name} leads to where only a proxy does", code="refused")
     raise SourceError(f"{name} redirects more than {MAX_REDIRECTS} times", code="fetch_failed")
+
+
+def _needs_no_proxy(url: str) -> bool:
+    """Whether NO_PROXY is for this host, so that no proxy is looked at, of whatever scheme it is."""
+    try:
+        host = httpx2.URL(url).host
+    except (httpx2.InvalidURL, ValueError):
+        return False
+    return bool(urllib.request.getproxies_environment().get("no") and urllib.request.proxy_bypass(host))
 
 
 def _check_scheme(hop: httpx2.URL, name: str) -> None:

@@ -7,19 +7,26 @@ from collections.abc import Iterator
 from typing import IO
 
 from ..jsonl import read_lines
+from .names import parse_scheme
 
 
 def read_names(stream: IO[bytes], *, is_null_separated: bool) -> Iterator[str]:
-    """The names in a list, as they come. On lines, blank ones and those that begin with `#` are left out.
+    """The names in a list, as they come. On lines, blank ones and comments are left out; `#` may begin a name.
 
-    Names stay names: nothing is stripped from them, and "-" is a file called so.
+    Names stay names: nothing is stripped from them, and "-" is a file called so. A URL has no spaces around it.
     """
     if is_null_separated:
         names = _split_at_null(stream)
     else:
-        names = (line for _, line in read_lines(stream) if not line.startswith(b"#"))
+        lines = (line for _, line in read_lines(stream))
+        names = (_strip_url(line) for line in lines if not line.startswith(b"#") or os.path.lexists(line))
     for name in names:
         yield "./-" if name == b"-" else os.fsdecode(name)
+
+
+def _strip_url(line: bytes) -> bytes:
+    bare = line.strip()
+    return bare if parse_scheme(os.fsdecode(bare[:100])) is not None else line
 
 
 def _split_at_null(stream: IO[bytes]) -> Iterator[bytes]:

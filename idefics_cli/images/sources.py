@@ -37,8 +37,12 @@ def expand(arguments: Iterable[str], *, recursive: bool, patterns: bool = True) 
     A pattern stands for what a shell would make of it, so `**` means `*`; without `patterns` names are only names.
     """
     for argument in arguments:
-        if argument == "-" or is_url(argument):
+        if argument == "-":
             yield argument
+        elif is_url(argument):
+            # data:x.png is what it is called, if there is such a file.
+            is_file = parse_scheme(argument) == "data" and os.path.lexists(argument)
+            yield f"./{argument}" if is_file else argument
         elif not patterns or os.path.lexists(argument) or not glob.has_magic(argument):
             yield from _expand_path(argument, recursive)
         else:

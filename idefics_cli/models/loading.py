@@ -8,6 +8,7 @@ Never remote code, never pickles, always the PIL image processors, whatever else
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from .device_map import place, remove_with, tell_placement
 from .devices import choose_attention, choose_device, choose_dtype, is_out_of_memory
 from .families import find_family
 from .families.family import Family
+from .hub.cache import find_folder
 from .hub.download import source_of
-from .hub.errors import check_folder, translated
+from .hub.errors import check_folder, check_whole, translated
 from .library_logging import hush_libraries
 from .quantization.disk_cache import discard, find_entry, keep, widen
 from .quantization.entries import QuantizedEntry
@@ -57,6 +59,8 @@ def load_processor(spec: ModelSpec) -> Any:
 def load_config(spec: ModelSpec) -> Any:
     """The config of a checkpoint, its folder or repository checked first."""
     check_folder(spec.checkpoint)
+    if (snapshot := find_folder(spec.checkpoint, spec.revision)) is not None:
+        check_whole(spec.checkpoint, os.listdir(snapshot))
     hush_libraries()
     with translated(spec):
         return transformers.AutoConfig.from_pretrained(spec.checkpoint, **source_of(spec))

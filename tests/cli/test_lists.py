@@ -50,6 +50,16 @@ def test_a_list_has_a_name_a_line_with_comments(run: Program, here: Path) -> Non
     assert caption(run, "sub", "--files-from", "-", stdin=b"a.png\n").stdout.count("\n") == 2
 
 
+def test_lists_as_people_write_them(run: Program, here: Path) -> None:
+    """A comment sign may begin a name, spaces surround a URL, and a file may be called as a data URL is."""
+    (here / "data:x.png").write_bytes((here / "a.png").read_bytes())
+    image = "data:image/png;base64," + base64.b64encode((here / "a.png").read_bytes()).decode()
+    Path("list.txt").write_text(f"#d.png\n#no such file.png\ndata:x.png\n  {image} \t\n")
+    result = caption(run, "--files-from", "list.txt", "data:x.png")
+    assert [row["error"] for row in rows(result)] == [None] * 4
+    assert [row["images"][0] for row in rows(result)] == ["./data:x.png", "#d.png", "./data:x.png", image]
+
+
 def test_a_nul_separated_list_takes_any_name(run: Program, here: Path) -> None:
     odd = ["line\nbreak.png", "#no comment.png", "tab\t.png", " space .png", "🐈.png", "\u202egnp.png", "-"]
     if sys.platform == "linux":

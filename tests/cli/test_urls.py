@@ -146,3 +146,25 @@ def measure_latency(run: Program, picture: Path, site: Site, tmp_path: Path) -> 
 
     measure(urls[:1])  # what is imported or read once
     return measure(urls), measure(files)
+
+
+def test_secrets_of_urls_are_nowhere_to_be_seen(
+    run: Program, red_circle: Path, site: Site, tmp_path: Path
+) -> None:
+    """A password, a signature, and a name that is told once."""
+    secret = "?X-Amz-Signature=hush&id=7&access_token=hush&sig=hush"
+    good = site.serve(f"/good.png{secret}", (200, {}, red_circle.read_bytes()))
+    bad = site.serve(f"/bad.png{secret}", (404, {}, b""))
+    sources = [one.replace("://", "://user:hush@") for one in (good, bad)]
+    out = tmp_path / "out.jsonl"
+    for more in (("-o", out), ("--verbose",), ("--format=jsonl",), ("--dry-run",)):
+        result = run("caption", *sources, *more, *MODEL, backend=ScriptedBackend())
+        assert result.code == 1
+        assert "hush" not in result.stdout + result.stderr, more
+    assert "hush" not in out.read_text()
+    first = json.loads(out.read_text().splitlines()[0])
+    assert first["images"] == [site.url("/good.png?X-Amz-Signature=…&id=7&access_token=…&sig=…")]
+    again = run("caption", *sources, "-o", out, *MODEL, backend=ScriptedBackend())
+    assert (again.code, "1 done before, 1 failed before" in again.stderr) == (1, True)
+    told = run("caption", sources[1], *MODEL, backend=ScriptedBackend())
+    assert told.stderr.count("bad.png") == 1, told.stderr

@@ -257,6 +257,14 @@ def test_unusable_proxy_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     fails("http://a.invalid/", "fetch_failed", "the proxy named in the environment cannot be used")
 
 
+def test_no_proxy_is_heeded_before_a_proxy_is_judged(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks9://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert fetch(site.serve("/a.png", (200, {}, b"here")), QUICK) == b"here"
+    away = site.serve("/away.png", (302, {"Location": "http://a.invalid/"}, b""))
+    fails(away, "refused", "leads to where only a proxy does")
+
+
 PUBLIC_ONLY = replace(QUICK, allow_private_addresses=False)
 
 
@@ -327,6 +335,8 @@ def test_the_address_checked_is_the_address_used(monkeypatch: pytest.MonkeyPatch
         ("::1", False),
         ("fe80::1%lo", False),
         ("fc00::1", False),
+        ("fec0::1", False),
+        ("3fff::1", False),
         ("ff02::1", False),
         ("::ffff:10.0.0.1", False),
         ("2002:7f00:1::", False),

@@ -15,7 +15,7 @@ import transformers
 from idefics_cli.errors import ModelError
 from idefics_cli.models.devices import choose_dtype
 from idefics_cli.models.families import find_family
-from idefics_cli.models.loading import load_model, load_processor, open_family
+from idefics_cli.models.loading import load_config, load_model, load_processor, open_family
 from idefics_cli.values import ModelSpec
 from tests.models.tiny import EOU, FAKE, IMAGE, KINDS, checkpoint, llama_tokenizer
 
@@ -231,3 +231,13 @@ def test_smolvlm_needs_neither_num2words_nor_torchvision(tmp_path: Path) -> None
     assert family.processor.image_seq_len == 4
     assert family.default_style == "chat"
     assert type(load_model(spec, family)).__name__ == "SmolVLMForConditionalGeneration"
+
+
+def test_an_adapter_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("idefics2"), tmp_path / "adapted")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"is an adapter .* merge it into its base model"):
+        load_config(ModelSpec(str(folder)))
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="is an adapter"):
+        load_config(ModelSpec(str(folder)))

@@ -30,7 +30,7 @@ from ..families import FAMILIES
 from ..memory.sizes import format_bytes
 from .cache import INDEX, WEIGHTS, has_processor, is_downloaded, list_weights, repo_folder
 from .client import RETRY, fetch_file, list_repo
-from .errors import COMMIT, PICKLES, refuse_pickles, translated
+from .errors import COMMIT, PICKLES, check_whole, refuse_pickles, translated
 
 OnBytes = Callable[[int], None]
 """Told how many more bytes are there."""
@@ -146,6 +146,7 @@ def _fetch_json(repo: str, name: str, commit: str, sizes: dict[str, int]) -> dic
 
 
 def _check_config(repo: str, sizes: dict[str, int]) -> None:
+    check_whole(repo, sizes)
     if "config.json" not in sizes:
         raise ModelError(f"{repo} has no config.json", hint="name the repository of a checkpoint")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def check_folder(checkpoint: str) -> None:
     looks_local = folder.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1
     if not folder.exists() and looks_local:
         raise ModelError(f"there is no folder {checkpoint}", hint="check the path given to --model")
+    check_whole(checkpoint, os.listdir(folder) if folder.is_dir() else ())
     if folder.is_file():
         raise ModelError(f"{checkpoint} is a file", hint="give --model the folder that holds config.json")
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -41,6 +42,15 @@ def check_folder(checkpoint: str) -> None:
         and any(any(folder.glob(one)) for one in PICKLES)
     ):
         raise refuse_pickles(checkpoint)
+
+
+def check_whole(name: str, files: Container[str]) -> None:
+    """Refuse a checkpoint that is only a part of one: an adapter would be left out and its base answer alone."""
+    if "adapter_config.json" in files:
+        raise ModelError(
+            f"{name} is an adapter (adapter_config.json), which cannot be loaded",
+            hint="merge it into its base model first (peft: merge_and_unload, save_pretrained)",
+        )
 
 
 def refuse_pickles(checkpoint: str) -> ModelError:
