@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
+
+from .url_secrets import hide_secrets
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -21,13 +22,6 @@ Style = Literal["completion", "chat"]
 FinishReason = Literal["stop", "length"]
 Normalization = Literal["none", "tokens", "pmi"]
 STYLES: tuple[Style, ...] = ("completion", "chat")
-
-_SCHEME, _AUTHORITY_END = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://"), re.compile(r"[/?#]")
-_SIGNED = re.compile(
-    r"([?&;](?:[\w.-]*(?:signature|token|secret|password|passwd|credential)|sig|sign|pwd|auth|authorization|policy|jwt"
-    r"|hmac|(?:[\w.-]*[-_])?key|(?:api|access|aws\w*|key)[-_]?(?:key|pair)?[-_]?(?:id|key))=)[^&;#]*",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,17 +343,6 @@ class Result:
                 base64.b64encode(os.fsencode(source)).decode("ascii") for source in self.images
             ]
         return row
-
-
-def hide_secrets(source: str) -> str:
-    """A URL without its password and without what signs it; anything else as it is."""
-    if not (scheme := _SCHEME.match(source)):
-        return source
-    rest = source[scheme.end() :]
-    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
-    if "@" in authority:
-        rest = rest[authority.rindex("@") + 1 :]
-    return scheme[0] + _SIGNED.sub(r"\1…", rest)
 
 
 def _printable(text: str) -> str:
