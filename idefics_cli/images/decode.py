@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import struct
 import threading
@@ -62,6 +63,7 @@ HEAD_BYTES = 4096
 _PILLOW_MODULES = re.compile(r"PIL\.")
 MAX_PROFILE_BYTES = 16_000_000
 """Of a PNG's colour profile, or of one of its texts; Pillow's own limit is a megabyte."""
+_log = logging.getLogger("PIL")
 _settings_lock = threading.Lock()
 
 
@@ -169,7 +171,7 @@ def _translate_damage(name: str, limits: Limits) -> Iterator[None]:
 
 
 def _prepare_pillow(limits: Limits) -> None:
-    """Silence Pillow's Python warnings and make its own bomb limit follow ours, for the whole process.
+    """Silence Pillow's warnings and log and make its own bomb limit follow ours, for the whole process.
 
     Process-wide and only ever upwards, because both settings are global and decoding happens in threads:
     `warnings.catch_warnings` in one thread would undo what another relies on.
@@ -178,6 +180,9 @@ def _prepare_pillow(limits: Limits) -> None:
         first = warnings.filters[0] if warnings.filters else None
         if first is None or first[3] != _PILLOW_MODULES:
             warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
+        if _log.propagate:
+            _log.addHandler(logging.NullHandler())  # without one, errors would be lines on stderr
+            _log.propagate = False
         # Pillow refuses at twice this number; it guards pictures in pictures, whose headers we do not see.
         PIL.PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
         half = (limits.max_pixels + 1) // 2

@@ -128,7 +128,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @atexit.register
-def _end_idle() -> None:
+def end_idle() -> None:
+    """End the processes that wait for another image."""
     with _lock:
         while _idle:
             _end(_idle.pop())

@@ -71,6 +71,8 @@ def find_misread(image: PIL.Image.Image, head: bytes) -> Foreign | None:
 
 def find_unread(head: bytes) -> Foreign | None:
     """What a file is that Pillow does not open but imagecodecs does; None for any other."""
+    if head.startswith(b"II*\0") and head[8:10] == b"CR":
+        return Foreign("a camera RAW file (Canon CR2)", "")  # of which Pillow would show the preview
     for signature, what, codec in _CODECS:
         if head.startswith(signature):
             return Foreign(what, codec)

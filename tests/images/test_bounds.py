@@ -102,7 +102,7 @@ def test_the_process_of_a_decode_serves_the_next_one() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "setsid"), reason="POSIX only")
 def test_nothing_is_left_behind_and_nothing_said() -> None:
-    """A process that decodes for us ends with us, and libtiff keeps its complaints to itself."""
+    """A process that decodes for us ends with us, and libraries keep their complaints to themselves."""
     probe = (
         "import sys\n"
         "from idefics_cli.errors import SourceError\n"
@@ -118,12 +118,15 @@ def test_nothing_is_left_behind_and_nothing_said() -> None:
     PIL.Image.new("RGB", (64, 64), "red").save(jp2, "JPEG2000")
     PIL.Image.new("RGB", (64, 64), "red").save(tiff, "TIFF", compression="tiff_lzw")
     broken = tiff.getvalue()[:8] + bytes(200) + tiff.getvalue()[208:]
-    lines = "\n".join(data.hex() for data in (jp2.getvalue(), tiff.getvalue(), broken))
+    samples = struct.Struct("<HHIHH")
+    wide = raw_tiff(bytes(64 * 48), bits=8, photometric=1)
+    wide = wide.replace(samples.pack(277, 3, 1, 1, 0), samples.pack(277, 3, 1, 259, 0))
+    lines = "\n".join(data.hex() for data in (jp2.getvalue(), tiff.getvalue(), broken, wide))
     done = subprocess.run(
         [sys.executable, "-c", probe], input=lines, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
     *outcomes, pid = done.stdout.split()
-    assert outcomes == ["decoded", "decoded", "refused"]
+    assert outcomes == ["decoded", "decoded", "refused", "refused"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
