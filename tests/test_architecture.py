@@ -67,7 +67,7 @@ PLACES = {
     "platformdirs": ("config", "backends/daemon"),
     "pydantic": (
         *("config", "prompts", "runner", "serve"),
-        *("models/dimensions", "models/architectures", "models/tiled_architectures", "models/hub"),
+        *("models/dimensions", "models/families", "models/hub"),
     ),
     "llguidance": ("prompts/answer_format", "engine/grammar"),
     "jsonschema_rs": ("prompts/answer_format",),

@@ -15,7 +15,6 @@ import torch
 from transformers import GenerationConfig
 
 from ..models.families.family import Family
-from ..models.families.layout import FAKE_TOKEN, IMAGE_TOKEN
 from ..models.loading import load_model, open_family
 from ..values import Image, ModelSpec, Request, Style, list_sources
 from .arms import ArmAnswer
@@ -108,17 +107,10 @@ class Script:
         # Some tokenizers begin the text themselves.
         bos = self.family.tokenizer.bos_token or ""
         adds_bos = self.family.tokenizer("")["input_ids"] == [self.family.tokenizer.bos_token_id]
-        options: dict[str, Any] = {"return_tensors": "pt"}
-        if self.family.config.model_type == "idefics":
-            plain = (text.removeprefix(bos) for text in texts)
-            options |= {"padding": "longest", "add_end_of_utterance_token": False}
-            options["text"] = [_interleave(text, own) for text, own in zip(plain, pictures, strict=True)]
-        else:
-            options |= {"padding": True, "add_special_tokens": adds_bos}
-            options["text"] = [text.removeprefix(bos) for text in texts] if adds_bos else texts
-            if any(pictures):
-                options["images"] = pictures
-        return dict(self.family.processor(**options).to(self.model.device, self.model.dtype))
+        texts = [text.removeprefix(bos) for text in texts] if adds_bos else texts
+        options = self.family.call_processor(texts, pictures, adds_bos=adds_bos)
+        inputs = self.family.processor(**options, return_tensors="pt")
+        return dict(inputs.to(self.model.device, self.model.dtype))
 
     def _continue(self, text: str, words: str) -> str:
         """A label after a prompt: as it is after a document, one space before and an end after in a conversation."""
@@ -128,15 +120,6 @@ class Script:
             self.family.eou_id or self.family.tokenizer.eos_token_id
         )
         return f"{text} {words.strip()}{end}"
-
-
-def _interleave(text: str, pictures: Sequence[Any]) -> list[Any]:
-    """Texts and pictures in turn, as the processor of IDEFICS takes a prompt."""
-    texts = text.replace(FAKE_TOKEN, "").split(IMAGE_TOKEN)
-    items: list[Any] = [texts[0]]
-    for words, picture in zip(texts[1:], pictures, strict=True):
-        items += [picture, words]
-    return [item for item in items if item != ""]
 
 
 def _group(requests: Sequence[Request]) -> list[list[int]]:

@@ -9,8 +9,8 @@ from typing import Any
 from ..config import Model
 from ..errors import ModelError
 from ..jsonl import dump_row
-from ..models.architectures import measure
 from ..models.dimensions import COLOURS, Dimensions
+from ..models.families import measure
 from ..models.hub.cache import find_folder, read_config
 from ..models.hub.catalog import Listing, describe, list_catalog
 from ..models.memory.available import describe_pools, find_pools

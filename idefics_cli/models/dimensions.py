@@ -1,11 +1,12 @@
 """The sizes of an architecture that memory depends on, and the layers that all of them are made of.
 
-Plain values and arithmetic, without torch. `architectures` reads them from a config.json.
+Plain values and arithmetic, without torch. Each family reads its own from a config.json.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -53,6 +54,8 @@ class Dimensions:
     feature_width: int
     tile_tokens: int
     """Tokens of the prompt that a tile takes up."""
+    tiles: Mapping[str | None, int] = field(default_factory=lambda: {None: 1})
+    """Tiles of one square image at each `--detail`; None is without one."""
 
 
 def list_mlp(layers: int, hidden: int, inner: int) -> tuple[Linears, Linears]:

@@ -36,19 +36,15 @@ def load_processor(spec: ModelSpec) -> Any:
     """The processor of a checkpoint: PIL images, left padding, the tokenizer as the model was trained with it."""
     config = load_config(spec)
     with translated(spec):
-        if config.model_type == "smolvlm":
-            processor = _assemble_smolvlm(spec, config)
-        else:
-            processor = transformers.AutoProcessor.from_pretrained(
-                spec.checkpoint, backend="pil", **source_of(spec)
-            )
+        family = find_family(config.model_type, has_template=True)
+        processor = family.open_processor(spec.checkpoint, config, source_of(spec))
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
             raise ModelError(
                 f"{spec.checkpoint} takes no images: it has no image processor",
                 hint="choose a vision-language --model",
             )
         processor.tokenizer = restore_tokenizer(processor.tokenizer, spec)
-        if config.model_type in ("idefics", "idefics2"):
+        if family.begins_words:
             processor.tokenizer = keep_word_boundaries(processor.tokenizer, spec)
     if not getattr(processor, "chat_template", None):
         processor.chat_template = processor.tokenizer.chat_template
@@ -70,7 +66,8 @@ def open_family(spec: ModelSpec) -> Family:
     """Everything about a checkpoint but its weights: prompts can be rendered, encoded and counted."""
     config = load_config(spec)
     processor = load_processor(spec)
-    family = find_family(config.model_type, processor)
+    has_template = getattr(processor, "chat_template", None) is not None
+    family = find_family(config.model_type, has_template=has_template)
     opened = family(processor, config, generation=_load_generation_config(spec), detail=spec.detail)
     if spec.style is not None:
         opened.check_style(spec.style)
@@ -158,18 +155,6 @@ def _read_weights(spec: ModelSpec, family: Family, device: torch.device, options
             hint="download it again or choose another --model",
         )
     return model
-
-
-def _assemble_smolvlm(spec: ModelSpec, config: Any) -> Any:
-    """SmolVLM2's own processor wants num2words and torchvision for videos; for images it works as that of Idefics3."""
-    vision = config.vision_config
-    tokenizer = transformers.AutoTokenizer.from_pretrained(spec.checkpoint, **source_of(spec))
-    return transformers.Idefics3Processor(
-        transformers.AutoImageProcessor.from_pretrained(spec.checkpoint, backend="pil", **source_of(spec)),
-        tokenizer,
-        image_seq_len=(vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2,
-        chat_template=tokenizer.chat_template,
-    )
 
 
 def _load_generation_config(spec: ModelSpec) -> Any:

@@ -5,6 +5,7 @@ Any other architecture is taken if its processor has a chat template.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ...errors import ModelError
 from ...values import Prompt
 
 if TYPE_CHECKING:
+    from ..dimensions import Dimensions
     from .family import Family
 
 FAMILIES = {
@@ -23,10 +25,10 @@ FAMILIES = {
 FALLBACK = "chat_template:ChatTemplateFamily"
 
 
-def find_family(architecture: str, processor: Any = None) -> type[Family]:
-    """The adapter of an architecture; with a processor at hand its chat template will do for an unknown one."""
+def find_family(architecture: str, *, has_template: bool = False) -> type[Family]:
+    """The adapter of an architecture; a chat template will do for an unknown one."""
     name = FAMILIES.get(architecture)
-    if name is None and getattr(processor, "chat_template", None):
+    if name is None and has_template:
         name = FALLBACK
     if name is None:
         raise ModelError(
@@ -36,6 +38,17 @@ def find_family(architecture: str, processor: Any = None) -> type[Family]:
     module, _, attribute = name.partition(":")
     family: type[Family] = getattr(import_module(f".{module}", __name__), attribute)
     return family
+
+
+def measure(config: Mapping[str, Any], name: str) -> Dimensions:
+    """The dimensions that a config.json describes, without torch. Raises ModelError."""
+    architecture = config.get("model_type")
+    if architecture not in FAMILIES:
+        raise ModelError(
+            f"the memory that {name} needs cannot be computed: its architecture is {architecture!r}",
+            hint=f"known: {', '.join(FAMILIES)}",
+        )
+    return find_family(str(architecture)).measure(config, name)
 
 
 def render_prompt(architecture: str, prompt: Prompt) -> str:

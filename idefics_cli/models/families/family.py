@@ -4,18 +4,24 @@ Knows no weights and no way to lay out a prompt. Torch is imported only where te
 rendering a prompt does not pay for it.
 """
 
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from ...errors import BadItem, IdeficsError, ModelError, PromptError, SourceError, is_of_item
 from ...images import name_source
 from ...values import Choice, Image, Prompt, Style
+from ..dimensions import Dimensions
 from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, lay_out, read_aloud
 
 if TYPE_CHECKING:
@@ -78,6 +84,51 @@ class Family(ABC):
     unsafe_dtypes: ClassVar[frozenset[str]] = frozenset()
     unquantized: ClassVar[tuple[str, ...]] = ("lm_head", "model.vision_model", "model.connector")
     """Modules that stay in full precision under quantization, by full name."""
+
+    sizes: ClassVar[Any] = None
+    """Its config.json as a dataclass that measures itself; None where there is no formula."""
+    detail_tiles: ClassVar[Mapping[str | None, int]] = MappingProxyType({None: 1})
+    """Tiles of one square image, of which there are most, at each `--detail`; None is without one."""
+
+    begins_words: ClassVar[bool] = False
+    """Whether it was trained with a tokenizer that begins a word after every marker."""
+
+    @classmethod
+    def open_processor(cls, checkpoint: str, config: Any, source: Mapping[str, Any]) -> Any:
+        """The processor of a checkpoint, with PIL images; `source` are the options of `from_pretrained`."""
+        from transformers import AutoProcessor
+
+        return AutoProcessor.from_pretrained(checkpoint, backend="pil", **source)
+
+    @classmethod
+    def build_random(cls, sizes: Mapping[str, Any], build_tokenizer: Callable[..., Any]) -> tuple[Any, Any]:
+        """A config of these sizes and a processor for random weights.
+
+        `build_tokenizer` takes the count of tokens, `bos` and the tokens `added`.
+        """
+        raise ModelError(f"there are no random weights of {cls.__name__}", hint="use a checkpoint")
+
+    def call_processor(
+        self, texts: Sequence[str], pictures: Sequence[Sequence[Any]], *, adds_bos: bool
+    ) -> dict[str, Any]:
+        """What the checkpoint's own processor takes for rendered prompts, as its documentation says."""
+        options: dict[str, Any] = {"padding": True, "add_special_tokens": adds_bos, "text": list(texts)}
+        return options | ({"images": [list(own) for own in pictures]} if any(pictures) else {})
+
+    @classmethod
+    def measure(cls, config: Mapping[str, Any], name: str) -> Dimensions:
+        """The dimensions that a config.json describes; `name` is whose it is, for a ModelError."""
+        given = {key: value for key, value in config.items() if value is not None}
+        try:
+            known: Dimensions = TypeAdapter(cls.sizes).validate_python(given).measure()
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(step) for step in first["loc"])
+            raise ModelError(
+                f"the config of {name} is not one of its architecture: {place}: {first['msg']}",
+                hint="check its config.json",
+            ) from error
+        return replace(known, tiles=cls.detail_tiles)
 
     def __init__(
         self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None

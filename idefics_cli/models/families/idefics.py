@@ -3,16 +3,23 @@
 An image costs three tokens, two beside another one. Each token sees only the most recent image before it.
 """
 
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
 
 from ...values import Image, Prompt, Style
+from ..dimensions import OPEN, Count, Dimensions, Linears, count_tower, list_mlp
 from .cached_projections import remembering
 from .family import Encoded, ImageSpan, Pixels
-from .layout import FAKE_TOKEN, IMAGE_TOKEN, Slot, continue_with, lay_out
+from .layout import FAKE_TOKEN, IMAGE_TOKEN, MARKERS, SPECIAL_IDS, Slot, continue_with, lay_out
 from .pixel_table import stack
 from .placeholder_family import PlaceholderFamily, TokenRange
 
@@ -20,7 +27,96 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@checked(frozen=True, config=OPEN)
+class IdeficsVision:
+    embed_dim: Count = 768
+    intermediate_size: Count = 5120
+    num_hidden_layers: Count = 32
+    patch_size: Count = 14
+    image_size: Count = 224
+
+
+@checked(frozen=True, config=OPEN)
+class Perceiver:
+    resampler_n_latents: Count = 64
+    resampler_depth: Count = 6
+    resampler_n_heads: Count = 16
+    resampler_head_dim: Count = 96
+    qk_layer_norms_perceiver: bool = False
+
+
+@checked(frozen=True, config=OPEN)
+class Idefics:
+    model_type: Literal["idefics"]
+    vocab_size: Count = 32000
+    additional_vocab_size: Annotated[int, Field(ge=0)] = 0
+    hidden_size: Count = 4096
+    intermediate_size: Count = 11008
+    num_hidden_layers: Count = 32
+    num_attention_heads: Count = 32
+    cross_layer_interval: Count = 1
+    qk_layer_norms: bool = False
+    alpha_type: Literal["float", "vector"] = "float"
+    use_resampler: bool = False
+    tie_word_embeddings: bool = False
+    vision_config: IdeficsVision = IdeficsVision()
+    perceiver_config: Perceiver = Perceiver()
+
+    def measure(self) -> Dimensions:
+        hidden, inner, seen = self.hidden_size, self.intermediate_size, self.vision_config.embed_dim
+        crossed = self.num_hidden_layers // self.cross_layer_interval
+        layers = self.num_hidden_layers + crossed
+        linears = (
+            Linears(4 * self.num_hidden_layers + 2 * crossed, hidden, hidden),
+            Linears(2 * crossed, hidden, seen),
+            *list_mlp(layers, hidden, inner),
+        )
+        gates = 2 * (hidden if self.alpha_type == "vector" else 1)
+        head_norms = 2 * (hidden // self.num_attention_heads) if self.qk_layer_norms else 0
+        words = (self.vocab_size + self.additional_vocab_size) * hidden
+        vision = self.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2 + 1  # and one for the whole image
+        tower = (
+            count_tower(seen, vision.intermediate_size, vision.num_hidden_layers, vision.patch_size)
+            + (patches + 1) * seen
+            + 4 * seen
+        )
+        return Dimensions(
+            architecture="idefics",
+            parameters=words * (1 if self.tie_word_embeddings else 2)
+            + sum(one.weights for one in linears)
+            + 2 * hidden * layers
+            + hidden
+            + crossed * (gates + head_norms)
+            + tower
+            + (self._count_resampler() if self.use_resampler else 0),
+            linears=linears,
+            layers=self.num_hidden_layers,
+            kv_width=hidden,
+            width=hidden,
+            inner_width=inner,
+            vocabulary=self.vocab_size + self.additional_vocab_size,
+            vision_width=seen,
+            vision_inner_width=vision.intermediate_size,
+            patches=patches,
+            tile_pixels=vision.image_size**2,
+            tile_features=self.perceiver_config.resampler_n_latents if self.use_resampler else patches,
+            feature_width=seen,
+            tile_tokens=3,
+        )
+
+    def _count_resampler(self) -> int:
+        one, width = self.perceiver_config, self.vision_config.embed_dim
+        attended = one.resampler_n_heads * one.resampler_head_dim
+        norms = 4 * width + (4 * one.resampler_head_dim if one.qk_layer_norms_perceiver else 0)
+        block = norms + 4 * width * attended + 2 * width + 2 * width * 4 * width
+        return one.resampler_n_latents * width + one.resampler_depth * block + 2 * width
+
+
 class IdeficsFamily(PlaceholderFamily):
+    sizes = Idefics
+    begins_words = True
+    detail_tiles = MappingProxyType({None: 1})
     shown_image = f"{FAKE_TOKEN}{IMAGE_TOKEN}{FAKE_TOKEN}"
     strip_turns = True
     has_system_role = False
@@ -33,6 +129,28 @@ class IdeficsFamily(PlaceholderFamily):
     def default_style(self) -> Style:
         """Only the instruct checkpoints have a token that ends an utterance."""
         return "completion" if self.eou_id is None else "chat"
+
+    @classmethod
+    def build_random(cls, sizes: Mapping[str, Any], build_tokenizer: Callable[..., Any]) -> tuple[Any, Any]:
+        import transformers
+
+        markers = MARKERS[: sizes["additional_vocab_size"]]
+        tokenizer = build_tokenizer(sizes["vocab_size"] + len(markers), bos="<s>", added=markers)
+        images = transformers.IdeficsImageProcessorPil(image_size=sizes["vision_config"]["image_size"])
+        # Gates of zero, as training begins with, would shut the images out.
+        copied = {key: dict(value) if isinstance(value, Mapping) else value for key, value in sizes.items()}
+        settings: dict[str, Any] = copied | SPECIAL_IDS | {"alpha_initializer": "ones"}
+        config = transformers.AutoConfig.for_model(**settings)
+        return config, transformers.IdeficsProcessor(images, tokenizer)
+
+    def call_processor(
+        self, texts: Sequence[str], pictures: Sequence[Sequence[Any]], *, adds_bos: bool
+    ) -> dict[str, Any]:
+        """Texts and pictures in turn; it begins the text itself."""
+        items = [
+            _interleave(text.removeprefix(self.bos), own) for text, own in zip(texts, pictures, strict=True)
+        ]
+        return {"text": items, "padding": "longest", "add_end_of_utterance_token": False}
 
     @classmethod
     def mend(cls, text: str) -> str:
@@ -165,3 +283,12 @@ class IdeficsFamily(PlaceholderFamily):
             seen.append(-1 if is_ended else latest)
             is_ended = is_ended or token == end
         return seen
+
+
+def _interleave(text: str, pictures: Sequence[Any]) -> list[Any]:
+    """Texts and pictures in turn, as the processor of IDEFICS takes a prompt."""
+    texts = text.replace(FAKE_TOKEN, "").split(IMAGE_TOKEN)
+    items: list[Any] = [texts[0]]
+    for words, picture in zip(texts[1:], pictures, strict=True):
+        items += [picture, words]
+    return [item for item in items if item != ""]

@@ -2,19 +2,82 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic.dataclasses import dataclass as checked
 
 from ...errors import BadItem
+from ..dimensions import OPEN, Count, Dimensions
 from .family import Pixels
-from .layout import FAKE_TOKEN, IMAGE_TOKEN
+from .layout import CHAT_TEMPLATE, FAKE_TOKEN, IMAGE_TOKEN
 from .pixel_table import SizeOnly, stack
-from .tiled import TiledFamily
+from .tiled import Text, TiledFamily, TiledVision, measure_tiled
 
 if TYPE_CHECKING:
     import PIL.Image
 
 
+@checked(frozen=True, config=OPEN)
+class TiledPerceiver:
+    """As wide as the text, whatever its own settings say."""
+
+    resampler_n_latents: Count = 64
+    resampler_depth: Count = 3
+    resampler_n_heads: Count = 16
+    resampler_head_dim: Count = 96
+    num_key_value_heads: Count = 4
+
+
+@checked(frozen=True, config=OPEN)
+class Idefics2:
+    model_type: Literal["idefics2"]
+    text_config: Text = Text(model_type="mistral")
+    vision_config: TiledVision = TiledVision(hidden_size=768)
+    perceiver_config: TiledPerceiver = TiledPerceiver()
+    tie_word_embeddings: bool = False
+
+    def measure(self) -> Dimensions:
+        seen, inner, hidden = (
+            self.vision_config.hidden_size,
+            self.text_config.inner,
+            self.text_config.hidden_size,
+        )
+        projection = 2 * seen * inner + inner * hidden
+        connector = projection + self._count_resampler()
+        latents = self.perceiver_config.resampler_n_latents
+        return measure_tiled(
+            self.model_type,
+            self.text_config,
+            self.vision_config,
+            connector,
+            latents,
+            is_tied=self.tie_word_embeddings,
+        )
+
+    def _count_resampler(self) -> int:
+        one = self.perceiver_config
+        width, heads = self.text_config.hidden_size, one.resampler_n_heads + one.num_key_value_heads
+        layer = 3 * width + 2 * width * one.resampler_head_dim * heads + 12 * width * width
+        return one.resampler_n_latents * width + one.resampler_depth * layer + width
+
+
 class Idefics2Family(TiledFamily):
+    sizes = Idefics2
+    begins_words = True
+    detail_tiles = MappingProxyType({None: 5, "low": 1})
+
+    @classmethod
+    def _build_processor(cls, edge: int, tokenizer: Any, tile_tokens: int) -> Any:
+        import transformers
+
+        images = transformers.Idefics2ImageProcessorPil(
+            size={"shortest_edge": 378, "longest_edge": edge}, do_image_splitting=True
+        )
+        return transformers.Idefics2Processor(
+            images, tokenizer, image_seq_len=tile_tokens, chat_template=CHAT_TEMPLATE
+        )
+
     @classmethod
     def mend(cls, text: str) -> str:
         """Neighbouring tiles share a fake token. A word after an image has its space from the tokenizer."""

@@ -1,15 +1,22 @@
 """Idefics3 and SmolVLM: a grid of tiles, each with its row and column, and the whole image after them."""
 
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pydantic.dataclasses import dataclass as checked
 
 from ...values import Style
+from ..dimensions import OPEN, Count, Dimensions
 from .family import Pixels
-from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
+from .layout import CHAT_TEMPLATE, END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
 from .pixel_table import SizeOnly, stack
-from .tiled import DETAILS, TiledFamily
+from .tiled import DETAILS, Text, TiledFamily, TiledVision, measure_tiled
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -18,7 +25,33 @@ WHOLE_IMAGE = "<global-img>"
 _TILES_BY_DETAIL = dict(zip(DETAILS, (1, 2, 4), strict=True))
 
 
+@checked(frozen=True, config=OPEN)
+class Idefics3:
+    """SmolVLM is built the same way."""
+
+    model_type: Literal["idefics3", "smolvlm"]
+    text_config: Text = Text()
+    vision_config: TiledVision = TiledVision(hidden_size=1152)
+    scale_factor: Count = 2
+    tie_word_embeddings: bool = False
+
+    def measure(self) -> Dimensions:
+        shrunk = self.scale_factor**2
+        connector = self.vision_config.hidden_size * shrunk * self.text_config.hidden_size
+        tokens = self.vision_config.patches // shrunk
+        return measure_tiled(
+            self.model_type,
+            self.text_config,
+            self.vision_config,
+            connector,
+            tokens,
+            is_tied=self.tie_word_embeddings,
+        )
+
+
 class Idefics3Family(TiledFamily):
+    sizes = Idefics3
+    detail_tiles = MappingProxyType({None: 17, "low": 1, "medium": 5})
     bos = "<|begin_of_text|>"
     markers = (
         IMAGE_TOKEN,
@@ -27,6 +60,18 @@ class Idefics3Family(TiledFamily):
         WHOLE_IMAGE,
         *(f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)),
     )
+
+    @classmethod
+    def _build_processor(cls, edge: int, tokenizer: Any, tile_tokens: int) -> Any:
+        import transformers
+
+        images = transformers.Idefics3ImageProcessorPil(
+            size={"longest_edge": 4 * edge}, max_image_size={"longest_edge": edge}
+        )
+        template = cls.bos + CHAT_TEMPLATE
+        return transformers.Idefics3Processor(
+            images, tokenizer, image_seq_len=tile_tokens, chat_template=template
+        )
 
     @property
     def default_style(self) -> Style:
@@ -98,3 +143,17 @@ def _round_up(width: int, height: int, side: int) -> tuple[int, int]:
 
 class SmolVLMFamily(Idefics3Family):
     bos = "<|im_start|>"
+
+    @classmethod
+    def open_processor(cls, checkpoint: str, config: Any, source: Mapping[str, Any]) -> Any:
+        """SmolVLM2's own wants num2words and torchvision for videos; for images it works as that of Idefics3."""
+        import transformers
+
+        vision = config.vision_config
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, **source)
+        return transformers.Idefics3Processor(
+            transformers.AutoImageProcessor.from_pretrained(checkpoint, backend="pil", **source),
+            tokenizer,
+            image_seq_len=(vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2,
+            chat_template=tokenizer.chat_template,
+        )

@@ -16,6 +16,19 @@ FAKE_TOKEN = "<fake_token_around_image>"
 IMAGE_TOKEN = "<image>"
 
 
+MARKERS = (FAKE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{message['role'].capitalize()}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{'<image>'}}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""How the processors of this line word a conversation, after the beginning of the text."""
+SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+"""What a config of random weights says of its tokenizer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Text of the house: role names and special tokens."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config import Checkpoint, Model, list_models
-from ..architectures import measure
 from ..dimensions import Dimensions
-from ..families import FAMILIES
+from ..families import FAMILIES, measure
 from ..memory.sizes import count_folder_bytes
 from .cache import (
     find_folder,

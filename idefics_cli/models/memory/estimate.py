@@ -18,14 +18,6 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, 
 _BLOCK, _OUTER_BLOCK = 64, 256  # bitsandbytes: weights of one scale, scales of one outer scale
 _SCALE = 4
 _CODE = 16 * 4  # the values that four bits stand for
-_DETAIL_TILES: Mapping[str, Mapping[str | None, int]] = MappingProxyType(
-    {
-        "idefics": {None: 1},
-        "idefics2": {None: 5, "low": 1},
-        "idefics3": {None: 17, "low": 1, "medium": 5},
-        "smolvlm": {None: 17, "low": 1, "medium": 5},
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +104,7 @@ def count_tokens(dimensions: Dimensions, demand: Demand) -> int:
 
 def count_tiles(dimensions: Dimensions, detail: str | None) -> int:
     """Tiles of one square image, of which there are most."""
-    known = _DETAIL_TILES[dimensions.architecture]
-    return known.get(detail, known[None])
+    return dimensions.tiles.get(detail, dimensions.tiles[None])
 
 
 def count_cache_bytes(dimensions: Dimensions, precision: Precision, demand: Demand) -> int:

@@ -9,7 +9,8 @@ say only what can be read, so that different answers look different.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,12 @@ import transformers
 
 from ...config import load_packaged_models
 from ...errors import UsageError
-from ..architectures import measure
+from ..families import find_family
 from ..families.family import Family
-from ..families.layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
 from .tokenizer import build_tokenizer, list_fragments
 
 MARKER = "random-weights"
 SEED = 7
-CHAT_TEMPLATE = (
-    "{prefix}{% for message in messages %}{{message['role'].capitalize()}}"
-    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
-    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
-    "{% elif line['type'] == 'image' %}{{'<image>'}}{% endif %}{% endfor %}<end_of_utterance>\n"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-MARKERS = (FAKE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE)
-SPECIALS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
@@ -43,7 +34,8 @@ def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
     known = SHAPES[name]
     sizes = known if not isinstance(known, str) else load_packaged_models()[known].config
     assert sizes is not None, f"{known} has no config in models.yaml"
-    config, processor = _BUILDERS[sizes["model_type"]](sizes, corpus)
+    build = partial(build_tokenizer, corpus=corpus)
+    config, processor = find_family(sizes["model_type"]).build_random(sizes, build)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / MARKER).write_text(f"{name}\n", encoding="utf-8")
@@ -77,65 +69,6 @@ def _silence(model: Any, ids: Sequence[int]) -> None:
             extra.weight[index - head.weight.shape[0]] = 0
 
 
-def _build_idefics(sizes: Mapping[str, Any], corpus: Sequence[str]) -> tuple[Any, Any]:
-    markers = MARKERS[: sizes["additional_vocab_size"]]
-    tokenizer = build_tokenizer(sizes["vocab_size"] + len(markers), corpus, bos="<s>", added=markers)
-    images = transformers.IdeficsImageProcessorPil(image_size=sizes["vision_config"]["image_size"])
-    # Gates of zero, as training begins with, would shut the images out.
-    config = transformers.AutoConfig.for_model(**SPECIALS, alpha_initializer="ones", **_copy(sizes))
-    return config, transformers.IdeficsProcessor(images, tokenizer)
-
-
-def _build_idefics2(sizes: Mapping[str, Any], corpus: Sequence[str]) -> tuple[Any, Any]:
-    tokenizer = build_tokenizer(sizes["text_config"]["vocab_size"], corpus, bos="<s>", added=MARKERS)
-    edge = sizes["vision_config"]["image_size"]
-    images = transformers.Idefics2ImageProcessorPil(
-        size={"shortest_edge": 378, "longest_edge": edge}, do_image_splitting=True
-    )
-    processor = transformers.Idefics2Processor(
-        images,
-        tokenizer,
-        image_seq_len=measure(sizes, "idefics2").tile_tokens,
-        chat_template=CHAT_TEMPLATE.replace("{prefix}", ""),
-    )
-    return _configure_tiled(sizes, tokenizer), processor
-
-
-def _build_idefics3(sizes: Mapping[str, Any], corpus: Sequence[str]) -> tuple[Any, Any]:
-    bos = "<|begin_of_text|>"
-    tiles = tuple(f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7))
-    added = (*MARKERS, "<global-img>", *tiles)
-    tokenizer = build_tokenizer(sizes["text_config"]["vocab_size"], corpus, bos=bos, added=added)
-    edge = sizes["vision_config"]["image_size"]
-    images = transformers.Idefics3ImageProcessorPil(
-        size={"longest_edge": 4 * edge}, max_image_size={"longest_edge": edge}
-    )
-    processor = transformers.Idefics3Processor(
-        images,
-        tokenizer,
-        image_seq_len=measure(sizes, "idefics3").tile_tokens,
-        chat_template=CHAT_TEMPLATE.replace("{prefix}", bos),
-    )
-    return _configure_tiled(sizes, tokenizer), processor
-
-
-def _configure_tiled(sizes: Mapping[str, Any], tokenizer: Any) -> Any:
-    settings = _copy(sizes)
-    settings["text_config"] |= SPECIALS
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    return transformers.AutoConfig.for_model(**settings, image_token_id=image_token)
-
-
-def _copy(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that transformers may write into."""
-    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in sizes.items()}
-
-
-_BUILDERS: dict[str, Callable[[Mapping[str, Any], Sequence[str]], tuple[Any, Any]]] = {
-    "idefics": _build_idefics,
-    "idefics2": _build_idefics2,
-    "idefics3": _build_idefics3,
-}
 SHAPES: dict[str, Mapping[str, Any] | str] = {
     "tiny": {
         "model_type": "idefics",

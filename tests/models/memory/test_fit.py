@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from idefics_cli.config import load_packaged_models
-from idefics_cli.models.architectures import measure
+from idefics_cli.models.families import measure
 from idefics_cli.models.memory import available as free_memory
 from idefics_cli.models.memory.available import Pool, describe_pools, find_pools
 from idefics_cli.models.memory.estimate import Demand

@@ -16,9 +16,8 @@ from torch import nn
 
 from idefics_cli.config import load_packaged_models
 from idefics_cli.errors import ModelError
-from idefics_cli.models.architectures import measure
 from idefics_cli.models.dimensions import Dimensions
-from idefics_cli.models.families import find_family
+from idefics_cli.models.families import find_family, measure
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.models.memory.estimate import (
     Demand,
