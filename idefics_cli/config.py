@@ -49,6 +49,8 @@ class Checkpoint:
     """What images it was made for, if not for all: a name of `models.image_scope`."""
     config: dict[str, Any] | None = None
     """What of its config.json decides its size."""
+    parameters: int | None = None
+    """How many weights it has, for an architecture that has no formula."""
 
 
 @dataclass(frozen=True, slots=True)

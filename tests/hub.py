@@ -125,6 +125,7 @@ class Answer(BaseHTTPRequestHandler):
             "private": False,
             "tags": [],
             "siblings": siblings,
+            "safetensors": {"parameters": {"BF16": 1234567}, "total": 1234567},
         }
         said = json.dumps(body if repo.described is None else repo.described)
         self._answer(200, {"Content-Type": "application/json"}, said.encode())

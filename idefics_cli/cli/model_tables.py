@@ -13,6 +13,7 @@ from ..models.dimensions import COLOURS, Dimensions
 from ..models.families import measure
 from ..models.hub.cache import find_folder, read_config
 from ..models.hub.catalog import Listing, describe, list_catalog
+from ..models.hub.headers import count_parameters
 from ..models.memory.available import describe_pools, find_pools
 from ..models.memory.estimate import (
     DTYPE_BYTES,
@@ -109,7 +110,7 @@ def _look_up_dimensions(listing: Listing, settings: Settings) -> Dimensions:
     name, checkpoint = listing.model.name, listing.model.checkpoint
     folder = find_folder(checkpoint, listing.revision)
     if folder is not None:
-        return measure(read_config(folder), name)
+        return measure(read_config(folder), name, count_parameters(folder))
     if Path(checkpoint).is_dir():
         raise ModelError(f"{name} has no config.json", hint="name the folder of a checkpoint")
     if is_offline(settings):
@@ -117,9 +118,10 @@ def _look_up_dimensions(listing: Listing, settings: Settings) -> Dimensions:
             f"{name} is not here, and its sizes are not in models.yaml",
             hint="run without --offline, so that its config.json can be read",
         )
-    from ..models.hub.download import fetch_config
+    from ..models.hub.download import fetch_config, fetch_parameters
 
-    return measure(fetch_config(checkpoint, listing.revision), name)
+    config = fetch_config(checkpoint, listing.revision)
+    return measure(config, name, fetch_parameters(checkpoint, listing.revision))
 
 
 def _describe(listing: Listing, dimensions: Dimensions | None = None) -> dict[str, Any]:

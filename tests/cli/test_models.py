@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from idefics_cli.config import load_packaged_models
 from idefics_cli.models.hub.cache import repo_folder
@@ -46,6 +48,18 @@ def test_list_says_what_there_is_what_is_here_and_what_fits(run: Program) -> Non
     assert not rows["idefics2"]["downloaded"]
     store(REPO, *SETTINGS, "model.safetensors", config=load_packaged_models()["idefics2"].config)
     assert rows_of(run, "list")["idefics2"]["downloaded"]
+
+
+def test_another_architecture_is_measured_by_the_headers_of_its_weights(run: Program, tmp_path: Path) -> None:
+    """Nothing that is in the cache can fail the list."""
+    store("org/other", *SETTINGS, config={"model_type": "other", "vision_config": {}, "hidden_size": 64})
+    snapshot = next((repo_folder("org/other") / "snapshots").iterdir())
+    save_file({"w": numpy.zeros((30, 40), numpy.float16)}, snapshot / "model.safetensors")
+    store("org/broken", *SETTINGS, config={"model_type": "idefics2", "text_config": {"hidden_size": "wide"}})
+    rows = rows_of(run, "list")
+    assert rows["org/other"]["parameters"] == 1200
+    assert rows["org/broken"]["parameters"] is None
+    assert run("models", "info", str(snapshot)).code == 0
 
 
 def test_lists_and_removal_need_no_torch() -> None:

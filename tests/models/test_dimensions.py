@@ -18,6 +18,7 @@ from idefics_cli.config import load_packaged_models
 from idefics_cli.errors import ModelError
 from idefics_cli.models.dimensions import Dimensions
 from idefics_cli.models.families import find_family, measure
+from idefics_cli.models.hub.headers import count_parameters
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.models.memory.estimate import (
     Demand,
@@ -116,6 +117,35 @@ def test_the_cache_of_a_real_answer_is_as_computed(kind: str) -> None:
     cache = model(**inputs, use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert held == count_cache_bytes(known, Precision("float32"), Demand(tokens=7, batch_size=3, images=0))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "smolvlm"])
+def test_the_headers_count_what_the_formula_counts(kind: str) -> None:
+    """Tied weights are in a file once; IDEFICS has buffers of positions in none."""
+    folder = checkpoint(kind)
+    known = measure(json.loads((folder / "config.json").read_text()), kind)
+    assert count_parameters(folder) == known.parameters
+
+
+@pytest.mark.parametrize("name", ["idefics2", "idefics3", "smolvlm"])
+def test_an_estimate_agrees_with_the_formula(name: str) -> None:
+    """An architecture that nobody knows, and that is built as one of ours."""
+    known = measure(config_of(name), name)
+    guessed = measure(config_of(name) | {"model_type": "another"}, name, known.parameters)
+    assert guessed.parameters == known.parameters
+    assert count_quantized(guessed) == count_quantized(known)
+    assert count_token_bytes(guessed, BF16) == count_token_bytes(known, BF16)
+    demand = Demand(images=0)
+    assert within(estimate(guessed, BF16, demand).total, estimate(known, BF16, demand).total, 0.01)
+
+
+def test_a_config_that_says_nothing_is_measured_too() -> None:
+    odd = {
+        "model_type": "odd",
+        "vision_config": {"image_size": [28, 28], "patch_size": 14},
+        "text_config": None,
+    }
+    assert estimate(measure(odd, "odd", 10**9), FOUR, Demand()).weights > 10**9 / 4
 
 
 def test_settings_left_out_are_those_of_transformers() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
 from ...values import Prompt
+from .any_sizes import measure_any
 
 if TYPE_CHECKING:
     from ..dimensions import Dimensions
@@ -40,9 +41,14 @@ def find_family(architecture: str, *, has_template: bool = False) -> type[Family
     return family
 
 
-def measure(config: Mapping[str, Any], name: str) -> Dimensions:
-    """The dimensions that a config.json describes, without torch. Raises ModelError."""
+def measure(config: Mapping[str, Any], name: str, parameters: int | None = None) -> Dimensions:
+    """The dimensions that a config.json describes, without torch. Raises ModelError.
+
+    An architecture without a formula is estimated from how many weights it has, where that is known.
+    """
     architecture = config.get("model_type")
+    if architecture not in FAMILIES and parameters is not None:
+        return measure_any(config, parameters)
     if architecture not in FAMILIES:
         raise ModelError(
             f"the memory that {name} needs cannot be computed: its architecture is {architecture!r}",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config import Checkpoint, Model, list_models
+from ...errors import ModelError
 from ..dimensions import Dimensions
 from ..families import FAMILIES, measure
 from ..memory.sizes import count_folder_bytes
@@ -18,6 +19,7 @@ from .cache import (
     read_config,
     repo_folder,
 )
+from .headers import count_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,22 @@ def describe(model: Model, revision: str | None = None) -> Listing:
 
 
 def _find_dimensions(model: Model, folder: Path | None) -> Dimensions | None:
-    """From its own config.json if that is here, else from its entry; None for an architecture that has no formula."""
-    config = read_config(folder) if folder is not None else model.entry.config if model.entry else None
-    if config is None or config.get("model_type") not in FAMILIES:
+    """From its own config.json and weights if they are here, else from its entry; None where they do not say."""
+    entry = model.entry
+    config = read_config(folder) if folder is not None else entry.config if entry else None
+    if config is None:
         return None
-    return measure(config, model.name)
+    parameters = count_parameters(folder) if folder is not None else None
+    try:
+        return measure(config, model.name, parameters or (entry.parameters if entry else None))
+    except ModelError:
+        return None
 
 
 def _is_ours(repo: str) -> bool:
     folder = find_folder(repo)
-    return folder is not None and read_config(folder).get("model_type") in FAMILIES
+    try:
+        config = read_config(folder) if folder is not None else {}
+    except ModelError:
+        return False
+    return config.get("model_type") in FAMILIES or "vision_config" in config

@@ -37,11 +37,22 @@ class RepoFile(BaseModel):
     size: Annotated[int, Field(ge=0, strict=True)]
 
 
+class WeightCount(BaseModel):
+    """What the hub counted in the headers of the weights."""
+
+    total: Annotated[int, Field(gt=0, strict=True)]
+
+
 class RepoListing(BaseModel):
-    """What a revision of a repository is: its commit and its files."""
+    """What a revision of a repository is: its commit, its files, and how many weights it has."""
 
     sha: Annotated[str, Field(pattern=f"^{COMMIT.pattern}$")]
     siblings: list[RepoFile]
+    safetensors: WeightCount | None = None
+
+    @property
+    def parameters(self) -> int | None:
+        return None if self.safetensors is None else self.safetensors.total
 
 
 def list_repo(repo: str, revision: str) -> RepoListing:

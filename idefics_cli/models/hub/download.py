@@ -131,6 +131,13 @@ def fetch_config(repo: str, revision: str | None) -> dict[str, Any]:
         return _fetch_json(repo, "config.json", listing.sha, sizes)
 
 
+def fetch_parameters(repo: str, revision: str | None) -> int | None:
+    """How many weights the hub counts in the safetensors of a checkpoint, None if it does not say."""
+    check_revision(revision)
+    with translated(ModelSpec(repo, revision=revision)):
+        return list_repo(repo, revision or "main").parameters
+
+
 def check_revision(revision: str | None) -> None:
     """Refuse what is no name of a branch, tag or commit: it becomes a path below `refs`."""
     if revision is not None and not all(re.fullmatch(r"[\w-][\w.-]*", part) for part in revision.split("/")):
