@@ -1,0 +1,185 @@
+"""What is kept of every row in memory: numbers that grow at the end, values as codes, texts in a file to search in."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from . import pattern_process
+
+MAX_VALUES = 20_000
+OTHER = "(other)"
+WAIT_SECONDS = 20.0
+"""For a pattern, on a machine that is busy with other things; its own time is bounded where it runs."""
+_BLOCK = 1 << 22
+
+
+class Column:
+    """Numbers that grow at the end. A view that was handed out stays valid, whatever is added later."""
+
+    def __init__(self, kind: Any, capacity: int = 1024) -> None:
+        self._numbers = np.empty(max(capacity, 1024), kind)
+        self._count = 0
+
+    def extend(self, numbers: Sequence[Any] | npt.NDArray[Any]) -> None:
+        end = self._count + len(numbers)
+        if end > len(self._numbers):
+            larger = np.empty(max(end, len(self._numbers) * 3 // 2), self._numbers.dtype)
+            larger[: self._count] = self._numbers[: self._count]
+            self._numbers = larger
+        self._numbers[self._count : end] = numbers
+        self._count = end
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        return self._numbers[: self._count]
+
+
+class Category:
+    """Values as codes. What comes after MAX_VALUES different ones is all one value."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self.codes = Column(np.int32, capacity)
+        self.values: list[str] = [""]
+        self._known: dict[str, int] = {"": 0}
+
+    def extend(self, values: Sequence[str]) -> None:
+        known = self._known
+        self.codes.extend([known[value] if value in known else self.code(value) for value in values])
+
+    def code(self, value: str) -> int:
+        found = self._known.get(value)
+        if found is None:
+            if len(self.values) >= MAX_VALUES and value != OTHER:
+                return self.code(OTHER)
+            found = self._known[value] = len(self.values)
+            self.values.append(value)
+        return found
+
+
+class TextStore:
+    """Texts in lower case in an unnamed file, which ends with the program. A row's latest text is the one that counts.
+
+    A text is what the row answers, then \\x1f and what else it is found by. Searched in blocks: a text may be large,
+    and all of them larger than the memory.
+    """
+
+    def __init__(self, folder: Path, capacity: int = 1024) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._size = 0
+        self._starts = Column(np.int64, capacity)
+        self._answer_ends = Column(np.int64, capacity)
+        self._rows = Column(np.int32, capacity)
+        self._latest = Column(np.int32, capacity)
+
+    def extend(self, answers: Sequence[str], names: Sequence[str], first: int) -> None:
+        """Add the texts of new rows, `first` and those after it."""
+        record, count = len(self._rows.values), len(answers)
+        self._latest.extend(np.arange(record, record + count, dtype=np.int32))
+        self._append(answers, names, range(first, first + count))
+
+    def replace(self, row: int, answer: str, names: str) -> None:
+        self._append([answer], [names], [row])
+        self._latest.values[row] = len(self._rows.values) - 1
+
+    def find(self, words: str, *, in_text: bool) -> npt.NDArray[np.bool_]:
+        """The rows with these words."""
+        needle = words.lower().replace("\0", " ").encode("utf-8", "replace")
+        hits: list[int] = []
+        for start, block in self._blocks():
+            position = block.find(needle)
+            while position >= 0:
+                hits.append(start + position)
+                end = block.find(b"\0", position)
+                position = block.find(needle, end)
+        places = np.array(hits, np.int64)
+        found = np.searchsorted(self._starts.values, places, side="right") - 1
+        if in_text:
+            found = found[places < self._answer_ends.values[found]]
+        return self._to_rows(found)
+
+    def match(self, pattern: str, *, in_text: bool) -> npt.NDArray[np.bool_]:
+        """The rows with a match, looked for by a process that can be ended. Raises UsageError if it has to be."""
+        count = len(self._rows.values)
+        try:
+            # -I -S: nothing is imported but what it needs.
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-I", "-S", pattern_process.__file__, "text" if in_text else "all"),
+                    pattern,
+                ],
+                stdin=self._file.fileno(),
+                capture_output=True,
+                timeout=WAIT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            done = None
+        if done is None or done.returncode != 0:
+            raise UsageError(
+                f"/{pattern}/ takes more than {pattern_process.MAX_SECONDS} seconds or too much memory",
+                hint="write a simpler pattern",
+            )
+        numbers = np.frombuffer(done.stdout, np.int32)
+        return self._to_rows(numbers[numbers < count])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, answers: Sequence[str], names: Sequence[str], rows: Sequence[int]) -> None:
+        """Write texts. Who searches meanwhile searches what was there before."""
+        folded, sizes = _fold(answers, "\n\x1f\n")
+        others, other_sizes = _fold(names, "\0")
+        data = memoryview(b"".join(itertools.chain.from_iterable(zip(folded, others, strict=True))))
+        ends = self._size + np.cumsum(sizes + other_sizes)
+        starts = ends - sizes - other_sizes
+        size = self._size
+        while data:
+            written = os.pwrite(self._file.fileno(), data, size)
+            size += written
+            data = data[written:]
+        self._starts.extend(starts)
+        self._answer_ends.extend(starts + sizes - 3)
+        self._rows.extend(np.asarray(rows, np.int32))
+        self._size = size
+
+    def _to_rows(self, records: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        found = np.zeros(len(self._latest.values), np.bool_)
+        rows = self._rows.values[records]
+        found[rows[self._latest.values[rows] == records]] = True
+        return found
+
+    def _blocks(self) -> Any:
+        """Whole texts, some megabytes of them at a time."""
+        position = 0
+        size = self._size
+        while position < size:
+            length = min(_BLOCK, size - position)
+            while True:
+                block = os.pread(self._file.fileno(), length, position)
+                end = block.rfind(b"\0") + 1
+                if end or position + length >= size:
+                    break
+                length = min(length * 2, size - position)
+            yield position, block[:end]
+            position += max(end, 1)
+
+
+def _fold(texts: Sequence[str], end: str) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+    """Texts in lower case as bytes, each with `end` after it, and how long they are."""
+    folded = [
+        (text.replace("\0", " ").replace("\x1f", " ").lower() + end).encode("utf-8", "replace")
+        for text in texts
+    ]
+    return folded, np.fromiter(map(len, folded), np.int64, len(folded))

@@ -1,0 +1,254 @@
+"""Every row of one file, or of two: where it stands, what it is found by. Files still being written are read on.
+
+A row's number is its place in the index. Of two files, the rows of the second that match one of the first stand
+behind it; the others have a place of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from ..jsonl import MAX_LINE_BYTES
+from .columns import Category, Column, TextStore
+from .filter import CATEGORIES, NUMBERS, Mask
+from .join import NO_ROW, is_repeated, join_rows
+from .lines import no_collection, parse_row, parse_rows, read_block
+from .summary import Summary, summarise
+
+_HASHES = ("identity", "id", "item", "answer")
+_READ = tuple(name for name in CATEGORIES if name != "decision")
+
+
+class RowIndex:
+    """The rows of files. `extend` may run in a thread of its own beside everything else."""
+
+    def __init__(self, paths: Sequence[Path], scratch: Path) -> None:
+        """Open the files. `scratch` is where the texts lie as long as the index."""
+        self.paths = tuple(paths)
+        self.lock = threading.RLock()
+        self._scratch = scratch
+        self._files: list[int] = []
+        self.generation = 0
+        """Changes when a file was replaced, and with it what row numbers mean."""
+        try:
+            self._open()
+        except OSError as error:
+            raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    def _open(self) -> None:
+        self._files = [os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)) for path in self.paths]
+        capacity = sum(os.fstat(file).st_size for file in self._files) // 500
+        self._ends, self._lines = [0] * len(self._files), [0] * len(self._files)
+        self._place = {name: Column(np.int64, capacity) for name in ("start", *_HASHES)}
+        self._line = Column(np.int32, capacity)
+        self._file = Column(np.int8, capacity)
+        self._numbers = {name: Column(np.float32, capacity) for name in NUMBERS}
+        self._categories = {name: Category(capacity) for name in CATEGORIES}
+        self._texts = TextStore(self._scratch, capacity)
+        self._partner: npt.NDArray[np.int64] | None = None
+        self._duplicates: Mask | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self._file.values)
+
+    @property
+    def read_bytes(self) -> tuple[int, int]:
+        """How much has been read, and how much there is."""
+        return sum(self._ends), sum(os.fstat(file).st_size for file in self._files)
+
+    def extend(self) -> npt.NDArray[np.int64] | None:
+        """Read some more lines; the numbers of the rows that came, or None where nothing did."""
+        self._reopen_replaced()
+        for number, file in enumerate(self._files):
+            start = self._ends[number]
+            lines, begins, end = read_block(file, start)
+            if end == start:
+                continue
+            with no_collection():
+                rows = list(map(summarise, parse_rows(lines), itertools.count(self._lines[number] + 1)))
+                with self.lock:
+                    first = self.count
+                    if rows:
+                        self._add(rows, begins, number)
+                    self._ends[number] = end
+                    self._lines[number] += len(lines)
+            return np.arange(first, first + len(rows))
+        return None
+
+    def read(self, row: int) -> dict[str, Any]:
+        """A row as it stands in its file; one that cannot be read says why."""
+        return parse_row(self.read_line(row))
+
+    def read_line(self, row: int) -> bytes:
+        """The line of a row, without its end."""
+        file, position = self._files[self.file_of(row)], int(self._place["start"].values[row])
+        length = 1 << 12
+        while True:
+            data = os.pread(file, length, position)
+            end = data.find(b"\n")
+            if end >= 0 or len(data) < length or length > MAX_LINE_BYTES:
+                return data[: end if end >= 0 else None]
+            length *= 4
+
+    def file_of(self, row: int) -> int:
+        return int(self._file.values[row])
+
+    def identities(self) -> npt.NDArray[np.int64]:
+        return self._place["identity"].values
+
+    def line_of(self, row: int) -> int:
+        return int(self._line.values[row])
+
+    def replace(self, row: int, summary: Summary, decision: str) -> None:
+        """Let a row be found by what a person made of it."""
+        with self.lock:
+            self._texts.replace(row, summary.text, summary.names)
+            corrected = {"label": summary.label, "error": summary.error, "decision": decision}
+            for name, value in corrected.items():
+                category = self._categories[name]
+                category.codes.values[row] = category.code(value)
+            self._numbers["length"].values[row] = summary.length
+            self._place["answer"].values[row] = summary.answer
+
+    def partners(self) -> npt.NDArray[np.int64]:
+        """For every row the one of the other file about the same item, or NO_ROW.
+
+        Joined by id; where ids are there several times in a file, by id, images and fields, the first with the first.
+        """
+        with self.lock:
+            if self._partner is None or len(self._partner) != self.count:
+                self._partner = join_rows(
+                    self._file.values, self._place["id"].values, self._place["item"].values
+                )
+            return self._partner
+
+    def all_rows(self) -> Mask:
+        """What there is to look at: the rows of the first file, and those that only the second has."""
+        if len(self.paths) == 1:
+            return np.ones(self.count, np.bool_)
+        return np.asarray((self._file.values == 0) | (self.partners() == NO_ROW))
+
+    def note_duplicates(self, found: Mask) -> None:
+        """Say which of the rows so far show what another row shows."""
+        self._duplicates = found
+
+    @property
+    def duplicates_known(self) -> int:
+        """For how many rows it is known whether another shows the same."""
+        return 0 if self._duplicates is None else len(self._duplicates)
+
+    def codes(self, name: str) -> npt.NDArray[np.int32]:
+        return self._categories[name].codes.values
+
+    def values(self, name: str) -> Sequence[str]:
+        return self._categories[name].values
+
+    def numbers(self, name: str) -> npt.NDArray[np.float32]:
+        return self._numbers[name].values
+
+    def find(self, words: str, *, in_text: bool) -> Mask:
+        return self._texts.find(words, in_text=in_text)
+
+    def match(self, pattern: str, *, in_text: bool) -> Mask:
+        return self._texts.match(pattern, in_text=in_text)
+
+    def has(self, name: str) -> Mask:
+        with self.lock:
+            return self._has(name)
+
+    def _has(self, name: str) -> Mask:
+        answers, partners = self._place["answer"].values, self.partners() if len(self.paths) > 1 else None
+        if name == "failed":
+            return np.asarray(self.codes("error") > 0)
+        if name in ("edited", "reviewed"):
+            decisions = [
+                bool(value) and (name == "reviewed" or value in ("edit", "right"))
+                for value in self.values("decision")
+            ]
+            return np.array(decisions)[self.codes("decision")]
+        if name == "repeated":
+            return is_repeated(np.where(self.codes("error") > 0, -np.arange(self.count) - 1, answers))
+        if name == "duplicate":
+            found = np.zeros(self.count, np.bool_)
+            if self._duplicates is not None:
+                found[: len(self._duplicates)] = self._duplicates
+            return found
+        if partners is None:
+            raise UsageError(f"is:{name} is for two files", hint="idefics review one.jsonl other.jsonl")
+        if name == "missing":
+            return np.asarray(partners == NO_ROW)
+        same = (partners != NO_ROW) & (answers == answers[partners])
+        return np.asarray(same if name == "agree" else (partners != NO_ROW) & ~same)
+
+    def _add(self, rows: list[Summary], starts: npt.NDArray[np.int64], file: int) -> None:
+        columns = Summary(*zip(*rows, strict=True))  # type: ignore[arg-type]
+        self._texts.extend(columns.text, columns.names, self.count)
+        self._place["start"].extend(starts)
+        for name in _HASHES:
+            self._place[name].extend(getattr(columns, name))
+        for name in NUMBERS:
+            self._numbers[name].extend(getattr(columns, name))
+        for name in _READ:
+            self._categories[name].extend(getattr(columns, name))
+        self._categories["decision"].codes.extend(np.zeros(len(rows), np.int32))
+        self._line.extend(np.arange(len(rows)) + self._lines[file] + 1)
+        self._file.extend(np.full(len(rows), file, np.int8))
+
+    def _reopen_replaced(self) -> None:
+        """Begin anew where a file has become another: a run that made failed rows again puts a new one in its place."""
+        for path, file, end in zip(self.paths, self._files, self._ends, strict=True):
+            status = os.fstat(file)
+            try:
+                is_same = os.path.samestat(status, os.stat(path)) and status.st_size >= end
+            except OSError:  # removed: what was read of it can still be looked at
+                is_same = True
+            if not is_same:
+                break
+        else:
+            return
+        with self.lock:
+            self.close()
+            self.generation += 1
+            self._open()
+
+    def close(self) -> None:
+        for file in self._files:
+            os.close(file)
+        self._texts.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The first rows of an index, which is read on meanwhile: the table that a filter asks."""
+
+    index: RowIndex
+    count: int
+
+    def codes(self, name: str) -> npt.NDArray[np.int32]:
+        return self.index.codes(name)[: self.count]
+
+    def values(self, name: str) -> Sequence[str]:
+        return self.index.values(name)
+
+    def numbers(self, name: str) -> npt.NDArray[np.float32]:
+        return self.index.numbers(name)[: self.count]
+
+    def find(self, words: str, *, in_text: bool) -> Mask:
+        return self.index.find(words, in_text=in_text)[: self.count]
+
+    def match(self, pattern: str, *, in_text: bool) -> Mask:
+        return self.index.match(pattern, in_text=in_text)[: self.count]
+
+    def has(self, name: str) -> Mask:
+        return self.index.has(name)[: self.count]

@@ -1,0 +1,77 @@
+"""Rows as the page shows them: short, with what is known of each image, and the other file's answer beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..images import name_source
+from .corrections import State
+from .diff import diff_words
+from .summary import Answer, measure_confidence, read_answer, read_images
+
+SHOWN_CHARACTERS = 400
+SHOWN_SCORES = 5
+
+
+def show_row(
+    number: int,
+    row: Mapping[str, Any],
+    state: State | None,
+    other: Mapping[str, Any] | None = None,
+    *,
+    is_whole: bool = False,
+) -> dict[str, Any]:
+    """One row for the page; long texts are cut unless it `is_whole`. `other` is the row of the other file."""
+    before = read_answer(row)
+    answer = before if state is None else state.answer
+    shown = show_answer(row, answer, is_whole=is_whole)
+    fields = row.get("fields")
+    found: dict[str, Any] = {
+        "row": number,
+        "id": _cut(str(row.get("id", "")), 300),
+        "images": [name_source(source)[-200:] for source in read_images(row)],
+        "task": row.get("task"),
+        "template": row.get("template"),
+        "fields": {
+            str(key): _cut(str(value), 1000)
+            for key, value in (fields.items() if isinstance(fields, dict) else ())
+        },
+        "warnings": row["warnings"] if isinstance(row.get("warnings"), list) else [],
+        "finish": row.get("finish_reason"),
+        "decision": "" if state is None else state.decision,
+        "version": 0 if state is None else state.version,
+        "before": _cut(before.shown, SHOWN_CHARACTERS) if before != answer else None,
+        **shown,
+    }
+    if other is not None:
+        found["other"] = show_answer(other, read_answer(other), is_whole=is_whole)
+        found["diff"] = diff_words(found["text"], found["other"]["text"])
+    return found
+
+
+def show_answer(row: Mapping[str, Any], answer: Answer, *, is_whole: bool) -> dict[str, Any]:
+    """What a row says, how sure it is of it, or why it says nothing."""
+    confidence, margin = measure_confidence(row)
+    scores, error = row.get("scores"), row.get("error")
+    text = answer.shown
+    is_corrected = answer != read_answer(row)
+    code = error.get("code") if isinstance(error, dict) else error
+    said = error.get("message", "") if isinstance(error, dict) else ""
+    return {
+        "text": text if is_whole else _cut(text, SHOWN_CHARACTERS),
+        "length": len(text),
+        "label": answer.label,
+        "scores": [
+            {"label": str(one.get("label")), "probability": one["probability"]}
+            for one in (scores[:SHOWN_SCORES] if isinstance(scores, list) else ())
+            if isinstance(one, dict) and isinstance(one.get("probability"), (int, float))
+        ],
+        "confidence": None if confidence != confidence else round(confidence, 4),
+        "margin": None if margin != margin else round(margin, 4),
+        "error": None if error is None or is_corrected else {"code": str(code), "message": str(said)},
+    }
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

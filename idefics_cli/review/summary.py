@@ -1,0 +1,151 @@
+"""What is kept of a row to find, sort and join it by. Rows of any JSONL are welcome: what is missing is left out."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+NAN = float("nan")
+
+
+class Summary(NamedTuple):
+    """One row in short. The three numbers of identity are hashes of this process."""
+
+    identity: int
+    """Of its id and key: what its corrections are filed under."""
+    id: int
+    item: int
+    """Of its id, images and fields."""
+    answer: int
+    """Of its label, or of its text less case and spaces: what agrees with another row's."""
+    label: str
+    template: str
+    task: str
+    error: str
+    finish: str
+    model: str
+    warning: str
+    """One on each line."""
+    confidence: float
+    margin: float
+    length: float
+    seconds: float
+    text: str
+    names: str
+
+
+class Answer(NamedTuple):
+    """What a row says, as a person may correct it."""
+
+    text: str | None
+    label: str | None
+
+    @property
+    def shown(self) -> str:
+        return self.label or "" if self.text is None else self.text
+
+    def digest(self) -> int:
+        """What is equal for answers that agree."""
+        return digest_answer(self.shown if self.label is None else self.label)
+
+
+def summarise(row: Mapping[str, Any], line: int) -> Summary:
+    """A row in short. `line` names a row without an id. Called for each of millions, so it calls little itself."""
+    get = row.get
+    id, key, text, label, error = get("id"), get("key"), get("text"), get("label"), get("error")
+    if type(id) is not str or type(key) is not str:
+        id, key = identify(row, line)
+    text = text if type(text) is str else None
+    label = label if type(label) is str else None
+    shown = text if text is not None else label or ""
+    images, fields, warnings, seconds = read_images(row), get("fields"), get("warnings"), get("seconds")
+    more = ""
+    if fields and isinstance(fields, dict):
+        more = "\n".join(value for value in fields.values() if isinstance(value, str))
+        item = hash((id, *images, *map(str, fields.items())))
+    else:
+        item = hash((id, *images))
+    names = f"{label or ''}\n{id}\n{more}" if images == [id] else "\n".join((label or "", id, *images, more))
+    code = None
+    if error is not None:
+        code = (error.get("code") if isinstance(error, dict) else error) or "error"
+        names = f"{names}\n{error.get('message') if isinstance(error, dict) else error}"
+    if get("scores") or "confidence" in row:
+        confidence, margin = measure_confidence(row)
+    else:
+        confidence = margin = NAN
+    return Summary(
+        hash((id, key)),
+        hash(id),
+        item,
+        hash((id, "error")) if error is not None else digest_answer(shown if label is None else label),
+        _value(label),
+        _value(get("template")),
+        _value(get("task")),
+        _value(code),
+        _value(get("finish_reason")),
+        _value(get("model")),
+        "\n".join(map(str, warnings)) if warnings and type(warnings) is list else "",
+        confidence,
+        margin,
+        len(shown) if error is None else NAN,
+        seconds if isinstance(seconds, (int, float)) else NAN,
+        shown,
+        names,
+    )
+
+
+def digest_answer(said: str) -> int:
+    """What is equal for answers that agree: case and spaces do not matter."""
+    return hash(" ".join(said.lower().split()))
+
+
+def identify(row: Mapping[str, Any], line: int) -> tuple[str, str]:
+    """The id and key of a row, as its corrections name them."""
+    id, key = row.get("id"), row.get("key")
+    return (f"line {line}" if id is None else str(id)), (key if isinstance(key, str) else "")
+
+
+def read_answer(row: Mapping[str, Any]) -> Answer:
+    """The text and label of a row, as far as they are words."""
+    text, label = row.get("text"), row.get("label")
+    return Answer(text if isinstance(text, str) else None, label if isinstance(label, str) else None)
+
+
+def read_images(row: Mapping[str, Any]) -> list[str]:
+    """The sources of a row's images; `image` is for files of other programs."""
+    images = row.get("images", row.get("image"))
+    images = [images] if isinstance(images, str) else images
+    return [one for one in images if isinstance(one, str)] if isinstance(images, list) else []
+
+
+def read_sources(row: Mapping[str, Any]) -> list[str]:
+    """The images again, names that are not UTF-8 in their own bytes."""
+    encoded = row.get("path_b64")
+    if isinstance(encoded, list):
+        with suppress(ValueError, TypeError):
+            return [os.fsdecode(base64.b64decode(path, validate=True)) for path in encoded]
+    return read_images(row)
+
+
+def measure_confidence(row: Mapping[str, Any]) -> tuple[float, float]:
+    """How likely the answer is and how far it is ahead of the next: of ranked labels, or of the tokens of a text."""
+    scores = row.get("scores")
+    if isinstance(scores, list) and scores:
+        chances: list[Any] = [one.get("probability") for one in scores[:2] if isinstance(one, dict)]
+        if chances and all(isinstance(one, (int, float)) for one in chances):
+            return chances[0], chances[0] - chances[1] if len(chances) > 1 else NAN
+    found = row.get("confidence")
+    if isinstance(found, dict):
+        mean, margin = found.get("mean_logprob"), found.get("margin")
+        likely = math.exp(min(mean, 0.0)) if isinstance(mean, (int, float)) else NAN
+        return likely, margin if isinstance(margin, (int, float)) else NAN
+    return (found, NAN) if isinstance(found, (int, float)) else (NAN, NAN)
+
+
+def _value(value: Any) -> str:
+    return value if type(value) is str else ""
