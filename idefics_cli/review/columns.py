@@ -76,7 +76,8 @@ class TextStore:
 
     def __init__(self, folder: Path, capacity: int = 1024) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._file, name = tempfile.mkstemp(dir=folder)
+        os.unlink(name)
         self._size = 0
         self._starts = Column(np.int64, capacity)
         self._answer_ends = Column(np.int64, capacity)
@@ -119,7 +120,7 @@ class TextStore:
                     *(sys.executable, "-I", "-S", pattern_process.__file__, "text" if in_text else "all"),
                     pattern,
                 ],
-                stdin=self._file.fileno(),
+                stdin=self._file,
                 capture_output=True,
                 timeout=WAIT_SECONDS,
                 check=False,
@@ -135,7 +136,7 @@ class TextStore:
         return self._to_rows(numbers[numbers < count])
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._file)
 
     def _append(self, answers: Sequence[str], names: Sequence[str], rows: Sequence[int]) -> None:
         """Write texts. Who searches meanwhile searches what was there before."""
@@ -146,7 +147,7 @@ class TextStore:
         starts = ends - sizes - other_sizes
         size = self._size
         while data:
-            written = os.pwrite(self._file.fileno(), data, size)
+            written = os.pwrite(self._file, data, size)
             size += written
             data = data[written:]
         self._starts.extend(starts)
@@ -167,7 +168,7 @@ class TextStore:
         while position < size:
             length = min(_BLOCK, size - position)
             while True:
-                block = os.pread(self._file.fileno(), length, position)
+                block = os.pread(self._file, length, position)
                 end = block.rfind(b"\0") + 1
                 if end or position + length >= size:
                     break

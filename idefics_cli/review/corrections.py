@@ -69,12 +69,11 @@ def parse_change(row: Mapping[str, Any]) -> Change | None:
     )
 
 
-def apply_state(row: Mapping[str, Any], state: State) -> dict[str, Any]:
-    """The row as it reads after correction. An answer that a person gave is no failure any more."""
-    found = dict(row)
-    if state.answer != read_answer(row):
-        found |= {"text": state.answer.text, "label": state.answer.label, "error": None}
-    return found
+def apply_state(row: dict[str, Any], state: State) -> dict[str, Any]:
+    """The row as it reads after correction, itself if nothing in it was. A person's answer is no failure any more."""
+    if state.answer == read_answer(row):
+        return row
+    return row | {"text": state.answer.text, "label": state.answer.label, "error": None}
 
 
 def review_path(rows: Path) -> Path:

@@ -52,6 +52,7 @@ class RowIndex:
         self._place = {name: Column(np.int64, capacity) for name in ("start", *_HASHES)}
         self._line = Column(np.int32, capacity)
         self._file = Column(np.int8, capacity)
+        self._edited = Column(np.bool_, capacity)
         self._numbers = {name: Column(np.float32, capacity) for name in NUMBERS}
         self._categories = {name: Category(capacity) for name in CATEGORIES}
         self._texts = TextStore(self._scratch, capacity)
@@ -110,7 +111,7 @@ class RowIndex:
     def line_of(self, row: int) -> int:
         return int(self._line.values[row])
 
-    def replace(self, row: int, summary: Summary, decision: str) -> None:
+    def replace(self, row: int, summary: Summary, decision: str, *, is_edited: bool) -> None:
         """Let a row be found by what a person made of it."""
         with self.lock:
             self._texts.replace(row, summary.text, summary.names)
@@ -120,6 +121,7 @@ class RowIndex:
                 category.codes.values[row] = category.code(value)
             self._numbers["length"].values[row] = summary.length
             self._place["answer"].values[row] = summary.answer
+            self._edited.values[row] = is_edited
 
     def partners(self) -> npt.NDArray[np.int64]:
         """For every row the one of the other file about the same item, or NO_ROW.
@@ -171,12 +173,10 @@ class RowIndex:
         answers, partners = self._place["answer"].values, self.partners() if len(self.paths) > 1 else None
         if name == "failed":
             return np.asarray(self.codes("error") > 0)
-        if name in ("edited", "reviewed"):
-            decisions = [
-                bool(value) and (name == "reviewed" or value in ("edit", "right"))
-                for value in self.values("decision")
-            ]
-            return np.array(decisions)[self.codes("decision")]
+        if name == "edited":
+            return self._edited.values.copy()
+        if name == "reviewed":
+            return np.asarray(self.codes("decision") > 0)
         if name == "repeated":
             return is_repeated(np.where(self.codes("error") > 0, -np.arange(self.count) - 1, answers))
         if name == "duplicate":
@@ -203,6 +203,7 @@ class RowIndex:
             self._categories[name].extend(getattr(columns, name))
         self._categories["decision"].codes.extend(np.zeros(len(rows), np.int32))
         self._line.extend(np.arange(len(rows)) + self._lines[file] + 1)
+        self._edited.extend(np.zeros(len(rows), np.bool_))
         self._file.extend(np.full(len(rows), file, np.int8))
 
     def _reopen_replaced(self) -> None:

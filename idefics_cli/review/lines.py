@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from ..errors import BadItem
 from ..jsonl import MAX_LINE_BYTES, parse_line
 
+BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 22
 
 
@@ -27,12 +28,15 @@ def read_block(file: int, start: int) -> tuple[list[bytes], npt.NDArray[np.int64
         if end or len(data) < length or length > MAX_LINE_BYTES:
             break
         length *= 4
+    whole = data[:end]
     if end == 0 and data.startswith(b"{") and _is_row(data):
-        data += b"\n"  # the last line of a file that does not end with one
-        end = len(data)
-    lines = data[:end].split(b"\n")[:-1]
+        end, whole = len(data), data + b"\n"  # the last line of a file that does not end with one
+    lines = whole.split(b"\n")[:-1]
     sizes = np.fromiter(map(len, lines), np.int64, len(lines)) + 1
     begins = start + np.cumsum(sizes) - sizes
+    if start == 0 and lines and lines[0].startswith(BOM):
+        lines[0] = lines[0].removeprefix(BOM)
+        begins[0] += len(BOM)
     is_blank = [not line or line.isspace() for line in lines]
     if any(is_blank):
         begins = begins[~np.array(is_blank)]

@@ -44,6 +44,8 @@ def show_row(
         "before": _cut(before.shown, SHOWN_CHARACTERS) if before != answer else None,
         **shown,
     }
+    if is_whole:
+        found["was"] = {"text": before.shown, "label": before.label}
     if other is not None:
         found["other"] = show_answer(other, read_answer(other), is_whole=is_whole)
         found["diff"] = diff_words(found["text"], found["other"]["text"])

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-MAX_SECONDS = 5
+MAX_SECONDS = 3
 MAX_BYTES = 1 << 30
 
 

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import IdeficsError, UsageError
+from ..errors import IdeficsError, SourceError, UsageError
 from ..jsonl import dump_row
 from .session import NEEDED, Action, Outdated, Session, View
 from .thumbnails import EDGES, MEDIA_TYPE
@@ -135,7 +135,8 @@ def build(session: Session, token: str, port: int) -> ASGIApp:
         return _reply({"changed": await anyio.to_thread.run_sync(session.undo), "changes": session.changes})
 
     async def fail(call: Call, error: Exception) -> Response:
-        return _refuse(409 if isinstance(error, Outdated) else 400, str(error))
+        status = 409 if isinstance(error, Outdated) else 404 if isinstance(error, SourceError) else 400
+        return _refuse(status, str(error))
 
     routes = [
         Route("/", send_page),

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..images import name_source
 from .corrections import (
     Corrections,
     State,
@@ -63,7 +64,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Found:
+    """The rows of a view in their order; `count` is how many there are to look at."""
+
     table: Snapshot
+    count: int
     rows: npt.NDArray[np.int32]
     selection: Selection
 
@@ -131,9 +135,11 @@ class Session:
             done, total = self.index.read_bytes
             reply: dict[str, Any] = {
                 "rows": [self._show(int(row)) for row in rows],
+                "name": " and ".join(name_source(path.name) for path in self.paths),
+                "isCompared": len(self.paths) > 1,
                 "start": max(0, start),
                 "found": len(found.rows),
-                "count": self.index.count,
+                "count": found.count,
                 "generation": self.index.generation,
                 "changes": self.changes,
                 "reading": None if done >= total else done / total,
@@ -151,6 +157,15 @@ class Session:
         with self._lock:
             self._check(row)
             return self._show(row, is_whole=True)
+
+    def list_rows(self) -> list[dict[str, Any]]:
+        """All rows there are to look at, with all of their text."""
+        with self._lock:
+            return [self._show(int(row), is_whole=True) for row in np.flatnonzero(self.index.all_rows())]
+
+    def who(self, row: int) -> Who:
+        """What a row's corrections are filed under."""
+        return self._who(row, self.index.read(row))
 
     def picture(self, row: int, number: int, size: Size) -> bytes:
         """A picture of a row's image. Raises SourceError, or Outdated where there is no such image."""
@@ -236,7 +251,7 @@ class Session:
             if generation != self.index.generation:
                 raise Outdated("the file was replaced meanwhile") from None
             raise
-        found = Found(table, rows.astype(np.int32), selection)
+        found = Found(table, int(mask.sum()), rows.astype(np.int32), selection)
         with self._lock:
             self._views[key] = found
             while len(self._views) > _KEPT:
@@ -292,8 +307,10 @@ class Session:
             if self.index.file_of(row) != 0:
                 continue
             state = by_hash[int(self.index.identities()[row])]
-            corrected = apply_state(self.index.read(row), state)
-            self.index.replace(row, summarise(corrected, self.index.line_of(row)), state.decision)
+            values = self.index.read(row)
+            corrected = apply_state(values, state)
+            summary = summarise(corrected, self.index.line_of(row))
+            self.index.replace(row, summary, state.decision, is_edited=corrected is not values)
 
     def _compare_images(self) -> None:
         def tell(done: int, total: int) -> bool:
