@@ -1,4 +1,4 @@
-"""Corrections put into effect: rows written anew, texts beside images, or shots for prompts. What was read stays as it is."""
+"""Corrections put into effect: rows written anew, texts beside images, shots for prompts. What was read stays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FLUSH_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class Report:
+class Corrected:
     """What came of it."""
 
     written: int = 0
@@ -40,7 +40,7 @@ def target_path(rows: Path, kind: Kind) -> Path:
     return rows.with_name(review.replace(".review.", ".examples." if kind == "examples" else ".corrected."))
 
 
-def apply_corrections(rows: Path, target: Path, kind: Kind) -> Report:
+def apply_corrections(rows: Path, target: Path, kind: Kind) -> Corrected:
     """Write what the rows say after correction, without those that were rejected. Raises UsageError.
 
     A file is there whole or not at all; sidecars are, each.
@@ -52,7 +52,7 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Report:
         raise UsageError(f"{target} is what is read", hint="give another --output")
     if kind == "sidecars":
         return _write_sidecars(rows, corrections)
-    report = Report()
+    report = Corrected()
     try:
         with open_draft(target) as draft:
             waiting = bytearray()
@@ -78,7 +78,7 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Report:
 
 
 def _read_rows(
-    rows: Path, corrections: Corrections, report: Report
+    rows: Path, corrections: Corrections, report: Corrected
 ) -> Iterator[tuple[dict[str, Any], State | None]]:
     """The rows as they read after correction, without those that were rejected."""
     try:
@@ -124,8 +124,8 @@ def _to_example(row: dict[str, Any], state: State, rows: Path, target: Path) -> 
     return shown | {"fields": fields, "answer": state.answer.shown}
 
 
-def _write_sidecars(rows: Path, corrections: Corrections) -> Report:
-    report, sidecars = Report(), Sidecars()
+def _write_sidecars(rows: Path, corrections: Corrections) -> Corrected:
+    report, sidecars = Corrected(), Sidecars()
     texts: list[tuple[str, str]] = []
     items = []
     for row, _ in _read_rows(rows, corrections, report):

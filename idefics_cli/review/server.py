@@ -148,10 +148,10 @@ def build(session: Session, token: str, port: int) -> ASGIApp:
         Route("/undo", undo, methods=["POST"]),
     ]
     handlers: Any = {IdeficsError: fail, Outdated: fail}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, port)
+    return PageGuard(Starlette(routes=routes, exception_handlers=handlers), token, port)
 
 
-class Guard:
+class PageGuard:
     """Lets through what comes from the page itself, and says to browsers what else the page may not do."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:

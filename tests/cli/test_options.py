@@ -179,6 +179,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
             "batch",
             "chat",
             "serve",
+            "review",
             "doctor",
             "templates",
         ),
