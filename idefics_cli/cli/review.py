@@ -18,7 +18,7 @@ from ..review.apply import Kind, apply_corrections, target_path
 from ..review.corrections import Corrections, review_path
 from ..review.export import write_html
 from ..review.server import HOST, make_token, open_socket, serve
-from ..review.session import Session
+from ..review.session import ReviewSession
 from .output import Talk, emit
 from .settings import Settings
 
@@ -48,7 +48,7 @@ def review_rows(wanted: Wanted, settings: Settings) -> None:
     if wanted.apply:
         _apply(wanted, settings)
         return
-    session = Session(wanted.paths, user_cache())
+    session = ReviewSession(wanted.paths, user_cache())
     if wanted.html is not None:
         session.read_all()
         count = write_html(session, Path(wanted.html))
@@ -77,7 +77,7 @@ def _apply(wanted: Wanted, settings: Settings) -> None:
     settings.talk.note(", ".join([f"{report.written:,} {places[kind]}", corrected, *left_out]))
 
 
-def _serve(wanted: Wanted, session: Session, talk: Talk) -> None:
+def _serve(wanted: Wanted, session: ReviewSession, talk: Talk) -> None:
     listener, token = open_socket(wanted.port or 0), make_token()
     port = listener.getsockname()[1]
     address = f"http://{HOST}:{port}/{token}/"

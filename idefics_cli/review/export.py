@@ -13,7 +13,7 @@ from ..errors import SourceError, UsageError
 from ..files import write_file
 from .corrections import review_path
 from .server import read_static
-from .session import Session
+from .session import ReviewSession
 
 MAX_ROWS = 2000
 MODULES = ("source.js", "card.js", "grid.js", "detail.js", "review.js")
@@ -22,7 +22,7 @@ _IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
-def write_html(session: Session, target: Path) -> int:
+def write_html(session: ReviewSession, target: Path) -> int:
     """Write the page; how many rows are in it. Raises UsageError if they are too many."""
     count = session.index.count
     if count > MAX_ROWS:
@@ -38,7 +38,7 @@ def write_html(session: Session, target: Path) -> int:
     return count
 
 
-def collect_content(session: Session) -> dict[str, Any]:
+def collect_content(session: ReviewSession) -> dict[str, Any]:
     """All that the page shows."""
     shown = session.list_rows()
     pictures = []

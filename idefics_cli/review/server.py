@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import IdeficsError, SourceError, UsageError
 from ..jsonl import dump_row
-from .session import NEEDED, Action, Outdated, Session, View
+from .session import NEEDED, Action, Outdated, ReviewSession, View
 from .thumbnails import EDGES, MEDIA_TYPE
 
 HOST = "127.0.0.1"
@@ -87,7 +87,7 @@ def make_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def build(session: Session, token: str, port: int) -> ASGIApp:
+def build(session: ReviewSession, token: str, port: int) -> ASGIApp:
     """The application at 127.0.0.1:`port`, under its token."""
     pictures = asyncio.Semaphore(PICTURES_AT_ONCE)
 
@@ -207,7 +207,7 @@ def open_socket(port: int) -> socket.socket:
     return listener
 
 
-def serve(session: Session, listener: socket.socket, token: str, on_ready: Callable[[], None]) -> None:
+def serve(session: ReviewSession, listener: socket.socket, token: str, on_ready: Callable[[], None]) -> None:
     """Serve the page until the program is interrupted, and read on as the files grow."""
     follower = threading.Thread(target=session.follow, daemon=True)
     follower.start()

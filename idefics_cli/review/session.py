@@ -72,7 +72,7 @@ class Found:
     selection: Selection
 
 
-class Session:
+class ReviewSession:
     """One file of rows and its corrections, beside another file or not."""
 
     def __init__(self, paths: Sequence[Path], cache: Path) -> None:

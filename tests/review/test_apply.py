@@ -10,7 +10,7 @@ import pytest
 
 from idefics_cli.prompts.examples import load_examples
 from idefics_cli.review.corrections import review_path
-from idefics_cli.review.session import Session
+from idefics_cli.review.session import ReviewSession
 from tests.program import Run
 from tests.review.rows import make_failed, make_ranked, make_row, read_rows, write_rows
 
@@ -31,7 +31,7 @@ def rows(tmp_path: Path, two_images: tuple[Path, Path]) -> Path:
 
 @pytest.fixture
 def corrected(rows: Path, tmp_path: Path) -> Path:
-    session = Session([rows], tmp_path / "cache")
+    session = ReviewSession([rows], tmp_path / "cache")
     session.read_all()
     session.decide([0], "text", {"text": "a \u2028red disc"}, {})
     session.decide([0, 1], "accept", {}, {})

@@ -13,7 +13,7 @@ import pytest
 
 from idefics_cli.review.corrections import review_path
 from idefics_cli.review.server import HEADERS, build
-from idefics_cli.review.session import Session
+from idefics_cli.review.session import ReviewSession
 from tests.review.rows import make_row, read_rows, write_rows
 
 PORT = 8123
@@ -25,7 +25,7 @@ OWN = {"Origin": BASE}
 class Page:
     """Calls of the application without a socket between."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ReviewSession) -> None:
         self.app = build(session, TOKEN, PORT)
 
     def ask(self, path: str, method: str = "GET", **options: Any) -> httpx2.Response:
@@ -51,7 +51,7 @@ def rows(tmp_path: Path, red_circle: Path) -> Path:
 
 @pytest.fixture
 def page(rows: Path, tmp_path: Path) -> Page:
-    session = Session([rows], tmp_path / "cache")
+    session = ReviewSession([rows], tmp_path / "cache")
     session.read_all()
     return Page(session)
 

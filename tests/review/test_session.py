@@ -12,12 +12,12 @@ from idefics_cli.errors import UsageError
 from idefics_cli.review.corrections import review_path
 from idefics_cli.review.diff import diff_words
 from idefics_cli.review.duplicates import find_duplicates
-from idefics_cli.review.session import Outdated, Session, View
+from idefics_cli.review.session import Outdated, ReviewSession, View
 from tests.review.rows import make_failed, make_ranked, make_row, read_rows, write_rows
 
 
-def open_session(*paths: Path) -> Session:
-    session = Session(paths, paths[0].parent / "cache")
+def open_session(*paths: Path) -> ReviewSession:
+    session = ReviewSession(paths, paths[0].parent / "cache")
     session.read_all()
     return session
 
@@ -34,7 +34,7 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl", several)
 
 
-def texts(session: Session, query: str = "", sort: str = "", stamp: int = 0) -> list[str]:
+def texts(session: ReviewSession, query: str = "", sort: str = "", stamp: int = 0) -> list[str]:
     return [row["text"] for row in session.show(View(query, sort, stamp), 0, 100, facets=True)["rows"]]
 
 
