@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ..errors import BadItem, UsageError
 from ..files import lock, write_all
 from ..jsonl import dump_row, parse_line
-from .summary import Answer, read_answer
+from .summary import RowAnswer, read_answer
 
 DECISIONS = ("edit", "accept", "reject", "left", "right")
 LOCK_SECONDS = 10.0
@@ -29,7 +29,7 @@ Who = tuple[str, str]
 class State(NamedTuple):
     """What a row says now, and what was decided about it: "" for nothing."""
 
-    answer: Answer
+    answer: RowAnswer
     decision: str
     version: int = 0
     """How many entries there are about it, so that a page knows when its own is old."""
@@ -40,8 +40,8 @@ class Change:
     """One entry."""
 
     who: Who
-    before: Answer
-    after: Answer
+    before: RowAnswer
+    after: RowAnswer
     decision: str
     time: str
     is_undo: bool = False
@@ -106,7 +106,7 @@ class Corrections:
         self._end += len(data)
         return self._take(change for line in data.split(b"\n") if (change := _read_change(line)) is not None)
 
-    def append(self, decided: Mapping[Who, tuple[State, Answer, str]], *, is_undo: bool = False) -> None:
+    def append(self, decided: Mapping[Who, tuple[State, RowAnswer, str]], *, is_undo: bool = False) -> None:
         """Write what was decided about rows, at once: the state each was in, what it says now, the decision."""
         now = datetime.now(UTC).isoformat()
         lines = [
@@ -119,7 +119,7 @@ class Corrections:
             write_all(file, "".join(("\n" if is_torn else "", *(f"{line}\n" for line in lines))).encode())
             os.fsync(file)
 
-    def last_edit(self) -> dict[Who, tuple[State, Answer, str]]:
+    def last_edit(self) -> dict[Who, tuple[State, RowAnswer, str]]:
         """What takes back the last thing that was decided; empty if there is nothing."""
         while self._history:
             latest = self._history[-1]
@@ -192,21 +192,21 @@ def _read_change(line: bytes) -> Change | None:
         return None
 
 
-def edit_text(state: State, text: str) -> tuple[Answer, str]:
-    return Answer(text, state.answer.label), "edit"
+def edit_text(state: State, text: str) -> tuple[RowAnswer, str]:
+    return RowAnswer(text, state.answer.label), "edit"
 
 
-def set_label(state: State, label: str) -> tuple[Answer, str]:
+def set_label(state: State, label: str) -> tuple[RowAnswer, str]:
     """A label is also the text of a row that answered with its label."""
     says_label = state.answer.text is None or state.answer.text == state.answer.label
-    return Answer(label if says_label else state.answer.text, label), "edit"
+    return RowAnswer(label if says_label else state.answer.text, label), "edit"
 
 
-def replace_words(state: State, old: str, new: str) -> tuple[Answer, str]:
-    return Answer(state.answer.text and state.answer.text.replace(old, new), state.answer.label), "edit"
+def replace_words(state: State, old: str, new: str) -> tuple[RowAnswer, str]:
+    return RowAnswer(state.answer.text and state.answer.text.replace(old, new), state.answer.label), "edit"
 
 
-def list_changed(decided: Sequence[tuple[Who, State, tuple[Answer, str]]]) -> dict[Who, Any]:
+def list_changed(decided: Sequence[tuple[Who, State, tuple[RowAnswer, str]]]) -> dict[Who, Any]:
     """Those of the decisions that change something."""
     return {
         who: (state, answer, decision)

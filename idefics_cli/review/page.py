@@ -8,7 +8,7 @@ from typing import Any
 from ..images import name_source
 from .corrections import State
 from .diff import diff_words
-from .summary import Answer, measure_confidence, read_answer, read_images
+from .summary import RowAnswer, measure_confidence, read_answer, read_images
 
 SHOWN_CHARACTERS = 400
 SHOWN_SCORES = 5
@@ -52,7 +52,7 @@ def show_row(
     return found
 
 
-def show_answer(row: Mapping[str, Any], answer: Answer, *, is_whole: bool) -> dict[str, Any]:
+def show_answer(row: Mapping[str, Any], answer: RowAnswer, *, is_whole: bool) -> dict[str, Any]:
     """What a row says, how sure it is of it, or why it says nothing."""
     confidence, margin = measure_confidence(row)
     scores, error = row.get("scores"), row.get("error")

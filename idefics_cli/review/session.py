@@ -33,7 +33,7 @@ from .filter import CATEGORIES, Selection, count_values, order, parse_query, sel
 from .index import RowIndex, Snapshot
 from .join import NO_ROW
 from .page import show_row
-from .summary import Answer, identify, read_answer, read_sources, summarise
+from .summary import RowAnswer, identify, read_answer, read_sources, summarise
 from .thumbnails import Size, Thumbnails
 
 MAX_PAGE = 200
@@ -220,7 +220,7 @@ class ReviewSession:
 
     def _decide(
         self, row: int, state: State, action: Action, values: Mapping[str, str]
-    ) -> tuple[Answer, str]:
+    ) -> tuple[RowAnswer, str]:
         if action == "text":
             return edit_text(state, values["text"])
         if action == "label":

@@ -38,7 +38,7 @@ class Summary(NamedTuple):
     names: str
 
 
-class Answer(NamedTuple):
+class RowAnswer(NamedTuple):
     """What a row says, as a person may correct it."""
 
     text: str | None
@@ -110,10 +110,10 @@ def identify(row: Mapping[str, Any], line: int) -> tuple[str, str]:
     return (f"line {line}" if id is None else str(id)), (key if isinstance(key, str) else "")
 
 
-def read_answer(row: Mapping[str, Any]) -> Answer:
+def read_answer(row: Mapping[str, Any]) -> RowAnswer:
     """The text and label of a row, as far as they are words."""
     text, label = row.get("text"), row.get("label")
-    return Answer(text if isinstance(text, str) else None, label if isinstance(label, str) else None)
+    return RowAnswer(text if isinstance(text, str) else None, label if isinstance(label, str) else None)
 
 
 def read_images(row: Mapping[str, Any]) -> list[str]:
