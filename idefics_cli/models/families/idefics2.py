@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.dataclasses import dataclass as checked
 
-from ...errors import BadItem
 from ..dimensions import OPEN, Count, Dimensions
 from .family import Pixels
 from .layout import CHAT_TEMPLATE, FAKE_TOKEN, IMAGE_TOKEN
@@ -91,9 +90,7 @@ class Idefics2Family(TiledFamily):
         processor = self.processor.image_processor
         width, height = image.size
         if processor.do_image_splitting and min(width, height) < 2:
-            raise BadItem(
-                f"an image of {width} x {height} pixels cannot be cut into quarters", hint="use --detail low"
-            )
+            raise ValueError("it cannot be cut into quarters, which --detail low does without")
         x, y = width // 2, height // 2
         boxes = [(0, 0, width, height)]
         if processor.do_image_splitting:
