@@ -155,6 +155,8 @@ class Item:
     is_ranked: bool = True
     """Whether labels are ranked; if not, the generated answer must be one of them."""
     normalize: Normalization = "none"
+    values: tuple[float, ...] = ()
+    """What each label counts, where their mean is asked for."""
     answer_format: AnswerFormat | None = None
     is_named: bool = False
     """Whether the id is the user's own, and so says by itself which item this is."""

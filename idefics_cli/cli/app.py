@@ -23,8 +23,8 @@ from .output import emit, say, say_error, use_utf8
 from .signals import INTERRUPTED
 
 COMMANDS = (
-    *("caption", "vqa", "classify", "extract", "write", "run", "batch", "chat", "serve", "review"),
-    *("doctor", "bench", "models", "templates"),
+    *("caption", "vqa", "classify", "extract", "rate", "write", "run", "batch", "chat", "serve"),
+    *("review", "doctor", "bench", "models", "templates"),
 )
 """Each is a module in commands/, with a function or a Typer app for it."""
 

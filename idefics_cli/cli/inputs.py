@@ -55,6 +55,8 @@ class Question:
     is_ranked: bool = True
     """Whether labels are ranked, rather than asked for in words."""
     normalize: Normalization = "none"
+    values: tuple[float, ...] = ()
+    """What each label counts, where their mean is asked for."""
     top: int | None = None
     answer_format: AnswerFormat | None = None
     """What answers must look like, where the command says so itself."""
@@ -110,6 +112,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
         labels=question.labels,
         is_ranked=is_ranked,
         normalize=question.normalize,
+        values=question.values,
     )
     hint = "check the folder" if options.recursive else "add --recursive to look into subfolders too"
     given = display_name(tuple(images)) if images else f"the list {options.files_from}"

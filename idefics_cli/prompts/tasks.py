@@ -5,6 +5,7 @@ A task that takes `--prompt` has a second template for it. Knows neither models 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from unicodedata import normalize
 from ..errors import UsageError
 from ..files import read_file
 
+MAX_STEPS = 101
+_SCALE = re.compile(r"([0-9]{1,3})-([0-9]{1,3})")
 MAX_LABELS = 100_000
 MAX_LABELS_BYTES = 10_000_000
 
@@ -34,6 +37,7 @@ TASKS = {
         Task("classify", "classify"),
         Task("write", "story", "write"),
         Task("extract", "extract"),
+        Task("rate", "rate"),
     )
 }
 
@@ -44,6 +48,30 @@ def template_name(task: str, chosen: str | None, prompt: str | None) -> str:
         return chosen
     entry = TASKS[task]
     return entry.prompted_template if prompt is not None and entry.prompted_template else entry.template
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The steps of a rating: their labels, what each counts, and how a prompt names them."""
+
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+    wording: str
+
+
+def parse_scale(argument: str) -> Scale:
+    """A scale from `1-5` or `yes/no`, which counts 1 for yes and 0 for no. Raises UsageError for anything else."""
+    if argument.strip().lower() == "yes/no":
+        return Scale(("yes", "no"), (1.0, 0.0), "yes or no")
+    match = _SCALE.fullmatch(argument.strip())
+    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 0 < last - first < MAX_STEPS:
+        raise UsageError(
+            f"--scale {argument!r} is not a scale",
+            hint=f"write 1-5, 0-10 or yes/no; at most {MAX_STEPS} steps",
+        )
+    steps = range(first, last + 1)
+    return Scale(tuple(map(str, steps)), tuple(map(float, steps)), f"a number from {first} to {last}")
 
 
 def parse_labels(argument: str) -> tuple[str, ...]:

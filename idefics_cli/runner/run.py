@@ -6,6 +6,7 @@ included. Knows no terminal and no template: `compose` puts an item into words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,6 +199,9 @@ def _read(
         )
     if outcome.scores:
         label = outcome.scores[0].label
+        if item.values:
+            counts = dict(zip(item.labels, item.values, strict=True))
+            data = round(math.fsum(counts[score.label] * score.probability for score in outcome.scores), 4)
     if report.full_text:
         text = outcome.full_text.strip()
     elif outcome.scores:

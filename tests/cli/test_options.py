@@ -173,6 +173,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
             "caption",
             "vqa",
             "classify",
+            "rate",
             "extract",
             "write",
             "run",

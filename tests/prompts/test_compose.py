@@ -16,6 +16,7 @@ FIELDS = {
     "labels": "['circle', 'square']",
     "prompt": "This is an image of",
     "message": "And who is that?",
+    "scale": "a number from 1 to 5",
     "schema": '{"type":"object","properties":{"colour":{"type":"string"}},"required":["colour"]}',
 }
 
