@@ -320,21 +320,13 @@ class Result:
             "data": self.data,
             "finish_reason": self.finish_reason,
             "label": self.label,
-            "scores": None
-            if self.scores is None
-            else [
-                {"label": s.label, "logprob": s.logprob, "probability": s.probability} for s in self.scores
-            ],
+            "scores": None if self.scores is None else [asdict(score) for score in self.scores],
             "confidence": None if self.confidence is None else self.confidence.to_row(),
             "model": self.model,
             "revision": self.revision,
             "template": self.template,
             "decoding": self.decoding.list_changes(),
-            "usage": {
-                "prompt_tokens": self.usage.prompt_tokens,
-                "shared_tokens": self.usage.shared_tokens,
-                "new_tokens": self.usage.new_tokens,
-            },
+            "usage": asdict(self.usage),
             "seconds": round(self.seconds, 4),
             "warnings": list(self.warnings),
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
