@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idefics_cli.errors import BadItem
@@ -20,6 +20,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_row_survives_the_round_trip(row: dict[str, Any]) -> None:
     line = dump_row(row)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idefics_cli.errors import UsageError
@@ -148,6 +148,7 @@ def test_stops_belong_to_a_rendering() -> None:
     assert plain.decoding == Decoding(max_new_tokens=7, stop=VQA.decoding_in("completion").stop)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_what_a_user_typed_is_never_expanded(text: str) -> None:
     assert substitute("<$a|$b>", {"a": text, "b": "$a"}) == f"<{text}|$a>"
