@@ -69,6 +69,11 @@ def describe_problems(error: Problems, most: int = 3) -> str:
     return "; ".join(reasons)
 
 
+def name_code(code: str) -> str:
+    """The code of an error as people read it: "prompt too long"."""
+    return code.replace("_", " ")
+
+
 class UsageError(IdeficsError):
     exit_code = 2
 

@@ -291,7 +291,7 @@ class Result:
     id: str
     images: tuple[str, ...]
     task: str
-    fields: Mapping[str, str]
+    fields: Mapping[str, Any]
     text: str | None
     finish_reason: FinishReason | None
     label: str | None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
 from itertools import chain, islice
 
 import typer
@@ -18,7 +18,7 @@ import typer
 from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend, pick_backend
 from ..config import Model
 from ..errors import ItemError, UsageError
-from ..results.ledger import is_in_shard, name_item, name_run
+from ..results.ledger import is_in_shard, name_run
 from ..runner.run import Report, run
 from ..values import Item, ModelSpec, Request, Result
 from .bugs import ask_to_report
@@ -27,7 +27,7 @@ from .declare import join_flags
 from .inputs import ItemList, Question, list_lines, list_work
 from .log import log_to
 from .model_choice import choose_model, choose_spec, list_run_details
-from .output import Talk, display_name, say
+from .output import display_name, say, tell_failure
 from .progress import Progress, Tally
 from .results import Sinks, check_sidecars, choose_output, keep_inputs, open_sinks
 from .settings import Settings
@@ -78,7 +78,7 @@ def answer(work: ItemList, settings: Settings) -> None:
     tally = Tally()
     interrupts = Interrupts(is_gentle=not is_single)
     with open_sinks(output, run_name, settings) as sinks, contextlib.ExitStack() as held:
-        todo = sinks.skip_finished(replace(item, key=name_item(run_name, item)) for item in items)
+        todo = sinks.skip_finished(items)
         if (first := next(todo, None)) is not None:
             backend = open_chosen(spec, model, settings, held)
             results = _open_run(chain([first], todo), work, settings, model, backend, sinks, interrupts)
@@ -86,11 +86,11 @@ def answer(work: ItemList, settings: Settings) -> None:
                 is_wanted=not (settings.output.quiet or is_single or output.is_watched),
                 count=work.count,
                 parts=shards,
-                skipped=lambda: sinks.done_before + sinks.failed_before,
+                skipped=lambda: sinks.done_before + sinks.failed_before.total(),
             )
             with contextlib.closing(results), interrupts, progress:
                 _write_results(results, sinks, tally, progress, settings)
-    _conclude(tally, sinks, settings.talk, was_interrupted=interrupts.can_stream)
+    _conclude(tally, sinks, work, settings, was_interrupted=interrupts.were_heard)
 
 
 def _open_run(
@@ -136,7 +136,11 @@ def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: context
 
 
 def _write_results(
-    results: Iterable[Result], sinks: Sinks, tally: Tally, progress: Progress, settings: Settings
+    results: Iterable[Result],
+    sinks: Sinks,
+    tally: Tally,
+    progress: Progress,
+    settings: Settings,
 ) -> None:
     """Write results as they come, until there are none or too many of them failed."""
     talk = settings.talk
@@ -146,6 +150,8 @@ def _write_results(
         tally.add(result)
         progress.show(tally)
         name = display_name(result.images) or result.id
+        if result.error is not None and (talk.verbose or not tally.unsaid_failures):
+            tell_failure(name, result.error.message)
         for warning in tally.choose_warnings(result):
             talk.note(f"{name}: {warning}")
         usage = result.usage
@@ -158,28 +164,48 @@ def _write_results(
             return
 
 
-def _conclude(tally: Tally, sinks: Sinks, talk: Talk, *, was_interrupted: bool) -> None:
+def _conclude(
+    tally: Tally, sinks: Sinks, work: ItemList, settings: Settings, *, was_interrupted: bool
+) -> None:
     """Say what the run came to and raise its exit code."""
-    summary = tally.describe(sinks.done_before, sinks.failed_before)
-    has_failed = bool(tally.failed or sinks.failed_before)
+    accepts = settings.output.existing == "accept-errors"
+    before = sinks.done_before + sinks.failed_before.total()
+    summary = tally.describe(sinks.done_before, sinks.failed_before, are_accepted=accepts)
+    has_failed = bool(tally.failed or (sinks.failed_before and not accepts))
     if was_interrupted or tally.was_stopped:
         how = "interrupted" if was_interrupted else "stopped at the limit of failed items"
-        with_file = "the same command goes on from here"
-        without = "with --output FILE the same command would go on from there"
+        if (
+            work.count is not None
+            and settings.shard[1] == 1
+            and (left := work.count() - tally.total - before) > 0
+        ):
+            summary += f", {left:,} to go"
+        with_file = "run the same command again to continue"
+        without = "with --output FILE the same command would continue"
         say(f"{how}: {summary}; {with_file if sinks.are_files else without}")
-    elif tally.total + sinks.done_before + sinks.failed_before > 1:
+    elif tally.total + before > 1:
         if has_failed:
             say(summary)
         elif sinks.are_files or tally.has_only_counted:
-            talk.note(summary)
+            settings.talk.note(summary)
         else:
-            talk.detail(summary)
+            settings.talk.detail(summary)
+    has_unsaid = tally.unsaid_failures > 0 and not settings.talk.verbose
+    if has_unsaid or (sinks.failed_before and not accepts):
+        settings.talk.note(_say_where_failures_are(sinks))
     if tally.unforeseen:
         ask_to_report(tally.unforeseen)
     if was_interrupted:
         raise typer.Exit(INTERRUPTED)
     if has_failed:
         raise typer.Exit(1)
+
+
+def _say_where_failures_are(sinks: Sinks) -> str:
+    if sinks.rows is None:
+        return "not all failures are named here; --verbose names them, --output rows.jsonl keeps them"
+    path = shlex.quote(str(sinks.output.path))
+    return f"jq -r 'select(.error) | [.id, .error.message] | @tsv' {path} lists what failed and why"
 
 
 def _check_abilities(work: ItemList, settings: Settings) -> None:

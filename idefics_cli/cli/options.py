@@ -270,7 +270,7 @@ class OutputOptions(Panel):
         option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Write the results to a file."),
     ] = None
     existing: Annotated[
-        Literal["resume", "retry-errors", "overwrite"] | None,
+        Literal["resume", "retry-errors", "accept-errors", "overwrite"] | None,
         option("--existing", panel=OUTPUT, help="How to go on where results exist; resume if not given."),
     ] = None
     sidecar: Annotated[

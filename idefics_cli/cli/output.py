@@ -185,12 +185,10 @@ class Output:
             os.close(self._file)
 
     def write(self, result: Result) -> None:
-        """Write one result, if it is to be seen here. Why one failed is told on stderr too."""
+        """Write one result, if it is to be seen here."""
         if not self.is_kept_elsewhere and not self.is_silent:
             for line in [""] if self._streamed else self.format.write(result):
                 self._line(line)
-        if result.error is not None:
-            tell_failure(display_name(result.images) or result.id, result.error.message)
 
     def streamer(self) -> Callable[[str], None]:
         """Take pieces of the one answer as they come; its row is then not printed again."""

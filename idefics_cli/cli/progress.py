@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..errors import IdeficsError
+from ..errors import IdeficsError, name_code
 from ..runner.threads import start
 from ..values import Result
 
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 TIMES_SAID = 3
 """How often a warning of a kind is said."""
+FAILURES_SAID = 5
+"""How many failures are named, before they are counted only."""
 _NUMBER = re.compile(r"\d[\d.,]*")
+
+
+def count_codes(codes: Counter[str]) -> str:
+    """How many failed of what: "not an image 12, timeout 4"."""
+    return ", ".join(f"{name_code(code)} {count:,}" for code, count in codes.most_common())
 
 
 class Tally:
@@ -61,6 +68,10 @@ class Tally:
         return chosen
 
     @property
+    def unsaid_failures(self) -> int:
+        return max(0, self.failed - FAILURES_SAID)
+
+    @property
     def failed(self) -> int:
         return self.codes.total()
 
@@ -68,16 +79,16 @@ class Tally:
     def total(self) -> int:
         return self.answered + self.failed
 
-    def describe(self, done_before: int, failed_before: int) -> str:
+    def describe(self, done_before: int, failed_before: Counter[str], *, are_accepted: bool = False) -> str:
         """One line: how many of what, and how fast."""
         parts = [f"{self.answered:,} answered"]
         if self.failed:
-            codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common())
-            parts.append(f"{self.failed:,} of {self.total:,} failed ({codes})")
+            parts.append(f"{self.failed:,} of {self.total:,} failed ({count_codes(self.codes)})")
         if done_before:
             parts.append(f"{done_before:,} done before")
         if failed_before:
-            parts.append(f"{failed_before:,} failed before (--existing retry-errors makes them again)")
+            way = "accepted" if are_accepted else "--existing retry-errors tries them again"
+            parts.append(f"{failed_before.total():,} failed before ({count_codes(failed_before)}; {way})")
         if self._warnings:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._warnings.most_common())
             parts.append(f"{self._warnings.total():,} warnings ({kinds})")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from ..files import is_own_stream
 from ..images import has_image_suffix
 from ..jsonl import dump_row
 from ..results.file import RowFile
-from ..results.ledger import Run
+from ..results.ledger import Run, list_spellings, name_item
 from ..results.sidecars import Sidecars
 from ..values import Item, Result
 from .formats import FORMATS, Layout
@@ -31,13 +32,17 @@ class Sinks:
     """Standard output or a file, and sidecars. A context manager; `skip_finished` may run in another thread."""
 
     output: Output
+    run: Run
     rows: RowFile | None = None
     sidecars: Sidecars | None = None
     overwrites: bool = False
     unwritten: dict[str, str] = field(default_factory=dict)
     """Texts of rows after which a run did not come to write the sidecar, by their sources."""
+    codes: dict[str, str] = field(default_factory=dict)
+    """Why the items of failed rows failed, by their keys."""
     done_before: int = 0
-    failed_before: int = 0
+    failed_before: Counter[str] = field(default_factory=Counter)
+    """How many failed in earlier runs, by why."""
 
     def __enter__(self) -> Self:
         return self
@@ -56,16 +61,23 @@ class Sinks:
 
     def skip_finished(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items that are still to be answered; the others are counted."""
-        for item in items:
+        for item in map(self._name, items):
             standing = self.rows.lookup(item) if self.rows is not None else "todo"
             if standing == "todo" and self.sidecars is not None and not self.overwrites:
                 standing = "done" if self.sidecars.has(item.images[0]) else "todo"
             if standing == "done" and self.sidecars is not None and item.images[0] in self.unwritten:
                 self.sidecars.write(item.images[0], self.unwritten.pop(item.images[0]))
             self.done_before += standing == "done"
-            self.failed_before += standing == "failed"
+            if standing == "failed":
+                self.failed_before[self.codes.get(item.key, "failed")] += 1
             if standing == "todo":
                 yield item
+
+    def _name(self, item: Item) -> Item:
+        """The item with its key: that of its row, however its images were spelled when that was written."""
+        keys = [name_item(self.run, replace(item, images=images)) for images in list_spellings(item.images)]
+        known = (key for key in keys if self.rows is not None and self.rows.has(key))
+        return replace(item, key=next(known, keys[0]))
 
     def write(self, result: Result) -> None:
         """Write one result everywhere, at once. The row comes first: a missing sidecar can be made from it."""
@@ -149,18 +161,26 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     sidecars, existing = settings.sidecars, settings.output.existing
     rows = None
     unwritten: dict[str, str] = {}
+    codes: dict[str, str] = {}
     if output.path is not None and _keeps_rows(output.path, output.format.traits):
 
         def remember(row: dict[str, Any]) -> None:
+            if row["error"] is not None:
+                codes[row["key"]] = row["error"]["code"]
             source = _source_of(row)
             if sidecars is not None and source is not None and not sidecars.has(source):
                 unwritten[source] = row["text"]
 
-        rows = RowFile(output.path, existing or "resume", run, on_row=remember)
+        rows = RowFile(
+            output.path,
+            "resume" if existing == "accept-errors" else existing or "resume",
+            run,
+            on_row=remember,
+        )
         if rows.was_repaired:
             settings.talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
     overwrites = existing == "overwrite"
-    return Sinks(output, rows, sidecars, overwrites=overwrites, unwritten=unwritten)
+    return Sinks(output, run, rows, sidecars, overwrites=overwrites, unwritten=unwritten, codes=codes)
 
 
 def _keeps_rows(path: Path, traits: FormatTraits) -> bool:

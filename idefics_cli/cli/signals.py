@@ -18,7 +18,7 @@ class Interrupts:
     def __init__(self, *, is_gentle: bool) -> None:
         self._is_gentle = is_gentle and threading.current_thread() is threading.main_thread()
         self._before: dict[signal.Signals, Any] = {}
-        self.can_stream = False
+        self.were_heard = False
 
     def __enter__(self) -> Self:
         if self._is_gentle:
@@ -33,10 +33,10 @@ class Interrupts:
             signal.signal(number, handler)
 
     def should_stop(self) -> bool:
-        return self.can_stream
+        return self.were_heard
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.can_stream:
+        if self.were_heard:
             raise KeyboardInterrupt
-        self.can_stream = True
-        say_at_once("finishing the batch in hand; again to stop at once")
+        self.were_heard = True
+        say_at_once("finishing the current batch; press Ctrl-C again to stop now")

@@ -74,6 +74,10 @@ class RowFile:
         """Whether an item has a row already."""
         return self._ledger.lookup(item)
 
+    def has(self, key: str) -> bool:
+        """Whether there is a row with a key that no item has been found to be about."""
+        return self._ledger.has(key)
+
     def append(self, line: str, key: str) -> None:
         """Write a row at once, whole or not at all."""
         if self._begins_anew:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..images import is_url
 from ..values import Decoding, Example, Item
 
 RUN_DIGITS, ITEM_DIGITS = 8, 16
@@ -47,10 +49,29 @@ def name_run(model: str, details: Mapping[str, Any], like: Item | None) -> Run:
     return Run(_digest(shown, dict(details), like and _digest_wording(like))[:RUN_DIGITS], shown)
 
 
+def list_spellings(images: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """How else the same images could have been named: as they are, from the root, and from the current folder."""
+    named = tuple(map(_straighten, images))
+    absolute = tuple(one if _is_bound(one) else os.path.abspath(one) for one in named)
+    relative = tuple(one if _is_bound(one) else os.path.relpath(one) for one in named)
+    return list(dict.fromkeys((named, absolute, relative)))
+
+
+def _is_bound(source: str) -> bool:
+    """Whether a source has one name only: no path, or one whose `..` may lead through a link."""
+    return source in ("", "-") or is_url(source) or ".." in source.split("/")
+
+
+def _straighten(source: str) -> str:
+    """A path without `./` and `//`; all else as it is."""
+    return source if _is_bound(source) else os.path.normpath(source)
+
+
 def name_item(run: Run, item: Item) -> str:
     """The key of an item."""
     named = item.id if item.is_named else None
-    content = (_digest_wording(item), item.images, sorted(item.fields), item.problem, named)
+    images = tuple(map(_straighten, item.images))
+    content = (_digest_wording(item), images, sorted(item.fields), item.problem, named)
     return f"{run.digest}-{_digest(run.digest, *content)[:ITEM_DIGITS]}{'-id' if item.is_named else ''}"
 
 
@@ -122,6 +143,11 @@ class Ledger:
                 return "failed"
             self._awaited[key] += 1
         return "todo"
+
+    def has(self, key: str) -> bool:
+        """Whether a row of a key stands for no item yet."""
+        number = number_key(key)
+        return bool(self._good[number] or self._failed[number])
 
     def replace(self, key: str) -> None:
         """Note that a row was written; if there was a failed one for its item, that has been replaced."""

@@ -212,7 +212,7 @@ def _read(
         id=item.id,
         images=item.images,
         task=item.task,
-        fields=dict(request.fields),
+        fields=_list_fields(item, request),
         text=text,
         finish_reason=outcome.finish_reason,
         label=label,
@@ -234,6 +234,12 @@ def _name_warning(warning: AnswerWarning, item: Item, images: Mapping[str, Image
     """A warning of who has the model, with the image it is about where there are several."""
     about = [source for source in dict.fromkeys(item.images) if images[source].digest == warning.digest]
     return f"{about[0]}: {warning.text}" if about and len(item.images) > 1 else warning.text
+
+
+def _list_fields(item: Item, request: Request) -> dict[str, Any]:
+    """The fields as they were asked with, labels as the list that they are."""
+    fields: dict[str, Any] = dict(request.fields)
+    return fields | ({"labels": list(item.labels)} if "labels" in fields and item.labels else {})
 
 
 def _list_warnings(item: Item, images: Mapping[str, Image]) -> tuple[str, ...]:
