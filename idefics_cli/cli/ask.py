@@ -90,6 +90,8 @@ def answer(work: ItemList, settings: Settings) -> None:
             )
             with contextlib.closing(results), interrupts, progress:
                 _write_results(results, sinks, tally, progress, settings)
+    for line in sinks.describe_kept():
+        settings.talk.note(line)
     _conclude(tally, sinks, work, settings, was_interrupted=interrupts.were_heard)
 
 

@@ -281,6 +281,14 @@ class OutputOptions(Panel):
         Literal["stem", "full"] | None,
         option("--sidecar-name", panel=OUTPUT, help="cat.txt (stem) or cat.jpg.txt (full)."),
     ] = None
+    overwrite_foreign: Annotated[
+        bool,
+        flag(
+            "--overwrite-foreign",
+            panel=OUTPUT,
+            help="Replace texts beside images that idefics did not write.",
+        ),
+    ] = False
     unordered: Annotated[
         bool, flag("--unordered", panel=OUTPUT, help="Write results as they finish, not in input order.")
     ] = False

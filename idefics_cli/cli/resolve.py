@@ -162,5 +162,7 @@ def _read_sidecars(options: OutputOptions) -> Sidecars | None:
     if options.sidecar is None:
         if options.sidecar_name is not None:
             raise UsageError("--sidecar-name needs --sidecar", hint="write --sidecar .txt")
+        if options.overwrite_foreign:
+            raise UsageError("--overwrite-foreign needs --sidecar", hint="write --sidecar .txt")
         return None
     return Sidecars(options.sidecar, options.sidecar_name or "stem")

@@ -17,8 +17,8 @@ from ..files import is_own_stream
 from ..images import has_image_suffix
 from ..jsonl import dump_row
 from ..results.file import RowFile
-from ..results.ledger import Run, list_spellings, name_item
-from ..results.sidecars import Sidecars
+from ..results.ledger import Run, list_spellings, name_item, name_wording
+from ..results.sidecars import Sidecars, SidecarState
 from ..values import Item, Result
 from .formats import FORMATS, Layout
 from .inputs import ItemList
@@ -36,8 +36,13 @@ class Sinks:
     rows: RowFile | None = None
     sidecars: Sidecars | None = None
     overwrites: bool = False
+    overwrites_foreign: bool = False
     unwritten: dict[str, str] = field(default_factory=dict)
     """Texts of rows after which a run did not come to write the sidecar, by their sources."""
+    kept: Counter[SidecarState] = field(default_factory=Counter)
+    """Texts that were there and were not replaced, by whose they are."""
+    _wordings: dict[str, str] = field(default_factory=dict)
+    """What the texts of items in hand are written for, by the items' keys."""
     codes: dict[str, str] = field(default_factory=dict)
     """Why the items of failed rows failed, by their keys."""
     done_before: int = 0
@@ -63,10 +68,16 @@ class Sinks:
         """The items that are still to be answered; the others are counted."""
         for item in map(self._name, items):
             standing = self.rows.lookup(item) if self.rows is not None else "todo"
-            if standing == "todo" and self.sidecars is not None and not self.overwrites:
-                standing = "done" if self.sidecars.has(item.images[0]) else "todo"
-            if standing == "done" and self.sidecars is not None and item.images[0] in self.unwritten:
-                self.sidecars.write(item.images[0], self.unwritten.pop(item.images[0]))
+            if self.sidecars is not None:
+                wording = self._wordings[item.key] = name_wording(self.run, item)
+                if standing == "done" and item.images[0] in self.unwritten:
+                    self._write_sidecar(item.images[0], self.unwritten.pop(item.images[0]), wording)
+                elif standing == "todo" and self.rows is None:
+                    state = self.sidecars.inspect(item.images[0], wording)
+                    standing = "done" if state == "same" and not self.overwrites else "todo"
+                    if standing == "todo" and not self._may_write(state):
+                        self.kept[state] += 1
+                        continue
             self.done_before += standing == "done"
             if standing == "failed":
                 self.failed_before[self.codes.get(item.key, "failed")] += 1
@@ -84,8 +95,39 @@ class Sinks:
         if self.rows is not None:
             self.rows.append(dump_row(result.to_row()), result.key)
         self.output.write(result)
-        if self.sidecars is not None and result.error is None:
-            self.sidecars.write(result.images[0], result.text or "")
+        if self.sidecars is not None:
+            wording = self._wordings.pop(result.key)
+            if result.error is None:
+                self._write_sidecar(result.images[0], result.text or "", wording)
+
+    def _may_write(self, state: SidecarState) -> bool:
+        if state == "foreign":
+            return self.overwrites_foreign
+        return state == "none" or self.overwrites
+
+    def _write_sidecar(self, source: str, text: str, wording: str) -> None:
+        assert self.sidecars is not None
+        state = self.sidecars.inspect(source, wording)
+        if state == "same" or self._may_write(state):
+            self.sidecars.write(source, text, wording)
+        else:
+            self.kept[state] += 1
+
+    def describe_kept(self) -> list[str]:
+        """Which texts were not replaced, and what would."""
+        foreign, other = self.kept["foreign"], self.kept["other"]
+        lines = []
+        if foreign:
+            are = (
+                "text that idefics did not write is"
+                if foreign == 1
+                else "texts that idefics did not write are"
+            )
+            lines.append(f"{foreign:,} {are} kept; --overwrite-foreign replaces them")
+        if other:
+            are = "text of another wording is" if other == 1 else "texts of another wording are"
+            lines.append(f"{other:,} {are} kept; --existing overwrite replaces them")
+        return lines
 
 
 def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) -> Output:
@@ -179,8 +221,16 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
         )
         if rows.was_repaired:
             settings.talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
-    overwrites = existing == "overwrite"
-    return Sinks(output, run, rows, sidecars, overwrites=overwrites, unwritten=unwritten, codes=codes)
+    return Sinks(
+        output,
+        run,
+        rows,
+        sidecars,
+        overwrites=existing == "overwrite",
+        overwrites_foreign=settings.output.overwrite_foreign,
+        unwritten=unwritten,
+        codes=codes,
+    )
 
 
 def _keeps_rows(path: Path, traits: FormatTraits) -> bool:

@@ -75,6 +75,11 @@ def name_item(run: Run, item: Item) -> str:
     return f"{run.digest}-{_digest(run.digest, *content)[:ITEM_DIGITS]}{'-id' if item.is_named else ''}"
 
 
+def name_wording(run: Run, item: Item) -> str:
+    """What a text was written for, whichever image it is beside."""
+    return _digest(run.digest, _digest_wording(item), sorted(item.fields))[:ITEM_DIGITS]
+
+
 def is_in_shard(item: Item, index: int, count: int) -> bool:
     """Whether an item belongs to shard `index` of `count`, from 1. Items about the same images stay together."""
     if count == 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,12 @@ from ..errors import SourceError, UsageError
 from ..files import read_file, write_file
 from ..images import has_image_suffix, is_url, name_source
 from ..values import Item
+from .sidecar_index import SidecarIndex
 
 MAX_BYTES = 1_000_000
 """More is no text that a prompt could have."""
 SidecarName = Literal["stem", "full"]
+SidecarState = Literal["none", "same", "other", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Sidecars:
 
     suffix: str = ".txt"
     name: SidecarName = "stem"
+    index: SidecarIndex = field(default_factory=SidecarIndex, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.suffix.strip(".") or os.sep in self.suffix or "\0" in self.suffix:
@@ -76,6 +79,19 @@ class Sidecars:
         path = self.path_of(source)
         return path is not None and os.path.exists(path)
 
+    def inspect(self, source: str, wording: str) -> SidecarState:
+        """Whose the text beside a source is: what this program wrote for the same wording, or for another."""
+        path = self.path_of(source)
+        if path is None or not os.path.lexists(path):
+            return "none"
+        try:
+            written_for = self.index.find(path, read_file(path, MAX_BYTES))
+        except OSError:
+            return "foreign"
+        if written_for is None:
+            return "foreign"
+        return "same" if written_for == wording else "other"
+
     def read(self, source: str) -> str | None:
         """The text beside a source, or None if there is none. Raises SourceError for one that cannot be read."""
         path = self.path_of(source)
@@ -91,12 +107,14 @@ class Sidecars:
                 f"{name_source(str(path))} cannot be read: {reason}", code="not_found"
             ) from error
 
-    def write(self, source: str, text: str) -> None:
+    def write(self, source: str, text: str, wording: str) -> None:
         """Write the text beside a source, whole or not at all. A link there is replaced, as nobody named it."""
         path = self.path_of(source)
         assert path is not None, "check was not called"
         try:
-            write_file(path, f"{text}\n".encode("utf-8", "replace"))
+            content = f"{text}\n".encode("utf-8", "replace")
+            self.index.note(path, content, wording)
+            write_file(path, content)
         except OSError as error:
             raise UsageError(
                 f"cannot write {name_source(str(path))}: {error.strerror}",

@@ -49,7 +49,10 @@ def test_the_same_command_again_does_nothing_twice(run: Program, folder: Path, t
     backend = ScriptedBackend()
     again = caption(run, folder, "-o", out, backend=backend)
     assert (again.code, out.read_bytes(), backend.batch_size) == (1, before, 0)  # not even a model was opened
-    assert "58 done before, 2 failed before (--existing retry-errors makes them again)" in again.stderr
+    assert (
+        "58 done before, 2 failed before (not an image 2; --existing retry-errors tries them again)"
+        in again.stderr
+    )
     PIL.Image.new("RGB", (8, 8)).save(folder / "99.png")
     assert caption(run, folder, "-o", out, backend=backend).code == 1
     assert [Path(request.images[0]).name for request in backend.requests] == ["99.png"]
@@ -209,7 +212,7 @@ def test_the_limit_of_failures_stops_the_run(run: Program, folder: Path, tmp_pat
 def test_a_summary_says_what_failed_and_why(run: Program, folder: Path, tmp_path: Path) -> None:
     (folder / "empty.png").touch()
     result = caption(run, folder, folder / "gone.png")
-    assert "58 answered, 4 of 62 failed (not_an_image 3, not_found 1), in " in result.stderr.splitlines()[-1]
+    assert "58 answered, 4 of 62 failed (not an image 3, not found 1), in " in result.stderr.splitlines()[-1]
     quiet = caption(run, folder / "00.png", folder / "01.png", "--quiet", "-o", tmp_path / "o.jsonl")
     assert (quiet.code, quiet.stderr) == (0, "")
 

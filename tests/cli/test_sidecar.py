@@ -44,18 +44,64 @@ def test_the_text_is_beside_each_image(run: Program, folder: Path) -> None:
     assert "in/dog.png: no" in result.stderr
 
 
-def test_existing_ones_follow_the_option(run: Program, folder: Path) -> None:
+def test_a_text_of_somebody_else_is_kept_until_it_is_asked_for(run: Program, folder: Path) -> None:
     (folder / "cat.txt").write_text("by hand")
     command = ("caption", folder, "-r", "--sidecar", "txt", *MODEL)
     backend = ScriptedBackend()
     result = run(*command, backend=backend)
     assert (folder / "cat.txt").read_text() == "by hand"
     assert [request.images[0] for request in backend.requests] == ["in/dog.png", "in/sub/cat.jpg"]
-    assert "2 answered, 1 done before" in result.stderr
-    assert run(*command, backend=backend).code == 0
+    assert "1 text that idefics did not write is kept; --overwrite-foreign replaces them" in result.stderr
+    again = run(*command, backend=backend)
+    assert again.code == 0
+    assert "0 answered, 2 done before" in again.stderr
     assert len(backend.requests) == 2
     run(*command, "--existing", "overwrite", backend=backend)
+    assert (folder / "cat.txt").read_text() == "by hand"
+    assert len(backend.requests) == 4
+    run(*command, "--overwrite-foreign", backend=backend)
     assert (folder / "cat.txt").read_text() == "A red circle.\n"
+    assert len(backend.requests) == 5
+
+
+def test_a_text_of_another_wording_is_kept_until_it_is_asked_for(run: Program, folder: Path) -> None:
+    words = ("caption", folder, "--sidecar", ".txt", *MODEL, "--prompt")
+    assert run(*words, "A photo of", backend=ScriptedBackend(" one.")).code == 0
+    other = run(*words, "A drawing of", backend=ScriptedBackend(" two."))
+    assert other.code == 0
+    assert "2 texts of another wording are kept; --existing overwrite replaces them" in other.stderr
+    assert (folder / "cat.txt").read_text() == "A photo of one.\n"
+    same = run(*words, "A photo of", backend=ScriptedBackend(" three."))
+    assert "2 done before" in same.stderr
+    run(*words, "A drawing of", "--existing", "overwrite", backend=ScriptedBackend(" two."))
+    assert (folder / "cat.txt").read_text() == "A drawing of two.\n"
+
+
+def test_a_text_that_was_mended_by_hand_is_its_writers(run: Program, folder: Path) -> None:
+    words = ("caption", folder, "--sidecar", ".txt", *MODEL)
+    run(*words, backend=ScriptedBackend())
+    (folder / "cat.txt").write_text("A red circle, mended.\n")
+    run(*words, "--existing", "overwrite", backend=ScriptedBackend(" New."))
+    assert (folder / "cat.txt").read_text() == "A red circle, mended.\n"
+    assert (folder / "dog.txt").read_text() == "New.\n"
+
+
+def test_without_the_index_all_texts_are_somebody_elses(run: Program, folder: Path) -> None:
+    words = ("caption", folder, "--sidecar", ".txt", *MODEL)
+    run(*words, backend=ScriptedBackend())
+    (folder / ".idefics-sidecars.jsonl").write_bytes(b"{}\nno line\n")
+    result = run(*words, "--existing", "overwrite", backend=ScriptedBackend(" New."))
+    assert "2 texts that idefics did not write are kept" in result.stderr
+    assert (folder / "cat.txt").read_text() == "A red circle.\n"
+
+
+def test_a_text_of_somebody_else_is_kept_beside_its_row(run: Program, folder: Path) -> None:
+    (folder / "cat.txt").write_text("by hand")
+    words = ("caption", folder, "--sidecar", ".txt", "-o", "out.jsonl", *MODEL)
+    result = run(*words, backend=ScriptedBackend())
+    assert len(Path("out.jsonl").read_text().splitlines()) == 2
+    assert (folder / "cat.txt").read_text() == "by hand"
+    assert "1 text that idefics did not write is kept" in result.stderr
 
 
 def test_collisions_are_found_before_a_model_is_opened(run: Program, folder: Path) -> None:

@@ -58,10 +58,10 @@ def test_the_first_signal_finishes_the_batch_and_says_how_to_go_on(
     assert process.returncode == 130
     assert 0 < len(rows) < 100
     assert len(rows) % 4 == 0  # whole windows of two batches
-    assert "finishing the batch in hand; again to stop at once" in err
-    assert re.search(rf"interrupted: {len(rows)} answered, .*; the same command goes on from here\n$", err), (
-        err
-    )
+    assert "finishing the current batch; press Ctrl-C again to stop now" in err
+    assert re.search(
+        rf"interrupted: {len(rows)} answered, .*; run the same command again to continue\n$", err
+    ), err
     rest = start([*command, "-o", str(out)], 0)
     assert rest.communicate(timeout=60)[0] == ""
     assert (rest.returncode, len(out.read_text().splitlines())) == (0, 100)
@@ -90,7 +90,7 @@ def test_what_went_to_a_pipe_is_whole_too(command: list[str]) -> None:
     rest, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert all(json.loads(line)["error"] is None for line in (first + rest).splitlines())
-    assert "with --output FILE the same command would go on from there" in err
+    assert "with --output FILE the same command would continue" in err
 
 
 def watch(command: list[str], *, stdout: int = subprocess.DEVNULL) -> str:
@@ -122,7 +122,7 @@ def test_progress_is_for_terminals(command: list[str], tmp_path: Path) -> None:
     shown = watch([*command, "-o", str(tmp_path / "out.jsonl")])
     assert re.search(r"\d+/101", shown), shown[-2000:]
     assert re.search(r"[\d.]+/s", shown)
-    assert "100 answered, 1 of 101 failed (not_an_image 1)" in shown
+    assert "100 answered, 1 of 101 failed (not an image 1)" in shown
     again = watch([*command, "-o", str(tmp_path / "out.jsonl"), "--existing=overwrite", "--quiet"])
     assert "/101" not in again
     assert "/101" not in watch(command, stdout=subprocess.PIPE)  # the results themselves are watched

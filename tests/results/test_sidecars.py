@@ -69,12 +69,12 @@ def test_texts_are_written_whole_as_utf_8(tmp_path: Path) -> None:
     sidecars = Sidecars()
     source = str(tmp_path / "cat.jpg")
     assert (sidecars.has(source), sidecars.read(source)) == (False, None)
-    sidecars.write(source, "ein Kätzchen\n🐈")
+    sidecars.write(source, "ein Kätzchen\n🐈", "wording")
     assert (tmp_path / "cat.txt").read_bytes() == "ein Kätzchen\n🐈\n".encode()
     assert (sidecars.has(source), sidecars.read(source)) == (True, "ein Kätzchen\n🐈")
-    assert os.listdir(tmp_path) == ["cat.txt"]
+    assert sorted(os.listdir(tmp_path)) == [".idefics-sidecars.jsonl", "cat.txt"]
     with pytest.raises(UsageError, match="cannot write"):
-        sidecars.write(str(tmp_path / "none" / "cat.jpg"), "x")
+        sidecars.write(str(tmp_path / "none" / "cat.jpg"), "x", "wording")
 
 
 def test_a_sidecar_that_is_no_text_fails_its_item(tmp_path: Path) -> None:

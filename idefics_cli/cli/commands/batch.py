@@ -22,6 +22,7 @@ _FOR_ONE_TASK = (
     "stream",
     "sidecar",
     "sidecar_name",
+    "overwrite_foreign",
 )
 
 
