@@ -107,13 +107,17 @@ class Sidecars:
                 f"{name_source(str(path))} cannot be read: {reason}", code="not_found"
             ) from error
 
-    def write(self, source: str, text: str, wording: str) -> None:
-        """Write the text beside a source, whole or not at all. A link there is replaced, as nobody named it."""
+    def write(self, source: str, text: str, wording: str | None = None) -> None:
+        """Write the text beside a source, whole or not at all. A link there is replaced, as nobody named it.
+
+        What it was written for is remembered; without that it is a person's text.
+        """
         path = self.path_of(source)
         assert path is not None, "check was not called"
         try:
             content = f"{text}\n".encode("utf-8", "replace")
-            self.index.note(path, content, wording)
+            if wording is not None:
+                self.index.note(path, content, wording)
             write_file(path, content)
         except OSError as error:
             raise UsageError(
