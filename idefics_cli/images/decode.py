@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import PIL.Image
-import PIL.PngImagePlugin
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
@@ -176,6 +175,8 @@ def _prepare_pillow(limits: Limits) -> None:
     Process-wide and only ever upwards, because both settings are global and decoding happens in threads:
     `warnings.catch_warnings` in one thread would undo what another relies on.
     """
+    from PIL import PngImagePlugin  # which Pillow loads with the first image, and a help text never
+
     with _settings_lock:
         first = warnings.filters[0] if warnings.filters else None
         if first is None or first[3] != _PILLOW_MODULES:
@@ -184,7 +185,7 @@ def _prepare_pillow(limits: Limits) -> None:
             _log.addHandler(logging.NullHandler())  # without one, errors would be lines on stderr
             _log.propagate = False
         # Pillow refuses at twice this number; it guards pictures in pictures, whose headers we do not see.
-        PIL.PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
+        PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
         half = (limits.max_pixels + 1) // 2
         if PIL.Image.MAX_IMAGE_PIXELS is not None and half > PIL.Image.MAX_IMAGE_PIXELS:
             PIL.Image.MAX_IMAGE_PIXELS = half

@@ -16,6 +16,7 @@ from .deadline import Deadline, time_bytes, time_file
 
 IN_MEMORY_BYTES = 100_000_000
 """A larger file is read piece by piece: who has a scan of gigabytes has not the memory for it twice."""
+_PIECE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,9 @@ def open_data(data: bytes | Path, name: str, deadline: Deadline) -> Iterator[Ope
         try:
             file = stack.enter_context(io.FileIO(_open_regular(data, name)))
             content = None
-            if os.fstat(file.fileno()).st_size <= IN_MEMORY_BYTES:
-                content = _read_all(file, name)
+            size = os.fstat(file.fileno()).st_size
+            if size <= IN_MEMORY_BYTES:
+                content = _read_all(file, size, name)
         except OSError as error:
             raise SourceError(f"{name} cannot be read: {error.strerror}", code="not_found") from None
         except ValueError:
@@ -48,13 +50,12 @@ def open_data(data: bytes | Path, name: str, deadline: Deadline) -> Iterator[Ope
             yield Opened(time_bytes(content, deadline), content)
 
 
-def _read_all(file: io.FileIO, name: str) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while piece := file.read(IN_MEMORY_BYTES + 1 - size):
+def _read_all(file: io.FileIO, size: int, name: str) -> bytes:
+    """The whole file, which may be a little longer by now than it was."""
+    pieces = [file.read(size)]
+    while piece := file.read(_PIECE_BYTES):
         pieces.append(piece)
-        size += len(piece)
-        if size > IN_MEMORY_BYTES:
+        if len(pieces) * _PIECE_BYTES > IN_MEMORY_BYTES:
             raise SourceError(f"{name} grows while it is read", code="not_an_image")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -14,8 +14,6 @@ from typing import IO, Any
 
 import PIL._imaging
 import PIL.Image
-import PIL.PngImagePlugin
-import PIL.TiffImagePlugin
 
 from ..errors import SourceError
 from .deadline import Deadline, time_bytes
@@ -115,7 +113,9 @@ def _open(reading: Reading, file: IO[bytes]) -> PIL.Image.Image | Foreign:
 
 def _describe_tiff(reading: Reading) -> Foreign | None:
     """A TIFF that Pillow has no mode for; None for one whose header cannot be read."""
-    tags = PIL.TiffImagePlugin.ImageFileDirectory_v2(reading.head[: 16 if 43 in reading.head[2:4] else 8])
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    tags = ImageFileDirectory_v2(reading.head[: 16 if 43 in reading.head[2:4] else 8])
     try:
         reading.opened.file.seek(tags.next)
         tags.load(reading.opened.file)
