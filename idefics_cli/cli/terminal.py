@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.markdown import Markdown
 
 from ..config import state_folder
-from ..errors import IdeficsError, ModelError
+from ..errors import IdeficsError, ModelError, to_item_error
 from ..runner.chat_session import Session
 from .chat_commands import as_message, is_command, obey
 from .output import Talk, drop_controls, say, say_error, tell_more
@@ -65,6 +65,8 @@ class Terminal:
             raise
         except IdeficsError as error:
             say_error(str(error))
+        except Exception as error:
+            say_error(str(to_item_error(error)))
 
     def _ask(self, message: str) -> None:
         try:
