@@ -150,7 +150,12 @@ class RemoteBackend:
             answer = await self._rank(request, urls)
         else:
             reply = await self._generate(write_chat(request, urls, self._dialect or Dialect()), on_text)
-            answer = Answer(text=reply.text, finish_reason=reply.close(), usage=reply.usage)
+            answer = Answer(
+                text=reply.text,
+                finish_reason=reply.close(),
+                usage=reply.usage,
+                confidence=reply.confidence,
+            )
         space = " " if request.choices or answer.text[:1].isalnum() else ""
         return replace(answer, full_text=f"{said}{space}{answer.text}", seconds=time.perf_counter() - began)
 

@@ -6,6 +6,7 @@ vLLM and SGLang know more than OpenAI's API has, llama.cpp some of it by names o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,8 @@ from ...errors import AnswerError, BadItem
 from ...models.families.family import any_of, refuse_markers
 from ...models.families.idefics3 import SmolVLMFamily
 from ...models.families.layout import is_chat, lay_out, trim_reply
-from ...values import Decoding, FinishReason, ImagePart, Message, Prompt, Request, TextPart, Usage
+from ...values import Confidence, Decoding, FinishReason, ImagePart, Message, Prompt, Request, TextPart, Usage
+from .formats import write_format
 
 _KNOWN_TO_ALL = {
     "max_new_tokens": "max_tokens",
@@ -48,7 +50,8 @@ DIALECTS = {
 def needs_dialect(request: Request) -> bool:
     """Whether a request has something that not every server understands."""
     is_common = all(name in _KNOWN_TO_ALL for name in request.decoding.list_changes())
-    return bool(request.choices) or request.prompt[-1].role == "assistant" or not is_common
+    has_format = request.answer_format is not None
+    return has_format or bool(request.choices) or request.prompt[-1].role == "assistant" or not is_common
 
 
 def check_prompt(prompt: Prompt) -> None:
@@ -66,6 +69,10 @@ def write_chat(request: Request, images: Mapping[str, str], dialect: Dialect) ->
         "messages": write_messages(request.prompt, images),
         **write_decoding(request.decoding, dialect),
     }
+    if dialect.options:
+        body["logprobs"] = True  # what other servers make of it is not known
+    if request.answer_format is not None:
+        body |= write_format(request.answer_format, dialect.name)
     if request.prompt[-1].role != "assistant":
         return body
     if not dialect.continues_turns:
@@ -109,6 +116,7 @@ class ServerReply:
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
+    logprobs: list[float] = field(default_factory=list)
 
     def add(self, event: Any) -> str:
         """Take what a whole answer or an event of a stream says; the text that is new. Raises AnswerError."""
@@ -127,17 +135,33 @@ class ServerReply:
         if piece is not None and not isinstance(piece, str):
             raise _no_chat()
         self.text += piece or ""
+        self.logprobs += _read_logprobs(choice.get("logprobs"))
         if (reason := choice.get("finish_reason")) is not None:
             if not isinstance(reason, str) or reason not in _REASONS:
                 raise AnswerError(f"the server ended the answer ({str(reason)[:50]})", code="refused")
             self.finish_reason = _REASONS[reason]
         return piece or ""
 
+    @property
+    def confidence(self) -> Confidence | None:
+        if not self.logprobs:
+            return None
+        return Confidence(math.fsum(self.logprobs) / len(self.logprobs), min(self.logprobs))
+
     def close(self) -> FinishReason:
         """Why it ended. Raises AnswerError for one that was never finished."""
         if self.finish_reason is None:
             raise _no_chat()
         return self.finish_reason
+
+
+def _read_logprobs(said: Any) -> list[float]:
+    """How likely the tokens were, as far as the server says so in numbers."""
+    content = said.get("content") if isinstance(said, Mapping) else None
+    if not isinstance(content, list):
+        return []
+    values = [one.get("logprob") if isinstance(one, Mapping) else None for one in content]
+    return [float(value) for value in values if isinstance(value, int | float) and -1e6 < value <= 0]
 
 
 def _no_chat() -> AnswerError:

@@ -330,3 +330,31 @@ print(sorted({"torch", "transformers", "huggingface_hub", "tokenizers"} & set(sy
         assert result.returncode == 0, result.stderr
         assert shown in result.stdout
         assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_format_is_asked_for_and_proven_whatever_the_server_made_of_it(
+    vllm: OpenAIServer, folder: Path, run: Command
+) -> None:
+    schema = {"type": "object", "properties": {"seen": {"type": "string"}}, "required": ["seen"]}
+    result = run("extract", folder / "00.png", "--schema", json.dumps(schema), "--format", "jsonl")
+    asked = vllm.bodies[-1]["response_format"]
+    assert asked["type"] == "json_schema"
+    assert asked["json_schema"]["schema"] == schema
+    assert (
+        json.loads(result.stdout)["error"]["code"] == "invalid_output"
+    )  # this one does not care for formats
+    assert result.code == 1
+    question = ("vqa", folder / "00.png", "-q", "What is it?", "--format", "jsonl")
+    assert run(*question, "--regex", "I see .*").code == 0
+    assert vllm.bodies[-1]["structured_outputs"] == {"regex": "I see .*"}
+    run(*question, "--choices", "red,blue")
+    assert vllm.bodies[-1]["structured_outputs"] == {"choice": ["red", "blue"]}
+
+
+def test_a_format_that_a_server_is_not_known_to_keep_to_is_refused(
+    server: OpenAIServer, folder: Path, run: Command
+) -> None:
+    result = run("vqa", folder / "00.png", "-q", "What is it?", "--choices", "red,blue")
+    assert result.code == 1
+    assert "is not known to keep to choices" in result.stderr
+    assert server.bodies == []

@@ -1,0 +1,39 @@
+"""What an answer must look like, in the words of a server: a request for it, never a proof. The runner proves it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...errors import BadItem
+from ...values import AnswerFormat
+
+_OF_VLLM = {"regex": "regex", "choices": "choice"}
+
+
+def write_format(answer_format: AnswerFormat, dialect: str) -> dict[str, Any]:
+    """The part of a body that asks for a format. Raises BadItem for what a server is not known to keep to."""
+    if answer_format.kind == "schema":
+        schema = {"name": "answer", "schema": json.loads(answer_format.text), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if dialect not in ("vLLM", "SGLang"):
+        raise BadItem(
+            f"{dialect} is not known to keep to {'a pattern' if answer_format.kind == 'regex' else 'choices'}",
+            hint="ask with --schema, or classify --generate",
+        )
+    if dialect == "SGLang":
+        return (
+            {"regex": answer_format.text}
+            if answer_format.kind == "regex"
+            else {"regex": _one_of(answer_format)}
+        )
+    value = answer_format.text if answer_format.kind == "regex" else json.loads(answer_format.text)
+    return {"structured_outputs": {_OF_VLLM[answer_format.kind]: value}}
+
+
+def _one_of(answer_format: AnswerFormat) -> str:
+    """Choices as a pattern."""
+    escaped = (
+        "".join(c if c.isalnum() else f"\\{c}" for c in choice) for choice in json.loads(answer_format.text)
+    )
+    return f"({'|'.join(escaped)})"
