@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.libraries import import_libraries
 from ..values import ModelSpec
-from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, Preview
+from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, PreparedRequest, Preview, StreamingBackend
 
 if TYPE_CHECKING:
     from .local import LocalBackend
@@ -24,7 +24,9 @@ __all__ = [
     "WINDOW_BATCHES",
     "Backend",
     "BackendKind",
+    "PreparedRequest",
     "Preview",
+    "StreamingBackend",
     "close_backends",
     "open_backend",
     "pick_backend",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..errors import ItemError
 from ..values import Answer, Image, ModelSpec, Request, Style
@@ -22,6 +22,19 @@ class Preview:
     text: str
     image_tokens: tuple[int, ...] | None = None
     prompt_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedRequest:
+    """A request made ready for the model, and what that holds in memory. `work` is its backend's own."""
+
+    request: Request
+    work: Any
+    held_bytes: int = 0
+
+
+TakePrepared = Callable[[int, bool], Sequence[PreparedRequest] | None]
+"""At most so many that are ready; with True it may wait for some. None when there will be no more."""
 
 
 class Backend(Protocol):
@@ -56,4 +69,22 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model's memory."""
+        ...
+
+
+@runtime_checkable
+class StreamingBackend(Backend, Protocol):
+    """One whose requests are prepared ahead of it and whose answers come as they end."""
+
+    def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
+        """All that can be done before the model has a request. Safe from many threads. Raises ItemError."""
+        ...
+
+    def answer_prepared(
+        self, take: TakePrepared
+    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+        """Answer what is taken, each as it ends; None now and then while there is nothing.
+
+        Raises ModelError when the model itself cannot run.
+        """
         ...

@@ -11,14 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..engine.constraint import MakeConstraint
-from ..engine.engine import Engine, Work
-from ..engine.flow import run_all
+from ..engine.engine import Engine
 from ..engine.generate import Continuation, Generation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
@@ -32,7 +31,6 @@ from ..errors import (
     raise_as_model_error,
     to_item_error,
 )
-from ..lru import LRUCache
 from ..models.families.family import Encoded
 from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
@@ -51,32 +49,18 @@ from ..values import (
     drop_images,
     list_sources,
 )
-from .backend import DEFAULT_BATCH_SIZE, Preview
+from .backend import DEFAULT_BATCH_SIZE, PreparedRequest, Preview, TakePrepared
+from .tasks import Answered, EncodedRequest, TakeTasks, TaskFlow
 
 if TYPE_CHECKING:
     from ..engine.grammar import Grammars
 
 log = logging.getLogger(__name__)
 
-PRIORS = 64
-"""How many sets of labels keep their scores without an image, which are the same for every image."""
-
 _NOT_FINITE_HINT = (
     "try --dtype float32 or bfloat16, another --quantize or none, or download the checkpoint anew "
     "(idefics models remove, then idefics models pull)"
 )
-
-PriorKey = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    """One request on its way to an answer. `prior` ranks its choices without the images, where that is wanted."""
-
-    request: Request
-    encoded: Encoded
-    work: Work
-    prior: Ranking | None = None
 
 
 class LocalBackend:
@@ -94,8 +78,7 @@ class LocalBackend:
         self._model: Any = None
         self._engine: Engine | None = None
         self._told_tokens: set[int] = set()
-        self._priors: LRUCache[PriorKey, tuple[float, ...]] = LRUCache(PRIORS)
-        self._has_computed = False
+        self._flow = TaskFlow(spec.checkpoint, hint=_NOT_FINITE_HINT)
         self._grammars: Grammars | None = None
 
     @property
@@ -159,36 +142,59 @@ class LocalBackend:
             assert len(requests) == 1, "only a single request can be streamed"
             listeners = [Listener(on_text)]
         answers: dict[int, Answer | ItemError] = {}
-        tasks: dict[int, _Task] = {}
+        tasks: dict[int, EncodedRequest] = {}
         heard = zip(requests, listeners or [None] * len(requests), strict=True)
         for index, (request, listener) in enumerate(heard):
             try:
                 tasks[index] = self._prepare(request, images, listener)
             except BaseException as error:
                 answers[index] = to_item_error(error)
-        if not tasks:
-            return [answers[index] for index in range(len(requests))]
-        engine = self._open_engine()
-        # Most images of a run share their priors, and those of the last run are often those of this one.
-        priors = {_prior_key(task.prior): task.prior for task in tasks.values() if task.prior is not None}
-        known: dict[PriorKey, tuple[float, ...] | ItemError] = {
-            key: scores for key in priors if (scores := self._priors.find(key)) is not None
-        }
-        missing = [key for key in priors if key not in known]
-        works = [*(task.work for task in tasks.values()), *(priors[key] for key in missing)]
-        with _translated_device_errors():
-            done = run_all(engine, works, rows=self.batch_size)
-        self._check_computes([one for one in done if isinstance(one, Done)])
-        for key, one in zip(missing, done[len(tasks) :], strict=True):
-            known[key] = one.outcome.scores if isinstance(one, Done) else one
-            if isinstance(one, Done):
-                self._priors.keep(key, one.outcome.scores)
-        for (index, task), one in zip(tasks.items(), done, strict=False):
-            try:
-                answers[index] = self._warn(self._compose(task, one, known), task.request, images)
-            except BaseException as error:
-                answers[index] = to_item_error(error)
+        given = iter([list(tasks.values())] if tasks else [])
+        ended = self._answer(lambda *_: next(given, None))
+        done = {id(task): answer for task, answer in (pair for pair in ended if pair is not None)}
+        answers |= {index: done[id(task)] for index, task in tasks.items()}
         return [answers[index] for index in range(len(requests))]
+
+    def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
+        """The request as ids and pixels. Safe from many threads. Raises ItemError."""
+        task = self._prepare(request, images, None)
+        own = {images[source].digest for source in request.images}
+        held = {
+            span.digest: pixels.held_bytes
+            for span, pixels in zip(task.encoded.spans, task.encoded.pixels, strict=False)
+            if span.digest in own
+        }
+        return PreparedRequest(request, task, sum(held.values()))
+
+    def answer_prepared(
+        self, take: TakePrepared
+    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+        """Answer what is taken, each as it ends; None now and then while there is nothing."""
+        prepared: dict[int, PreparedRequest] = {}
+
+        def take_tasks(count: int, wait: bool) -> list[EncodedRequest] | None:
+            taken = take(count, wait)
+            if taken is None:
+                return None
+            prepared.update((id(one.work), one) for one in taken)
+            return [one.work for one in taken]
+
+        for pair in self._answer(take_tasks):
+            yield None if pair is None else (prepared.pop(id(pair[0])), pair[1])
+
+    def _answer(self, take: TakeTasks) -> Iterator[tuple[EncodedRequest, Answer | ItemError] | None]:
+        with _translated_device_errors():
+            for answered in self._flow.answer(self._open_engine, take, rows=self.batch_size):
+                yield None if answered is None else (answered.task, self._read(answered))
+
+    def _read(self, answered: Answered) -> Answer | ItemError:
+        try:
+            answer = self._compose(answered.task, answered.done, answered.prior)
+            if isinstance(answer, Answer) and answered.task.warnings:
+                return replace(answer, warnings=answered.task.warnings)
+            return answer
+        except BaseException as error:
+            return to_item_error(error)
 
     def close(self) -> None:
         self._model = None
@@ -210,16 +216,6 @@ class LocalBackend:
                 raise_as_model_error(error, f"{self._spec.checkpoint} cannot be loaded")
         return self._engine
 
-    def _check_computes(self, done: Sequence[Done]) -> None:
-        """One item may overflow; where nothing was ever computed, it is the model."""
-        if done and not self._has_computed:
-            self._has_computed = any(one.outcome.is_finite for one in done)
-            if not self._has_computed:
-                raise ModelError(
-                    f"{self._spec.checkpoint} computes nothing but what is no number (NaN or infinite)",
-                    hint=_NOT_FINITE_HINT,
-                )
-
     def _encode(self, request: Request, images: Mapping[str, Image]) -> Encoded:
         sources = list_sources(request.prompt)
         assert sources or not request.images, "a request never runs without its image"
@@ -235,17 +231,19 @@ class LocalBackend:
                 self._told_tokens.add(tokens)
                 log.debug("an image takes %d tokens", tokens)
 
-    def _prepare(self, request: Request, images: Mapping[str, Image], listener: Listener | None) -> _Task:
-        encoded = self._encode(request, images)
+    def _prepare(
+        self, request: Request, images: Mapping[str, Image], listener: Listener | None
+    ) -> EncodedRequest:
+        encoded, warnings = self._encode(request, images), self._warn(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
             work = Continuation(
                 encoded, request.decoding, listener, request.cache_answer, self._constrain(request)
             )
-            return _Task(request, encoded, work)
+            return EncodedRequest(request, encoded, work, warnings=warnings)
         ranking = self._split(request, encoded, images)
         if request.normalize != "pmi":
-            return _Task(request, encoded, ranking)
+            return EncodedRequest(request, encoded, ranking, warnings=warnings)
         if not list_sources(request.prompt):
             raise PromptError(
                 "pmi compares a prompt with the same one without its images, and this one has none",
@@ -253,7 +251,8 @@ class LocalBackend:
                 hint="rank with --normalize none or tokens",
             )
         blind = replace(request, prompt=drop_images(request.prompt), images=())
-        return _Task(request, encoded, ranking, self._split(blind, self._encode(blind, images), images))
+        prior = self._split(blind, self._encode(blind, images), images)
+        return EncodedRequest(request, encoded, ranking, prior, warnings)
 
     def _constrain(self, request: Request) -> MakeConstraint | None:
         """What keeps the answer to its format."""
@@ -271,24 +270,18 @@ class LocalBackend:
         own = [images[source] for source in list_sources(request.prompt)]
         return split_labels(encoded, self._family.encode_choices(request.prompt, own, request.choices))
 
-    def _warn(
-        self, answer: Answer | ItemError, request: Request, images: Mapping[str, Image]
-    ) -> Answer | ItemError:
-        """The answer, with a warning for each image asked about that the checkpoint was not made for."""
-        if self._spec.scope is None or isinstance(answer, ItemError):
-            return answer
+    def _warn(self, request: Request, images: Mapping[str, Image]) -> tuple[AnswerWarning, ...]:
+        """A warning for each image asked about that the checkpoint was not made for."""
+        if self._spec.scope is None:
+            return ()
         describe = IMAGE_SCOPES[self._spec.scope]
         asked = {images[source].digest: images[source] for source in request.images}
         told = ((describe(image), digest) for digest, image in asked.items())
-        return replace(answer, warnings=tuple(AnswerWarning(text, digest) for text, digest in told if text))
+        return tuple(AnswerWarning(text, digest) for text, digest in told if text)
 
     def _compose(
-        self,
-        task: _Task,
-        done: Done | ItemError,
-        priors: Mapping[PriorKey, tuple[float, ...] | ItemError],
+        self, task: EncodedRequest, done: Done | ItemError, prior: tuple[float, ...] | ItemError
     ) -> Answer | ItemError:
-        prior = () if task.prior is None else priors[_prior_key(task.prior)]
         if isinstance(done, ItemError):
             return done
         if isinstance(prior, ItemError):
@@ -322,10 +315,6 @@ class LocalBackend:
             seconds=done.seconds,
             confidence=Confidence(margin=scores[0].logprob - scores[1].logprob) if len(scores) > 1 else None,
         )
-
-
-def _prior_key(prior: Ranking) -> PriorKey:
-    return prior.encoded.ids, prior.labels
 
 
 @contextmanager

@@ -33,8 +33,11 @@ Take = Callable[[int, bool], Sequence[Work] | None]
 T = TypeVar("T")
 
 
-def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work, Done | ItemError]]:
-    """Each work as it ends, or why it alone cannot be answered. At most `rows` are written at a time."""
+def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work, Done | ItemError] | None]:
+    """Each work as it ends, or why it alone cannot be answered. At most `rows` are written at a time.
+
+    None where it waited and there was nothing.
+    """
     flow = _Flow(engine, take, rows)
     try:
         yield from flow.run()
@@ -45,9 +48,8 @@ def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work,
 def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | ItemError]:
     """Each work answered, in order, or why it alone cannot be."""
     given = iter([works])
-    done = {
-        id(work): one for work, one in answer_all(engine, lambda count, wait: next(given, None), rows=rows)
-    }
+    ended = answer_all(engine, lambda count, wait: next(given, None), rows=rows)
+    done = {id(work): one for work, one in (pair for pair in ended if pair is not None)}
     return [done[id(work)] for work in works]
 
 
@@ -72,7 +74,7 @@ class _Flow:
         self._shared: dict[int, int] = {}
         self._is_last = False
 
-    def run(self) -> Iterator[tuple[Work, Done | ItemError]]:
+    def run(self) -> Iterator[tuple[Work, Done | ItemError] | None]:
         while True:
             self._fill()
             if self._planned and self._has_room():
@@ -86,6 +88,8 @@ class _Flow:
                 yield from self._step()
             elif self._is_last:
                 return
+            else:
+                yield None
 
     def close(self) -> None:
         if self._decoder is not None:

@@ -10,12 +10,14 @@ from .formats import has_image_suffix
 from .limits import Limits
 from .lists import read_names
 from .names import name_own_fields, name_source
+from .pixels import drop_pixels
 from .sources import expand, is_url, load, read
 
 __all__ = [
     "Deadline",
     "Limits",
     "decode",
+    "drop_pixels",
     "expand",
     "has_image_suffix",
     "is_url",

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import PIL.Image
 from PIL import ImageCms
 
+from ..values import Image
 from .colour import SRGB_GAMMA, apply_gamma, convert_profile
 
 DEEP_CHANNELS = "idefics_deep_channels"
 """Key in an image's `info`: the file holds 16 bits a channel, whatever the mode says once it is loaded."""
 
 OPAQUE = (255, 255)
+
+
+_NO_PIXELS = PIL.Image.new("RGB", (1, 1))
+
+
+def drop_pixels(image: Image) -> Image:
+    """What is told of an image, once nobody looks at it any more."""
+    return replace(image, pixels=_NO_PIXELS)
 
 
 def to_rgb(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:

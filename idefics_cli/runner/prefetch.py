@@ -1,6 +1,7 @@
-"""Reading ahead of the model: items are listed, worded, fetched and decoded in threads, while it answers others.
+"""Reading ahead of the model: items are listed, worded, fetched, decoded and prepared in threads, while it answers
+others.
 
-Bounded in items and in bytes of pixels. Knows sources and requests, not backends.
+Bounded in items and in bytes of pixels. Knows sources and requests; how a request is prepared, its backend knows.
 """
 
 from __future__ import annotations
@@ -8,21 +9,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from ..errors import ItemError, to_item_error
-from ..images import Limits, decode, is_url, read
+from ..images import Limits, decode, drop_pixels, is_url, read
 from ..values import Image, Item, Request, list_sources
 from .threads import WorkerPool, start
 
 FETCHERS = 32
 """Threads that wait for networks."""
 DECODERS = (os.cpu_count() or 1) + 1
+PREPARERS = os.cpu_count() or 1
 MAX_HELD_BYTES = 1_000_000_000
 """Pixels that may wait for the model. Only what it is waiting for itself may go beyond."""
 REACH = 10_000
@@ -32,6 +34,16 @@ PATIENCE_SECONDS = 1.0
 LISTING_SECONDS = 0.1
 """How long a window waits for one more item to be listed: a pipe may have no more to say for now."""
 _POLL_SECONDS = 0.1
+
+
+class Prepared(Protocol):
+    """What a backend made of a request ahead of the model, and what it holds in memory until it is answered."""
+
+    @property
+    def held_bytes(self) -> int: ...
+
+
+Prepare = Callable[[Request, Mapping[str, Image]], Prepared]
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +56,7 @@ class Load:
     users: int = 0
     is_shared: bool = False
     is_urgent: bool = False
+    waiting: list[PreparedItem] = field(default_factory=list)
 
     @property
     def held_bytes(self) -> int:
@@ -54,7 +67,10 @@ class Load:
 
 @dataclass(slots=True, eq=False)
 class PreparedItem:
-    """An item, its request (or why it cannot be worded) and the images of its prompt."""
+    """An item, its request (or why it cannot be worded) and the images of its prompt.
+
+    Once it is `prepared`, all that its images are still wanted for is what they are called and what they warn of.
+    """
 
     number: int
     item: Item
@@ -62,10 +78,26 @@ class PreparedItem:
     loads: dict[str, Load]
     is_taken: bool = False
     is_late: bool = False
+    is_ready: bool = False
+    prepared: Prepared | ItemError | None = None
 
     @property
-    def is_ready(self) -> bool:
+    def is_loaded(self) -> bool:
         return all(load.outcome is not None for load in self.loads.values())
+
+    @property
+    def failure(self) -> ItemError | None:
+        """Why it cannot be asked."""
+        if isinstance(self.request, ItemError):
+            return self.request
+        outcomes = (load.outcome for load in self.loads.values())
+        return next((one for one in outcomes if isinstance(one, ItemError)), None)
+
+    @property
+    def images(self) -> dict[str, Image]:
+        return {
+            source: load.outcome for source, load in self.loads.items() if isinstance(load.outcome, Image)
+        }
 
 
 class Prefetcher:
@@ -81,17 +113,20 @@ class Prefetcher:
         limits: Limits,
         *,
         size: int,
+        prepare: Prepare | None = None,
         max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         self._items = iter(items)
         self._compose = compose
         self._limits = limits
         self._size = size
+        self._prepare_request = prepare
         self._max_held_bytes = max_held_bytes
         self._number = 0  # of the next item to be listed
         self._entries: dict[int, PreparedItem] = {}  # listed and not yet released
         self._loads: dict[str, Load] = {}
-        self._kept: list[Load] = []
+        self._kept: dict[Load, int] = {}
+        self._released = 0
         self._held_bytes = 0
         self._is_listed = self._is_closed = False
         self._listing_error: BaseException | None = None
@@ -100,6 +135,7 @@ class Prefetcher:
         self._space = threading.Condition(lock)  # for the lister
         self._fetching = WorkerPool(lock, FETCHERS, self._fetch, lambda load: True)
         self._decoding = WorkerPool(lock, DECODERS, self._decode, self._has_room)
+        self._preparing = WorkerPool(lock, PREPARERS, self._prepare, lambda entry: True)
 
     def __enter__(self) -> Self:
         start(self._list)
@@ -113,15 +149,23 @@ class Prefetcher:
             self._space.notify_all()
             self._fetching.close()
             self._decoding.close()
+            self._preparing.close()
 
-    def next_batch(self, count: int, should_stop: Callable[[], bool]) -> list[PreparedItem]:
+    def next_batch(
+        self, count: int, should_stop: Callable[[], bool], *, wait: bool = True
+    ) -> list[PreparedItem]:
         """The next entries that are ready, `count` at most; none at the end, or when it is time to stop.
+
+        Without waiting, those of the next ones that happen to be ready.
 
         They come in order, except that one whose image takes long is overtaken and comes when it is ready.
         What ended the listing early is raised once everything before it has been taken.
         """
         began = time.monotonic()
         with self._lock:
+            if not wait and not should_stop():
+                near = (entry for entry in self._entries.values() if not entry.is_taken)
+                return self._hand_over([entry for entry in islice(near, count) if entry.is_ready])
             while not should_stop():
                 waiting = [entry for entry in self._entries.values() if not entry.is_taken]
                 if not waiting and self._is_listed:
@@ -129,32 +173,44 @@ class Prefetcher:
                         raise self._listing_error
                     break
                 if taken := self._choose(waiting, count, time.monotonic() - began):
-                    for entry in taken:
-                        entry.is_taken = True
-                    return taken
+                    return self._hand_over(taken)
                 self._ready.wait(_POLL_SECONDS)
         return []
 
     def release(self, entries: Sequence[PreparedItem]) -> None:
         """Let go of entries that were taken, and of the images that no other entry shows.
 
-        An image that several entries have shown, such as a shot's, is kept for one more window.
+        An image that several entries have shown, such as a shot's, is kept for as many more as there may be ahead.
         """
         with self._lock:
-            before, self._kept = self._kept, []
+            self._released += len(entries)
             for entry in entries:
                 del self._entries[entry.number]
-                for load in entry.loads.values():
-                    load.users -= 1
-                    if load.users == 0 and load.is_shared:
-                        self._kept.append(load)
-                    elif load.users == 0:
+                if entry.prepared is None:
+                    self._put_down(entry)
+                elif not isinstance(entry.prepared, ItemError):
+                    self._held_bytes -= entry.prepared.held_bytes
+            for load, released in list(self._kept.items()):
+                if load.users or self._released - released > self._size:
+                    del self._kept[load]
+                    if not load.users:
                         self._drop(load)
-            for load in before:
-                if load.users == 0 and load not in self._kept:
-                    self._drop(load)
             self._space.notify()
             self._decoding.wake()
+
+    def _hand_over(self, entries: list[PreparedItem]) -> list[PreparedItem]:
+        for entry in entries:
+            entry.is_taken = True
+        return entries
+
+    def _put_down(self, entry: PreparedItem) -> None:
+        """An entry's images are no longer wanted for it."""
+        for load in entry.loads.values():
+            load.users -= 1
+            if load.users == 0 and load.is_shared and self._held_bytes < self._max_held_bytes:
+                self._kept[load] = self._released
+            elif load.users == 0:
+                self._drop(load)
 
     def _choose(
         self, waiting: Sequence[PreparedItem], count: int, waited_seconds: float
@@ -212,9 +268,12 @@ class Prefetcher:
             for load in loads.values():
                 load.is_shared = load.is_shared or load.users > 0
                 load.users += 1
-            self._entries[self._number] = PreparedItem(self._number, item, request, loads)
+            entry = self._entries[self._number] = PreparedItem(self._number, item, request, loads)
+            for load in loads.values():
+                if load.outcome is None:
+                    load.waiting.append(entry)
             self._number += 1
-            self._ready.notify()
+            self._go_on(entry)
 
     def _submit(self, source: str) -> Load:
         load = self._loads[source] = Load(source)
@@ -246,7 +305,38 @@ class Prefetcher:
     def _finish(self, load: Load, outcome: Image | ItemError) -> None:
         load.outcome, load.data = outcome, None
         self._held_bytes += load.held_bytes
-        self._ready.notify()
+        for entry in load.waiting:
+            self._go_on(entry)
+        load.waiting.clear()
+
+    def _go_on(self, entry: PreparedItem) -> None:
+        """What is next for an entry, if its images are there: to be prepared, or taken."""
+        if not entry.is_loaded or entry.is_ready:
+            return
+        if self._prepare_request is None or entry.failure is not None:
+            entry.is_ready = True
+            self._ready.notify()
+        else:
+            self._preparing.add(entry)
+
+    def _prepare(self, entry: PreparedItem) -> None:
+        assert self._prepare_request is not None
+        assert not isinstance(entry.request, ItemError)
+        images = entry.images
+        try:
+            prepared: Prepared | ItemError = self._prepare_request(entry.request, images)
+        except BaseException as error:
+            prepared = to_item_error(error)
+        with self._lock:
+            self._put_down(entry)
+            entry.loads = {
+                source: Load(source, outcome=drop_pixels(image)) for source, image in images.items()
+            }
+            entry.prepared, entry.is_ready = prepared, True
+            if not isinstance(prepared, ItemError):
+                self._held_bytes += prepared.held_bytes
+            self._ready.notify()
+            self._decoding.wake()
 
     def _has_room(self, load: Load) -> bool:
         return load.is_urgent or self._held_bytes < self._max_held_bytes

@@ -7,11 +7,11 @@ included. Knows no terminal and no template: `compose` puts an item into words.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from ..backends import Backend
+from ..backends import Backend, PreparedRequest, StreamingBackend
 from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
@@ -19,6 +19,7 @@ from ..prompts.tasks import match_label
 from ..values import Answer, AnswerWarning, Image, Item, Request, Result
 from .prefetch import Load, Prefetcher, PreparedItem, compose_item
 
+Answered = tuple[PreparedItem, Answer | ItemError]
 WINDOWS_AHEAD = 4
 LEAST_AHEAD = 64
 """Enough downloads at once to hide what a single one takes."""
@@ -57,14 +58,25 @@ def run(
     When `should_stop` says so, the window in hand is the last; `items` are iterated in another thread.
     `on_text` is only for a single item; it hears the opening first.
     """
+    streams = isinstance(backend, StreamingBackend) and on_text is None
+    prefetcher = Prefetcher(
+        items,
+        compose,
+        limits,
+        size=max(LEAST_AHEAD, WINDOWS_AHEAD * window),
+        prepare=cast(StreamingBackend, backend).prepare if streams else None,
+    )
     finished: dict[int, Result] = {}
     due = 0
-    with Prefetcher(items, compose, limits, size=max(LEAST_AHEAD, WINDOWS_AHEAD * window)) as prefetcher:
-        while entries := prefetcher.next_batch(window, should_stop):
-            outcomes = _answer(entries, backend, on_text)
-            for entry, outcome in zip(entries, outcomes, strict=True):
+    with prefetcher:
+        if streams:
+            answers = _answer_each(prefetcher, cast(StreamingBackend, backend), should_stop)
+        else:
+            answers = _answer_windows(prefetcher, backend, window, should_stop, on_text)
+        for answered in answers:
+            for entry, outcome in answered:
                 finished[entry.number] = _result(entry, outcome, backend, report)
-            prefetcher.release(entries)
+            prefetcher.release([entry for entry, _ in answered])
             for number in sorted(finished):
                 if is_ordered and number != due:
                     break
@@ -95,6 +107,50 @@ def join_opening(opening: str, text: str) -> str:
     return (opening.rstrip() if text[:1].isspace() else opening) + text
 
 
+def _answer_windows(
+    prefetcher: Prefetcher,
+    backend: Backend,
+    window: int,
+    should_stop: Callable[[], bool],
+    on_text: Callable[[str], None] | None,
+) -> Iterator[list[Answered]]:
+    """So many at a time, of a backend that has them prepared by nobody."""
+    while entries := prefetcher.next_batch(window, should_stop):
+        yield list(zip(entries, _answer(entries, backend, on_text), strict=True))
+
+
+def _answer_each(
+    prefetcher: Prefetcher, backend: StreamingBackend, should_stop: Callable[[], bool]
+) -> Iterator[list[Answered]]:
+    """Each as it ends; those that cannot be asked when they are found."""
+    failed: list[Answered] = []
+    asked: dict[int, PreparedItem] = {}
+
+    def take(count: int, wait: bool) -> list[PreparedRequest] | None:
+        entries = prefetcher.next_batch(count, should_stop, wait=wait)
+        if wait and not entries:
+            return None
+        taken = []
+        for entry in entries:
+            prepared = entry.failure or entry.prepared
+            if isinstance(prepared, ItemError):
+                failed.append((entry, prepared))
+            else:
+                assert isinstance(prepared, PreparedRequest)
+                asked[id(prepared)] = entry
+                taken.append(prepared)
+        return taken
+
+    for pair in backend.answer_prepared(take):
+        if failed:
+            yield failed.copy()
+            failed.clear()
+        if pair is not None:
+            yield [(asked.pop(id(pair[0])), pair[1])]
+    if failed:
+        yield failed
+
+
 def _answer(
     entries: Sequence[PreparedItem], backend: Backend, on_text: Callable[[str], None] | None
 ) -> list[Answer | ItemError]:
@@ -103,14 +159,13 @@ def _answer(
     ready: list[Request] = []
     images: dict[str, Image] = {}
     for entry in entries:
-        failures = [load.outcome for load in entry.loads.values() if isinstance(load.outcome, ItemError)]
-        if isinstance(entry.request, ItemError):
-            outcomes[entry.number] = entry.request
-        elif failures:
-            outcomes[entry.number] = failures[0]
+        failure = entry.failure
+        if failure is not None:
+            outcomes[entry.number] = failure
         else:
+            assert not isinstance(entry.request, ItemError)
             ready.append(entry.request)
-            images |= _images(entry)
+            images |= entry.images
     if ready:
         if on_text is not None and ready[0].opening:
             on_text(ready[0].opening)
@@ -136,14 +191,10 @@ def _ask(
     return [_ask([request], images, backend, None)[0] for request in requests]
 
 
-def _images(entry: PreparedItem) -> dict[str, Image]:
-    return {source: load.outcome for source, load in entry.loads.items() if isinstance(load.outcome, Image)}
-
-
 def _result(entry: PreparedItem, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
     warnings: tuple[str, ...] = ()
     try:
-        warnings = _list_warnings(entry.item, _images(entry))
+        warnings = _list_warnings(entry.item, entry.images)
         return _read(entry, outcome, backend, report, warnings)
     except BaseException as error:
         return _read(entry, to_item_error(error), backend, report, warnings)
@@ -158,7 +209,7 @@ def _read(
 ) -> Result:
     item, request = entry.item, entry.request
     if isinstance(outcome, Answer):
-        warnings += tuple(_name_warning(one, item, _images(entry)) for one in outcome.warnings)
+        warnings += tuple(_name_warning(one, item, entry.images) for one in outcome.warnings)
     label = None
     if isinstance(outcome, Answer) and item.labels and not item.is_ranked:
         label = match_label(outcome.text, item.labels)

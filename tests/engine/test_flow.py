@@ -85,7 +85,8 @@ def test_an_answer_is_that_of_the_full_prompt_alone(
         del coming[:size]
         return taken
 
-    answers = {id(work): done for work, done in answer_all(engine, take, rows=rows)}
+    ended = [pair for pair in answer_all(engine, take, rows=rows) if pair is not None]
+    answers = {id(work): done for work, done in ended}
     assert len(answers) == len(works)
     for work, case in zip(works, asked, strict=True):
         done = answers[id(work)]
@@ -173,9 +174,8 @@ def test_short_answers_do_not_wait_for_a_long_one() -> None:
         works = [Continuation(rows[0], replace(GREEDY, max_new_tokens=60))]
         works += [Continuation(rows[1 + index % 8], replace(GREEDY, max_new_tokens=3)) for index in range(11)]
         given_works = iter([works])
-        ended = [
-            work for work, _ in answer_all(Engine(model, family), lambda *_: next(given_works, None), rows=4)
-        ]
+        pairs = answer_all(Engine(model, family), lambda *_: next(given_works, None), rows=4)
+        ended = [pair[0] for pair in pairs if pair is not None]
     finally:
         family.stop_ids = own_stops
     assert ended[-1] is works[0]

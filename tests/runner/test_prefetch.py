@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import PIL.Image
@@ -12,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idefics_cli.errors import UsageError
+from idefics_cli.errors import ItemError, UsageError
 from idefics_cli.images import Limits
-from idefics_cli.runner.prefetch import LISTING_SECONDS, PATIENCE_SECONDS, Prefetcher
-from idefics_cli.values import Image, ImagePart, Item, Message, Request
+from idefics_cli.runner.prefetch import LISTING_SECONDS, PATIENCE_SECONDS, Prefetcher, PreparedItem
+from idefics_cli.values import Image, ImagePart, Item, Message, Request, list_sources
 from tests.site import Page, Site, open_site
 
 
@@ -190,3 +191,58 @@ def test_waiting_ends_when_it_is_time_to_stop() -> None:
         assert prefetcher.next_batch(1, lambda: time.monotonic() - began > 0.2) == []
     assert time.monotonic() - began < 5
     hold.set()
+
+
+@dataclass(frozen=True)
+class Made:
+    held_bytes: int
+    thread: str
+    sizes: tuple[tuple[int, int], ...]
+
+
+def make(request: Request, images: Mapping[str, Image]) -> Made:
+    sizes = tuple(images[source].pixels.size for source in list_sources(request.prompt))
+    return Made(100, threading.current_thread().name, sizes)
+
+
+def test_entries_are_prepared_in_other_threads_and_their_pixels_let_go(tmp_path: Path) -> None:
+    shot = draw(tmp_path / "shot.png")
+    items = [Item(str(number), (shot, draw(tmp_path / f"{number}.png"))) for number in range(12)]
+    given: list[PreparedItem] = []
+    with Prefetcher(items, compose, Limits(), size=64, prepare=make) as prefetcher:
+        while entries := prefetcher.next_batch(4, never):
+            for entry in entries:
+                assert isinstance(entry.prepared, Made)
+                assert entry.prepared.thread != threading.current_thread().name
+                assert all(min(size) > 1 for size in entry.prepared.sizes)
+                assert {image.pixels.size for image in entry.images.values()} == {(1, 1)}
+                assert [image.source for image in entry.images.values()] == list(entry.item.images)
+            given += entries
+        kept = prefetcher._held_bytes
+        prefetcher.release(given)
+        assert prefetcher._held_bytes == kept - 12 * 100
+        assert set(prefetcher._loads) == {shot}
+    assert [entry.item.id for entry in given] == [item.id for item in items]
+
+
+def test_what_cannot_be_prepared_fails_alone_and_what_cannot_be_read_is_not_prepared(tmp_path: Path) -> None:
+    items = [Item("a", (draw(tmp_path / "a.png"),)), Item("b", (str(tmp_path / "missing.png"),))]
+
+    def fail(request: Request, images: Mapping[str, Image]) -> Made:
+        raise ValueError("no tensor of this")
+
+    with Prefetcher(items, compose, Limits(), size=64, prepare=fail) as prefetcher:
+        first, second = prefetcher.next_batch(2, never)
+    assert isinstance(first.prepared, ItemError)
+    assert first.failure is None
+    assert second.prepared is None
+    assert isinstance(second.failure, ItemError)
+
+
+def test_without_waiting_there_is_what_is_ready(tmp_path: Path) -> None:
+    path = draw(tmp_path / "a.png")
+    with Prefetcher([Item("a", (path,))], compose, Limits(), size=64, prepare=make) as prefetcher:
+        taken: list[PreparedItem] = []
+        while not taken:
+            taken = prefetcher.next_batch(8, never, wait=False)
+        assert prefetcher.next_batch(8, never, wait=False) == []

@@ -9,6 +9,7 @@ rendering a prompt does not pay for it.
 from __future__ import annotations
 
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,6 +136,8 @@ class Family(ABC):
     ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self._lock = threading.Lock()
+        """For what is shared by the threads that encode: tokenizers have settings, which a call may change."""
         self.config = config
         self.text_config = config.get_text_config()
         self.pad_id = self._find_pad_id()
@@ -235,7 +238,8 @@ class Family(ABC):
     def _tokenize_texts(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        with self._lock:
+            ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def _find_id(self, token: str) -> int | None:

@@ -230,7 +230,7 @@ class PlaceholderFamily(Family):
         if pixels is None:
             with preparing([image], self.config.model_type):
                 pixels = self.prepare(image)
-            self._pixels.keep(image.digest, pixels, pixels.values.nbytes)
+            self._pixels.keep(image.digest, pixels, pixels.held_bytes)
         return pixels
 
     def _find_spans(
