@@ -26,7 +26,7 @@ from .ask import open_chosen
 from .bugs import ask_to_report
 from .log import log_to
 from .model_choice import choose_model, choose_spec, complete_decoding
-from .output import emit, is_terminal, one_line, say_error, tell_more
+from .output import emit, is_terminal, may_fetch, one_line, say_error, tell_more
 from .progress import Tally
 from .settings import Settings
 from .signals import INTERRUPTED
@@ -47,7 +47,7 @@ def converse(images: Sequence[str], settings: Settings, *, system: str | None, s
         backend = open_chosen(_choose_spec(model, settings), model, settings, held)
         session = Session(conversation, backend, Report(model=model.name), settings.limits)
         if saved is not None:
-            session.load(Path(saved))
+            session.load(Path(saved), may_fetch)
             session.conversation.decoding = replace(session.conversation.decoding, **decoding)
         if system is not None:
             session.set_system(system)

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..images import is_url
 from ..runner.chat_session import Session
 from ..values import Decoding
+from .output import may_fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _save(session: Session, argument: str) -> str:
 
 
 def _load(session: Session, argument: str) -> str:
-    session.load(expand_user(argument))
+    session.load(expand_user(argument), may_fetch)
     return f"{len(session.conversation.turns)} messages and their replies"
 
 

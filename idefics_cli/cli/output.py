@@ -55,6 +55,15 @@ def ask_yes_or_no(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
+def may_fetch(urls: list[str]) -> bool:
+    """Ask whether images that a file from elsewhere names may be fetched. Raises UsageError where nobody can say."""
+    names = ", ".join(dict.fromkeys(url.split("/")[2].rpartition("@")[2] for url in urls))
+    count = f"{len(urls)} images" if len(urls) > 1 else "an image"
+    if not is_terminal():
+        raise UsageError(f"the conversation wants {count} fetched from {names}", hint="load it on a terminal")
+    return ask_yes_or_no(f"fetch {count} from {names}?")
+
+
 def say_at_once(line: str) -> None:
     """Talk from within a signal handler, which may have interrupted `say` itself."""
     with contextlib.suppress(OSError):

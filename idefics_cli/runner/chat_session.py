@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ..backends import Backend
 from ..errors import UsageError, describe_problems
 from ..images import Limits, load
+from ..images.names import parse_scheme
 from ..prompts.conversation import Conversation, load_conversation, save_conversation
 from ..prompts.templates import DecodingDefaults
 from ..values import Decoding, Image, Result
@@ -86,9 +87,13 @@ class Session:
     def save(self, path: Path) -> None:
         save_conversation(self.conversation, path, self._report.model)
 
-    def load(self, path: Path) -> None:
-        """Go on with a saved conversation. Raises UsageError or ItemError."""
-        self._adopt(load_conversation(path))
+    def load(self, path: Path, may_fetch: Callable[[list[str]], bool]) -> None:
+        """Go on with a saved conversation; its URLs are asked about. Raises UsageError or ItemError."""
+        conversation = load_conversation(path)
+        urls = [one for one in conversation.list_sources() if parse_scheme(one) in ("http", "https")]
+        if (new := [url for url in urls if url not in self._images]) and not may_fetch(new):
+            raise UsageError(f"{path} is not loaded, as its images are not fetched")
+        self._adopt(conversation)
 
     def _adopt(self, conversation: Conversation) -> None:
         """Take over a conversation that the model can go on with."""

@@ -18,6 +18,7 @@ from idefics_cli.values import Answer, Decoding, Example, Request
 from tests.program import Run
 from tests.scripted import ScriptedBackend
 from tests.scripted_program import repeat
+from tests.site import open_site
 
 SAMPLES = Path(__file__).parents[2] / "idefics_cli" / "shapes" / "samples"
 Command = Callable[..., Run]
@@ -240,3 +241,15 @@ def test_the_next_message_is_worded_as_the_family_was_trained(
     else:
         told = f"{begin}System: Be kind.<end_of_utterance>\n{expected}"
         assert render_prompt(architecture, prompt) == told
+
+
+def test_images_of_a_loaded_conversation_are_not_fetched_unasked(run: Command, tmp_path: Path) -> None:
+    with open_site() as site:
+        url = site.serve("/a.png", (200, {}, (SAMPLES / "red-circle.png").read_bytes()))
+        turn = {"message": "Hi", "reply": "Hello", "images": [url.replace("://", "://user:hush@")]}
+        path = tmp_path / "talk.json"
+        path.write_text(json.dumps({"idefics_conversation": 1, "turns": [turn]}))
+        result = run("chat", "--load", path, "--model", "idefics2", backend=scripted(), stdin=b"And?\n")
+        assert (result.code, len(result.stderr.splitlines())) == (2, 1)
+        assert f"wants an image fetched from {url.split('/')[2]}; load it on a terminal" in result.stderr
+        assert site.asked == []
