@@ -33,7 +33,7 @@ def folder(tmp_path: Path, red_circle: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Path("in")
 
 
-@pytest.mark.parametrize("existing", [(), ("--existing", "overwrite")])
+@pytest.mark.parametrize("existing", [(), ("--existing", "overwrite", "--overwrite-foreign")])
 def test_links_laid_in_a_folder_lead_nowhere(run: Program, folder: Path, existing: tuple[str, ...]) -> None:
     victim = Path("victim")
     victim.write_text("mine")
