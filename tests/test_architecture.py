@@ -24,6 +24,7 @@ RANKS = {
     "ranking": 0,
     "lru": 0,
     "files": 0,
+    "tables": 0,
     "url_secrets": 0,
     "yaml_reader": 0,
     "http_retry": 0,

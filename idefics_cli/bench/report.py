@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ..tables import align
 from .measure import Arm, ArmOutcome
 from .workloads import Workload
 
@@ -90,14 +91,7 @@ def _compare(line: Line) -> Iterator[str]:
 def tabulate(lines: Sequence[Line], setting: Setting) -> str:
     """The table for people."""
     rows = [HEADINGS, *(row for line in lines for row in _rows(line))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    texts = [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    texts = align(rows, right_from=2)
     return "\n".join([*_describe(setting), "", *texts, *_compare_rankings(lines)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ..models.memory.estimate import (
 )
 from ..models.memory.fit import Constraints, Fit, find_fit, fit_in, list_places
 from ..models.memory.sizes import format_bytes
+from ..tables import align
 from .output import emit, one_line
 from .pull import is_offline
 from .settings import Settings
@@ -52,7 +52,7 @@ def print_list(settings: Settings) -> None:
         else:
             rows.append(_line(listing, fit))
     if rows:
-        for line in _align([("NAME", "WEIGHTS", "ON DISK", "FITS", "LICENCE"), *rows]):
+        for line in align([("NAME", "WEIGHTS", "ON DISK", "FITS", "LICENCE"), *rows]):
             emit(line)
     settings.talk.note(describe_pools(pools))
 
@@ -97,7 +97,7 @@ def print_info(model: Model, demand: Demand, settings: Settings) -> None:
         for one, need in precisions
     ]
     emit("")
-    for line in _align([("PRECISION", "WEIGHTS", "CACHE", "ACTIVATIONS", "TOGETHER", "FITS IN"), *rows]):
+    for line in align([("PRECISION", "WEIGHTS", "CACHE", "ACTIVATIONS", "TOGETHER", "FITS IN"), *rows]):
         emit(line)
     emit("")
     for line in _explain(dimensions, demand):
@@ -219,14 +219,6 @@ def _explain(known: Dimensions, demand: Demand) -> list[str]:
         f"               and text, {batch} x ({tokens:,} tokens x (2 x {known.width} + 3 x {known.inner_width}) x "
         f"{value} + {features:,} x {value} + {known.vocabulary:,} x 4) = "
         f"{format_bytes(count_text_bytes(known, BF16, demand))} (an estimate)",
-    ]
-
-
-def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
     ]
 
 

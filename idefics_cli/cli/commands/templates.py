@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...tables import align
 from ..output import emit
 
 app = typer.Typer(help="List, show and check templates.", invoke_without_command=True)
@@ -23,10 +24,8 @@ def list_templates() -> None:
     """List the templates, your own included."""
     from ...prompts.templates import load_template, template_names
 
-    names = template_names()
-    width = max(map(len, names), default=0)
-    for name in names:
-        emit(f"{name:<{width}}  {load_template(name).description.strip()}")
+    for line in align([(name, load_template(name).description.strip()) for name in template_names()]):
+        emit(line)
 
 
 @app.command()
