@@ -22,7 +22,7 @@ from ..values import AnswerFormat, Decoding, Example, Item, Normalization, Reque
 from .answer_format import check_schema, choose_new_tokens, parse_regex, to_choices
 from .compose import word
 from .examples import load_examples, parse_example, relative_to
-from .tasks import TASKS, check_labels, name_labels, template_name
+from .tasks import TASKS, check_labels, name_labels, parse_scale, template_name
 from .templates import DecodingDefaults, Template, load_template
 
 _DECODING = frozenset(each.name for each in fields(Decoding))
@@ -47,6 +47,8 @@ class _Line(BaseModel):
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     regex: str | None = None
     choices: list[str] | None = None
+    scale: str = "1-5"
+    """Of a rating."""
     generate: bool = False
     normalize: Normalization = "none"
 
@@ -125,6 +127,11 @@ class ItemReader:
         given, decoding = _sort_keys(line)
         template = self._find_template(line, given.get("prompt"))
         labels = check_labels(line.labels) if line.labels else ()
+        counts: tuple[float, ...] = ()
+        if line.task == "rate":
+            steps = parse_scale(line.scale)
+            labels, counts = steps.labels, steps.values
+            given.setdefault("scale", steps.wording)
         if line.task == "classify" and not labels:
             raise BadItem("classify needs labels", hint='write "labels": ["cat", "dog"]')
         if labels and "labels" in template.fields:
@@ -152,6 +159,7 @@ class ItemReader:
             labels=labels,
             is_ranked=is_ranked,
             normalize=line.normalize,
+            values=counts,
             answer_format=answer_format,
             is_named=line.id is not None,
         )

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from .. import __version__
+from ..prompts.tasks import TASKS
 from .openai_schema import ChatCall
 
 _TEXT = {"type": "string"}
@@ -17,7 +18,7 @@ _ITEM = {
     "description": "As a line of `idefics batch`; other keys are fields of the template or options of decoding.",
     "properties": {
         "id": {"type": ["string", "integer"]},
-        "task": {"enum": ["caption", "vqa", "classify", "write", "run"]},
+        "task": {"enum": [*TASKS, "run"]},
         "template": {**_TEXT, "description": "The name of a template, instead of a task."},
         "image": {**_TEXT, "description": "An http(s) or data URL."},
         "images": {"type": "array", "items": _TEXT},
@@ -27,6 +28,10 @@ _ITEM = {
         "labels": {"type": "array", "items": _TEXT},
         "generate": {"type": "boolean"},
         "normalize": {"enum": ["none", "tokens", "pmi"]},
+        "scale": {**_TEXT, "description": "Of rate: 1-5, or yes/no."},
+        "schema": {"type": "object", "description": "A JSON schema that the answer keeps to."},
+        "regex": {**_TEXT, "description": "A pattern that the answer matches."},
+        "choices": {"type": "array", "items": _TEXT, "description": "The answer is one of these."},
     },
 }
 _ROW = {

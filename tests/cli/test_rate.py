@@ -33,6 +33,16 @@ def test_yes_or_no_is_how_likely_a_yes_is(run: Any) -> None:
     assert float(said[names[1]]) < 0.1
 
 
+def test_a_line_of_a_batch_may_rate(run: Any, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    line = {"task": "rate", "image": str(SAMPLES / "red-circle.png"), "question": "Is there a circle?"}
+    items.write_text(json.dumps(line | {"scale": "yes/no"}) + "\n" + json.dumps(line | {"scale": "x"}) + "\n")
+    result = run("batch", str(items), "--model", "shapes")
+    rated, failed = (json.loads(line) for line in result.stdout.splitlines())
+    assert rated["data"] > 0.9
+    assert failed["error"]["code"] == "bad_item"
+
+
 @pytest.mark.parametrize("scale", ["5", "5-1", "1-1", "0-900", "a-b", "-1-3"])
 def test_what_is_no_scale_is_one_line(run: Any, scale: str) -> None:
     result = run("rate", "x.png", "-q", "How sharp?", f"--scale={scale}", "--model", "shapes")
