@@ -7,12 +7,12 @@ QUICK := tests/prompts tests/results tests/runner tests/images tests/models/hub 
 	tests/test_architecture.py tests/test_config.py tests/test_jsonl.py tests/test_lru.py
 .DEFAULT_GOAL := all
 
-.PHONY: all help demo test quick soak check golden accuracy shapes bench bench-gpu clean
+.PHONY: all help demo test quick test-browser soak check golden accuracy shapes bench bench-gpu clean
 
 all: check test
 
 help: ## list these targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml .constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,8 +29,13 @@ test: $(READY) ## run the tests
 quick: $(READY) ## the tests that load no weights, in under a minute
 	$(BIN)/python -m pytest -n 2 $(QUICK)
 
+test-browser: $(READY) ## the page of `idefics review` in Debian's chromium: keyboard, tabs, hostile text, axe-core
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[browser]'
+	[ -e .axe/package/axe.min.js ] || (mkdir -p .axe && cd .axe && npm pack --silent axe-core@4 && tar xzf axe-core-*.tgz)
+	$(BIN)/python -m pytest -m browser tests/review
+
 soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, half an hour of mutants, how busy the model is kept
-	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli tests/serve tests/images
+	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/cli tests/serve tests/review tests/images
 
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -54,4 +59,4 @@ bench-gpu: $(READY) ## how fast a GPU writes answers: random IDEFICS 9B and Idef
 		$(BIN)/idefics bench --decoding --random-weights $$weights $$bits --device cuda || exit; done; done
 
 clean: ## remove the environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .axe .pytest_cache .mypy_cache .ruff_cache .hypothesis

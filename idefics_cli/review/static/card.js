@@ -1,5 +1,4 @@
 // What a row looks like in the grid. Text only ever becomes text: nothing here makes HTML of it.
-
 export function make(tag, properties, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties || {})) {
@@ -8,11 +7,9 @@ export function make(tag, properties, ...children) {
   element.append(...children.filter((child) => child !== null && child !== ""));
   return element;
 }
-
 export const byId = (id) => document.getElementById(id);
 export const percent = (number) => `${(100 * number).toFixed(number > 0.9995 || number < 0.0005 ? 0 : 1)} %`;
 export const count = (number) => number.toLocaleString("en");
-
 export function drawPicture(source, row, number, size) {
   const name = row.images[number];
   const box = make("div", { className: "picture" });
@@ -23,7 +20,6 @@ export function drawPicture(source, row, number, size) {
   box.append(image);
   return box;
 }
-
 export function drawScores(scores) {
   return make("ul", { className: "scores", ariaLabel: "Scores" }, ...scores.map((score) => {
     const bar = make("i", { ariaHidden: "true" });
@@ -31,14 +27,12 @@ export function drawScores(scores) {
     return make("li", {}, bar, make("span", { dir: "auto" }, score.label), make("span", {}, percent(score.probability)));
   }));
 }
-
 export function drawSide(diff, side) {
   const pieces = diff.filter(([of]) => of === "both" || of === side);
   const tag = side === "left" ? "del" : "ins";
   return make("p", { className: "answer", dir: "auto" },
     ...pieces.map(([of, text]) => (of === "both" ? text : make(tag, {}, text))));
 }
-
 export function drawAnswer(answer, said) {
   const isLabel = answer.label !== null && answer.label === answer.text;
   return [
@@ -49,7 +43,6 @@ export function drawAnswer(answer, said) {
     answer.confidence === null || answer.scores.length ? "" : make("span", { className: "dim" }, `confidence ${percent(answer.confidence)}`),
   ];
 }
-
 export function drawCard(source, row, position, found, isSelected) {
   const select = make("input", { type: "checkbox", checked: isSelected, tabIndex: -1, ariaLabel: `Select row ${position + 1}` });
   select.dataset.do = "select";

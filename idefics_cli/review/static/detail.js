@@ -14,9 +14,7 @@ export class Detail {
       if (event.target.id === "text" || event.target.id === "label") { event.preventDefault(); this.act("save"); }
     });
   }
-
   get isOpen() { return this.dialog.open; }
-
   async open(number, isEditing) {
     const row = await this.source.whole(number);
     this.row = row;
@@ -30,7 +28,6 @@ export class Detail {
     if (!this.dialog.open) this.dialog.showModal();
     if (isEditing) { byId("text").focus(); byId("text").select(); }
   }
-
   drawFacts(row) {
     const facts = [
       ...Object.entries(row.fields), ["template", row.template], ["finish", row.finish], ["decision", row.decision],

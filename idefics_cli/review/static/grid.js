@@ -26,11 +26,7 @@ export class Grid {
     this.active = Math.max(0, Math.min(this.active, this.found - 1));
     this.draw();
   }
-
-  take(reply) {
-    this.found = reply.found;
-    reply.rows.forEach((row, place) => this.rows.set(reply.start + place, row));
-  }
+  take(reply) { this.found = reply.found; reply.rows.forEach((row, place) => this.rows.set(reply.start + place, row)); }
 
   // What is shown may be old: it stays until there is something newer.
   forget() {
@@ -38,22 +34,18 @@ export class Grid {
     this.waiting.clear();
     for (const item of this.drawn.values()) item.isOld = true;
   }
-
   get pageEnd() { return Math.min(this.found, this.first + PAGE); }
-
   turn(first) {
     this.first = Math.max(0, Math.min(first, Math.max(0, this.found - 1)));
     this.first -= this.first % PAGE;
     this.draw();
   }
-
   measure() {
     const width = this.element.clientWidth;
     const least = this.source.isCompared ? 330 : 230;
     const columns = Math.max(1, Math.floor(width / least));
     return { columns, width: width / columns, height: this.source.isCompared ? 380 : 320 };
   }
-
   draw() {
     const { columns, width, height } = this.measure();
     const size = this.pageEnd - this.first;
@@ -75,7 +67,6 @@ export class Grid {
     }
     if (start < end) { this.ask(start); this.ask(end - 1); }
   }
-
   drawCardAt(position) {
     const row = this.rows.get(position);
     let item = this.drawn.get(position);
@@ -97,7 +88,6 @@ export class Grid {
     if (hadFocus) item.firstChild.focus({ preventScroll: true });
     return item;
   }
-
   async ask(position) {
     const start = position - (position % CHUNK);
     if (this.rows.has(position) || this.waiting.has(start)) return this.waiting.get(start);
@@ -128,12 +118,10 @@ export class Grid {
     for (const [place, item] of this.drawn) item.firstChild.tabIndex = place === this.active ? 0 : -1;
     if (hasFocus) this.drawn.get(this.active)?.firstChild.focus({ preventScroll: true });
   }
-
   select(row, isSelected = !this.selected.has(row)) {
     if (isSelected) this.selected.add(row); else this.selected.delete(row);
     for (const item of this.drawn.values()) if (item.row?.row === row) item.isOld = true;
     this.draw();
   }
-
   get activeRow() { return this.rows.get(this.active); }
 }

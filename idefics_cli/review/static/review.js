@@ -19,17 +19,12 @@ const KEYS = {
   "label:cat -task:vqa": "a value, not a value", "confidence:..0.5 length:200..": "ranges", "text:red": "in the answer alone",
 };
 const WATCH_MS = 1500;
-
 const source = openSource();
 const grid = new Grid(byId("grid"), source, tell);
 const detail = new Detail(source, decide);
 const view = { q: "", sort: "", stamp: 0 };
-let latest = null;
-let labels = [];
-let isAll = false;
-
+let [latest, labels, isAll] = [null, [], false];
 function tell(error) { byId("alert").textContent = error?.message ?? ""; }
-
 function quote(value) { return /^[^\s"\\/:]+$/.test(value) ? value : `"${value.replace(/["\\]/g, "\\$&")}"`; }
 
 // Find the rows of the view anew.
@@ -73,24 +68,20 @@ function toggle(term) {
   query.value = (parts.includes(` ${term} `) ? parts.replace(` ${term} `, " ") : `${query.value} ${term}`).trim();
   find();
 }
-
 function drawToggle(term, ...words) {
   const button = make("button", { type: "button", ariaPressed: String(` ${byId("query").value} `.includes(` ${term} `)) }, ...words);
   button.dataset.term = term;
   return button;
 }
-
 function redraw(parent, children) {
   const { term, bound } = document.activeElement?.dataset ?? {};
   const hadFocus = parent.contains(document.activeElement);
   parent.replaceChildren(...children);
   if (hadFocus) [...parent.querySelectorAll("[data-term], [data-bound]")].find((each) => (term ? each.dataset.term === term : each.dataset.bound === bound))?.focus();
 }
-
 function drawQuick() {
   redraw(byId("quick"), Object.entries({ ...QUICK, ...(source.isCompared && QUICK_OF_TWO) }).map(([term, words]) => drawToggle(term, words)));
 }
-
 function drawFacets(facets) {
   const sets = Object.entries(facets).filter(([, values]) => values.length).map(([name, values]) => make("fieldset", {},
     make("legend", {}, name), ...values.map(([value, number]) => drawToggle(`${name}:${quote(value)}`,
@@ -107,14 +98,12 @@ function drawFacets(facets) {
   });
   redraw(byId("facets"), [...ranges, ...sets]);
 }
-
 function setRange(name) {
   const [low, high] = ["from", "to"].map((bound) => document.querySelector(`[data-bound="${name} ${bound}"]`).value);
   const rest = byId("query").value.replace(new RegExp(`(^|\\s)${name}:\\S*\\.\\.\\S*`), "").trim();
   byId("query").value = `${rest}${low || high ? ` ${name}:${low}..${high}` : ""}`.trim();
   find();
 }
-
 function drawBulk() {
   const chosen = isAll ? grid.found : grid.selected.size;
   byId("chosen").textContent = chosen ? `${count(chosen)} chosen:` : "This row:";
@@ -122,11 +111,7 @@ function drawBulk() {
   byId("previous").disabled = grid.first === 0;
   byId("next").disabled = grid.pageEnd >= grid.found;
 }
-
-function setAll(is) {
-  isAll = is;
-  document.querySelector("[data-do=all]").setAttribute("aria-pressed", String(is));
-}
+function setAll(is) { isAll = is; document.querySelector("[data-do=all]").setAttribute("aria-pressed", String(is)); }
 
 // Correct rows, then show them as they are; raises what the source says against it.
 async function decide(what) {
@@ -144,20 +129,17 @@ function target() {
   const row = grid.activeRow;
   return row && { rows: [row.row], seen: { [row.row]: row.version } };
 }
-
 async function act(action, values = {}) {
   const about = target();
   if (!about) return;
   try { await decide({ action, values, ...about }); } catch (error) { tell(error); if (error.isOutdated) await refresh(); }
 }
-
 async function refresh() {
   grid.forget();
   await grid.ask(grid.active);
   grid.draw();
   drawBulk();
 }
-
 function ask(title, first, second) {
   byId("ask-name").textContent = title;
   [["ask-first", first], ["ask-second", second]].forEach(([id, words]) => {
@@ -184,11 +166,9 @@ const ACTIONS = {
   save() { source.save(); },
   edit: () => show(true), open: () => show(false),
 };
-
 async function show(isEditing) {
   if (grid.activeRow) try { await detail.open(grid.activeRow.row, isEditing); } catch (error) { tell(error); }
 }
-
 function press(event) {
   const isTyping = event.target.matches("input:not([type=checkbox]), textarea, select");
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
@@ -232,13 +212,10 @@ byId("keys").append(...Object.entries(KEYS).flatMap(([keys, words]) => [make("dt
 byId("filters").open = matchMedia("(min-width: 761px)").matches;
 document.querySelector("[data-do=save]").hidden = !source.canSave;
 byId("find").addEventListener("submit", (event) => { event.preventDefault(); find().then(() => grid.go(0)); });
-byId("query").addEventListener("change", find);
-byId("sort").addEventListener("change", find);
+for (const name of ["query", "sort"]) byId(name).addEventListener("change", find);
 byId("ask-help").addEventListener("click", () => byId("help").showModal());
-byId("detail").addEventListener("close", () => grid.go(grid.active));
-byId("ask").addEventListener("close", () => grid.go(grid.active));
-byId("previous").addEventListener("click", () => grid.go(grid.first - PAGE).then(drawBulk));
-byId("next").addEventListener("click", () => grid.go(grid.pageEnd).then(drawBulk));
+for (const name of ["detail", "ask"]) byId(name).addEventListener("close", () => grid.go(grid.active));
+for (const [name, turn] of [["previous", () => grid.first - PAGE], ["next", () => grid.pageEnd]]) byId(name).addEventListener("click", () => grid.go(turn()).then(drawBulk));
 byId("goto").addEventListener("change", (event) => grid.go(event.target.valueAsNumber - 1 || 0).then(drawBulk));
 document.addEventListener("click", (event) => {
   const term = event.target.closest("[data-term]")?.dataset.term;

@@ -1,17 +1,13 @@
 // Where rows come from: the server, or the page itself when it was written to a file. Both answer alike.
-
 export class Trouble extends Error {
   constructor(message, isOutdated = false) { super(message); this.isOutdated = isOutdated; }
 }
-
 export function openSource() {
   const embedded = document.getElementById("embedded");
   return embedded ? new Embedded(JSON.parse(embedded.textContent)) : new Server();
 }
-
 class Server {
   isCompared = false;
-
   show(view, start, count, facets) {
     return this.ask(`rows?${new URLSearchParams({ ...view, start, count, facets: facets ? 1 : 0 })}`);
   }
@@ -19,13 +15,10 @@ class Server {
   decide(what) { return this.ask("decide", what); }
   undo() { return this.ask("undo", {}); }
   pictureOf(row, number, size) { return `pictures/${size}/${row}/${number}?of=${this.generation}`; }
-
   async ask(address, body) {
     const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
     let reply;
-    try {
-      reply = await fetch(address, options);
-    } catch {
+    try { reply = await fetch(address, options); } catch {
       throw new Trouble("The server has ended, nothing was saved. Run `idefics review` again and open the address that it prints.");
     }
     const said = await reply.json().catch(() => ({ error: `the server answered ${reply.status}` }));
@@ -77,13 +70,11 @@ function readTerm([, not, field, phrase, pattern, word], all) {
   const group = field in FACETS && !isNot ? field : null;
   return [group, isNot ? (row) => !holds(row) : holds];
 }
-
 class Embedded {
   constructor(content) {
     Object.assign(this, content, { canSave: true, entries: [], undoable: [], changes: 0 });
     for (const row of this.rows) this.refresh(row);
   }
-
   refresh(row) {
     row.haystack = [row.text, row.label, row.id, ...row.images, ...Object.values(row.fields), row.error?.message].join("\n");
     row.length = row.text.length;
@@ -92,7 +83,6 @@ class Embedded {
       row.agrees = !row.error && !row.other.error && said(row) === said(row.other);
     }
   }
-
   async show({ q, sort, stamp }, start, count, facets) {
     if (this.stamp !== `${q} ${sort} ${stamp}`) this.find(q, sort);
     this.stamp = `${q} ${sort} ${stamp}`;
@@ -109,11 +99,8 @@ class Embedded {
       trouble: "", isCompared: this.isCompared,
     };
   }
-
   find(q, sort) {
-    try {
-      this.terms = [...q.matchAll(TERM)].map((match) => readTerm(match, this));
-    } catch (error) {
+    try { this.terms = [...q.matchAll(TERM)].map((match) => readTerm(match, this)); } catch (error) {
       throw new Trouble(error.message);
     }
     this.found = this.rows.filter((row) => this.holds(row));
@@ -134,17 +121,14 @@ class Embedded {
     }
     return [...groups.values()].every(Boolean);
   }
-
   async whole(number) { return this.rows[number]; }
   pictureOf(row, number) { return this.pictures[row][number] || ""; }
-
   async decide({ action, values, rows }) {
     const chosen = (rows || this.found.map((row) => row.row)).map((number) => this.rows[number]);
     const step = chosen.filter((row) => this.change(row, action, values, new Date().toISOString()));
     if (step.length) this.undoable.push(step.map((row) => [row, row.former]));
     return { changed: step.length, changes: this.changes };
   }
-
   change(row, action, values, time) {
     const before = { text: row.text, label: row.label };
     const after = { ...before };
@@ -158,7 +142,6 @@ class Embedded {
     this.write(row, after, decision, time);
     return true;
   }
-
   write(row, after, decision, time, undo) {
     const before = { text: row.text, label: row.label };
     this.entries.push({ id: row.who[0], key: row.who[1], before, after, decision: decision || null, time, ...(undo && { undo }) });
@@ -167,7 +150,6 @@ class Embedded {
     this.changes += 1;
     this.refresh(row);
   }
-
   async undo() {
     const step = this.undoable.pop() || [];
     const time = new Date().toISOString();
