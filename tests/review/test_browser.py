@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -343,11 +344,7 @@ def test_the_page_is_for_everybody(
             for place, key in shots:
                 press(browser, *key)
                 if place:
-                    wait(
-                        lambda place=place: browser.execute_script(
-                            f"return document.getElementById('{place}').open"
-                        )
-                    )
+                    wait(partial(browser.execute_script, f"return document.getElementById('{place}').open"))
                 if SHOTS.is_dir():
                     browser.save_screenshot(str(SHOTS / f"{name}-{len(files)}-{place or 'grid'}.png"))
                 browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text(encoding="utf-8")})
