@@ -9,19 +9,24 @@ Never remote code, never pickles, always the PIL image processors, whatever else
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from transformers.utils.hub import cached_file
 
-from ..errors import ModelError
-from ..values import ModelSpec
+from ..errors import ItemError, ModelError
+from ..values import ImagePart, Message, ModelSpec, TextPart
+from .chat_templates import limit_templates
 from .device_map import place, remove_with, tell_placement
 from .devices import choose_attention, choose_device, choose_dtype, is_out_of_memory
 from .families import find_family
 from .families.family import Family
-from .hub.cache import find_folder
+from .folder_check import check_checkpoint
+from .hub.cache import INDEX, find_folder
 from .hub.download import source_of
 from .hub.errors import check_folder, check_whole, translated
 from .library_logging import hush_libraries
@@ -31,10 +36,20 @@ from .quantization.kinds import build_config, check_device, check_quantized, lea
 from .random.checkpoint import draw_weights, is_random
 from .tokenizer_file import keep_word_boundaries, restore_tokenizer
 
+os.environ["USE_HUB_KERNELS"] = "NO"  # read when a model is first built: code from a hub is never run
+
+PROBED, PROBE_LETTERS = "a 1\n", 200
+"""What patterns that try too many ways are slow or end with."""
+SETTINGS = (
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", INDEX),
+)
+
 
 def load_processor(spec: ModelSpec) -> Any:
     """The processor of a checkpoint: PIL images, left padding, the tokenizer as the model was trained with it."""
     config = load_config(spec)
+    limit_templates()
     with translated(spec):
         family = find_family(config.model_type, has_template=True)
         processor = family.open_processor(spec.checkpoint, config, source_of(spec))
@@ -59,7 +74,21 @@ def load_config(spec: ModelSpec) -> Any:
         check_whole(spec.checkpoint, os.listdir(snapshot))
     hush_libraries()
     with translated(spec):
+        check_checkpoint(find_folder(spec.checkpoint, spec.revision) or _fetch_settings(spec))
         return transformers.AutoConfig.from_pretrained(spec.checkpoint, **source_of(spec))
+
+
+def _fetch_settings(spec: ModelSpec) -> Path:
+    """What a repository that is not here says of itself, fetched to be checked before it is used."""
+    found = [
+        cached_file(
+            *(spec.checkpoint, name),
+            **source_of(spec),
+            _raise_exceptions_for_missing_entries=name == "config.json",
+        )
+        for name in SETTINGS
+    ]
+    return Path(str(found[0])).parent
 
 
 def open_family(spec: ModelSpec) -> Family:
@@ -67,11 +96,22 @@ def open_family(spec: ModelSpec) -> Family:
     config = load_config(spec)
     processor = load_processor(spec)
     has_template = getattr(processor, "chat_template", None) is not None
-    family = find_family(config.model_type, has_template=has_template)
-    opened = family(processor, config, generation=_load_generation_config(spec), detail=spec.detail)
-    if spec.style is not None:
-        opened.check_style(spec.style)
+    with translated(spec):
+        family = find_family(config.model_type, has_template=has_template)
+        opened = family(processor, config, generation=_load_generation_config(spec), detail=spec.detail)
+        if spec.style is not None:
+            opened.check_style(spec.style)
+        _try_out(opened)
     return opened
+
+
+def _try_out(family: Family) -> None:
+    """Render and tokenise a little, so that what fails with every prompt fails now."""
+    for text in (letter * PROBE_LETTERS + end for letter in PROBED for end in ("", "!")):
+        family.tokenizer(text, add_special_tokens=False)
+    with suppress(ItemError):  # a template may have other ideas of a conversation
+        if family.default_style == "chat":
+            family.render((Message("user", (ImagePart("image.png"), TextPart("?"))),))
 
 
 def load_model(spec: ModelSpec, family: Family) -> Any:

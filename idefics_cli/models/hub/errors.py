@@ -100,7 +100,7 @@ def _explain(spec: ModelSpec, error: BaseException) -> ModelError:
             hint=f"connect and run `idefics models pull {name}` (without --offline), give --model a folder, "
             "or try `--model shapes`, which is built in",
         )
-    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
     if isinstance(error, OSError) and "safetensors" in str(error):
         if Path(name).is_dir():
             return ModelError(f"{name} has no weights (*.safetensors)", hint="finish its download")
