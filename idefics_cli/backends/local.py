@@ -72,7 +72,7 @@ class LocalBackend:
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE
         self._cache_bytes = cache_bytes
         self._spec = spec
-        self._family = open_family(spec)
+        self.family = self._family = open_family(spec)
         self._revision = find_commit(spec.checkpoint, spec.revision)
         self._style: Style = spec.style or self._family.default_style
         self._model: Any = None

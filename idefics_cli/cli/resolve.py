@@ -85,11 +85,14 @@ def _read_cache_bytes(options: DecodingOptions) -> int | None:
     """The bytes of --cache-memory, None if it was not given."""
     if options.cache_memory is None:
         return None
-    size = _read_size(options.cache_memory)
+    return read_size("--cache-memory", options.cache_memory)
+
+
+def read_size(option: str, text: str) -> int:
+    """The bytes of an option that is a size."""
+    size = _read_size(text)
     if size is None:
-        raise UsageError(
-            f"--cache-memory {options.cache_memory} is not a size", hint="write it as 512MB or 2GB"
-        )
+        raise UsageError(f"{option} {text} is not a size", hint="write it as 512MB or 2GB")
     return size
 
 

@@ -17,6 +17,7 @@ from .daemon import start_server, write_server
 from .log import log_to
 from .model_choice import choose_model, choose_spec
 from .output import emit
+from .resolve import read_size
 from .settings import Settings
 
 DEFAULT_HOST = "127.0.0.1"
@@ -32,6 +33,8 @@ class ServeOptions:
     api_key: str | None = None
     queue: int | None = None
     request_timeout: float | None = None
+    max_memory_in_flight: str | None = None
+    allow_private_addresses: bool = False
     background: bool = False
 
 
@@ -79,7 +82,9 @@ def _run_in_background(wanted: ServeOptions, settings: Settings, spec: ModelSpec
     if ask_server("GET", HEALTH) is not None:
         raise UsageError("a server is running already", hint="end it with `idefics serve --stop`")
     own = {
-        f"--{name.replace('_', '-')}": value for name, value in asdict(wanted).items() if value is not None
+        f"--{name.replace('_', '-')}": value
+        for name, value in asdict(wanted).items()
+        if value not in (None, False)
     }
     del own["--background"]
     # Not in the list of processes, which everybody can read.
@@ -106,17 +111,21 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
     if wanted.port is not None:
         address = Address(wanted.host or DEFAULT_HOST, wanted.port, wanted.api_key)
         tcp = open_tcp(address)
-    rules = Rules()
+    rules, in_flight = Rules(), wanted.max_memory_in_flight
     rules = replace(
         rules,
         rows=settings.decoding.batch_size or rules.rows,
         queue=wanted.queue or rules.queue,
         timeout_seconds=wanted.request_timeout or rules.timeout_seconds,
+        memory_bytes=rules.memory_bytes
+        if in_flight is None
+        else read_size("--max-memory-in-flight", in_flight),
         limits=replace(
             API_LIMITS,
             max_pixels=options.max_pixels or API_LIMITS.max_pixels,
             total_timeout_seconds=options.timeout or API_LIMITS.total_timeout_seconds,
             decode_seconds=options.decode_timeout or API_LIMITS.decode_seconds,
+            allow_private_addresses=wanted.allow_private_addresses,
         ),
     )
     backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=settings.cache_bytes)

@@ -17,7 +17,7 @@ from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
 from ..prompts.tasks import match_label
 from ..values import Answer, AnswerWarning, Image, Item, Request, Result
-from .prefetch import Load, Prefetcher, PreparedItem, compose_item
+from .prefetch import MAX_HELD_BYTES, Load, Prefetcher, PreparedItem, compose_item
 
 Answered = tuple[PreparedItem, Answer | ItemError]
 WINDOWS_AHEAD = 4
@@ -48,6 +48,7 @@ def run(
     limits: Limits,
     window: int = 16,
     is_ordered: bool = True,
+    max_held_bytes: int = MAX_HELD_BYTES,
     should_stop: Callable[[], bool] = _never,
     on_text: Callable[[str], None] | None = None,
 ) -> Generator[Result]:
@@ -64,6 +65,7 @@ def run(
         compose,
         limits,
         size=max(LEAST_AHEAD, WINDOWS_AHEAD * window),
+        max_held_bytes=max_held_bytes,
         prepare=cast(StreamingBackend, backend).prepare if streams else None,
     )
     finished: dict[int, Result] = {}

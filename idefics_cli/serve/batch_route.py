@@ -5,20 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..backends import Preview
-from ..errors import ItemError
+from ..errors import ItemError, SourceError
+from ..images import read
+from ..images.head import UNKNOWN_PIXELS, count_pixels
+from ..images.names import parse_scheme
 from ..prompts.items import ItemReader
 from ..runner.run import Report, run
 from ..values import Answer, Image, Item, ModelSpec, Request, Style
+from .budget import DECODING_BYTES, PIXEL_BYTES, Holding, count_kept
 from .jobs import Job, make_job
 from .request_images import check_sources
 from .scheduler import Refused
 from .state import ServerState
 
-MAX_ITEMS = 1000
+MAX_ITEMS = MAX_KEYS = 1000
+HELD_BYTES = 250_000_000
+"""Of the decoded images of one call."""
 
 
 class HouseBackend:
@@ -85,9 +92,23 @@ def answer_items(
         report,
         limits=state.rules.limits,
         window=min(len(items), state.rules.queue),
+        max_held_bytes=HELD_BYTES,
         should_stop=lambda: backend.is_abandoned,
     )
     return [result.to_row() for result in results]
+
+
+def reserve(items: Sequence[Item], state: ServerState, holding: Holding) -> None:
+    """Hold what the images of a run will take: what their heads say, or as much as is decoded ahead at most."""
+    limits = state.rules.limits
+    sources = {source for item in items for source in item.images if parse_scheme(source) == "data"}
+    pixels = [0]
+    for source in sources:
+        with suppress(SourceError):
+            pixels.append(min(count_pixels(read(source, limits)), limits.max_pixels))
+    others = {source for item in items for source in item.images} - sources
+    pixels += [UNKNOWN_PIXELS] * len(others)
+    holding.grow(min(sum(map(count_kept, pixels)), HELD_BYTES) + max(pixels) * (DECODING_BYTES + PIXEL_BYTES))
 
 
 def open_reader() -> ItemReader:
@@ -98,4 +119,6 @@ def _compose(item: Item, reader: ItemReader, state: ServerState) -> Request:
     if not item.problem:
         sources = [*item.images, *(source for example in item.examples for source in example.images)]
         check_sources(sources, most=state.rules.images)
-    return reader.compose(item, state.backend.style)
+    request = reader.compose(item, state.backend.style)
+    state.check_letters(request)
+    return request

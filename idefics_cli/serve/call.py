@@ -152,17 +152,3 @@ async def wait_until_gone(call: Call) -> None:
     message: Any = None
     while message is None or message["type"] != "http.disconnect":
         message = await call.receive()
-
-
-async def read_body(call: Call, limit_bytes: int | None) -> bytearray:
-    """The body of a call. Raises CallError if it is larger than the limit."""
-    too_large = CallError(413, f"the body has more than {limit_bytes:,} bytes" if limit_bytes else "")
-    declared = call.headers.get("content-length", "")
-    if limit_bytes is not None and declared.isdecimal() and int(declared[:20]) > limit_bytes:
-        raise too_large
-    body = bytearray()
-    async for piece in call.stream():
-        body += piece
-        if limit_bytes is not None and len(body) > limit_bytes:
-            raise too_large
-    return body

@@ -16,7 +16,8 @@ from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
 from ..backends.daemon.protocol import dump_line, dump_outcomes, unpack
 from ..errors import ModelError, to_item_error
 from ..values import Image, Request
-from .call import RETRY_AFTER_SECONDS, CallError, PendingCall, read_body, refuse, wait_until_gone
+from .body import read_body
+from .call import RETRY_AFTER_SECONDS, CallError, PendingCall, refuse, wait_until_gone
 from .scheduler import Refused
 from .state import ServerState
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from ..backends.daemon.runtime_dir import SOCKET
 from ..errors import UsageError
+from .connections import Door, bound, bound_logs, count_connections
 from .process_memory import keep_loaded
 from .routes import build_api, build_private
 from .state import ServerState
@@ -24,6 +28,7 @@ from .state import ServerState
 WATCH_SECONDS = 0.1
 BACKLOG = 512
 INTERRUPTED = 130
+_log = logging.getLogger("idefics.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ def serve(
     async def run() -> None:
         state = open_state()
         keep_loaded()
+        bound_logs()
+        asyncio.get_running_loop().set_exception_handler(_log_briefly)
         listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(state), _open_unix(folder))]
         if tcp is not None and address is not None:
             listeners.append((build_api(state, api_key=address.api_key, hosts=address.names), tcp))
@@ -99,6 +106,15 @@ def serve(
         asyncio.run(run())
     finally:
         (folder / SOCKET).unlink(missing_ok=True)
+    if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate()[1:]):
+        # What nobody waits for any more, such as the decoding for a call that was given up, holds up nothing.
+        logging.shutdown()
+        os._exit(0)
+
+
+def _log_briefly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A line for what asyncio would tell with a traceback, 512 times a second where file numbers are out."""
+    _log.error("%s (%s)", context.get("message"), context.get("exception"))
 
 
 class _ListeningServer(uvicorn.Server):
@@ -143,7 +159,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, hear)
-    servers = [_ListeningServer(_configure(app)) for app, _ in listeners]
+    door = Door(count_connections())
+    servers = [_ListeningServer(_configure(app, door, listener)) for app, listener in listeners]
     tasks = [
         asyncio.create_task(server.serve([listener]))
         for server, (_, listener) in zip(servers, listeners, strict=True)
@@ -167,10 +184,10 @@ async def _serve(
     await asyncio.gather(*tasks)
 
 
-def _configure(app: ASGIApp) -> uvicorn.Config:
+def _configure(app: ASGIApp, door: Door, listener: socket.socket) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http="h11" if listener.family == socket.AF_UNIX else bound(door),
         loop="asyncio",
         ws="none",
         lifespan="off",

@@ -23,6 +23,7 @@ HELP = {
     "queue_requests": "Requests that wait for the model.",
     "cache_uses_total": "Prefixes and image features that were kept from before (hit) or computed (miss).",
     "cache_bytes": "Bytes of prefixes and image features that are kept.",
+    "memory_in_flight_bytes": "Bytes that calls under way hold of --max-memory-in-flight.",
     "memory_bytes": "Bytes that the process (resident) and the device hold.",
 }
 _COUNTED = {"requests_total", "calls_total", "tokens_total", "answer_seconds_total", "cache_uses_total"}

@@ -59,6 +59,11 @@ class ChatMessage(StrictSchema):
 
 class StreamOptions(StrictSchema):
     include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
+
+
+class PlainText(StrictSchema):
+    type: Literal["text"]
 
 
 def _draw(name: str) -> Any:
@@ -82,6 +87,14 @@ class ChatCall(StrictSchema):
     n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    response_format: PlainText | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    logprobs: Literal[False] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    user: str | None = Field(default=None, description="Not used.")
 
     @field_validator("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop")
     @classmethod
@@ -90,8 +103,13 @@ class ChatCall(StrictSchema):
         check_decoding(name, [value] if isinstance(value, str) else value)
         return value
 
-    def to_prompt(self) -> Prompt:
-        return tuple(message.to_message() for message in self.messages)
+    def to_prompt(self, *, has_system_role: bool = True) -> Prompt:
+        """The conversation. What the system says goes before what is said first where the model has no turn for it."""
+        prompt = [message.to_message() for message in self.messages]
+        if has_system_role or len(prompt) < 2 or prompt[0].role != "system":
+            return tuple(prompt)
+        system, first, *rest = prompt
+        return (Message(first.role, (*system.parts, TextPart("\n"), *first.parts)), *rest)
 
     def to_decoding(self) -> Decoding:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -103,8 +121,9 @@ class ChatCall(StrictSchema):
             stop=tuple(stop),
         )
 
-    def to_request(self) -> Request:
-        return Request("chat", TASK, self.to_prompt(), self.to_decoding())
+    def to_request(self, *, has_system_role: bool = True) -> Request:
+        prompt = self.to_prompt(has_system_role=has_system_role)
+        return Request("chat", TASK, prompt, self.to_decoding())
 
     @property
     def wants_usage(self) -> bool:

@@ -82,10 +82,11 @@ _REFUSALS = {
     "400": "The call cannot be answered as it is; the message says why.",
     "401": "The API key is missing or wrong.",
     "404": "There is no such model.",
+    "408": "The body came too slowly.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
     "421": "The server is not called by this name.",
-    "503": "The queue is full, the answer took too long, or the server is ending; Retry-After says when to come back.",
+    "503": "No room for it now, no answer in time, or the server is ending; Retry-After says when to come back.",
 }
 
 
@@ -116,6 +117,7 @@ def describe_api() -> dict[str, Any]:
                 )
             },
             "/v1/models": {"get": _describe_get("The model that is served.", "application/json")},
+            "/v1/models/{id}": {"get": _describe_model()},
             "/health": {"get": _describe_get("Whether the server is ready.", "application/json")},
             "/metrics": {"get": _describe_get("What was counted, for Prometheus.", "text/plain")},
             "/openapi.json": {"get": _describe_get("This document.", "application/json")},
@@ -148,6 +150,12 @@ def _describe_get(summary: str, media_type: str) -> dict[str, Any]:
             **_describe_refusals(refusals),
         },
     }
+
+
+def _describe_model() -> dict[str, Any]:
+    described = _describe_get("The model of this name.", "application/json")
+    described["responses"] |= _describe_refusals({"404": _REFUSALS["404"]})
+    return described | {"parameters": [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]}
 
 
 def _describe_refusals(refusals: dict[str, str]) -> dict[str, Any]:

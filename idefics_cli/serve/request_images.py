@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 
 import anyio.to_thread
 
 from ..errors import SourceError, to_item_error
-from ..images import Deadline, Limits, load, name_source
+from ..images import Deadline, decode, name_source, read
+from ..images.head import count_pixels
 from ..images.names import parse_scheme
 from ..values import Image
+from .budget import DECODING_BYTES, Holding, OverBudget, count_kept
 from .state import ServerState
 
 
@@ -28,29 +31,38 @@ def check_sources(sources: Iterable[str], *, most: int) -> None:
             )
 
 
-async def load_images(sources: Iterable[str], state: ServerState) -> dict[str, Image]:
-    """The images of sources, each once. Raises SourceError."""
+async def load_images(sources: Iterable[str], state: ServerState, holding: Holding) -> dict[str, Image]:
+    """The images of sources, each once. Raises SourceError, OverBudget."""
     every = list(sources)
     check_sources(every, most=state.rules.images)
     distinct = list(dict.fromkeys(every))
-    images = await asyncio.gather(*(_load(source, state) for source in distinct))
+    images = await asyncio.gather(*(_load(source, state, holding) for source in distinct))
     return dict(zip(distinct, images, strict=True))
 
 
-async def _load(source: str, state: ServerState) -> Image:
+async def _load(source: str, state: ServerState, holding: Holding) -> Image:
     """One image. A call that is given up takes the transfer and the decoding of its images with it."""
     deadline = Deadline()
+    loading = partial(_load_here, source, state, holding, deadline)
     try:
-        return await anyio.to_thread.run_sync(
-            _load_here, source, state.rules.limits, deadline, limiter=state.loads, abandon_on_cancel=True
-        )
+        return await anyio.to_thread.run_sync(loading, limiter=state.loads, abandon_on_cancel=True)
     except BaseException:
         deadline.give_up()
         raise
 
 
-def _load_here(source: str, limits: Limits, deadline: Deadline) -> Image:
+def _load_here(source: str, state: ServerState, holding: Holding, deadline: Deadline) -> Image:
+    """Room is made for it first; what decoding takes is given back when it ends, whoever waits for it."""
+    limits = state.rules.limits
     try:
-        return load(source, limits, deadline)
+        data = read(source, limits, deadline)
+        pixels = min(count_pixels(data), limits.max_pixels)
+        with state.decodes, Holding(state.budget) as own:
+            own.grow(pixels * DECODING_BYTES)
+            image = decode(data, source, limits, deadline)
+            holding.grow(count_kept(image.pixels.width * image.pixels.height))
+        return image
+    except OverBudget:
+        raise
     except BaseException as error:
         raise to_item_error(error) from error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -19,25 +18,25 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Call
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from ..errors import BadItem, IdeficsError, ItemError, ModelError, describe_problems
-from ..jsonl import dump_row, parse_value
+from ..errors import IdeficsError, ItemError, ModelError, describe_problems
+from ..jsonl import dump_row
 from ..values import list_sources
-from .batch_route import MAX_ITEMS, HouseBackend, answer_items, open_reader
-from .call import CallError, PendingCall, read_body, refuse, translate, wait_until_gone, within
+from .batch_route import MAX_ITEMS, MAX_KEYS, HouseBackend, answer_items, open_reader, reserve
+from .body import read_json
+from .budget import Holding, OverBudget
+from .call import CallError, PendingCall, refuse, translate, unavailable, wait_until_gone, within
 from .daemon_routes import list_private_routes
+from .guard import CLIENT_CLOSED, HEALTH, Guard, respond
 from .openai_schema import ChatCall, ChatReply
 from .openapi import describe_api
 from .request_images import load_images
 from .scheduler import Refused
 from .state import ServerState
 
-HEALTH = "/health"
-SMALL_BYTES = 100_000
-"""A body that is parsed so fast that no thread is worth it."""
-CLIENT_CLOSED = 499
-"""What is counted for a client that hung up."""
+CHAT_VALUES, ITEM_VALUES = 50_000, 200_000
+"""Of the JSON of a call: parts of messages, and labels of items, are many."""
 
 
 def build_api(state: ServerState, *, api_key: str | None, hosts: Collection[str]) -> ASGIApp:
@@ -53,26 +52,26 @@ def build_private(state: ServerState) -> ASGIApp:
 def list_routes(state: ServerState) -> list[Route]:
     async def complete(call: Call) -> Response:
         deadline = state.next_deadline()
-        with state.track_call():
-            body = _validate(ChatCall, await within(state, deadline, _read_json(call, state)))
-            if body.model not in (state.name, state.backend.spec.checkpoint):
-                raise CallError(
-                    404,
-                    f"the model {body.model[:200]!r} is not served; this is {state.name}",
-                    code="model_not_found",
-                    param="model",
-                )
+        with state.track_call(), ExitStack() as stack:
+            holding = stack.enter_context(Holding(state.budget))
+            reading = read_json(call, state, holding, most_values=CHAT_VALUES)
+            body = _validate(ChatCall, await within(state, deadline, reading))
+            _check_model(body.model, state)
             try:
                 state.backend.check_style("chat")
             except ModelError as error:
                 raise CallError(400, str(error), code="no_chat") from error
-            request = body.to_request()
-            images = await within(state, deadline, load_images(list_sources(request.prompt), state))
+            has_system_role = getattr(state.backend.family, "has_system_role", True)
+            request = body.to_request(has_system_role=has_system_role)
+            state.check_letters(request)
+            loading = load_images(list_sources(request.prompt), state, holding)
+            images = await within(state, deadline, loading)
             pending = PendingCall(
                 call, state, [request], images, streams=bool(body.stream), deadline=deadline
             )
             if body.stream:
-                events = _stream(pending, ChatReply(state.name), state, wants_usage=body.wants_usage)
+                held = stack.pop_all()
+                events = _stream(pending, ChatReply(state.name), state, held, wants_usage=body.wants_usage)
                 # The first one is waited for: what fails before it has a status of its own.
                 first = await anext(events)
                 return StreamingResponse(_chain(first, events), media_type="text/event-stream")
@@ -84,15 +83,22 @@ def list_routes(state: ServerState) -> list[Route]:
 
     async def answer(call: Call) -> Response:
         deadline = state.next_deadline()
-        with state.track_call():
-            values = await within(state, deadline, _read_json(call, state))
+        with state.track_call(), Holding(state.budget) as holding:
+            reading = read_json(call, state, holding, most_values=ITEM_VALUES)
+            values = await within(state, deadline, reading)
             every = values if isinstance(values, list) else [values]
             if not all(isinstance(value, dict) for value in every) or not 0 < len(every) <= MAX_ITEMS:
                 raise CallError(
                     400, f"the body is not an item (an object) or a list of 1 to {MAX_ITEMS} items"
                 )
+            if any(len(value) > MAX_KEYS for value in every):
+                raise CallError(400, f"an item has more than {MAX_KEYS} keys")
             reader = open_reader()
-            items = list(reader.read_values(every))
+            items = await anyio.to_thread.run_sync(
+                lambda: list(reader.read_values(every)), limiter=state.parses
+            )
+            reserving = partial(reserve, items, state, holding)
+            await within(state, deadline, anyio.to_thread.run_sync(reserving, limiter=state.loads))
             backend = HouseBackend(state)
             answering = partial(answer_items, items, reader, state, backend)
             work = asyncio.ensure_future(
@@ -113,8 +119,11 @@ def list_routes(state: ServerState) -> list[Route]:
         return Response(content, media_type="application/json")
 
     async def list_models(call: Call) -> Response:
-        entry = {"id": state.name, "object": "model", "created": 0, "owned_by": "idefics"}
-        return JSONResponse({"object": "list", "data": [entry]})
+        return JSONResponse({"object": "list", "data": [_describe_model(state)]})
+
+    async def show_model(call: Call) -> Response:
+        _check_model(call.path_params["id"], state)
+        return JSONResponse(_describe_model(state))
 
     async def tell_health(call: Call) -> Response:
         return JSONResponse(state.describe() | {"addresses": list(state.addresses)})
@@ -129,107 +138,57 @@ def list_routes(state: ServerState) -> list[Route]:
         Route("/v1/chat/completions", complete, methods=["POST"]),
         Route("/v1/requests", answer, methods=["POST"]),
         Route("/v1/models", list_models, methods=["GET"]),
+        Route("/v1/models/{id:path}", show_model, methods=["GET"]),
         Route(HEALTH, tell_health, methods=["GET"]),
         Route("/metrics", tell_metrics, methods=["GET"]),
         Route("/openapi.json", tell_document, methods=["GET"]),
     ]
 
 
-class Guard:
-    """Counts every call, and lets none in without the key or under a foreign name."""
-
-    def __init__(
-        self, app: ASGIApp, state: ServerState, *, api_key: str | None, hosts: Collection[str]
-    ) -> None:
-        self._app = app
-        self._state = state
-        # Digests are of one length, so comparing them tells nothing of the key.
-        self._key = None if api_key is None else _digest(f"Bearer {api_key}".encode())
-        self._hosts = frozenset(hosts)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        status = CLIENT_CLOSED
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        headers = dict(scope["headers"])
-        refusal = self._check(scope["path"], headers)
-        try:
-            await (self._app if refusal is None else refusal)(scope, receive, sending)
-        except ClientDisconnect:
-            status = CLIENT_CLOSED
-        finally:
-            route = scope.get("route")
-            self._state.metrics.count_call(getattr(route, "path", "other"), status)
-
-    def _check(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
-        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")
-        name = (host[0] if host[1] and host[2].isdecimal() else "".join(host)).strip("[]").lower()
-        if self._hosts and name not in self._hosts:
-            return _respond(CallError(421, "the server is not called by this name", code="unknown_host"))
-        if self._key is None or path == HEALTH:
-            return None
-        given = _digest(headers.get(b"authorization", b""))
-        if hmac.compare_digest(given, self._key):
-            return None
-        return _respond(
-            CallError(
-                401,
-                "the API key is missing or wrong",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+def _check_model(name: str, state: ServerState) -> None:
+    if name not in (state.name, state.backend.spec.checkpoint):
+        raise CallError(
+            404,
+            f"the model {name[:200]!r} is not served; this is {state.name}",
+            code="model_not_found",
+            param="model",
         )
+
+
+def _describe_model(state: ServerState) -> dict[str, Any]:
+    return {"id": state.name, "object": "model", "created": 0, "owned_by": "idefics"}
 
 
 def _build(routes: Sequence[Route]) -> Starlette:
     async def tell(call: Call, error: Exception) -> Response:
         if isinstance(error, Refused):
             error = refuse(error)
+        elif isinstance(error, OverBudget):
+            error = unavailable("all memory for calls is in use (--max-memory-in-flight)", "busy")
         elif isinstance(error, IdeficsError):
             error = translate(error)
         elif isinstance(error, HTTPException):
             error = CallError(error.status_code, f"{call.method} {call.url.path}: {error.detail}")
         elif not isinstance(error, CallError):
             error = CallError(500, "the server failed; its log says why", kind="server_error")
-        return _respond(error)
+        return respond(error)
 
     async def ignore(call: Call, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED)
 
     handlers: dict[Any, Any] = dict.fromkeys(
-        (CallError, Refused, IdeficsError, HTTPException, Exception), tell
+        (CallError, Refused, OverBudget, IdeficsError, HTTPException, Exception), tell
     )
     return Starlette(routes=list(routes), exception_handlers=handlers | {ClientDisconnect: ignore})
 
 
-def _respond(error: CallError) -> Response:
-    return JSONResponse(error.content, error.status, error.headers)
-
-
-async def _read_json(call: Call, state: ServerState) -> Any:
-    # A page of the web can send anything but this type without being asked for permission first.
-    kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise CallError(415, "the body is not JSON; send it as Content-Type: application/json")
-    if state.active_calls > state.rules.queue:
-        raise refuse(Refused(is_ending=False))
-    body = await read_body(call, state.rules.body_bytes)
-    try:
-        if len(body) < SMALL_BYTES:
-            return parse_value(bytes(body), "the body")
-        return await anyio.to_thread.run_sync(parse_value, bytes(body), "the body", limiter=state.loads)
-    except BadItem as error:
-        raise CallError(400, str(error)) from error
-
-
 def _validate(kind: type[ChatCall], values: Any) -> ChatCall:
+    if isinstance(values, dict) and (
+        unknown := next((key for key in values if key not in kind.model_fields), None)
+    ):
+        raise CallError(
+            400, f"{unknown[:200]} is not supported", code="unsupported_parameter", param=unknown[:200]
+        )
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -243,9 +202,9 @@ def _validate(kind: type[ChatCall], values: Any) -> ChatCall:
 
 
 async def _stream(
-    pending: PendingCall, reply: ChatReply, state: ServerState, *, wants_usage: bool
+    pending: PendingCall, reply: ChatReply, state: ServerState, held: ExitStack, *, wants_usage: bool
 ) -> AsyncIterator[str]:
-    with state.track_call():
+    with held, state.track_call():
         async with pending:
             has_begun = False
             async for piece in pending.pieces():
@@ -278,7 +237,3 @@ async def _chain(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
 
 def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-def _digest(value: bytes) -> bytes:
-    return hashlib.sha256(value).digest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +19,18 @@ import anyio
 
 from .. import __version__
 from ..backends.local import LocalBackend
+from ..errors import PromptError
 from ..images import Limits
+from ..values import Request, TextPart
+from .budget import MemoryBudget
 from .metrics import Labels, Metrics
 from .process_memory import count_resident_bytes, release_freed
 from .scheduler import Refused, Scheduler
 
 LOADS_AT_ONCE = 16
 """Images of the API that are fetched and decoded at the same time, whoever wants them."""
+PARSES_AT_ONCE = 2
+DECODES_AT_ONCE = max(4, os.cpu_count() or 1)
 CALLERS_AT_ONCE = 64
 REST_SECONDS = 1.0
 """Idle for so long, a server gives back the memory it has freed."""
@@ -44,6 +50,8 @@ class Rules:
     body_bytes: int = 64_000_000
     images: int = 32
     timeout_seconds: float = 300.0
+    memory_bytes: int = 2_000_000_000
+    """For all calls together, while they are under way."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,17 +68,22 @@ class ServerState:
     metrics: Metrics = field(default_factory=Metrics)
     scheduler: Scheduler = field(init=False)
     loads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOADS_AT_ONCE))
+    parses: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PARSES_AT_ONCE))
+    budget: MemoryBudget = field(init=False)
+    decodes: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(DECODES_AT_ONCE))
     callers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CALLERS_AT_ONCE))
     """Threads that wait for rows."""
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
     active_calls: int = 0
     """Calls and sessions that are under way."""
+    _most_letters: int | None = None
     _last_used: float = field(default_factory=time.monotonic)
     _was_used: bool = False
     _is_resting: bool = False
 
     def __post_init__(self) -> None:
+        self.budget = MemoryBudget(self.rules.memory_bytes)
         self.scheduler = Scheduler(self.backend, self.metrics, rows=self.rules.rows, size=self.rules.queue)
 
     @contextmanager
@@ -86,6 +99,25 @@ class ServerState:
             self._last_used = time.monotonic()
             self._was_used = True
             self._is_resting = False
+
+    def check_letters(self, request: Request) -> None:
+        """Refuse a text that is too long however it is cut into tokens, before anybody tries to."""
+        family = self.backend.family
+        if self._most_letters is None:
+            self._most_letters = family.context_tokens * max(map(len, family.tokenizer.get_vocab()))
+        most = self._most_letters
+        texts = [
+            part.text for message in request.prompt for part in message.parts if isinstance(part, TextPart)
+        ]
+        letters = sum(map(len, texts)) + max(
+            (len(choice.continuation) for choice in request.choices), default=0
+        )
+        if letters > most:
+            raise PromptError(
+                f"the text has {letters:,} letters, the model has room for {most:,} at most",
+                code="prompt_too_long",
+                hint="use a shorter text",
+            )
 
     def next_deadline(self) -> float:
         """When a call that begins now is given up, in the time of the event loop."""
@@ -132,6 +164,7 @@ class ServerState:
         gauges: dict[tuple[str, Labels], float] = {
             ("queue_requests", ()): self.scheduler.waiting,
             ("cache_bytes", ()): uses["cache_bytes"],
+            ("memory_in_flight_bytes", ()): self.budget.used_bytes,
             ("memory_bytes", (("memory", "device"),)): uses["device_bytes"],
             ("memory_bytes", (("memory", "resident"),)): count_resident_bytes(),
         }

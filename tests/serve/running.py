@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,10 @@ class Running:
 
 @contextmanager
 def running(
-    *arguments: str, tcp: bool = True, environment: Mapping[str, str] | None = None
+    *arguments: str,
+    tcp: bool = True,
+    environment: Mapping[str, str] | None = None,
+    preexec: Callable[[], None] | None = None,
 ) -> Iterator[Running]:
     """A server of the embedded checkpoint, ready, where another died; ended at the end if it did not by itself."""
     folder = Path(tempfile.mkdtemp(prefix="idefics-"))
@@ -73,6 +76,7 @@ def running(
             },
             stderr=output,
             text=True,
+            preexec_fn=preexec,
         )
     try:
         said = wait_for(lambda: _read_ready(log, process))

@@ -55,6 +55,25 @@ def test_the_openai_client_gets_true_answers(client: openai.OpenAI) -> None:
         assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
 
+def test_what_changes_nothing_is_accepted(client: openai.OpenAI) -> None:
+    neutral = {
+        **{"frequency_penalty": 0, "presence_penalty": 0.0, "n": 1, "tools": [], "user": "somebody"},
+        **{"response_format": {"type": "text"}, "logprobs": False, "logit_bias": {}, "stream": False},
+    }
+    plain = ask(client, "red-circle.png", QUESTION)
+    assert ask(client, "red-circle.png", QUESTION, **neutral).choices == plain.choices
+    told = {"role": "system", "content": "Be brief."}
+    body = chat("red-circle.png", QUESTION)
+    said = client.chat.completions.create(**{**body, "messages": [told, *body["messages"]]})
+    assert said.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert client.models.retrieve("shapes").id == "shapes"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+    for name, value in (("frequency_penalty", 0.5), ("tools", [{"type": "function"}]), ("n", 2)):
+        with pytest.raises(openai.BadRequestError, match=name):
+            ask(client, "red-circle.png", QUESTION, **{name: value})
+
+
 def test_a_stream_adds_up_to_the_same(client: openai.OpenAI) -> None:
     whole = ask(client, "red-circle.png", QUESTION)
     events = list(
@@ -137,8 +156,9 @@ def test_rows_are_those_of_the_commands(server: Running) -> None:
 @pytest.mark.parametrize(
     ("change", "status", "reason"),
     [
-        ({"frequency_penalty": 1.0}, 400, "frequency_penalty is not supported"),
-        ({"tools": []}, 400, "tools is not supported"),
+        ({"frequency_penalty": 1.0}, 400, "frequency_penalty: "),
+        ({"tools": [{"type": "function"}]}, 400, "tools: "),
+        ({"functions": []}, 400, "functions is not supported"),
         ({"n": 2}, 400, "n: "),
         ({"max_tokens": 0}, 400, "max_tokens: "),
         ({"temperature": "hot"}, 400, "temperature: "),
@@ -325,6 +345,20 @@ def test_the_key_is_asked_for_everywhere_but_at_the_door(strict: Running) -> Non
     ):
         client.models.list()
     assert isinstance(error.value, openai.AuthenticationError)
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "status"),
+    [
+        ("localhost:", "bearer secret", 200),
+        ("LOCALHOST", "Bearer  secret", 200),
+        ("[::1]:80", "BEARER secret", 200),
+        ("localhost:80", "Basic secret", 401),
+        ("localhost", "Bearersecret", 401),
+    ],
+)
+def test_hosts_and_keys_are_read_as_http_says(strict: Running, host: str, key: str, status: int) -> None:
+    assert strict.ask("/v1/models/shapes", headers={"Host": host, "Authorization": key})[0] == status
 
 
 def test_a_full_queue_says_when_to_come_back(strict: Running) -> None:

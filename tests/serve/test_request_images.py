@@ -12,6 +12,7 @@ import pytest
 
 from idefics_cli.images import Limits
 from idefics_cli.images.isolated import end_idle
+from idefics_cli.serve.budget import Holding
 from idefics_cli.serve.request_images import load_images
 from idefics_cli.serve.state import Rules, ServerState
 from tests.images.test_bounds import of_scans
@@ -28,7 +29,7 @@ def test_a_decode_ends_with_its_call() -> None:
 
     async def give_up() -> None:
         state = ServerState("none", cast(Any, None), {})
-        call = asyncio.create_task(load_images([url], state))
+        call = asyncio.create_task(load_images([url], state, Holding(state.budget)))
         while count_decoders() == 0:
             await asyncio.sleep(0.05)
         call.cancel()
@@ -57,7 +58,7 @@ def test_a_transfer_ends_with_its_call() -> None:
     async def give_up(url: str) -> None:
         state = ServerState("none", cast(Any, None), {})
         state.rules = Rules(limits=Limits())
-        call = asyncio.create_task(load_images([url], state))
+        call = asyncio.create_task(load_images([url], state, Holding(state.budget)))
         await asyncio.sleep(0.5)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

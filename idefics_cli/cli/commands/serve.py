@@ -52,6 +52,22 @@ def serve(
             help="Seconds until a call of the API is given up; 300 if not given.",
         ),
     ] = None,
+    max_memory_in_flight: Annotated[
+        str | None,
+        option(
+            "--max-memory-in-flight",
+            panel=PANEL,
+            help="For all calls under way together, as 512MB; 2GB if not given.",
+        ),
+    ] = None,
+    allow_private_addresses: Annotated[
+        bool,
+        flag(
+            "--allow-private-addresses",
+            panel=PANEL,
+            help="Fetch images from the server's own network too: only where all clients are trusted.",
+        ),
+    ] = False,
     background: Annotated[
         bool, flag("--background", panel=PANEL, help="Return as soon as the model is loaded.")
     ] = False,
@@ -69,4 +85,8 @@ def serve(
     if status or stop:
         print_status() if status else stop_server(settings)
         return
-    run_server(ServeOptions(port, host, api_key, queue, request_timeout, background), settings)
+    own = ServeOptions(
+        *(port, host, api_key, queue, request_timeout),
+        *(max_memory_in_flight, allow_private_addresses, background),
+    )
+    run_server(own, settings)

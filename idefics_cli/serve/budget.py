@@ -1,0 +1,75 @@
+"""One budget of memory for all calls together: what is being read, decoded and made ready for the model.
+
+Called from threads and from the event loop alike. Nothing waits: what goes over the budget is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+
+DECODING_BYTES = 8
+"""A pixel while it is decoded: as it is stored, and as RGB beside it."""
+PIXEL_BYTES = 4
+"""A decoded pixel."""
+PREPARED_BYTES, PREPARED_PIXELS = 12, 2_000_000
+"""A pixel as the model takes it, and about as many as it takes of an image."""
+BODY_COPIES = 4
+"""A body while it is read as JSON: its bytes, its text, and the texts in it."""
+
+
+class OverBudget(Exception):
+    """There is no memory for it now."""
+
+
+class MemoryBudget:
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self._used_bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
+
+    def change(self, count: int) -> None:
+        """Take more, or give back. Raises OverBudget."""
+        with self._lock:
+            if count > 0 and self._used_bytes + count > self.total_bytes:
+                raise OverBudget
+            self._used_bytes += count
+
+
+class Holding:
+    """What one call holds of the budget, until it is closed. A context manager."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._bytes = 0
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Holding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def grow(self, count: int) -> None:
+        """Hold more. Raises OverBudget, also when the call has ended."""
+        with self._lock:
+            if self._is_closed:
+                raise OverBudget
+            self._budget.change(count)
+            self._bytes += count
+
+    def close(self) -> None:
+        """Give everything back, once."""
+        with self._lock:
+            self._is_closed = True
+            self._budget.change(-self._bytes)
+            self._bytes = 0
+
+
+def count_kept(pixels: int) -> int:
+    """The bytes of an image that waits for the model, and of what is made of it."""
+    return pixels * PIXEL_BYTES + min(pixels, PREPARED_PIXELS) * PREPARED_BYTES
