@@ -37,7 +37,8 @@ class SidecarIndex:
         """Remember a text that is about to be written. Raises OSError."""
         entry = {"name": path.name, "digest": _digest(content), "wording": wording}
         self._read(path.parent).setdefault(path.name, {})[entry["digest"]] = wording
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
         file = os.open(path.parent / NAME, flags, 0o666)
         try:
             append_whole(file, _dump(entry))

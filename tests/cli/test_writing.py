@@ -185,3 +185,16 @@ def test_a_text_file_that_cannot_grow_is_one_line(folder: Path, red_circle: Path
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
     assert "cannot write to out.txt: File too large" in result.stderr
     assert Path("out.txt").read_text().endswith("A red circle.\n")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_an_index_of_texts_that_is_no_file_is_one_line(run: Program, folder: Path, kind: str) -> None:
+    index = folder / ".idefics-sidecars.jsonl"
+    if kind == "pipe":
+        os.mkfifo(index)
+    else:
+        Path("victim").write_text("mine")
+        index.symlink_to("../victim")
+    result = run("caption", folder, "--sidecar", "txt", *MODEL, backend=ScriptedBackend())
+    assert (result.code, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert kind == "pipe" or Path("victim").read_text() == "mine"
