@@ -85,7 +85,7 @@ def test_requests_of_every_kind_are_answered() -> None:
     assert len(ranked.scores) == 2
     assert isinstance(answers[4], PromptError)
     assert backend.style == "chat"
-    assert backend.preview(requests[0], IMAGES).image_tokens is None
+    assert backend.preview(requests[0], IMAGES).image_tokens == (4,)
 
 
 def test_a_document_cannot_be_continued() -> None:

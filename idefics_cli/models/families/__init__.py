@@ -23,6 +23,9 @@ FAMILIES = {
     "idefics3": "idefics3:Idefics3Family",
     "smolvlm": "idefics3:SmolVLMFamily",
 }
+TEMPLATED = ("llava", "llava_next", "llava_onevision", "internvl", "mistral3", "aya_vision")
+"""Those that show an image as a run of one token, worded by their chat template."""
+_TEMPLATED = "templated:TemplatedFamily"
 FALLBACK = "chat_template:ChatTemplateFamily"
 
 
@@ -30,7 +33,7 @@ def find_family(architecture: str, *, has_template: bool = False) -> type[Family
     """The adapter of an architecture; a chat template will do for an unknown one."""
     name = FAMILIES.get(architecture)
     if name is None and has_template:
-        name = FALLBACK
+        name = _TEMPLATED if architecture in TEMPLATED else FALLBACK
     if name is None:
         raise ModelError(
             f"there is no adapter for the architecture {architecture!r} and its processor has no chat template",

@@ -5,22 +5,54 @@ One prompt at a time, as tensors of unknown processors cannot be stacked; where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from ...errors import BadItem, ModelError
-from ...values import Choice, Image, ImagePart, Prompt, Style
-from .family import Encoded, Family, check_images, preparing
-from .layout import Mark, is_chat, lay_out, trim_reply
+from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
+from .family import Encoded, Family, check_images, list_added_tokens, preparing
+from .image_processors import explain_missing, open_image_processor
+from .layout import continue_reply, is_chat, lay_out, trim_reply
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+_PROBE = "qxlabelxq"
+"""A label that no template treats in its own way."""
+_PRINTED = "{'type': 'text'"
+"""What a template writes that wants a text and is given parts."""
+_OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+
+
 class ChatTemplateFamily(Family):
+    markers = ()
     unquantized = ("lm_head", ".*vision.*", ".*visual.*", ".*projector.*", ".*connector.*")
+
+    @classmethod
+    def open_processor(cls, checkpoint: str, config: Any, source: Mapping[str, Any]) -> Any:
+        try:
+            return open_image_processor(checkpoint, config, source)
+        except (ImportError, ValueError) as error:
+            if (explained := explain_missing(config, error)) is not None:
+                raise explained from error
+            raise
+
+    def _find_stop_ids(self, generation: Any) -> tuple[int, ...]:
+        """With them what the template ends a turn with: not all configs were told."""
+        turn = (Message("user", (TextPart(_PROBE),)), Message("assistant", (TextPart(_PROBE),)))
+        try:
+            _, _, after = self._apply(turn, is_open=None).rpartition(_PROBE)
+        except BadItem:
+            after = ""
+        end = self.tokenizer.get_vocab().get(self._cut_end(after))
+        found = super()._find_stop_ids(generation)
+        return found if end is None or end not in self._added_ids else tuple(sorted({*found, int(end)}))
 
     def check_style(self, style: Style) -> None:
         if style != "chat":
@@ -33,47 +65,93 @@ class ChatTemplateFamily(Family):
         self._refuse_special_tokens(lay_out(prompt, strip_turns=False))
         if not is_chat(prompt):
             self.check_style("completion")
-        messages = [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-                    for part in message.parts
-                ],
-            }
-            for message in trim_reply(prompt)
-        ]
-        is_open = prompt[-1].role == "assistant"
-        try:
-            text: str = self.processor.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not is_open, continue_final_message=is_open
-            )
-        except TemplateError as error:  # how a template says that it has no place for a role
-            raise BadItem(f"the chat template of this model refuses the prompt ({error})") from error
-        return text
+        return self._apply(trim_reply(prompt), is_open=prompt[-1].role == "assistant")
 
     def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
         check_images(lay_out(prompt, strip_turns=False), images)
         return self._encode_text(self.render(prompt), images)
 
     def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
-        pieces = lay_out(prompt, strip_turns=False)
-        check_images(pieces, images)
-        label = choice.continuation.strip()
-        self._refuse_special_tokens((label, Mark("")))
-        text = self.render(prompt)
-        space = "" if not text or text[-1].isspace() else " "
-        return self._encode_text(f"{text}{space}{label}{self._read_end()}", images)
+        return self.encode_choices(prompt, images, [choice])[0]
+
+    def encode_choices(
+        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
+    ) -> tuple[Encoded, ...]:
+        """The prompt with each of the labels after it. What is prepared of the images is one for all of them."""
+        texts = self._continue(prompt, images, choices)
+        whole = self._encode_text(texts[0], images)
+        # Nothing merges across a special token, so what is before the last one is encoded only once.
+        common = _find_common(min(texts), max(texts))
+        cut = max((common.rfind(token) for token in self._special_texts), default=-1)
+        tails = self._tokenize_texts([text[cut:] for text in texts]) if cut > 0 else []
+        if not tails or whole.ids[len(whole.ids) - len(tails[0]) :] != tuple(tails[0]):
+            return tuple(self._encode_text(text, images) for text in texts)
+        head = len(whole.ids) - len(tails[0])
+        return tuple(_end_with(whole, head, tail) for tail in tails)
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         (row,) = rows
         assert row.inputs is not None, "a prompt of another family"
         return dict(row.inputs)
 
-    def _read_end(self) -> str:
-        """The token that ends a turn, as the tokenizer writes it."""
-        end = self.tokenizer.eos_token_id if self.eou_id is None else self.eou_id
+    def _continue(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> list[str]:
+        """The texts of a prompt with each label as the assistant's finished turn, up to the token that ends it."""
+        check_images(lay_out(prompt, strip_turns=False), images)
+        labels = [choice.continuation.strip() for choice in choices]
+        self._refuse_special_tokens(labels)
+        text = self.render(prompt)
+        before, after = self._find_seam(trim_reply(prompt), text)
+        return [f"{text}{before}{label}{after}" for label in labels]
+
+    def _find_seam(self, prompt: Prompt, text: str) -> tuple[str, str]:
+        """What the template writes between a prompt and the reply to it, and what ends the reply."""
+        *turns, last = prompt
+        if last.role == "assistant":
+            reply = Message("assistant", (*last.parts, TextPart(continue_reply(_PROBE))))
+        else:
+            turns, reply = list(prompt), Message("assistant", (TextPart(_PROBE),))
+        whole = self._apply((*turns, reply), is_open=None)
+        before, found, after = whole.partition(_PROBE)
+        if not found or not before.startswith(text):
+            # A template that words a finished turn in another way than an open one.
+            space = "" if not text or text[-1].isspace() else " "
+            return space, self._end_text
+        return before[len(text) :], self._cut_end(after)
+
+    def _cut_end(self, after: str) -> str:
+        """Up to the first special token: a line end after it begins the next turn."""
+        ends = [match.end() for token in self._special_texts if (match := re.search(re.escape(token), after))]
+        return after[: min(ends)] if ends else self._end_text
+
+    @cached_property
+    def _special_texts(self) -> tuple[str, ...]:
+        return tuple(list_added_tokens(self.tokenizer))
+
+    @property
+    def _end_text(self) -> str:
+        """The token that ends a text, as the tokenizer writes it."""
+        end = self.tokenizer.eos_token_id
         return "" if end is None else str(self.tokenizer.convert_ids_to_tokens(end))
+
+    def _apply(self, prompt: Prompt, *, is_open: bool | None) -> str:
+        """The template's text: the last turn left open, a reply begun, or all turns finished (None)."""
+        text = self._word(prompt, is_open, as_text=False)
+        if _PRINTED in text and not any(_PRINTED in one for one in _list_texts(prompt)):
+            text = self._word(prompt, is_open, as_text=True)
+        return text
+
+    def _word(self, prompt: Prompt, is_open: bool | None, *, as_text: bool) -> str:
+        messages = [
+            {"role": message.role, "content": _write_content(message, as_text=as_text)} for message in prompt
+        ]
+        options = {"add_generation_prompt": is_open is False, "continue_final_message": is_open is True}
+        if "enable_thinking" in str(self.processor.chat_template):
+            options["enable_thinking"] = False
+        try:
+            text: str = self.processor.apply_chat_template(messages, tokenize=False, **options)
+        except TemplateError as error:  # how a template says that it has no place for a role
+            raise BadItem(f"the chat template of this model refuses the prompt ({error})") from error
+        return text
 
     def _encode_text(self, text: str, images: Sequence[Image]) -> Encoded:
         bos = self.tokenizer.bos_token
@@ -85,3 +163,37 @@ class ChatTemplateFamily(Family):
         encoded = Encoded(tuple(inputs["input_ids"][0].tolist()), inputs=dict(inputs))
         self.check_length(encoded)
         return encoded
+
+
+def _end_with(whole: Encoded, head: int, tail: Sequence[int]) -> Encoded:
+    """The first ids of a prompt and others after them; the tensors of its images are shared."""
+    import torch
+
+    assert whole.inputs is not None
+    ids = (*whole.ids[:head], *tail)
+    inputs = dict(whole.inputs)
+    for name in _OF_TEXT & inputs.keys():
+        ends = {"input_ids": list(tail), "attention_mask": [1] * len(tail)}.get(name, [0] * len(tail))
+        inputs[name] = torch.cat([inputs[name][:, :head], torch.tensor([ends], dtype=torch.long)], dim=-1)
+    return replace(whole, ids=ids, inputs=inputs)
+
+
+def _find_common(one: str, other: str) -> str:
+    """What two texts begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
+
+
+def _list_texts(prompt: Prompt) -> list[str]:
+    return [part.text for message in prompt for part in message.parts if isinstance(part, TextPart)]
+
+
+def _write_content(message: Message, *, as_text: bool) -> Any:
+    """Parts, or a plain text for templates that print what they are given."""
+    texts = [part.text for part in message.parts if isinstance(part, TextPart)]
+    if as_text and len(texts) == len(message.parts):
+        return "".join(texts)
+    return [
+        {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+        for part in message.parts
+    ]

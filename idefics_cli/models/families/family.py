@@ -147,7 +147,7 @@ class Family(ABC):
         added = list_added_tokens(self.tokenizer)
         # Words that a small tokenizer does not know come out as the unknown token: no smuggling there.
         self._added_ids = frozenset(added.values()) - {self.tokenizer.unk_token_id}
-        self._forbidden = any_of((*self.markers, *added))
+        self._forbidden = any_of((*self.markers, *added) or ("\0",))
         self.stop_ids = self._find_stop_ids(generation)
         self.set_detail(detail)
 

@@ -49,15 +49,18 @@ class PlaceholderFamily(Family):
         self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
     ) -> None:
         super().__init__(processor, config, generation=generation, detail=detail)
-        if self.image_id is None or self.fake_id is None:
-            raise ModelError(
-                f"the tokenizer of this {config.model_type} checkpoint knows no {IMAGE_TOKEN} or {FAKE_TOKEN}",
-                hint="its files are damaged or of another architecture; download the checkpoint again",
-            )
+        self._find_image_tokens()
         self.bos = self.tokenizer.bos_token or ""
         self.pixel_table = PixelTable(processor.image_processor)
         self._pixels: LRUCache[str, Pixels] = LRUCache(PIXEL_CACHE_BYTES)
         self._labels: LRUCache[tuple[str, ...], list[tuple[int, ...]]] = LRUCache(LABEL_SETS)
+
+    def _find_image_tokens(self) -> None:
+        if self.image_id is None or self.fake_id is None:
+            raise ModelError(
+                f"the tokenizer of this {self.config.model_type} checkpoint knows no {IMAGE_TOKEN} or {FAKE_TOKEN}",
+                hint="its files are damaged or of another architecture; download the checkpoint again",
+            )
 
     @classmethod
     def render_plainly(cls, prompt: Prompt) -> str:

@@ -1,0 +1,57 @@
+"""Processors put together for images alone: those of many architectures want videos and sound to be looked after too.
+
+What looks after a video needs torchvision, and nothing here is ever given one.
+"""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ModelError
+
+_OURS = ("image_processor", "tokenizer")
+
+
+def open_image_processor(checkpoint: str, config: Any, source: Mapping[str, Any]) -> Any:
+    """The processor of a checkpoint with its image processor and tokenizer, and nothing in place of the rest."""
+    import transformers
+    from transformers.models.auto import processing_auto
+    from transformers.processing_utils import ProcessorMixin
+
+    names: dict[str, str] = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
+    name = names.get(config.model_type)
+    kind: Any = getattr(transformers, name, None) if name else None
+    wanted = kind.get_attributes() if isinstance(kind, type) and issubclass(kind, ProcessorMixin) else _OURS
+    if set(wanted) <= set(_OURS):
+        return transformers.AutoProcessor.from_pretrained(checkpoint, backend="pil", **source)
+
+    def check(self: Any, argument_name: str, argument: Any) -> Any:
+        return (
+            None if argument is None else kind.check_argument_for_proper_class(self, argument_name, argument)
+        )
+
+    alone = type(
+        kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__module__": kind.__module__}
+    )
+    made = {
+        "image_processor": transformers.AutoImageProcessor.from_pretrained(
+            checkpoint, backend="pil", **source
+        ),
+        "tokenizer": transformers.AutoTokenizer.from_pretrained(checkpoint, **source),
+    }
+    settings, _ = kind.get_processor_dict(checkpoint, **source)
+    settings = {key: value for key, value in settings.items() if key not in wanted}
+    processor: Any = alone
+    return processor.from_args_and_dict([made.get(one) for one in wanted], settings)
+
+
+def explain_missing(config: Any, error: Exception) -> ModelError | None:
+    """What to install, where a processor said what it lacks."""
+    if "torchvision" not in str(error).lower():
+        return None
+    return ModelError(
+        f"the processor of {config.model_type} needs torchvision", hint="pip install torchvision"
+    )

@@ -1,0 +1,197 @@
+"""Architectures that are worded by their chat template and show an image as a run of one token: LLaVA and its kin.
+
+What an image is spelled as, and its tensors, are asked of the processor once, with that image alone; so prompts are
+encoded as text, and share prefixes, batches and features of images as those of our own line do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from inspect import signature
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelError
+from ...values import Choice, Image, Prompt
+from .chat_template import ChatTemplateFamily
+from .family import Encoded, ImageSpan, Pixels, check_images
+from .layout import lay_out
+from .placeholder_family import PlaceholderFamily, TokenRange
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpelledImage(Pixels):
+    """One image as its processor has it: the text that stands for it, and its tensors by their names."""
+
+    spelling: str = ""
+    copies: int = 1
+    """How often it is among its tensors: some processors cut an image that is one of several in another way."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+_ONE_OF_MANY = "+"
+"""At the end of a digest: the image as it is seen beside others."""
+
+
+class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
+    has_prefixes = True
+    has_slots = True
+
+    def __init__(
+        self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
+    ) -> None:
+        super().__init__(processor, config, generation=generation, detail=detail)
+        self._is_list = True
+
+    def _find_image_tokens(self) -> None:
+        self.image_id = int(self.config.image_token_id)
+        self._marker = str(self.tokenizer.convert_ids_to_tokens(self.image_id))
+        self.banned_ids = (self.image_id,)
+
+    def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
+        check_images(lay_out(prompt, strip_turns=False), images)
+        (row,) = self._encode_all([self.render(prompt)], images)
+        return row
+
+    def encode_choices(
+        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
+    ) -> tuple[Encoded, ...]:
+        return self._encode_all(self._continue(prompt, images, choices), images)
+
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        return PlaceholderFamily.collate(self, rows)
+
+    def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
+        """The tensors of all images, tiles of one image padded to the most of any."""
+        import torch
+
+        images = [one for row in rows for one in row.pixels if isinstance(one, SpelledImage)]
+        found: dict[str, Tensor] = {}
+        for name in images[0].tensors if images else ():
+            parts = [one.tensors[name] for one in images]
+            if parts[0].ndim == 5:
+                most = max(part.shape[1] for part in parts)
+                parts = [
+                    torch.cat([part, part.new_zeros(1, most - part.shape[1], *part.shape[2:])], dim=1)
+                    for part in parts
+                ]
+            found[name] = torch.cat(parts)
+        return found
+
+    def spell_image(self, pixels: Pixels) -> str:
+        assert isinstance(pixels, SpelledImage)
+        return pixels.spelling
+
+    def prepare(self, image: Image) -> Pixels:
+        copies = 2 if image.digest.endswith(_ONE_OF_MANY) else 1
+        made = self.processor(
+            text=[self._marker * copies],
+            images=[[image.pixels] * copies],
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        ids = made["input_ids"][0].tolist()
+        ids = ids[: len(ids) // copies]
+        if not set(ids) <= self._added_ids:
+            raise ModelError(
+                f"the processor of {self.config.model_type} writes words around an image",
+                hint="use another checkpoint of this architecture",
+            )
+        tensors = {
+            name: value
+            for name, value in made.items()
+            if name not in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+        }
+        spelling = "".join(self.tokenizer.convert_ids_to_tokens(ids))
+        return SpelledImage(tensors["pixel_values"], spelling=spelling, copies=copies, tensors=tensors)
+
+    def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
+        """The features of each image in the order of its tokens."""
+        import torch
+
+        from ..devices import find_input_device
+
+        core, device = model.model, find_input_device(model)
+        known = signature(core.get_image_features).parameters
+        images = [one for one in pixels if isinstance(one, SpelledImage)]
+        inputs = {
+            name: torch.cat([one.tensors[name] for one in images]).to(device)
+            for name in images[0].tensors
+            if name in known
+        }
+        inputs = {k: v.to(core.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        found = core.get_image_features(**inputs, return_dict=True).pooler_output
+        self._is_list = isinstance(found, list | tuple)
+        rows = torch.cat([one.flatten(0, -2) for one in found])
+        counts = [one.spelling.count(self._marker) for one in images for _ in range(one.copies)]
+        split = torch.split(rows, counts)
+        firsts = accumulate((one.copies for one in images[:-1]), initial=0)
+        return [split[first] for first in firsts]
+
+    def find_images(self, token_range: TokenRange) -> list[int]:
+        """Those whose tokens are in it: what is before them has taken them up into the cache."""
+        return [
+            index
+            for index, span in enumerate(token_range.encoded.spans)
+            if token_range.start <= span.start < token_range.stop
+        ]
+
+    def image_inputs(
+        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
+    ) -> dict[str, Any]:
+        import torch
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        placed: Any = [
+            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
+        ]
+        if not placed:
+            return {}
+        # The model writes into what it is given, so it is made afresh every time.
+        output = placed if self._is_list else torch.cat(placed)
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=output)}}
+
+    def _encode_all(self, texts: Sequence[str], images: Sequence[Image]) -> tuple[Encoded, ...]:
+        """Texts with a marker for each image; all of them show the same ones."""
+        if len(images) > 1 and self._counts_images:
+            images = [replace(image, digest=image.digest + _ONE_OF_MANY) for image in images]
+        pixels = tuple(self._prepare_once(image) for image in images)
+        spellings = [self.spell_image(one) for one in pixels]
+        whole = [self._spell(text, spellings) for text in texts]
+        bos = self.tokenizer.bos_token
+        options = {"add_special_tokens": not (bos and whole[0].startswith(bos))}
+        rows = [tuple(ids) for ids in self.tokenizer(whole, **options)["input_ids"]]
+        counts = [spelling.count(self._marker) for spelling in spellings]
+        encoded = tuple(Encoded(row, self._find_runs(row, images, counts), pixels) for row in rows)
+        self.check_length(max(encoded, key=lambda one: len(one.ids)))
+        return encoded
+
+    @property
+    def _counts_images(self) -> bool:
+        """Whether an image among others is prepared in another way than alone."""
+        return "batch_num_images" in self.processor.model_input_names
+
+    def _spell(self, text: str, spellings: Sequence[str]) -> str:
+        pieces = text.split(self._marker)
+        if len(pieces) != len(spellings) + 1:
+            raise ModelError(
+                f"the chat template of {self.config.model_type} writes {len(pieces) - 1} of {len(spellings)} images",
+                hint="its template is of another checkpoint; download it again",
+            )
+        return pieces[0] + "".join(
+            spelling + piece for spelling, piece in zip(spellings, pieces[1:], strict=True)
+        )
+
+    def _find_runs(
+        self, ids: Sequence[int], images: Sequence[Image], counts: Sequence[int]
+    ) -> tuple[ImageSpan, ...]:
+        places = [index for index, token in enumerate(ids) if token == self.image_id]
+        spans = []
+        for image, count in zip(images, counts, strict=True):
+            run, places = places[:count], places[count:]
+            spans.append(ImageSpan(run[0], run[-1] + 1, image.digest))
+        return tuple(spans)

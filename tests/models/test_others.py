@@ -1,0 +1,197 @@
+"""Other architectures, tiny and in the hub's files, answer as plain transformers does: alone, in batches, few-shot."""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from idefics_cli.backends.local import LocalBackend
+from idefics_cli.models.families.family import Family
+from idefics_cli.models.families.templated import TemplatedFamily
+from idefics_cli.models.loading import load_model, open_family
+from idefics_cli.values import (
+    Answer,
+    Choice,
+    Decoding,
+    Image,
+    ImagePart,
+    Message,
+    ModelSpec,
+    Prompt,
+    Request,
+    TextPart,
+)
+from tests.models.others import KINDS, other
+from tests.models.tiny import assistant, picture, user
+
+A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 40))
+IMAGES = {image.source: image for image in (A, B, C)}
+OPEN = [name for name in KINDS if name != "mistral3"]
+"""Those whose processors need no torchvision."""
+TEMPLATED = [name for name in OPEN if name.startswith(("llava", "internvl"))]
+PROMPTS: tuple[Prompt, ...] = (
+    (user(A, "What is this?"),),
+    (user("And this", B, "or", C, "this?"),),
+    (user(A, "What?"), assistant("A dog."), user(B, "And this?")),
+    (user("No image at all?"),),
+)
+GREEDY = Decoding(max_new_tokens=6)
+
+
+@functools.cache
+def opened(name: str) -> tuple[Family, Any]:
+    spec = ModelSpec(str(other(name)))
+    family = open_family(spec)
+    return family, load_model(spec, family)
+
+
+def pictures_of(prompt: Prompt) -> list[Image]:
+    return [
+        IMAGES[part.source] for message in prompt for part in message.parts if isinstance(part, ImagePart)
+    ]
+
+
+def plain_inputs(name: str, prompt: Prompt, ending: str | None = None) -> dict[str, Any]:
+    """What the processor itself makes of a conversation."""
+    processor = opened(name)[0].processor
+    messages = [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+                for part in message.parts
+            ],
+        }
+        for message in prompt
+    ]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=ending is None)
+    if ending is not None:
+        text = text[: text.rindex(ending) + len(ending)]
+    pictures = [image.pixels for image in pictures_of(prompt)]
+    return dict(processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt"))
+
+
+@torch.inference_mode()
+def plain_answer(name: str, prompt: Prompt) -> list[int]:
+    family, model = opened(name)
+    inputs = plain_inputs(name, prompt)
+    config = transformers.GenerationConfig(
+        max_new_tokens=GREEDY.max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(family.stop_ids),
+        pad_token_id=family.pad_id,
+        bad_words_ids=[[index] for index in family.banned_ids] or None,
+    )
+    whole = model.generate(**inputs, generation_config=config)[0, inputs["input_ids"].shape[1] :].tolist()
+    return [index for index in whole if index not in family.stop_ids]
+
+
+def answers_of(name: str, requests: Sequence[Request], batch_size: int) -> list[Answer]:
+    answers = LocalBackend(ModelSpec(str(other(name))), batch_size=batch_size).answer(requests, IMAGES)
+    assert all(isinstance(answer, Answer) for answer in answers), answers
+    return [answer for answer in answers if isinstance(answer, Answer)]
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_prompts_make_the_ids_of_the_processor(name: str) -> None:
+    family, _ = opened(name)
+    for prompt in PROMPTS:
+        found = family.encode(prompt, pictures_of(prompt))
+        assert list(found.ids) == plain_inputs(name, prompt)["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("name", OPEN)
+def test_answers_are_those_of_plain_transformers(name: str, batch_size: int) -> None:
+    family, _ = opened(name)
+    requests = [Request(str(n), "vqa", prompt, GREEDY) for n, prompt in enumerate(PROMPTS)]
+    for prompt, answer in zip(PROMPTS, answers_of(name, requests, batch_size), strict=True):
+        assert answer.text.strip() == family.decode(plain_answer(name, prompt)).strip()
+
+
+@pytest.mark.parametrize("name", TEMPLATED)
+def test_shots_are_shared_and_change_no_answer(name: str) -> None:
+    shots = (user(A, "Which colour?"), assistant("red"), user(B, "Which colour?"), assistant("blue"))
+    prompts = [(*shots, user(C, f"Which colour is number {n}?")) for n in range(4)]
+    requests = [Request(str(n), "vqa", prompt, GREEDY) for n, prompt in enumerate(prompts)]
+    family, _ = opened(name)
+    answers = answers_of(name, requests, 4)
+    assert isinstance(family, TemplatedFamily)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer.text.strip() == family.decode(plain_answer(name, prompt)).strip()
+    assert max(answer.usage.shared_tokens for answer in answers) > 0
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_labels_are_scored_as_the_template_writes_them(name: str) -> None:
+    prompt = (user(A, "Which?"),)
+    labels = ("red", "blue", "a red dog")
+    choices = tuple(Choice(label, f" {label}\n") for label in labels)
+    (answer,) = answers_of(name, [Request("0", "classify", prompt, choices=choices)], 4)
+    ends = {"<end_of_turn>", "<|im_end|>", "</s>"}
+    scores = {score.label: score.logprob for score in answer.scores}
+    family, model = opened(name)
+    asked = plain_inputs(name, prompt)["input_ids"].shape[1]
+    for label in labels:
+        end = next(one for one in ends if one in family.processor.chat_template)
+        inputs = plain_inputs(name, (*prompt, assistant(label)), end)
+        with torch.inference_mode():
+            logprobs = torch.log_softmax(model(**inputs, use_cache=False).logits[0].float(), dim=-1)
+        ids = inputs["input_ids"][0].tolist()
+        assert ids[:asked] == plain_inputs(name, prompt)["input_ids"][0].tolist()
+        expected = math.fsum(float(logprobs[n - 1, ids[n]]) for n in range(asked, len(ids)))
+        # What all labels begin with is a part of the prompt, and of each score alike.
+        scores[label] -= expected
+    assert max(scores.values()) - min(scores.values()) < 1e-4
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_hundred_labels_hold_one_image(name: str) -> None:
+    family, _ = opened(name)
+    choices = [Choice(f"label {n}", f"label {n}") for n in range(100)]
+    rows = family.encode_choices((user(A, "Which?"),), [A], choices)
+    held = {row.inputs["pixel_values"].data_ptr() for row in rows if row.inputs is not None}
+    assert len(held or {id(row.pixels[0]) for row in rows}) == 1
+    assert rows[7].ids == family.encode_choice((user(A, "Which?"),), [A], choices[7]).ids
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("gemma3", "<end_of_turn>"), ("llava", "</s>"), ("qwen2_vl", "<|im_end|>")]
+)
+def test_answers_stop_where_the_template_ends_a_turn(name: str, end: str) -> None:
+    family, _ = opened(name)
+    assert end in family.tokenizer.convert_ids_to_tokens(list(family.stop_ids))
+
+
+PRINTS_PARTS = (
+    "{% for message in messages %}[{{ message['role'] }}]{% if message['role'] == 'system' %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+def test_a_template_that_wants_a_text_is_given_one() -> None:
+    family = open_family(ModelSpec(str(other("llava"))))
+    family.processor.chat_template = PRINTS_PARTS
+    prompt = (Message("system", (TextPart("Be brief."),)), user(A, "What?"))
+    assert family.render(prompt) == "[system]Be brief.[user]<image>What?"
+
+
+def test_what_needs_torchvision_says_so() -> None:
+    with pytest.raises(Exception, match="pip install torchvision"):
+        open_family(ModelSpec(str(other("mistral3"))))
+
+
+def test_only_tokens_of_the_model_are_refused() -> None:
+    family, _ = opened("qwen2_vl")
+    family.encode((user(A, "What does <image> mean, and <end_of_utterance>?"),), [A])
+    message = Message("user", user(A, "<|image_pad|>").parts)
+    with pytest.raises(Exception, match=r"<\|image_pad\|>"):
+        family.encode((message,), [A])
