@@ -21,6 +21,8 @@ MAX_VALUES = 20_000
 OTHER = "(other)"
 WAIT_SECONDS = 20.0
 """For a pattern, on a machine that is busy with other things; its own time is bounded where it runs."""
+_MIDDLE = "\n\x1f\n"
+"""Between what a row answers and what else it is found by."""
 _BLOCK = 1 << 22
 
 
@@ -140,9 +142,16 @@ class TextStore:
 
     def _append(self, answers: Sequence[str], names: Sequence[str], rows: Sequence[int]) -> None:
         """Write texts. Who searches meanwhile searches what was there before."""
-        folded, sizes = _fold(answers, "\n\x1f\n")
-        others, other_sizes = _fold(names, "\0")
-        data = memoryview(b"".join(itertools.chain.from_iterable(zip(folded, others, strict=True))))
+        texts = [f"{answer}{_MIDDLE}{name}\0" for answer, name in zip(answers, names, strict=True)]
+        whole = "".join(texts)
+        if whole.isascii() and whole.count("\0") == whole.count("\x1f") == len(texts):
+            data = memoryview(whole.lower().encode("ascii"))
+            sizes = _measure(answers) + len(_MIDDLE)
+            other_sizes = _measure(texts) - sizes
+        else:
+            folded, others = _fold(answers, _MIDDLE), _fold(names, "\0")
+            data = memoryview(b"".join(itertools.chain.from_iterable(zip(folded, others, strict=True))))
+            sizes, other_sizes = _measure(folded), _measure(others)
         ends = self._size + np.cumsum(sizes + other_sizes)
         starts = ends - sizes - other_sizes
         size = self._size
@@ -177,10 +186,13 @@ class TextStore:
             position += max(end, 1)
 
 
-def _fold(texts: Sequence[str], end: str) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-    """Texts in lower case as bytes, each with `end` after it, and how long they are."""
-    folded = [
+def _fold(texts: Sequence[str], end: str) -> list[bytes]:
+    """Texts in lower case as bytes, each with `end` after it."""
+    return [
         (text.replace("\0", " ").replace("\x1f", " ").lower() + end).encode("utf-8", "replace")
         for text in texts
     ]
-    return folded, np.fromiter(map(len, folded), np.int64, len(folded))
+
+
+def _measure(texts: Sequence[str] | Sequence[bytes]) -> npt.NDArray[np.int64]:
+    return np.fromiter(map(len, texts), np.int64, len(texts))

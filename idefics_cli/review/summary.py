@@ -83,12 +83,12 @@ def summarise(row: Mapping[str, Any], line: int) -> Summary:
         hash(id),
         item,
         hash((id, "error")) if error is not None else digest_answer(shown if label is None else label),
-        _value(label),
-        _value(get("template")),
-        _value(get("task")),
-        _value(code),
-        _value(get("finish_reason")),
-        _value(get("model")),
+        label or "",
+        template if type(template := get("template")) is str else "",
+        task if type(task := get("task")) is str else "",
+        code if type(code) is str else "",
+        finish if type(finish := get("finish_reason")) is str else "",
+        model if type(model := get("model")) is str else "",
         "\n".join(map(str, warnings)) if warnings and type(warnings) is list else "",
         confidence,
         margin,
@@ -145,7 +145,3 @@ def measure_confidence(row: Mapping[str, Any]) -> tuple[float, float]:
         likely = math.exp(min(mean, 0.0)) if isinstance(mean, (int, float)) else NAN
         return likely, margin if isinstance(margin, (int, float)) else NAN
     return (found, NAN) if isinstance(found, (int, float)) else (NAN, NAN)
-
-
-def _value(value: Any) -> str:
-    return value if type(value) is str else ""
