@@ -184,6 +184,7 @@ class Request:
     """How choices of different lengths and frequencies compare: as they are, per token, or less what they score
     without the images."""
     answer_format: AnswerFormat | None = None
+    wants_tokens: bool = False
     opening: str = ""
     """What the answer begins with: already in the prompt, repeated before the generated text."""
     cache_answer: bool = False
@@ -273,6 +274,8 @@ class Answer:
     usage: Usage = Usage()
     seconds: float = 0.0
     confidence: Confidence | None = field(default=None, compare=False)
+    tokens: tuple[tuple[str, float], ...] = field(default=(), compare=False)
+    """Each token and its log-probability, where the request `wants_tokens`."""
     warnings: tuple[AnswerWarning, ...] = ()
 
 

@@ -303,6 +303,7 @@ class LocalBackend:
                 usage=replace(usage, new_tokens=outcome.generation.new_tokens),
                 seconds=done.seconds,
                 confidence=_measure_confidence(outcome.generation),
+                tokens=self._list_tokens(outcome.generation) if request.wants_tokens else (),
             )
         assert isinstance(task.work, Ranking)
         logprobs = normalize(outcome.scores, request.normalize, task.work.labels, prior)
@@ -315,6 +316,10 @@ class LocalBackend:
             seconds=done.seconds,
             confidence=Confidence(margin=scores[0].logprob - scores[1].logprob) if len(scores) > 1 else None,
         )
+
+    def _list_tokens(self, made: Generation) -> tuple[tuple[str, float], ...]:
+        texts = (self._family.decode([index]) for index in made.ids)
+        return tuple(zip(texts, made.logprobs, strict=False))
 
 
 @contextmanager

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from ..prompts.answer_format import check_schema
 from ..prompts.decoding_ranges import RANGES, check_decoding
-from ..values import Answer, Decoding, ImagePart, Message, Part, Prompt, Request, TextPart
+from ..values import Answer, AnswerFormat, Decoding, ImagePart, Message, Part, Prompt, Request, TextPart
 
 TASK = "chat"
 DEFAULT_NEW_TOKENS = 256
+MOST_ANSWERS = 16
 
 
 class StrictSchema(BaseModel):
@@ -66,6 +69,25 @@ class PlainText(StrictSchema):
     type: Literal["text"]
 
 
+class AnyObject(StrictSchema):
+    type: Literal["json_object"]
+
+
+class NamedSchema(StrictSchema):
+    name: str = Field(default="answer", description="Not used.")
+    description: str | None = Field(default=None, description="Not used.")
+    wanted: dict[str, Any] = Field(alias="schema", description="A JSON schema that the answer keeps to.")
+    strict: bool | None = Field(default=None, description="Not used: an answer always keeps to its schema.")
+
+
+class OfSchema(StrictSchema):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[PlainText | AnyObject | OfSchema, Field(discriminator="type")]
+
+
 def _draw(name: str) -> Any:
     """A field for an option of `Decoding`, with its range in the schema."""
     allowed = RANGES[name]
@@ -84,15 +106,18 @@ class ChatCall(StrictSchema):
     top_p: float | None = _draw("top_p")
     seed: int | None = _draw("seed")
     stop: str | list[str] | None = None
-    n: Literal[1] | None = None
+    n: int | None = Field(
+        default=None, ge=1, le=MOST_ANSWERS, description="Sampled from `seed`, `seed` + 1, …"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
-    response_format: PlainText | None = None
+    response_format: ResponseFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Literal[0] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     user: str | None = Field(default=None, description="Not used.")
 
@@ -121,9 +146,27 @@ class ChatCall(StrictSchema):
             stop=tuple(stop),
         )
 
-    def to_request(self, *, has_system_role: bool = True) -> Request:
-        prompt = self.to_prompt(has_system_role=has_system_role)
-        return Request("chat", TASK, prompt, self.to_decoding())
+    def to_requests(self, *, has_system_role: bool = True) -> list[Request]:
+        """A request for each answer that is asked for. Raises UsageError for a schema that cannot be enforced."""
+        prompt, decoding = self.to_prompt(has_system_role=has_system_role), self.to_decoding()
+        wanted = self.to_format()
+        count = self.n or 1
+        return [
+            Request(
+                "chat",
+                TASK,
+                prompt,
+                replace(decoding, seed=decoding.seed + place, stop=() if wanted else decoding.stop),
+                answer_format=wanted,
+                wants_tokens=bool(self.logprobs),
+            )
+            for place in range(count)
+        ]
+
+    def to_format(self) -> AnswerFormat | None:
+        if isinstance(self.response_format, OfSchema):
+            return check_schema(self.response_format.json_schema.wanted)
+        return check_schema({"type": "object"}) if isinstance(self.response_format, AnyObject) else None
 
     @property
     def wants_usage(self) -> bool:
@@ -140,18 +183,17 @@ class ChatReply:
         self._pending = ""
         self._has_begun = False
 
-    def complete(self, answer: Answer) -> dict[str, Any]:
-        message = {"role": "assistant", "content": answer.text.strip()}
-        choice = {
-            "index": 0,
-            "message": message,
-            "finish_reason": answer.finish_reason,
-            "logprobs": None,
-        }
-        return self._envelope("chat.completion") | {
-            "choices": [choice],
-            "usage": describe_usage(answer),
-        }
+    def complete(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text.strip()},
+                "finish_reason": answer.finish_reason,
+                "logprobs": describe_tokens(answer),
+            }
+            for index, answer in enumerate(answers)
+        ]
+        return self._envelope("chat.completion") | {"choices": choices, "usage": describe_usage(*answers)}
 
     def begin(self) -> dict[str, Any]:
         return self._chunk({"role": "assistant", "content": ""})
@@ -183,11 +225,24 @@ class ChatReply:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
 
-def describe_usage(answer: Answer) -> dict[str, Any]:
-    usage = answer.usage
+def describe_tokens(answer: Answer) -> dict[str, Any] | None:
+    """How likely each token was, where that was asked for."""
+    if not answer.tokens:
+        return None
+    content = [
+        {"token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": []}
+        for token, logprob in answer.tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def describe_usage(*answers: Answer) -> dict[str, Any]:
+    """What answers to the same prompt took; the prompt counts once."""
+    usage = answers[0].usage
+    new_tokens = sum(answer.usage.new_tokens for answer in answers)
     return {
         "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.new_tokens,
-        "total_tokens": usage.prompt_tokens + usage.new_tokens,
+        "completion_tokens": new_tokens,
+        "total_tokens": usage.prompt_tokens + new_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.shared_tokens},
     }

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from .. import __version__
 from ..prompts.tasks import TASKS
-from .openai_schema import ChatCall
+from .openai_schema import MOST_ANSWERS, ChatCall
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -68,7 +68,7 @@ _COMPLETION = {
         "object": {"const": "chat.completion"},
         "created": _COUNT,
         "model": _TEXT,
-        "choices": {"type": "array", "minItems": 1, "maxItems": 1},
+        "choices": {"type": "array", "minItems": 1, "maxItems": MOST_ANSWERS},
         "usage": _USAGE,
     },
 }

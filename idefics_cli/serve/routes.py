@@ -62,13 +62,18 @@ def list_routes(state: ServerState) -> list[Route]:
             except ModelError as error:
                 raise CallError(400, str(error), code="no_chat") from error
             has_system_role = getattr(state.backend.family, "has_system_role", True)
-            request = body.to_request(has_system_role=has_system_role)
+            # A schema is compiled, which takes a while.
+            wording = partial(body.to_requests, has_system_role=has_system_role)
+            requests = await anyio.to_thread.run_sync(wording, limiter=state.parses)
+            if body.stream and (len(requests) > 1 or body.logprobs):
+                raise CallError(
+                    400, "n above 1 and logprobs are for answers that are not streamed", param="stream"
+                )
+            request = requests[0]
             state.check_letters(request)
             loading = load_images(list_sources(request.prompt), state, holding)
             images = await within(state, deadline, loading)
-            pending = PendingCall(
-                call, state, [request], images, streams=bool(body.stream), deadline=deadline
-            )
+            pending = PendingCall(call, state, requests, images, streams=bool(body.stream), deadline=deadline)
             if body.stream:
                 held = stack.pop_all()
                 events = _stream(pending, ChatReply(state.name), state, held, wants_usage=body.wants_usage)
@@ -76,10 +81,11 @@ def list_routes(state: ServerState) -> list[Route]:
                 first = await anext(events)
                 return StreamingResponse(_chain(first, events), media_type="text/event-stream")
             async with pending:
-                (outcome,) = await pending.outcomes()
-            if isinstance(outcome, ItemError):
-                raise outcome
-            return JSONResponse(ChatReply(state.name).complete(outcome))
+                outcomes = await pending.outcomes()
+            answers = [outcome for outcome in outcomes if not isinstance(outcome, ItemError)]
+            if failed := next((outcome for outcome in outcomes if isinstance(outcome, ItemError)), None):
+                raise failed
+            return JSONResponse(ChatReply(state.name).complete(answers))
 
     async def answer(call: Call) -> Response:
         deadline = state.next_deadline()

@@ -231,7 +231,7 @@ def test_a_request_never_runs_without_its_image() -> None:
     assert "never runs without its image" in str(error)
 
 
-@pytest.mark.parametrize(("kind", "style"), [("idefics", "completion"), ("idefics2", "chat")])
+@pytest.mark.parametrize(("kind", "style"), [("idefics", "chat"), ("idefics2", "chat")])
 def test_style_is_the_checkpoints_unless_said(kind: str, style: str) -> None:
     assert LocalBackend(spec_of(kind)).style == style
     assert LocalBackend(replace(spec_of(kind), style="chat")).style == "chat"
