@@ -63,6 +63,7 @@ class Model:
     dtype: str | None = None
     quantization: str | None = None
     device: str | None = None
+    detail: str | None = None
     """How it fits this machine, where that was found out when it was chosen."""
 
 

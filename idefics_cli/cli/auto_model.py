@@ -11,6 +11,7 @@ from ..models.memory.available import Pool, describe_pools, find_pools
 from ..models.memory.estimate import DTYPE_BYTES, Demand
 from ..models.memory.fit import Candidate, Constraints, Fit, choose
 from ..models.memory.sizes import format_bytes
+from ..models.memory.speed import describe_seconds, find_rates
 from .pull import is_offline, pull
 from .settings import Settings
 
@@ -36,7 +37,7 @@ def choose_fitting(settings: Settings) -> Model:
         for name, listing in listings.items()
         if listing.dimensions is not None
     ]
-    found = choose(candidates, pools, constraints)
+    found = choose(candidates, pools, constraints, find_rates)
     if found is None:
         raise ModelError(
             f"no model fits ({describe_pools(pools)})",
@@ -46,7 +47,7 @@ def choose_fitting(settings: Settings) -> Model:
     listing = listings[candidate.name]
     if not candidate.is_downloaded and not settings.output.dry_run:
         talk.note(f"nothing that fits is downloaded; fetching {candidate.name}, {_describe_fit(fit)}")
-        pull(listing.model, options.revision or listing.revision, talk)
+        pull(listing.model, options.revision or listing.revision, talk, is_agreed=options.yes)
     else:
         here = "that is downloaded and" if candidate.is_downloaded else "that"
         talk.note(
@@ -80,9 +81,12 @@ def _settle(
         dtype=None if is_first else fit.precision.dtype,
         quantization=fit.precision.quantization,
         device=fit.pools[0].device if device is None and (is_passed_over or is_one_of_cards) else None,
+        detail=fit.detail if constraints.demand.detail is None else None,
     )
 
 
 def _describe_fit(fit: Fit) -> str:
     need, free = format_bytes(fit.need_bytes), format_bytes(fit.free_bytes)
-    return f"{fit.precision.label} in {fit.place} (needs {need} of {free} free)"
+    tiles = f", --detail {fit.detail}" if fit.detail is not None else ""
+    pace = f", about {describe_seconds(fit.seconds)} an image" if fit.seconds is not None else ""
+    return f"{fit.precision.label} in {fit.place}{tiles} (needs {need} of {free} free{pace})"

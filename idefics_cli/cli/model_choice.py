@@ -68,6 +68,7 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
         "dtype": model.dtype,
         "quantization": model.quantization,
         "device": model.device,
+        "detail": model.detail,
     }
     told = settings.list_values(Fact.SPEC)
     named = {field.name for field in fields(ModelSpec)}

@@ -9,7 +9,7 @@ from ..config import Model
 from ..errors import ModelError
 from ..jsonl import dump_row
 from ..models.dimensions import COLOURS, Dimensions
-from ..models.families import measure
+from ..models.families import find_way, measure
 from ..models.hub.cache import find_folder, read_config
 from ..models.hub.catalog import Listing, describe, list_catalog
 from ..models.hub.headers import count_parameters
@@ -31,6 +31,7 @@ from ..models.memory.estimate import (
 )
 from ..models.memory.fit import Constraints, Fit, find_fit, fit_in, list_places
 from ..models.memory.sizes import format_bytes
+from ..models.memory.speed import describe_seconds, estimate_seconds, find_rates
 from ..tables import align
 from .output import emit, one_line
 from .pull import is_offline
@@ -47,12 +48,13 @@ def print_list(settings: Settings) -> None:
     rows = []
     for listing in list_catalog():
         fit = find_fit(listing.dimensions, pools, Constraints()) if listing.dimensions is not None else None
+        seconds = _count_seconds(listing.dimensions, fit)
         if settings.output.format == "jsonl":
-            emit(dump_row(_describe(listing) | {"fit": _describe_fit(fit)}))
+            emit(dump_row(_describe(listing) | {"fit": _describe_fit(fit), "seconds": seconds}))
         else:
-            rows.append(_line(listing, fit))
+            rows.append(_line(listing, fit, seconds))
     if rows:
-        for line in align([("NAME", "WEIGHTS", "ON DISK", "FITS", "LICENCE"), *rows]):
+        for line in align([("NAME", "WEIGHTS", "ON DISK", "FITS", "AN IMAGE", "RUNS", "LICENCE"), *rows]):
             emit(line)
     settings.talk.note(describe_pools(pools))
 
@@ -131,6 +133,7 @@ def _describe(listing: Listing, dimensions: Dimensions | None = None) -> dict[st
         "checkpoint": listing.model.checkpoint,
         "revision": listing.revision,
         "architecture": entry.architecture if entry else known.architecture if known else None,
+        "runs": find_way(known.architecture) if known else None,
         "style": entry.style if entry else None,
         "licence": entry.licence if entry else None,
         "languages": entry.languages if entry else None,
@@ -155,7 +158,14 @@ def _describe_fit(fit: Fit | None) -> dict[str, Any] | None:
     }
 
 
-def _line(listing: Listing, fit: Fit | None) -> tuple[str, ...]:
+def _count_seconds(dimensions: Dimensions | None, fit: Fit | None) -> float | None:
+    """About how long an image takes where it fits."""
+    if dimensions is None or fit is None:
+        return None
+    return round(estimate_seconds(dimensions, fit.precision, find_rates(fit.pools[0].kind)), 2)
+
+
+def _line(listing: Listing, fit: Fit | None, seconds: float | None) -> tuple[str, ...]:
     known = listing.dimensions
     if listing.entry is not None and listing.entry.is_built_in:
         disk = "built in"
@@ -168,6 +178,8 @@ def _line(listing: Listing, fit: Fit | None) -> tuple[str, ...]:
         f"{_billions(known.parameters)}" if known else "?",
         disk,
         _say_fit(fit) if known else "unknown",
+        "-" if seconds is None else f"about {describe_seconds(seconds)}",
+        find_way(known.architecture) if known else "?",
         one_line(listing.entry.licence) if listing.entry else "see its page",
     )
 

@@ -120,6 +120,9 @@ class ModelOptions(Panel):
         flag("--offline", panel=MODEL, help="Use downloaded checkpoints only."),
         HELD,
     ] = False
+    yes: Annotated[bool, flag("--yes", panel=MODEL, help="Do not ask before a download of over 2 GB.")] = (
+        False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,11 @@ from ..config import Model
 from ..errors import UsageError
 from ..models.hub.cache import is_downloaded
 from ..models.memory.sizes import format_bytes
-from .output import Talk
+from .output import Talk, ask_yes_or_no, is_terminal
 from .settings import Settings
+
+LARGE_BYTES = 2_000_000_000
+"""A download that takes long enough to be asked about."""
 
 
 def is_offline(settings: Settings) -> bool:
@@ -28,14 +31,20 @@ def pull_missing(model: Model, revision: str | None, settings: Settings) -> None
         pull(model, revision, settings.talk)
 
 
-def pull(model: Model, revision: str | None, talk: Talk) -> None:
-    """Fetch what is missing of a checkpoint; a download that broke off is gone on with."""
+def pull(model: Model, revision: str | None, talk: Talk, *, is_agreed: bool = True) -> None:
+    """Fetch what is missing of a checkpoint; a download that broke off is gone on with.
+
+    On a terminal a large one that nobody `is_agreed` to is asked about.
+    """
     if Path(model.checkpoint).is_dir():
         raise UsageError(f"{model.name} is a folder of this machine", hint="there is nothing to download")
     from ..models.hub.download import check_space, download, plan_download
 
     plan = plan_download(model.checkpoint, revision)
     check_space(plan)
+    is_asked = plan.missing_bytes > LARGE_BYTES and not is_agreed and is_terminal()
+    if is_asked and not ask_yes_or_no(f"download {model.name} ({format_bytes(plan.missing_bytes)})?"):
+        raise UsageError("nothing was downloaded", hint="name a smaller --model: see `idefics models list`")
     if plan.missing_bytes:
         talk.note(
             f"downloading {model.checkpoint} ({len(plan.files)} files, {format_bytes(plan.total_bytes)}, "

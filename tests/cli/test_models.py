@@ -37,7 +37,7 @@ def test_list_says_what_there_is_what_is_here_and_what_fits(run: Program) -> Non
     assert listed.stdout == run("models", "list").stdout
     assert "GB free" in listed.stderr
     head, *lines = listed.stdout.splitlines()
-    assert head.split() == ["NAME", "WEIGHTS", "ON", "DISK", "FITS", "LICENCE"]
+    assert head.split() == ["NAME", "WEIGHTS", "ON", "DISK", "FITS", "AN", "IMAGE", "RUNS", "LICENCE"]
     assert [line.split()[0] for line in lines][:2] == ["idefics3", "idefics2"]
     assert "built in" in lines[-1]
     rows = rows_of(run, "list")
@@ -45,6 +45,10 @@ def test_list_says_what_there_is_what_is_here_and_what_fits(run: Program) -> Non
     assert rows["idefics-80b"]["cache_bytes_per_token"] == 2560 * 1024
     assert rows["idefics-9b"]["licence"].startswith("other (non-commercial")
     assert rows["shapes"]["fit"]["need_bytes"] <= rows["shapes"]["fit"]["free_bytes"]
+    assert (
+        rows["shapes"]["seconds"] < rows["smolvlm-256m"]["seconds"] or rows["smolvlm-256m"]["seconds"] is None
+    )
+    assert {row["runs"] for row in rows.values()} == {"own adapter"}
     assert not rows["idefics2"]["downloaded"]
     store(REPO, *SETTINGS, "model.safetensors", config=load_packaged_models()["idefics2"].config)
     assert rows_of(run, "list")["idefics2"]["downloaded"]
@@ -174,8 +178,10 @@ def test_auto_takes_what_is_downloaded_and_says_why(run: Program, red_circle: Pa
     backend = ScriptedBackend()
     result = run("caption", red_circle, "--device", "cpu", backend=backend)
     assert result.code == 0
-    assert "using smolvlm-256m, fp32 in RAM (needs 1.76 GB of" in result.stderr
+    assert "using smolvlm-256m, fp32 in RAM, --detail low (needs 1.17 GB of" in result.stderr
     assert (backend.spec.checkpoint, backend.spec.dtype, backend.spec.quantization) == (SMALL, "auto", None)
+    assert " s an image)" in result.stderr
+    assert backend.spec.detail == "low"
     backend = ScriptedBackend()
     run("caption", red_circle, "--device", "cpu", "--4bit", "--dtype", "bf16", backend=backend)
     assert (backend.spec.dtype, backend.spec.quantization) == ("bf16", "4bit")

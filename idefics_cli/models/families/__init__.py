@@ -44,6 +44,13 @@ def find_family(architecture: str, *, has_template: bool = False) -> type[Family
     return family
 
 
+def find_way(architecture: str) -> str:
+    """How requests of an architecture are run: by its own adapter, by its chat template in batches, or one by one."""
+    if architecture in FAMILIES:
+        return "own adapter"
+    return "templated" if architecture in TEMPLATED else "one by one"
+
+
 def measure(config: Mapping[str, Any], name: str, parameters: int | None = None) -> Dimensions:
     """The dimensions that a config.json describes, without torch. Raises ModelError.
 

@@ -5,13 +5,16 @@ Pure decisions over dimensions and free bytes; nothing is read, downloaded or lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..dimensions import Dimensions
 from .available import Pool
 from .estimate import Demand, Precision, estimate
+from .speed import Rates, estimate_seconds
 
+PATIENCE_SECONDS = 10
+"""What an image may take before another model is the better choice."""
 USABLE = 0.9
 """The part of free memory to count on: the device's own library and fragments take the rest."""
 ON_GPU = (
@@ -52,6 +55,10 @@ class Fit:
     pools: tuple[Pool, ...]
     """Several are cards that hold it together."""
     need_bytes: int
+    seconds: float | None = None
+    """About how long an image takes, where that was asked."""
+    detail: str | None = None
+    """The `--detail` at which it does."""
 
     @property
     def place(self) -> str:
@@ -100,17 +107,45 @@ class Candidate:
 
 
 def choose(
-    candidates: Iterable[Candidate], pools: Sequence[Pool], constraints: Constraints
+    candidates: Iterable[Candidate],
+    pools: Sequence[Pool],
+    constraints: Constraints,
+    rates: Callable[[str], Rates] | None = None,
 ) -> tuple[Candidate, Fit] | None:
-    """The first candidate that fits on a card, else in RAM; what is downloaded before what is not."""
+    """The first candidate that fits on a card, else in RAM; what is downloaded before what is not.
+
+    Where the `rates` of a kind of memory are known, what answers in reasonable time comes before all else; if nothing
+    does, the fastest.
+    """
     fitting = [
         (candidate, fit)
         for candidate in candidates
-        if (fit := find_fit(candidate.dimensions, pools, constraints)) is not None
+        if (fit := _find_timed_fit(candidate, pools, constraints, rates)) is not None
     ]
 
-    def rank(pair: tuple[Candidate, Fit]) -> tuple[bool, bool]:
+    def rank(pair: tuple[Candidate, Fit]) -> tuple[bool, bool, bool, float]:
         candidate, fit = pair
-        return not candidate.is_downloaded, fit.pools[0].kind == "ram"
+        is_slow = fit.seconds is not None and fit.seconds > PATIENCE_SECONDS
+        is_in_ram = fit.pools[0].kind == "ram"
+        return is_slow, not candidate.is_downloaded, is_in_ram, (fit.seconds or 0) if is_slow else 0
 
     return min(fitting, key=rank, default=None)
+
+
+def _find_timed_fit(
+    candidate: Candidate,
+    pools: Sequence[Pool],
+    constraints: Constraints,
+    rates: Callable[[str], Rates] | None,
+) -> Fit | None:
+    """Where it fits best, and how long an image takes there: on a CPU in the fewest tiles, unless the user said."""
+    known, demand = candidate.dimensions, constraints.demand
+    fit = find_fit(known, pools, constraints)
+    if fit is None or rates is None:
+        return fit
+    kind = fit.pools[0].kind
+    if kind == "ram" and demand.detail is None and "low" in known.tiles:
+        demand = replace(demand, detail="low")
+        fit = find_fit(known, pools, replace(constraints, demand=demand)) or fit
+    seconds = estimate_seconds(known, fit.precision, rates(kind), demand.detail)
+    return replace(fit, seconds=seconds, detail=demand.detail)

@@ -12,7 +12,8 @@ from idefics_cli.models.families import measure
 from idefics_cli.models.memory import available as free_memory
 from idefics_cli.models.memory.available import Pool, describe_pools, find_pools
 from idefics_cli.models.memory.estimate import Demand
-from idefics_cli.models.memory.fit import Candidate, Constraints, choose, find_fit
+from idefics_cli.models.memory.fit import Candidate, Constraints, Fit, choose, find_fit
+from idefics_cli.models.memory.speed import Rates
 
 GB = 10**9
 CANDIDATES = [
@@ -97,6 +98,41 @@ def test_this_machine_has_memory_and_says_where_the_figure_is_from() -> None:
     assert "free (" in describe_pools(pools)
     assert [pool.kind for pool in find_pools("cpu")] == ["ram"]
     assert "nothing is known" in describe_pools([])
+
+
+SLOW, CARD = Rates(1e11, 1e10), Rates(2e13, 2e11)
+"""Two cores, and a card."""
+
+
+def pick_in_time(*pools: Pool, here: tuple[str, ...] = ()) -> tuple[Candidate, Fit]:
+    known = [Candidate(one.name, one.dimensions, one.name in here) for one in CANDIDATES]
+    found = choose(known, pools, Constraints(), lambda kind: CARD if kind == "gpu" else SLOW)
+    assert found is not None
+    return found
+
+
+def test_two_cores_are_given_what_answers_in_time() -> None:
+    candidate, fit = pick_in_time(ram(24))
+    assert (candidate.name, fit.detail) == ("smolvlm-500m", "low")
+    assert fit.seconds is not None
+    assert fit.seconds <= 10
+    # What is downloaded is not used if it takes minutes and another does not.
+    assert pick_in_time(ram(24), here=("idefics3",))[0].name == "smolvlm-500m"
+    assert pick_in_time(ram(24), here=("smolvlm-256m",))[0].name == "smolvlm-256m"
+
+
+@pytest.mark.parametrize("free", [8, 24, 80])
+def test_a_card_is_given_what_fits_it_as_ever(free: float) -> None:
+    candidate, fit = pick_in_time(card(free), ram(64))
+    assert (candidate.name, fit.precision.label, fit.place) == choice(card(free), ram(64))
+    assert fit.detail is None
+
+
+def test_where_nothing_is_in_time_the_fastest_is_chosen() -> None:
+    known = [one for one in CANDIDATES if one.name in ("idefics2", "idefics3")]
+    found = choose(known, [ram(64)], Constraints(), lambda kind: Rates(1e9, 1e9))
+    assert found is not None
+    assert (found[0].name, found[1].detail) == ("idefics3", "low")
 
 
 @pytest.fixture

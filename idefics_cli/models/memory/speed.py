@@ -1,0 +1,75 @@
+"""About how long an image takes: the arithmetic of reading it and the bytes of writing an answer, at a machine's rates.
+
+A rough figure, made to tell seconds from minutes before anything is loaded. The rates of a CPU are measured in
+a tenth of a second; those of a card are what the slowest of today's do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from ..dimensions import Dimensions
+from .estimate import Precision, count_quantized, count_tiles, count_weight_bytes
+
+ASKED_TOKENS, NEW_TOKENS = 64, 20
+"""A question and its answer."""
+UNPACKED = 3
+"""How many times longer weights of fewer bits take on a CPU, which unpacks them first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a device computes and reads in a second."""
+
+    operations: float
+    read_bytes: float
+
+
+CARD = Rates(2e13, 2e11)
+
+
+def find_rates(kind: str) -> Rates:
+    """The rates of a kind of memory's device."""
+    return CARD if kind == "gpu" else _measure_cpu()
+
+
+def estimate_seconds(
+    dimensions: Dimensions, precision: Precision, rates: Rates, detail: str | None = None
+) -> float:
+    """Seconds for one image, a question and a short answer."""
+    tiles = count_tiles(dimensions, detail)
+    text = count_quantized(dimensions)
+    words = 2 * dimensions.vocabulary * dimensions.width
+    vision = max(0, dimensions.parameters - text - words)
+    tokens = ASKED_TOKENS + tiles * dimensions.tile_tokens
+    operations = 2 * text * (tokens + NEW_TOKENS) + 2 * vision * tiles * dimensions.patches
+    slower = UNPACKED if precision.quantization is not None and rates is not CARD else 1
+    read = NEW_TOKENS * count_weight_bytes(dimensions, precision)
+    return slower * (operations / rates.operations + read / rates.read_bytes)
+
+
+def describe_seconds(seconds: float) -> str:
+    """As people say it: 3 s, 2 min."""
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+
+
+@cache
+def _measure_cpu() -> Rates:
+    """A product of matrices and a copy, the best of some: other programs may be at work."""
+    import numpy
+
+    size = 512
+    one = numpy.ones((size, size), numpy.float32)
+    long = numpy.ones(8_000_000, numpy.float32)
+    product = min(_time(lambda: one @ one) for _ in range(12))
+    copy = min(_time(long.copy) for _ in range(6))
+    return Rates(2 * size**3 / product, 2 * long.nbytes / copy)
+
+
+def _time(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return max(time.perf_counter() - began, 1e-9)
