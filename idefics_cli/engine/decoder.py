@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from ..models.devices import find_input_device, is_out_of_memory
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from .choose import choose
+from .decoder_step import DecoderStep
 from .generate import Continuation
 from .image_features import Features
 from .inputs import count_positions, lay_rows, to_model
@@ -32,11 +33,19 @@ _MASKED = ("sdpa", "eager")
 class Decoder:
     """The rows that are being written."""
 
-    def __init__(self, model: Any, family: PlaceholderFamily, features: Features, prefixes: Prefixes) -> None:
+    def __init__(
+        self,
+        model: Any,
+        family: PlaceholderFamily,
+        features: Features,
+        prefixes: Prefixes,
+        step: DecoderStep | None = None,
+    ) -> None:
         self._model = model
         self._family = family
         self._features = features
         self._prefixes = prefixes
+        self._step = step
         self._device = find_input_device(model)
         self._cache = SlotCache(
             model.dtype, self._device, getattr(family.text_config, "sliding_window", None)
@@ -94,23 +103,32 @@ class Decoder:
         rows = self.rows
         if 2 * len(rows) <= self._cache.slots:
             self._shrink()
-        mask, positions, cache = self._cache.begin_step()
-        tokens = torch.full((self._cache.slots, 1), self._family.pad_id, dtype=torch.long)
-        for slot, row in self._rows.items():
-            tokens[slot] = row.last
-        logits = self._model(
-            input_ids=tokens.to(self._device),
-            attention_mask=self._fit_mask(mask),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            **self._family.for_forward(self._images),
-        ).logits[:, -1]
+        logits = self._run_step()
         self._cache.end_step()
         self._take(logits[list(self._rows)], rows)
         self._share(began, rows)
         self._drop_ended()
         return [row for row in rows if row.is_ended]
+
+    def _run_step(self) -> Tensor:
+        """The logits of each slot after its last token."""
+        mask, positions = self._cache.begin_step()
+        tokens = torch.full((self._cache.slots, 1), self._family.pad_id, dtype=torch.long)
+        for slot, row in self._rows.items():
+            tokens[slot] = row.last
+        tokens = tokens.to(self._device)
+        if self._step is not None:
+            place = torch.tensor([self._cache.position], device=self._device)
+            return self._step.run(tokens, positions, mask, self._cache.buffers, place, self._images)
+        logits: Tensor = self._model(
+            input_ids=tokens,
+            attention_mask=self._fit_mask(mask),
+            position_ids=positions,
+            past_key_values=self._cache.open_cache(),
+            use_cache=True,
+            **self._family.for_forward(self._images),
+        ).logits[:, -1]
+        return logits
 
     def evict(self, row: RunningRow) -> None:
         """Let go of a row that has not ended."""

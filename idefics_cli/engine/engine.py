@@ -20,6 +20,7 @@ from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from ..values import Decoding
 from .batching import Batch, BatchLimits, PlannedRow, plan
 from .decoder import Decoder
+from .decoder_step import DecoderStep
 from .generate import Continuation, Generation, batch_key, generate
 from .image_features import Features
 from .inputs import count_positions, lay_rows, to_model
@@ -72,6 +73,7 @@ class Engine:
         self._store: LRUCache[Any, Any] = LRUCache(int(free * share) if cache_bytes is None else cache_bytes)
         self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
         self._pass_tokens = PASS_TOKENS[kind]
+        self._step = DecoderStep.open(model, family)
         self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)
         if family.has_prefixes:
             marked = cast(PlaceholderFamily, family)
@@ -132,7 +134,7 @@ class Engine:
     def open_decoder(self) -> Decoder:
         """Where rows of a family that `has_slots` are written."""
         assert self._marked is not None
-        return Decoder(self._model, self._marked, self._features, self._prefixes)
+        return Decoder(self._model, self._marked, self._features, self._prefixes, self._step)
 
     @torch.inference_mode()
     def open_prefix(self, work: Work, cuts: Sequence[int]) -> Prefix:

@@ -106,8 +106,13 @@ class SlotCache:
             for keys, values in self._buffers
         )
 
-    def begin_step(self) -> tuple[Tensor, Tensor, Cache]:
-        """What a pass of one token for each slot sees: mask, position ids, and the cache that it writes them to."""
+    @property
+    def buffers(self) -> list[Buffers]:
+        """Keys and values of each layer, with room behind the position."""
+        return self._buffers
+
+    def begin_step(self) -> tuple[Tensor, Tensor]:
+        """What a pass of one token for each slot sees: mask and position ids. It writes to the column `position`."""
         if self.position >= self._capacity:
             kept = list(range(self.slots))
             self._take_over(self._lay_out(kept, self.slots, self.position, self._buffers), self.position)
@@ -116,8 +121,11 @@ class SlotCache:
         if self._window is not None and self.position >= self._window:
             self._mask[..., self.position - self._window] = torch.finfo(self._dtype).min
         places = torch.tensor(self._lengths, device=self._device)[:, None]
-        layers: list[DynamicLayer] = [_SlotLayer(own, self.position) for own in self._buffers]
-        return self._mask[..., : self.position + 1], places, Cache(layers=list(layers))
+        return self._mask[..., : self.position + 1], places
+
+    def open_cache(self) -> Cache:
+        """The buffers as a model wants them for this pass."""
+        return Cache(layers=[_SlotLayer(own, self.position) for own in self._buffers])
 
     def end_step(self) -> None:
         """Count the tokens of a pass that went well."""
