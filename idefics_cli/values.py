@@ -165,6 +165,8 @@ class Item:
     problem_code: str = "bad_item"
     key: str = ""
     """What its row is known by when a run is resumed."""
+    shard: Mapping[str, int | None] | None = None
+    """Its place, as its row has it, if only a part of the list is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +313,7 @@ class Result:
     data: Any = None
     """The value of an answer of a format: what its text says, parsed."""
     confidence: Confidence | None = None
+    shard: Mapping[str, int | None] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """The row as JSON values. A path that is not UTF-8 is shown escaped and given whole as `path_b64`."""
@@ -335,6 +338,8 @@ class Result:
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
             "key": self.key,
         }
+        if self.shard is not None:
+            row["shard"] = dict(self.shard)
         if any(_printable(source) != source for source in self.images):
             row["path_b64"] = [
                 base64.b64encode(os.fsencode(source)).decode("ascii") for source in self.images

@@ -18,7 +18,7 @@ import typer
 from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend, pick_backend
 from ..config import Model
 from ..errors import ItemError, UsageError
-from ..results.ledger import is_in_shard, name_run
+from ..results.ledger import name_run, take_shard
 from ..runner.run import Report, run
 from ..values import Item, ModelSpec, Request, Result
 from .bugs import ask_to_report
@@ -63,7 +63,7 @@ def answer(work: ItemList, settings: Settings) -> None:
     output = choose_output(work, settings.output, is_single=is_single)
     index, shards = settings.shard
     everything = check_sidecars(keep_inputs(chain(head, listed), output, work), settings.sidecars)
-    items = (item for item in everything if is_in_shard(item, index, shards))
+    items = take_shard(everything, index, shards, work.items if work.count is not None else None)
     _check_abilities(work, settings)
     model = choose_model(settings)
     spec = choose_spec(model, settings)

@@ -224,14 +224,14 @@ def _group(images: Sequence[str], options: InputOptions) -> Iterator[tuple[str, 
     if not images and options.files_from is None:
         yield ()
         return
-    sources = _list_sources(images, options)
+    sources = list_sources(images, options)
     if not options.together:
         yield from ((source,) for source in sources)
     elif together := tuple(sources):
         yield together
 
 
-def _list_sources(images: Sequence[str], options: InputOptions) -> Iterator[str]:
+def list_sources(images: Sequence[str], options: InputOptions) -> Iterator[str]:
     yield from expand(images, recursive=options.recursive)
     if options.files_from is not None:
         with _open(options.files_from) as stream:

@@ -232,7 +232,12 @@ class InputOptions(Panel):
     ] = False
     shard: Annotated[
         str | None,
-        option("--shard", panel=INPUT, metavar="I/N", help="Only the I-th of N parts of the items."),
+        option(
+            "--shard",
+            panel=INPUT,
+            metavar="I/N|auto",
+            help="Only the I-th of N parts of the items; auto: as SLURM, Kubernetes or torchrun number this process.",
+        ),
     ] = None
     together: Annotated[bool, flag("--together", panel=INPUT, help="All images in one prompt.")] = False
     max_pixels: Annotated[
@@ -270,7 +275,13 @@ class OutputOptions(Panel):
     ] = None
     output: Annotated[
         str | None,
-        option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Write the results to a file."),
+        option(
+            "--output",
+            "-o",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Write the results to a file; {shard} in its name is the part, as 2-of-4.",
+        ),
     ] = None
     existing: Annotated[
         Literal["resume", "retry-errors", "accept-errors", "overwrite"] | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from .declare import Panel
 from .options import DecodingOptions, InputOptions, ModelOptions, OutputOptions, PromptOptions
 from .output import Talk
 from .settings import Settings
+from .shards import name_shard, read_shard
 
 Given = TypeVar("Given", bound=Panel)
 
@@ -27,6 +29,9 @@ def resolve(*given: Panel) -> Settings:
         _find(InputOptions, given),
         _find(OutputOptions, given),
     )
+    shard = read_shard(input.shard, os.environ)
+    if output.output is not None:
+        output = replace(output, output=output.output.replace("{shard}", name_shard(*shard)))
     return Settings(
         model=model,
         prompt=_find(PromptOptions, given),
@@ -39,7 +44,7 @@ def resolve(*given: Panel) -> Settings:
         cache_bytes=_read_cache_bytes(decoding),
         keep_alive_seconds=_read_keep_alive(model),
         limits=_read_limits(input),
-        shard=_read_shard(input),
+        shard=shard,
         sidecars=_read_sidecars(output),
         talk=Talk(output.quiet, output.verbose),
     )
@@ -139,17 +144,6 @@ def _read_keep_alive(options: ModelOptions) -> float | None:
             hint="write 90s, 5m, 2h, 0 (not at all) or forever",
         )
     return float(match[1]) * _SECONDS[match[2]]
-
-
-def _read_shard(options: InputOptions) -> tuple[int, int]:
-    """Which part of how many, from 1. The whole is 1 of 1."""
-    if options.shard is None:
-        return 1, 1
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", options.shard, re.ASCII)
-    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= index <= count:
-        raise UsageError(f"--shard {options.shard} is not a part", hint="write 1/4, 2/4, 3/4 and 4/4")
-    return index, count
 
 
 def _read_changes(options: DecodingOptions) -> dict[str, Any]:

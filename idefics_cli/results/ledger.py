@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -86,6 +86,26 @@ def is_in_shard(item: Item, index: int, count: int) -> bool:
         return True
     same = (item.id,) if item.is_named or not item.images else item.images
     return int(_digest(same), 16) % count == index - 1
+
+
+def take_shard(
+    items: Iterable[Item], index: int, count: int, list_again: Callable[[], Iterable[Item]] | None
+) -> Iterator[Item]:
+    """The items of one part, each told its place in the whole list, from 0; all of them, untold, if there is one part.
+
+    How many are in that part and in that list they are told too, where it can be listed again.
+    """
+    if count == 1:
+        yield from items
+        return
+    own = every = None
+    if list_again is not None:
+        are_own = [is_in_shard(item, index, count) for item in list_again()]
+        own, every = sum(are_own), len(are_own)
+    for place, item in enumerate(items):
+        if is_in_shard(item, index, count):
+            told = {"index": index, "count": count, "place": place, "part_items": own, "items": every}
+            yield replace(item, shard=told)
 
 
 @dataclass(slots=True)

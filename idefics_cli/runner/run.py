@@ -249,6 +249,7 @@ def _read(
             error=error.to_failure(),
             decoding=item.decoding,
             key=item.key,
+            shard=item.shard,
         )
     if outcome.scores:
         label = outcome.scores[0].label
@@ -280,6 +281,7 @@ def _read(
         key=item.key,
         data=data,
         confidence=outcome.confidence,
+        shard=item.shard,
     )
 
 

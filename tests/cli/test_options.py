@@ -181,6 +181,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
             "chat",
             "serve",
             "review",
+            "merge",
             "doctor",
             "templates",
         ),
