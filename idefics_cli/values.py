@@ -165,8 +165,7 @@ class Item:
     problem_code: str = "bad_item"
     key: str = ""
     """What its row is known by when a run is resumed."""
-    shard: Mapping[str, int | None] | None = None
-    """Its place, as its row has it, if only a part of the list is answered."""
+    shard: Mapping[str, int | None] | None = None  # its place, as its row has it, where a list has parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,8 +337,7 @@ class Result:
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
             "key": self.key,
         }
-        if self.shard is not None:
-            row["shard"] = dict(self.shard)
+        row |= {} if self.shard is None else {"shard": dict(self.shard)}
         if any(_printable(source) != source for source in self.images):
             row["path_b64"] = [
                 base64.b64encode(os.fsencode(source)).decode("ascii") for source in self.images
