@@ -7,6 +7,7 @@ asked for is silently let go. llguidance enforces; jsonschema-rs proves it again
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def read_data(answer_format: AnswerFormat, text: str) -> Any:
             return words
         raise _invalid("it does not match the pattern")
     try:
-        value = json.loads(words, parse_constant=_refuse_constant)
+        value = json.loads(words, parse_constant=_refuse_constant, parse_float=_read_number)
     except (ValueError, RecursionError) as error:
         raise _invalid("it is not JSON") from error
     for problem in _open_validator(answer_format.text).iter_errors(value):
@@ -292,6 +293,14 @@ def _invalid(why: str) -> AnswerError:
 
 def _refuse_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
+
+
+def _read_number(words: str) -> float:
+    """A number that JSON can carry on: 1e999 is one to JSON, but infinity to all who read it."""
+    number = float(words)
+    if not math.isfinite(number):
+        raise ValueError(f"{words} is too large")
+    return number
 
 
 def _first_line(problem: object) -> str:
