@@ -34,6 +34,7 @@ from .label_scoring import (
     score_rows,
 )
 from .prefix_cache import Prefix, Prefixes, PrefixUnits
+from .whole_prompts import WholePrompts
 
 Work = Continuation | Ranking
 
@@ -75,6 +76,7 @@ class Engine:
         self._pass_tokens = PASS_TOKENS[kind]
         self._step = DecoderStep.open(model, family)
         self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)
+        self._whole = WholePrompts(model, family, self._batch_tokens)
         if family.has_prefixes:
             marked = cast(PlaceholderFamily, family)
             self._marked: PlaceholderFamily | None = marked
@@ -86,7 +88,7 @@ class Engine:
     def plan(self, works: Sequence[Work], *, rows: int) -> list[Batch]:
         """Batches of at most so many of these, by index, to be run in this order."""
         if self._marked is None:
-            return [Batch((index,)) for index in range(len(works))]
+            return self._whole.plan(works, rows)
         planned = [self._describe(self._marked, work) for work in works]
         prompts = [row.units for row in planned]
         limits = BatchLimits(
@@ -109,7 +111,7 @@ class Engine:
     ) -> list[Outcome]:
         """Answer the works of one batch, in order. They go on from the prefix with these cuts."""
         if self._marked is None:
-            return [self._run_plain(work) for work in works]
+            return self._run_whole(works)
         if self.joins(works[0]):
             return self._run_marked(self._marked, works, cuts, row_tokens)
         with self._marked.remembering(self._model):
@@ -242,23 +244,18 @@ class Engine:
         key = "slots" if self.joins(work) else batch_key(work)
         return PlannedRow(units, key, steps=work.decoding.max_new_tokens, beams=work.decoding.num_beams)
 
-    def _run_plain(self, work: Work) -> Outcome:
-        """A family that is not to be taken apart: whole prompts, one at a time."""
-        if isinstance(work, Ranking):
-            return Outcome(None, tuple(score_rows(self._model, self._family, work)))
-        if work.decoding.max_new_tokens < 1:
-            return Outcome(Generation("", 0, "length"), ())
-        inputs = to_model(self._model, self._family.collate([work.encoded]))
-        (made,) = generate(
-            self._model,
-            self._family,
-            [work.encoded],
-            work.decoding,
-            inputs,
-            [work.listener],
-            work.constrain,
-        )
-        return Outcome(made, ())
+    def _run_whole(self, works: Sequence[Work]) -> list[Outcome]:
+        """A family that is not to be taken apart: whole prompts."""
+        first = works[0]
+        if isinstance(first, Ranking):
+            scores = [
+                score_rows(self._model, self._family, work) for work in works if isinstance(work, Ranking)
+            ]
+            return [Outcome(None, tuple(own)) for own in scores]
+        if first.decoding.max_new_tokens < 1:
+            return [Outcome(Generation("", 0, "length"), ())] * len(works)
+        continuations = [work for work in works if isinstance(work, Continuation)]
+        return [Outcome(made, ()) for made in self._whole.write(continuations)]
 
 
 def _count_new_tokens(work: Work) -> int:

@@ -180,7 +180,7 @@ def test_auto_takes_what_is_downloaded_and_says_why(run: Program, red_circle: Pa
     assert result.code == 0
     assert "using smolvlm-256m, fp32 in RAM, --detail low (needs 1.17 GB of" in result.stderr
     assert (backend.spec.checkpoint, backend.spec.dtype, backend.spec.quantization) == (SMALL, "auto", None)
-    assert " s an image)" in result.stderr
+    assert " an image)" in result.stderr
     assert backend.spec.detail == "low"
     backend = ScriptedBackend()
     run("caption", red_circle, "--device", "cpu", "--4bit", "--dtype", "bf16", backend=backend)

@@ -13,7 +13,10 @@ import torch
 import transformers
 
 from idefics_cli.backends.local import LocalBackend
-from idefics_cli.models.families.family import Family
+from idefics_cli.engine.engine import Engine
+from idefics_cli.engine.generate import Continuation
+from idefics_cli.models.families.chat_template import ChatTemplateFamily
+from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.models.families.templated import TemplatedFamily
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.values import (
@@ -182,6 +185,34 @@ def test_a_template_that_wants_a_text_is_given_one() -> None:
     family.processor.chat_template = PRINTS_PARTS
     prompt = (Message("system", (TextPart("Be brief."),)), user(A, "What?"))
     assert family.render(prompt) == "[system]Be brief.[user]<image>What?"
+
+
+PLAIN = ("qwen2_5_vl", "gemma3")
+
+
+def plan_of(family: Family, model: Any) -> list[int]:
+    works = [Continuation(family.encode(prompt, pictures_of(prompt)), GREEDY) for prompt in PROMPTS]
+    return sorted(len(batch.rows) for batch in Engine(model, family).plan(works, rows=4))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_cannot_be_cut_is_batched_whole(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert plan_of(*opened(name)) == [1, 3], "prompts with images together, the one without alone"
+    assert not caplog.messages
+
+
+def test_an_architecture_that_batches_wrongly_is_run_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    class Careless(ChatTemplateFamily):
+        """One that lets the padding be seen."""
+
+        def collate(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+            inputs = super().collate(rows)
+            return inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])}
+
+    family, model = opened("qwen2_5_vl")
+    assert plan_of(Careless(family.processor, family.config), model) == [1, 1, 1, 1]
+    (said,) = caplog.messages
+    assert said == "qwen2_5_vl answers otherwise in a batch than alone, so its requests are run one by one"
 
 
 def test_what_needs_torchvision_says_so() -> None:

@@ -45,10 +45,10 @@ def find_family(architecture: str, *, has_template: bool = False) -> type[Family
 
 
 def find_way(architecture: str) -> str:
-    """How requests of an architecture are run: by its own adapter, by its chat template in batches, or one by one."""
+    """How requests are run: by an own adapter, templated with all that these have, or in plain batches."""
     if architecture in FAMILIES:
         return "own adapter"
-    return "templated" if architecture in TEMPLATED else "one by one"
+    return "templated" if architecture in TEMPLATED else "plain batches"
 
 
 def measure(config: Mapping[str, Any], name: str, parameters: int | None = None) -> Dimensions:

@@ -90,9 +90,34 @@ class ChatTemplateFamily(Family):
         return tuple(_end_with(whole, head, tail) for tail in tails)
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        (row,) = rows
-        assert row.inputs is not None, "a prompt of another family"
-        return dict(row.inputs)
+        """Left-padded model inputs; the tensors of images one after the other. Raises ValueError where they differ."""
+        import torch
+
+        given = [dict(row.inputs or {}) for row in rows]
+        if len(rows) == 1:
+            return given[0]
+        width = max(len(row.ids) for row in rows)
+        found: dict[str, Tensor] = {}
+        for name in dict.fromkeys(name for inputs in given for name in inputs):
+            parts = [
+                self._pad(name, inputs[name], width, len(row.ids))
+                for inputs, row in zip(given, rows, strict=True)
+                if name in inputs
+            ]
+            if len({(part.ndim, part.shape[1:]) for part in parts}) > 1:
+                raise ValueError(f"{name} is of several shapes")
+            found[name] = torch.cat(parts)
+        return found
+
+    def _pad(self, name: str, values: Tensor, width: int, length: int) -> Tensor:
+        """What has a value for each token gets some more on the left."""
+        import torch
+
+        if values.ndim < 2 or values.shape[:2] != (1, length):
+            return values
+        fill = self.pad_id if name == "input_ids" else 0
+        padding = values.new_full((1, width - length, *values.shape[2:]), fill)
+        return torch.cat([padding, values], dim=1)
 
     def _continue(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> list[str]:
         """The texts of a prompt with each label as the assistant's finished turn, up to the token that ends it."""

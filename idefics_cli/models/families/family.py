@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...errors import BadItem, IdeficsError, ModelError, PromptError, SourceError, is_of_item
 from ...images import name_source
-from ...values import Choice, Image, Prompt, Style
+from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
 from ..dimensions import Dimensions
 from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, lay_out, read_aloud
 
@@ -76,6 +76,8 @@ class Family(ABC):
     """What no text of a user may contain, whatever the tokenizer."""
     strip_turns: ClassVar[bool] = False
     """Whether the texts of turns lose their outer spaces, as those of documents always do."""
+    has_batches: ClassVar[bool] = True
+    """Whether `collate` takes several prompts."""
     has_prefixes: ClassVar[bool] = False
     """Whether prompts may go on from a shared prefix and be batched: then the family is a `PlaceholderFamily`."""
     has_slots: ClassVar[bool] = False
@@ -222,6 +224,19 @@ class Family(ABC):
     @abstractmethod
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Left-padded model inputs of one or more prompts."""
+
+    def make_probes(self) -> tuple[Encoded, Encoded]:
+        """Two prompts of unlike length about one image, to look at what a batch does to them."""
+        import numpy
+        import PIL.Image
+
+        noise = numpy.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=numpy.uint8)
+        image = Image("probe", PIL.Image.fromarray(noise), "probe")
+        short, long = (
+            self.encode((Message("user", (ImagePart("probe"), TextPart(words))),), [image])
+            for words in ("What is this?", "What is this? Say it in one word, please.")
+        )
+        return short, long
 
     def _refuse_special_tokens(self, pieces: Iterable[Piece]) -> None:
         pieces = list(pieces)

@@ -1,0 +1,102 @@
+"""Prompts of architectures that are not to be taken apart: whole, in batches padded on the left.
+
+Whether padding leaves no trace is not known of an architecture that nobody named, so it is looked at once, before the
+first batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ItemError
+from ..models.families.family import Encoded, Family
+from .batching import Batch
+from .generate import Continuation, Generation, batch_key, generate
+from .inputs import to_model
+from .label_scoring import Ranking
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 0.02
+"""How far the logits of a row may move in a batch, of the spread that they have: numbers of 16 bits round so far."""
+
+
+class WholePrompts:
+    """Batches of one model's prompts, or one prompt at a time where a batch would change an answer."""
+
+    def __init__(self, model: Any, family: Family, batch_tokens: int) -> None:
+        self._model = model
+        self._family = family
+        self._batch_tokens = batch_tokens
+        self._are_batched: bool | None = None if family.has_batches else False
+
+    def plan(self, works: Sequence[Continuation | Ranking], rows: int) -> list[Batch]:
+        """Prompts that are decoded alike together, those of like length first; labels by themselves."""
+        groups: dict[Hashable, list[int]] = {}
+        for index, work in enumerate(works):
+            key = (batch_key(work), _name_shapes(work.encoded)) if isinstance(work, Continuation) else index
+            groups.setdefault(key, []).append(index)
+        batches: list[Batch] = []
+        for group in groups.values():
+            group.sort(key=lambda index: -len(works[index].encoded.ids))
+            size = min(rows, max(1, self._batch_tokens // self._count_tokens(works[group[0]])))
+            size = size if len(group) > 1 and size > 1 and self._may_batch() else 1
+            batches += [Batch(tuple(group[first : first + size])) for first in range(0, len(group), size)]
+        return batches
+
+    def write(self, works: Sequence[Continuation]) -> list[Generation]:
+        """Continue prompts that are decoded alike."""
+        first = works[0]
+        prompts = [work.encoded for work in works]
+        inputs = to_model(self._model, self._family.collate(prompts))
+        listeners = [work.listener for work in works]
+        return generate(
+            self._model, self._family, prompts, first.decoding, inputs, listeners, first.constrain
+        )
+
+    def _count_tokens(self, work: Continuation | Ranking) -> int:
+        new = work.decoding.max_new_tokens * work.decoding.num_beams if isinstance(work, Continuation) else 0
+        return len(work.encoded.ids) + new
+
+    def _may_batch(self) -> bool:
+        if self._are_batched is None:
+            self._are_batched = self._looks_alike()
+            if not self._are_batched:
+                log.warning(
+                    "%s answers otherwise in a batch than alone, so its requests are run one by one",
+                    self._family.config.model_type,
+                )
+        return self._are_batched
+
+    @torch.inference_mode()
+    def _looks_alike(self) -> bool:
+        """Whether a prompt says the same beside a longer one."""
+        try:
+            rows = self._family.make_probes()
+            together = self._read_logits(rows)
+            alone = torch.cat([self._read_logits([row]) for row in rows])
+        except (ItemError, ValueError, RuntimeError, TypeError, IndexError):
+            return False
+        moved = (together - alone).abs().amax()
+        return bool(moved <= TOLERANCE * alone.std().clamp(min=1e-6))
+
+    def _read_logits(self, rows: Sequence[Encoded]) -> Tensor:
+        inputs = to_model(self._model, self._family.collate(rows))
+        config = {"use_cache": False, "logits_to_keep": 1}
+        logits: Tensor = self._model(**inputs, **config).logits[:, -1].float()
+        return logits
+
+
+def _name_shapes(encoded: Encoded) -> Hashable:
+    """Tensors can be joined whose rows have the same shapes."""
+    length = len(encoded.ids)
+    return tuple(
+        (name, value.ndim, tuple(size for size in value.shape[1:] if size != length))
+        for name, value in sorted((encoded.inputs or {}).items())
+        if name not in ("input_ids", "attention_mask")
+    )
