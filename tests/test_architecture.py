@@ -41,6 +41,7 @@ RANKS = {
     "doctor": 7,
     "serve": 7,
     "review": 7,
+    "eval": 7,
     "shapes": 7,
     "cli": 8,
     "__main__": 9,
@@ -78,10 +79,10 @@ PLACES = {
     "anyio": ("serve", "review"),
     "pydantic_core": ("review/lines",),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
-    "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images", "review"),
+    "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images", "review", "eval"),
     "tifffile": ("images/precise",),
     "imagecodecs": ("images/precise",),
-    "PIL": ("images", "shapes", "values", "models", "bench", "backends/daemon"),
+    "PIL": ("images", "shapes", "values", "models", "bench", "backends/daemon", "eval/plot"),
 }
 
 

@@ -1,7 +1,7 @@
 """How often the embedded checkpoint is right, measured through the backend every command uses.
 
 `python -m idefics_cli.shapes.training.accuracy` prints the table; scenes come from a seed that training and choosing
-never saw. Greedy, real processor, exact match on normalised text.
+never saw. Greedy, real processor, exact match as `idefics eval` scores it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from random import Random
 from ...backends import Backend, open_backend
 from ...config import resolve_model
 from ...errors import ItemError
+from ...eval.answers import is_exact
 from ...prompts.compose import compose
 from ...prompts.templates import load_template
 from ...values import Example, Image, ImagePart, Item, Message, ModelSpec, Request, Style, list_sources
@@ -48,12 +49,8 @@ class AccuracyRow:
     counts: tuple[int, ...]
 
 
-def normalise(text: str) -> str:
-    return " ".join(text.split()).casefold().rstrip(".")
-
-
 def _equals(truth: str) -> Judge:
-    return lambda text: normalise(text) == normalise(truth)
+    return lambda text: is_exact(text, (truth,))
 
 
 def _probe(

@@ -1,0 +1,104 @@
+"""`idefics eval`: hold rows against references."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..command import with_options
+from ..declare import flag, option
+from ..options import OUTPUT, OutputOptions
+from ..settings import Settings
+
+PANEL = "Measuring"
+
+
+@with_options(only={OutputOptions: ("output", "quiet")})
+def eval(
+    settings: Settings,
+    rows: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ROWS…",
+            show_default=False,
+            help="JSONL files of rows; others are tested against the first.",
+        ),
+    ],
+    references: Annotated[
+        str | None,
+        option(
+            "--references",
+            panel=PANEL,
+            metavar="FILE",
+            help="What is right, by id or image: JSONL, CSV, or ROWS.review.jsonl, which is used if not given.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        option(
+            "--metric",
+            panel=PANEL,
+            metavar="NAME",
+            help="Measure this instead of what the task is measured by (repeatable): exact, accuracy, f1, vqa, anls, "
+            "cider, bleu, rouge, auc, ap, ece, fields.",
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        option(
+            "--by", panel=PANEL, metavar="FIELD", help="Also each value of a field of rows or references."
+        ),
+    ] = None,
+    positive: Annotated[
+        str | None,
+        option(
+            "--positive",
+            panel=PANEL,
+            metavar="LABEL",
+            help="The label whose ranking auc and ap measure; the mean over all if not given.",
+        ),
+    ] = None,
+    worst: Annotated[
+        int,
+        option(
+            "--worst",
+            panel=PANEL,
+            min=0,
+            help="List the N items of the first file that score least; --output keeps their rows, for review.",
+        ),
+    ] = 0,
+    fail_under: Annotated[
+        list[str] | None,
+        option(
+            "--fail-under",
+            panel=PANEL,
+            metavar="METRIC=VALUE",
+            help="End with exit code 1 if the first file is under this (repeatable): accuracy=90.",
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Draw the values into a picture.")
+    ] = None,
+    json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print one JSON document for programs.")] = False,
+) -> None:
+    """Measure rows against references: metrics with 95 % intervals, files side by side with a paired test.
+
+    Values are times 100, as they are published.
+    """
+    from pathlib import Path
+
+    from ..eval import EvalOptions, evaluate_rows
+
+    wanted = EvalOptions(
+        tuple(map(Path, rows)),
+        None if references is None else Path(references),
+        tuple(metric or ()),
+        by,
+        positive,
+        worst,
+        tuple(fail_under or ()),
+        None if plot is None else Path(plot),
+        json,
+    )
+    evaluate_rows(wanted, settings)

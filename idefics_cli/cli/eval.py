@@ -1,0 +1,111 @@
+"""What `idefics eval` does: measure, print the table or the JSON document, and end as --fail-under wants it.
+
+Imported when the command runs, never for `--help`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from ..errors import UsageError
+from ..eval.evaluate import EvalPlan, evaluate, read_least
+from ..eval.metrics import METRICS
+from ..eval.plot import check_plot, draw_scores
+from ..eval.report import Evaluation, list_details, list_fallen, list_rows, list_worst, to_json
+from ..files import write_file
+from ..review.corrections import review_path
+from ..tables import align
+from .output import emit, one_line, say
+from .settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """The command's own options."""
+
+    paths: tuple[Path, ...]
+    references: Path | None
+    metrics: tuple[str, ...]
+    by: str | None
+    positive: str | None
+    worst: int
+    fail_under: tuple[str, ...]
+    plot: Path | None
+    json: bool
+
+
+def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
+    """Measure and tell. Raises typer.Exit(1) when a value is under what it has to be."""
+    least = read_least(wanted.fail_under, METRICS)
+    output = settings.output.output
+    if output is not None and not wanted.worst:
+        raise UsageError("--output keeps the rows of --worst", hint="add --worst 20")
+    if wanted.plot is not None:
+        check_plot(wanted.plot)
+    evaluation = evaluate(
+        EvalPlan(
+            wanted.paths,
+            _find_references(wanted),
+            wanted.metrics,
+            wanted.by,
+            wanted.worst,
+            wanted.positive,
+            tuple(least),
+        )
+    )
+    if wanted.json:
+        emit(json.dumps(to_json(evaluation), ensure_ascii=False))
+    else:
+        _print_tables(evaluation)
+    for note in evaluation.notes:
+        settings.talk.note(note)
+    if output is not None:
+        _keep_worst(evaluation, Path(output))
+        settings.talk.note(f"`idefics review {output}` shows these rows")
+    if wanted.plot is not None:
+        draw_scores(evaluation.findings, wanted.plot)
+    if fallen := list_fallen(evaluation.findings, least):
+        for sentence in fallen:
+            say(sentence)
+        raise typer.Exit(1)
+
+
+def _find_references(wanted: EvalOptions) -> Path:
+    if wanted.references is not None:
+        return wanted.references
+    beside = review_path(wanted.paths[0])
+    if not beside.exists():
+        raise UsageError(
+            "there is nothing to hold the rows against",
+            hint=f"name a file with --references, or correct some with `idefics review {wanted.paths[0]}`",
+        )
+    return beside
+
+
+def _print_tables(evaluation: Evaluation) -> None:
+    tables = [list_rows(evaluation)]
+    first = evaluation.findings[0].file
+    for finding in evaluation.findings:
+        if finding.file == first and not finding.group:
+            tables += list_details(finding)
+    if evaluation.worst:
+        tables.append(list_worst(evaluation))
+    for place, table in enumerate(tables):
+        _print_table(table, is_first=place == 0)
+
+
+def _print_table(rows: Sequence[tuple[str, ...]], *, is_first: bool) -> None:
+    for line in (*([] if is_first else [""]), *align([tuple(map(one_line, row)) for row in rows])):
+        emit(line)
+
+
+def _keep_worst(evaluation: Evaluation, path: Path) -> None:
+    try:
+        write_file(path, b"".join(case.line + b"\n" for _, case in evaluation.worst))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

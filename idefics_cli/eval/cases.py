@@ -1,0 +1,142 @@
+"""Rows with what is right for them: what metrics work on. Any JSONL with ids or images will do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import UsageError
+from ..review.lines import no_collection, parse_rows, read_block
+from ..review.summary import measure_confidence, read_images
+from .references import References
+
+
+class Case(NamedTuple):
+    """One answer and what it is held against. A failed row has said nothing, and so is wrong."""
+
+    id: str
+    said: str
+    label: str | None
+    scores: tuple[tuple[str, float, float], ...]
+    """Ranked labels, best first: name, log-likelihood, probability."""
+    probability: float
+    """How sure the model was of what it said; NaN where that is not known."""
+    data: Any
+    answers: tuple[str, ...]
+    """The right ones; of several annotators where there were some."""
+    truth: Any
+    """The right value of `data`."""
+    group: str
+    line: bytes
+    """The row as it stands in its file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFile:
+    """The cases of one file of rows, by what their references are known by."""
+
+    path: Path
+    cases: dict[int, Case]
+    failed: int
+    unmatched: int
+    """Rows that no reference is about."""
+    task: str
+    model: str
+
+
+def read_cases(path: Path, references: References, by: str | None = None) -> CaseFile:
+    """The rows of a file that have a reference; the last row about a thing counts. Raises UsageError."""
+    cases: dict[int, Case] = {}
+    failed = unmatched = 0
+    task = model = ""
+    with no_collection():
+        for number, (row, line) in enumerate(read_rows(path), 1):
+            reference = references.find(row, number)
+            if reference is None:
+                unmatched += 1
+                continue
+            task, model = task or str(row.get("task") or ""), model or str(row.get("model") or "")
+            failed += row.get("error") is not None
+            fields = row.get("fields")
+            group = ""
+            if by is not None:
+                places = (fields if isinstance(fields, dict) else {}, row, reference.fields)
+                group = next((_show(place[by]) for place in places if by in place), "")
+            cases[reference.number] = Case(
+                str(row.get("id", f"line {number}")),
+                *_read_answer(row),
+                reference.answers,
+                reference.truth,
+                group,
+                line,
+            )
+    return CaseFile(path, cases, failed, unmatched, task, model or path.stem)
+
+
+def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The rows of a file with their lines; a line that is none comes as a failed row. Raises UsageError."""
+    with open_lines(path) as file:
+        start = 0
+        while True:
+            lines, _, end = read_block(file, start)
+            if end == start:
+                return
+            yield from zip(parse_rows(lines), lines, strict=True)
+            start = end
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[int]:
+    """The descriptor of a file, open for reading. Raises UsageError."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        yield file
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    finally:
+        os.close(file)
+
+
+def read_scores(row: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
+    """The ranked labels of a row, as far as they can be read."""
+    scores = row.get("scores")
+    if not isinstance(scores, list):
+        return ()
+    return tuple(
+        (one["label"], float(one["logprob"]), float(one["probability"]))
+        for one in scores
+        if isinstance(one, dict)
+        and isinstance(one.get("label"), str)
+        and isinstance(one.get("logprob"), (int, float))
+        and isinstance(one.get("probability"), (int, float))
+    )
+
+
+def _read_answer(
+    row: dict[str, Any],
+) -> tuple[str, str | None, tuple[tuple[str, float, float], ...], float, Any]:
+    if row.get("error") is not None:
+        return "", None, (), float("nan"), None
+    label = row.get("label")
+    text = next((row[name] for name in ("text", "answer", "caption", "prediction") if row.get(name)), label)
+    return (
+        "" if text is None else str(text),
+        label if isinstance(label, str) else None,
+        read_scores(row),
+        measure_confidence(row)[0],
+        row.get("data"),
+    )
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+__all__ = ["Case", "CaseFile", "open_lines", "read_cases", "read_images", "read_rows", "read_scores"]
