@@ -14,9 +14,9 @@ from pydantic.dataclasses import dataclass as checked
 from ...values import Style
 from ..dimensions import OPEN, Count, Dimensions
 from .family import Pixels
-from .layout import CHAT_TEMPLATE, END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
+from .layout import CHAT_TEMPLATE, DETAILS, END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
 from .pixel_table import SizeOnly, stack
-from .tiled import DETAILS, Text, TiledFamily, TiledVision, measure_tiled
+from .tiled import Text, TiledFamily, TiledVision, measure_tiled
 
 if TYPE_CHECKING:
     import PIL.Image

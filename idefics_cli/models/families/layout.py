@@ -16,6 +16,7 @@ FAKE_TOKEN = "<fake_token_around_image>"
 IMAGE_TOKEN = "<image>"
 
 
+DETAILS = ("low", "medium", "high")
 MARKERS = (FAKE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{message['role'].capitalize()}}"

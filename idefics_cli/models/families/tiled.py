@@ -12,14 +12,12 @@ from ...errors import ModelError
 from ...values import Image
 from ..dimensions import OPEN, Count, Dimensions, Linears, count_tower, list_mlp
 from .family import Encoded, Pixels
-from .layout import IMAGE_TOKEN, MARKERS, SPECIAL_IDS
+from .layout import DETAILS, IMAGE_TOKEN, MARKERS, SPECIAL_IDS
 from .placeholder_family import PlaceholderFamily, TokenRange
 
 if TYPE_CHECKING:
     import PIL.Image
     from torch import Tensor
-
-DETAILS = ("low", "medium", "high")
 
 
 @checked(frozen=True, config=OPEN)
