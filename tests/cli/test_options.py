@@ -183,6 +183,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
             "review",
             "merge",
             "eval",
+            "convert",
             "doctor",
             "templates",
         ),

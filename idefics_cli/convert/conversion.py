@@ -1,0 +1,153 @@
+"""A file of rows made into another form, whole or not at all. Memory does not grow with the rows."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+
+from ..errors import BadItem, ItemError, UsageError
+from ..files import is_own_stream, open_draft
+from ..images import Limits
+from ..jsonl import parse_line, read_lines
+from .columns import choose_columns, find_columns
+
+FormName = Literal["csv", "parquet", "imagefolder", "jsonl"]
+
+
+class RowTable(Protocol):
+    """Where rows are written in a form."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Raises ItemError for a row that has no place in it."""
+
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One row of the table of forms: who writes it, which is imported when that is asked for."""
+
+    place: str
+    suffix: str
+    needs: str | None = None
+    """A library that is no part of the plain installation."""
+    is_folder: bool = False
+
+
+FORMS: dict[FormName, Form] = {
+    "csv": Form("lines:CsvTable", ".csv"),
+    "parquet": Form("parquet:ParquetTable", ".parquet", needs="pyarrow"),
+    "imagefolder": Form("image_folder:ImageFolder", "", is_folder=True),
+    "jsonl": Form("lines:JsonlTable", ".jsonl"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What came of it: rows written, and left out."""
+
+    written: int
+    left_out: int
+
+
+def check_form(name: FormName, target: Path, *, is_replaced: bool) -> None:
+    """Raise UsageError if rows could not be made into this form, there."""
+    form = FORMS[name]
+    if form.needs is not None and find_spec(form.needs) is None:
+        raise UsageError(f"{name} needs {form.needs}", hint="pip install 'idefics-cli[tables]'")
+    if is_own_stream(target) and not form.is_folder:
+        return
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent}", hint="make it first")
+    if not os.path.lexists(target):
+        return
+    if target.is_dir() != form.is_folder:
+        raise UsageError(f"{target} is {'a' if target.is_dir() else 'no'} folder", hint="name another place")
+    if form.is_folder and (others := set(os.listdir(target)) - {"metadata.jsonl", "images"}):
+        raise UsageError(f"{target} has other files in it ({min(others)})", hint="name a new folder")
+    if not is_replaced and not (form.is_folder and not os.listdir(target)):
+        raise UsageError(f"{target} exists", hint="name another, or replace it with --existing overwrite")
+
+
+def convert(
+    rows: Path,
+    name: FormName,
+    target: Path,
+    *,
+    columns: Sequence[str] = (),
+    limits: Limits | None = None,
+    tell: Callable[[str, str], None],
+) -> Conversion:
+    """Write the rows of a file in a form, in the place of what is there. What is left out is told, with its line."""
+    form = FORMS[name]
+    found = find_columns(row for _, row in _read(rows, lambda line, why: None))
+    found = choose_columns(found, columns) if columns else found
+    module, _, kind = form.place.partition(":")
+    make = getattr(import_module(f".{module}", __package__), kind)
+    written = left_out = 0
+
+    def leave_out(line: str, why: str) -> None:
+        nonlocal left_out
+        left_out += 1
+        tell(line, why)
+
+    with _open_folder(target) if form.is_folder else _open_file(target) as place:
+        table: RowTable = make(place, found, limits or Limits()) if form.is_folder else make(place, found)
+        for line, row in _read(rows, leave_out):
+            try:
+                table.write(row)
+                written += 1
+            except ItemError as error:
+                leave_out(line, str(error))
+        table.finish()
+    return Conversion(written, left_out)
+
+
+def _read(rows: Path, tell: Callable[[str, str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+    with open(rows, "rb") as stream:
+        for number, line in read_lines(stream):
+            name = f"{rows.name} line {number}"
+            try:
+                yield name, parse_line(line)
+            except BadItem as error:
+                tell(name, str(error))
+
+
+@contextmanager
+def _open_file(target: Path) -> Iterator[IO[bytes]]:
+    if is_own_stream(target):
+        with open(target, "wb") as stream:
+            yield stream
+        return
+    with open_draft(target) as draft:
+        with open(draft.file, "wb", closefd=False) as stream:
+            yield stream
+        draft.keep()
+        os.close(draft.file)
+
+
+@contextmanager
+def _open_folder(target: Path) -> Iterator[Path]:
+    """A folder beside its place, which it takes in the end."""
+    draft = target.with_name(f".{secrets.token_hex(6)}.tmp")
+    draft.mkdir()
+    try:
+        yield draft
+        if os.path.lexists(target):
+            former = target.with_name(f".{secrets.token_hex(6)}.tmp")
+            os.rename(target, former)
+            os.rename(draft, target)
+            shutil.rmtree(former)
+        else:
+            os.rename(draft, target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
