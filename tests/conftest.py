@@ -54,6 +54,9 @@ def isolated_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ |= {"NO_COLOR": "1", "COLUMNS": "100", "TERMINAL_WIDTH": "100", "TERM": "dumb"}
     os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # help must not depend on the shell
     yield
+    if Path(runtime, "server.sock").exists():  # a test failed before it ended the server it had begun
+        os.environ["IDEFICS_RUNTIME_DIR"] = runtime
+        run_program("serve", "--stop")
     os.environ.clear()
     os.environ.update(before)
     shutil.rmtree(runtime)
