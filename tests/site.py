@@ -67,7 +67,9 @@ def open_site() -> Iterator[Site]:
     with Site() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:  # a thread that stays has a failed test hang
+            server.closing.set()
+            server.shutdown()
+            thread.join()
