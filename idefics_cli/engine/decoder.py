@@ -172,7 +172,8 @@ class Decoder:
 
     def _shrink(self) -> None:
         kept = self._cache.shrink()
-        self._rows = {place: self._rows[slot] for place, slot in enumerate(kept)}
+        places = {slot: place for place, slot in enumerate(kept)}
+        self._rows = {places[slot]: row for slot, row in self._rows.items()}
         self._images = {name: value[kept] for name, value in self._images.items()} if kept else {}
 
     def _join_images(self, slots: Sequence[int], places: Sequence[int], given: Mapping[str, Any]) -> None:

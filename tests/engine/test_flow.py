@@ -181,3 +181,18 @@ def test_short_answers_do_not_wait_for_a_long_one() -> None:
     finally:
         family.stop_ids = own_stops
     assert ended[-1] is works[0]
+
+
+@pytest.mark.parametrize("kind", ["idefics", "idefics2"])
+def test_rows_that_move_together_keep_their_tokens(kind: str) -> None:
+    """A late row in the slot of an early one, when half of the slots are let go of: each takes its own token."""
+    family, model = opened(kind)
+    own_stops, family.stop_ids = family.stop_ids, ()
+    try:
+        decodings = [replace(GREEDY, max_new_tokens=count) for count in (2, 13, 4, 4, 13, 13)]
+        works = [Continuation(row, decoding) for row, decoding in zip(rows_of(kind), decodings, strict=False)]
+        done = run_all(Engine(model, family), works, rows=4)
+        plain = [plain_answer(kind, work.encoded, work.decoding) for work in works]
+    finally:
+        family.stop_ids = own_stops
+    assert [one.outcome.generation for one in done if isinstance(one, Done)] == plain
