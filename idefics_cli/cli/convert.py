@@ -24,12 +24,10 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
     wanted = [name.strip() for name in columns.split(",") if name.strip()] if columns is not None else []
     options = settings.output
     target = _choose_target(rows, form, options.output)
-    if rows != "-" and not Path(rows).is_file():
-        raise UsageError(f"{rows} is not a file of rows", hint="make one with --output rows.jsonl")
-    if rows != "-" and target.exists() and os.path.samefile(rows, target):
+    if target.exists() and os.path.exists(rows) and os.path.samefile(rows, target):
         raise UsageError(f"{target} is the file of rows itself", hint="name another with --output")
     check_form(form, target, is_replaced=options.existing == "overwrite")
-    with _open_rows(rows) as path:
+    with open_rows(rows) as path:
         write_table(path, form, target, wanted, settings)
 
 
@@ -72,9 +70,11 @@ def _choose_target(rows: str, form: FormName, output: str | None) -> Path:
 
 
 @contextmanager
-def _open_rows(rows: str) -> Iterator[Path]:
+def open_rows(rows: str) -> Iterator[Path]:
     """The file of rows; what comes from standard input is put into one, because it is read twice."""
     if rows != "-":
+        if not Path(rows).is_file():
+            raise UsageError(f"{rows} is not a file of rows", hint="make one with --output rows.jsonl")
         yield Path(rows)
         return
     if sys.stdin is None or sys.stdin.closed:

@@ -34,6 +34,14 @@ def emit(text: str, end: str = "\n") -> None:
     _write(sys.stdout, _make_harmless(text, sys.stdout) + end, "standard output")
 
 
+def emit_name(name: str, end: str) -> None:
+    """Write the name of a file to stdout: in its own bytes, unless a terminal would obey them."""
+    if sys.stdout is None or sys.stdout.isatty():
+        emit(name, end)
+    else:
+        _write(sys.stdout, name + end, "standard output")
+
+
 def say(line: str) -> None:
     """Write one line of talk to stderr. Nobody listening is no error."""
     if sys.stderr is not None:

@@ -184,6 +184,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
             "merge",
             "eval",
             "convert",
+            "find",
             "doctor",
             "templates",
         ),

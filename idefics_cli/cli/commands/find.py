@@ -1,0 +1,46 @@
+"""`idefics find`: which of many rows say something."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..command import with_options
+from ..declare import action
+from ..options import OUTPUT, OutputOptions
+from ..settings import Settings
+
+
+@with_options(only={OutputOptions: ("format",)})
+def find(
+    settings: Settings,
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROWS", show_default=False, help="A JSONL file of rows, or - for standard input."
+        ),
+    ],
+    query: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUERY…", show_default=False, help="As in review: 'red -car /dogs?/ label:cat is:failed'."
+        ),
+    ],
+    sort: Annotated[
+        str | None,
+        action(
+            "--sort", panel=OUTPUT, help="By confidence, length, label …; -confidence has the largest first."
+        ),
+    ] = None,
+    null: Annotated[
+        bool, action("--null", "-0", panel=OUTPUT, help="End each name with NUL, as xargs -0 reads it.")
+    ] = False,
+) -> None:
+    """Print the images whose rows say something, one name a line; with --format jsonl the rows.
+
+    Words, "phrases" and /patterns/ must all be there, -words must not; a label:, task: or is: narrows it.
+    """
+    from ..find import find_rows
+
+    find_rows(rows, " ".join(query), sort or "", settings, end="\0" if null else "\n")
