@@ -25,7 +25,8 @@ from ..errors import ItemError
 from ..models.devices import choose_device, choose_dtype
 from ..models.families.family import Family
 from ..models.loading import open_family
-from ..models.quantization.kinds import BYTES_PER_WEIGHT, is_packed
+from ..models.quantization.kinds import is_packed
+from ..models.quantization.table import find_bytes
 from ..values import Answer
 from .measure import ArmJob, Open, open_local
 from .workloads import Workload, WorkloadRequests, compose_work
@@ -112,7 +113,7 @@ def count_decoding_bytes(family: Family, dtype: torch.dtype, quantization: str |
         if vision.match(name) or (weight is table and table is not head):
             continue
         can_pack = weight.dim() == 2 and is_packed(name, family)
-        packed = BYTES_PER_WEIGHT.get(quantization or "") if can_pack else None
+        packed = find_bytes(quantization) if can_pack else None
         total += weight.numel() * (weight.element_size() if packed is None else packed)
     return total
 

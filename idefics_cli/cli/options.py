@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
+from ..models.quantization.table import QuantizationName
 from ..prompts.decoding_ranges import RANGES, check_decoding
 from ..values import Style
 from .declare import HELD, WEIGHTS, Fact, Panel, flag, option
@@ -60,7 +61,7 @@ class ModelOptions(Panel):
         WEIGHTS | Fact.RUN,
     ] = None
     quantization: Annotated[
-        Literal["4bit", "8bit", "int8"] | None,
+        QuantizationName | None,
         option("--quantize", panel=MODEL, help="Hold the weights in fewer bits."),
         WEIGHTS | Fact.RUN,
     ] = None

@@ -12,6 +12,7 @@ from ..config import PACKAGE, SHAPES, resolve_model
 from ..errors import IdeficsError, ItemError
 from ..images import Limits, load
 from ..models.memory.sizes import format_bytes
+from ..models.quantization.table import QUANTIZATIONS
 from ..prompts.compose import compose
 from ..prompts.templates import load_template
 from ..values import Answer, Item, ModelSpec
@@ -52,10 +53,9 @@ PROBES = (
 PRECISIONS = (
     PrecisionCheck("float32", "float32"),
     PrecisionCheck("bfloat16", "bfloat16"),
-    PrecisionCheck("4bit", quantization="4bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
-    PrecisionCheck("8bit", quantization="8bit", needs="bitsandbytes", hint="pip install bitsandbytes"),
-    PrecisionCheck(
-        "int8", quantization="int8", needs="optimum.quanto", hint="pip install 'idefics-cli[int8]'"
+    *(
+        PrecisionCheck(name, quantization=name, needs=row.library, hint=row.hint)
+        for name, row in QUANTIZATIONS.items()
     ),
 )
 

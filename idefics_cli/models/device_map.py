@@ -18,13 +18,13 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from accelerate.utils import CustomDtype
 
 from ..errors import ModelError
 from ..values import ModelSpec
 from .devices import count_free_bytes
 from .families.family import Family
-from .quantization.kinds import BYTES_PER_WEIGHT, is_packed
+from .quantization.kinds import is_packed
+from .quantization.table import QUANTIZATIONS, find_bytes
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def place(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dt
 
 def estimate_bytes(family: Family, dtype: torch.dtype, quantization: str | None) -> int:
     """About what the weights take in memory, without loading any."""
-    packed = BYTES_PER_WEIGHT.get(quantization or "")
+    packed = find_bytes(quantization)
     total = 0.0
     for name, weight in _sketch(family, dtype).named_parameters():
         can_pack = packed is not None and weight.dim() == 2 and is_packed(name, family)
@@ -90,7 +90,8 @@ def _spread(
     model = _sketch(family, dtype)
     parts = [name for name, _ in model.named_modules() if name in family.unquantized]
     whole = {type(model.get_submodule(name)).__name__ for name in parts}
-    packed = {"4bit": CustomDtype.INT4, "8bit": torch.int8, "int8": torch.int8}.get(spec.quantization or "")
+    row = QUANTIZATIONS.get(spec.quantization or "")
+    packed = None if row is None else row.plan_dtype()
     names = [
         name for name, weight in model.named_parameters() if weight.dim() == 2 and is_packed(name, family)
     ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..dimensions import COLOURS, Dimensions, Linears
+from ..quantization.table import QUANTIZATIONS
 
 TILES_AT_ONCE = 16
 """Tiles in one pass of the vision tower: more fill no machine better, and their activations are the largest of all."""
@@ -86,8 +87,9 @@ def count_quantized(dimensions: Dimensions) -> int:
 
 def count_quantized_bytes(dimensions: Dimensions, precision: Precision) -> int:
     """Bytes of the quantized layers alone, their scales included."""
-    scale = DTYPE_BYTES[precision.dtype] if precision.quantization == "int8" else _SCALE
-    if precision.quantization == "4bit":
+    row = QUANTIZATIONS[str(precision.quantization)]
+    scale = DTYPE_BYTES[precision.dtype] if row.scale_is_wide else _SCALE
+    if row.bytes_per_weight < 1:
         return sum(_count_4bit(linears) for linears in dimensions.linears)
     return sum(linears.weights + linears.count * linears.rows * scale for linears in dimensions.linears)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..dimensions import Dimensions
+from ..quantization.table import QUANTIZATIONS
 from .available import Pool
 from .estimate import Demand, Precision, estimate
 from .speed import Rates, estimate_seconds
@@ -17,17 +18,12 @@ PATIENCE_SECONDS = 10
 """What an image may take before another model is the better choice."""
 USABLE = 0.9
 """The part of free memory to count on: the device's own library and fragments take the rest."""
-ON_GPU = (
-    Precision("bfloat16"),
-    Precision("bfloat16", "8bit"),
-    Precision("bfloat16", "4bit"),
+_CHOSEN = sorted(
+    (name for name, row in QUANTIZATIONS.items() if row.is_chosen),
+    key=lambda name: -QUANTIZATIONS[name].bytes_per_weight,
 )
-ON_CPU = (
-    Precision("float32"),
-    Precision("bfloat16"),
-    Precision("bfloat16", "8bit"),
-    Precision("bfloat16", "4bit"),
-)
+ON_GPU = (Precision("bfloat16"), *(Precision("bfloat16", name) for name in _CHOSEN))
+ON_CPU = (Precision("float32"), *ON_GPU)
 
 
 @dataclass(frozen=True, slots=True)

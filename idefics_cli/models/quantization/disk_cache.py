@@ -31,11 +31,10 @@ from ..memory.sizes import count_folder_bytes, format_bytes
 from ..random.checkpoint import is_random
 from .entries import ORIGIN, QuantizedEntry, list_entries, name_checkpoint, quantized_root
 from .kinds import list_quantized
+from .table import is_cached
 
 log = logging.getLogger(__name__)
 
-KEPT = ("4bit", "8bit")
-"""Quanto's weights cannot be written by transformers."""
 LIBRARIES = ("bitsandbytes", "transformers", "torch")
 SHARD_BYTES = 5 * 10**9
 DRAFT = ".draft-"
@@ -45,7 +44,7 @@ def find_entry(
     spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype
 ) -> QuantizedEntry | None:
     """The entry of a spec, None for one that is not kept."""
-    if not spec.keeps_quantized or spec.quantization not in KEPT or is_random(spec.checkpoint):
+    if not spec.keeps_quantized or not is_cached(spec.quantization) or is_random(spec.checkpoint):
         return None
     identity = _identify(spec)
     if identity is None:

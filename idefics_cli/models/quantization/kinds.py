@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,10 +17,9 @@ from torch import nn
 
 from ...errors import ModelError
 from ..families.family import Family
+from .table import QUANTIZATIONS, find_quantization
 
-QUANTIZATIONS = ("4bit", "8bit", "int8")
 _LAYER = re.compile(r"layers\.\d+\.")
-BYTES_PER_WEIGHT = {"4bit": 0.516, "8bit": 1.0, "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,8 @@ def check_device(quantization: str, device: torch.device, family: Family) -> Non
             f"this checkpoint is quantized already, so --quantize {quantization} cannot be",
             hint="leave it out",
         )
-    if quantization == "int8" or find_spec("bitsandbytes") is None:
+    row = QUANTIZATIONS.get(quantization)
+    if row is None or not row.is_of_cards or not row.is_installed:
         return
     import bitsandbytes
 
@@ -62,30 +61,7 @@ def is_prequantized(family: Family) -> bool:
 
 def build_config(quantization: str, family: Family) -> Any:
     """The quantization config for `from_pretrained`."""
-    from transformers import BitsAndBytesConfig, QuantoConfig
-
-    skipped = list(family.unquantized)
-    if quantization == "int8":
-        if find_spec("optimum") is None or find_spec("optimum.quanto") is None:
-            raise ModelError(
-                "--quantize int8 needs optimum-quanto", hint="pip install 'idefics-cli[int8]' or use 8bit"
-            )
-        return QuantoConfig(weights="int8", modules_to_not_convert=skipped)
-    if quantization not in QUANTIZATIONS:
-        raise ModelError(
-            f"unknown quantization {quantization!r}", hint=f"use one of {', '.join(QUANTIZATIONS)}"
-        )
-    if find_spec("bitsandbytes") is None:
-        raise ModelError(f"--quantize {quantization} needs bitsandbytes", hint="pip install bitsandbytes")
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=skipped,
-    )
+    return find_quantization(quantization).build_config(family.unquantized)
 
 
 def check_quantized(model: nn.Module, family: Family) -> None:

@@ -18,7 +18,7 @@ from idefics_cli.engine.generate import Continuation
 from idefics_cli.errors import ModelError
 from idefics_cli.models.device_map import estimate_bytes
 from idefics_cli.models.loading import load_model, open_family
-from idefics_cli.models.quantization import kinds as module
+from idefics_cli.models.quantization import table
 from idefics_cli.models.quantization.kinds import check_device, check_quantized, count_weights
 from idefics_cli.values import Decoding, ModelSpec
 from tests.models.tiny import KINDS, checkpoint, document, picture
@@ -123,7 +123,7 @@ def test_what_is_quantized_already_is_loaded_and_not_quantized_again(tmp_path: P
 @pytest.mark.parametrize("missing", ["optimum.quanto", "bitsandbytes"])
 def test_what_must_be_installed_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = find_spec
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == missing else found(name))
+    monkeypatch.setattr(table, "find_spec", lambda name: None if name == missing else found(name))
     kind, hint = {
         "optimum.quanto": ("int8", r"idefics-cli\[int8\]"),
         "bitsandbytes": ("4bit", "pip install"),
