@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from .values import Choice, Normalization, Score
@@ -19,6 +20,15 @@ def rank(choices: Sequence[Choice], logprobs: Sequence[float]) -> tuple[Score, .
         for choice, logprob, weight in zip(choices, logprobs, weights, strict=True)
     ]
     return tuple(sorted(scores, key=lambda score: -score.logprob))
+
+
+def temper(scores: Sequence[Score], temperature: float) -> tuple[Score, ...]:
+    """The scores with their probabilities at a temperature; log-likelihoods and order stay as they are."""
+    weights = [math.exp((score.logprob - scores[0].logprob) / temperature) for score in scores]
+    total = math.fsum(weights)
+    return tuple(
+        replace(score, probability=weight / total) for score, weight in zip(scores, weights, strict=True)
+    )
 
 
 def normalize(

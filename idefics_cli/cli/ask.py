@@ -112,6 +112,7 @@ def _open_run(
             model=model.name,
             full_text=settings.output.full_text,
             top=work.top,
+            temperature=_choose_temperature(model, work, settings),
         ),
         limits=settings.limits,
         window=WINDOW_BATCHES * (settings.decoding.batch_size or DEFAULT_BATCH_SIZE),
@@ -119,6 +120,20 @@ def _open_run(
         should_stop=interrupts.should_stop,
         on_text=sinks.output.streamer() if settings.output.stream else None,
     )
+
+
+def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> float:
+    """That of the probabilities of labels. Raises UsageError where it was fitted on another model's."""
+    if settings.calibration is None:
+        return 1.0
+    if settings.calibration.model != model.name:
+        raise UsageError(
+            f"--calibration {settings.output.calibration} is of {settings.calibration.model}, not of {model.name}",
+            hint="fit one on this model's rows with `idefics calibrate`",
+        )
+    if work.like is not None and not (work.like.labels and work.like.is_ranked):
+        settings.talk.note("--calibration changes nothing where no labels are ranked")
+    return settings.calibration.temperature
 
 
 def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: contextlib.ExitStack) -> Backend:

@@ -16,9 +16,9 @@ from ..errors import UsageError
 from ..eval.evaluate import EvalPlan, evaluate, read_least
 from ..eval.metrics import METRICS
 from ..eval.plot import check_plot, draw_scores
+from ..eval.references import find_references
 from ..eval.report import Evaluation, list_details, list_fallen, list_rows, list_worst, to_json
 from ..files import write_file
-from ..review.corrections import review_path
 from ..tables import align
 from .output import emit, one_line, say
 from .settings import Settings
@@ -50,7 +50,7 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
     evaluation = evaluate(
         EvalPlan(
             wanted.paths,
-            _find_references(wanted),
+            wanted.references or find_references(wanted.paths[0]),
             wanted.metrics,
             wanted.by,
             wanted.worst,
@@ -73,18 +73,6 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
         for sentence in fallen:
             say(sentence)
         raise typer.Exit(1)
-
-
-def _find_references(wanted: EvalOptions) -> Path:
-    if wanted.references is not None:
-        return wanted.references
-    beside = review_path(wanted.paths[0])
-    if not beside.exists():
-        raise UsageError(
-            "there is nothing to hold the rows against",
-            hint=f"name a file with --references, or correct some with `idefics review {wanted.paths[0]}`",
-        )
-    return beside
 
 
 def _print_tables(evaluation: Evaluation) -> None:

@@ -89,6 +89,8 @@ def list_run_details(spec: ModelSpec, settings: Settings) -> dict[str, object]:
     """What answers depend on besides the item and the model's name: rows of other details are of another run."""
     loaded = {field.name: getattr(spec, field.name) for field in fields(spec)} | dict(spec.others)
     details = {name: loaded.get(name, value) for name, value in settings.list_values(Fact.RUN).items()}
+    if settings.calibration is not None:
+        details |= {"calibration": settings.calibration.temperature}
     return details | ({"server": True} if spec.server else {})
 
 

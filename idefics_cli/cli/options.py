@@ -288,6 +288,12 @@ class OutputOptions(Panel):
         Literal["resume", "retry-errors", "accept-errors", "overwrite"] | None,
         option("--existing", panel=OUTPUT, help="How to go on where results exist; resume if not given."),
     ] = None
+    calibration: Annotated[
+        str | None,
+        option(
+            "--calibration", panel=OUTPUT, metavar="FILE", help="Label probabilities as calibrate fitted."
+        ),
+    ] = None
     sidecar: Annotated[
         str | None,
         option("--sidecar", panel=OUTPUT, metavar="EXT", help="Write each text beside its image (.txt)."),

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..images import Limits
 from ..results.sidecars import Sidecars
 from ..values import Decoding
+from .calibration import load_calibration
 from .declare import Panel
 from .options import DecodingOptions, InputOptions, ModelOptions, OutputOptions, PromptOptions
 from .output import Talk
@@ -46,6 +47,7 @@ def resolve(*given: Panel) -> Settings:
         limits=_read_limits(input),
         shard=shard,
         sidecars=_read_sidecars(output),
+        calibration=None if output.calibration is None else load_calibration(output.calibration),
         talk=Talk(output.quiet, output.verbose),
     )
 

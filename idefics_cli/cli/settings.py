@@ -12,6 +12,7 @@ from .options import DecodingOptions, InputOptions, ModelOptions, OutputOptions,
 if TYPE_CHECKING:  # commands import this file to declare themselves
     from ..images import Limits
     from ..results.sidecars import Sidecars
+    from .calibration import Calibration
     from .output import Talk
 
 
@@ -36,6 +37,7 @@ class Settings:
     shard: tuple[int, int]
     """Which part of how many, from 1."""
     sidecars: Sidecars | None
+    calibration: Calibration | None
     talk: Talk
 
     def list_given(self, fact: Fact | None = None) -> dict[str, Any]:

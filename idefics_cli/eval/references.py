@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadItem, UsageError
 from ..files import read_file
 from ..jsonl import parse_line, read_lines
-from ..review.corrections import Corrections
+from ..review.corrections import Corrections, review_path
 from ..review.summary import identify, read_images
 
 ANSWERS = ("answers", "references", "captions", "reference", "answer", "caption", "label", "text")
@@ -100,6 +100,17 @@ def load_references(path: Path) -> References:
     if not references.count:
         raise UsageError(f"{path} has no references", hint="write one answer a line, with its id or image")
     return references
+
+
+def find_references(rows: Path) -> Path:
+    """What was decided in review about a file of rows. Raises UsageError where nothing was."""
+    beside = review_path(rows)
+    if not beside.exists():
+        raise UsageError(
+            "there is nothing to hold the rows against",
+            hint=f"name a file with --references, or correct some with `idefics review {rows}`",
+        )
+    return beside
 
 
 def _take_decisions(references: References) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ..backends import Backend, PreparedRequest, StreamingBackend
@@ -16,6 +16,7 @@ from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
 from ..prompts.tasks import match_label
+from ..ranking import temper
 from ..values import Answer, AnswerWarning, Image, Item, Request, Result
 from .prefetch import MAX_HELD_BYTES, Load, Prefetcher, PreparedItem, compose_item
 
@@ -31,6 +32,8 @@ class Report:
 
     model: str
     full_text: bool = False
+    temperature: float = 1.0
+    """Of the probabilities of labels."""
     top: int | None = None
     """How many scores a ranked row keeps; all without a number."""
 
@@ -253,6 +256,7 @@ def _read(
         )
     if outcome.scores:
         label = outcome.scores[0].label
+        outcome = replace(outcome, scores=temper(outcome.scores, report.temperature))
         if item.values:
             counts = dict(zip(item.labels, item.values, strict=True))
             data = round(math.fsum(counts[score.label] * score.probability for score in outcome.scores), 4)

@@ -185,6 +185,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
             "eval",
             "convert",
             "find",
+            "calibrate",
             "doctor",
             "templates",
         ),

@@ -1,0 +1,33 @@
+"""What `idefics calibrate` does: fit a temperature, keep it in a file, and say what it changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import UsageError
+from ..eval.cases import read_cases
+from ..eval.references import find_references, load_references
+from ..eval.temperature import fit_temperature
+from ..files import write_file
+from .output import emit
+from .settings import Settings
+
+
+def calibrate_rows(path: Path, references: Path | None, settings: Settings) -> None:
+    """Write the file and print what is in it. Raises UsageError where there is too little to fit on."""
+    given = settings.output.output
+    target = Path(given) if given is not None else path.with_name(f"{path.stem}.calibration.json")
+    found = read_cases(path, load_references(references or find_references(path)))
+    fitted = fit_temperature(list(found.cases.values()))
+    document = json.dumps(fitted.to_json() | {"model": found.model}, ensure_ascii=False)
+    try:
+        write_file(target, f"{document}\n".encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from error
+    emit(document)
+    before, after = (f"{100 * one:.1f} %" for one in fitted.ece)
+    settings.talk.note(
+        f"expected calibration error {before}, with a temperature of {fitted.temperature:g} {after} on rows it was not "
+        f"fitted on; --calibration {target} applies it"
+    )
