@@ -8,6 +8,7 @@ The yardstick of the engine. One request a call is the task guide's loop; severa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -48,9 +49,9 @@ class Script:
     @torch.inference_mode()
     def _generate(self, requests: Sequence[Request], images: Mapping[str, Image]) -> Iterator[ArmAnswer]:
         inputs = self._process([(request, "") for request in requests], images)
-        decoding, family = requests[0].decoding, self.family
+        family = self.family
         config = GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
+            max_new_tokens=max(request.decoding.max_new_tokens for request in requests),
             do_sample=False,
             eos_token_id=list(family.stop_ids) or None,
             pad_token_id=family.pad_id,
@@ -58,7 +59,10 @@ class Script:
         )
         sequences = self.model.generate(**inputs, generation_config=config)
         width = inputs["input_ids"].shape[1]
-        for row, mask in zip(sequences[:, width:].tolist(), inputs["attention_mask"], strict=True):
+        rows = zip(requests, sequences[:, width:].tolist(), inputs["attention_mask"], strict=True)
+        for request, row, mask in rows:
+            # A batch is as long as its longest answer; the others are cut.
+            row = row[: request.decoding.max_new_tokens]
             words = list(takewhile(lambda index: index not in family.stop_ids, row))
             yield ArmAnswer(
                 text=family.decode(words),
@@ -125,5 +129,7 @@ class Script:
 def _group(requests: Sequence[Request]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for index, request in enumerate(requests):
-        groups.setdefault((request.task, request.decoding, bool(request.choices)), []).append(index)
+        groups.setdefault(
+            (request.task, replace(request.decoding, max_new_tokens=0), bool(request.choices)), []
+        ).append(index)
     return list(groups.values())

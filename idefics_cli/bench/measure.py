@@ -13,15 +13,23 @@ import gc
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..backends import WINDOW_BATCHES, Backend, close_backends, open_backend
+from ..backends import (
+    WINDOW_BATCHES,
+    Backend,
+    PreparedRequest,
+    StreamingBackend,
+    close_backends,
+    open_backend,
+)
 from ..errors import ItemError
-from ..values import Answer, Image, ModelSpec, Request, Style
+from ..values import Answer, Image, ModelSpec, Request, Style, list_sources
 from .arms import ArmAnswer, ArmBackend
 from .workloads import Workload, compose_work
 
@@ -99,6 +107,8 @@ class _Engine:
     def answer(
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
     ) -> list[ArmAnswer]:
+        if isinstance(self.backend, StreamingBackend):
+            return _stream(self.backend, requests, images)
         replies: list[ArmAnswer] = []
         window = WINDOW_BATCHES * batch_size
         for first in range(0, len(requests), window):
@@ -107,6 +117,33 @@ class _Engine:
                     raise answer
                 replies.append(_reply(answer))
         return replies
+
+
+def _stream(
+    backend: StreamingBackend, requests: Sequence[Request], images: Mapping[str, Image]
+) -> list[ArmAnswer]:
+    """As a run does, but for the threads that prepare: here all of it is on the clock."""
+    waiting = deque(requests)
+    order: list[PreparedRequest] = []
+
+    def take(count: int, wait: bool) -> list[PreparedRequest] | None:
+        if not waiting:
+            return None
+        taken = [
+            backend.prepare(request, {source: images[source] for source in list_sources(request.prompt)})
+            for request in (waiting.popleft() for _ in range(min(count, len(waiting))))
+        ]
+        order.extend(taken)
+        return taken
+
+    ended = {id(pair[0]): pair[1] for pair in backend.answer_prepared(take) if pair is not None}
+    replies = []
+    for prepared in order:
+        answer = ended[id(prepared)]
+        if isinstance(answer, ItemError):
+            raise answer
+        replies.append(_reply(answer))
+    return replies
 
 
 def _reply(answer: Answer) -> ArmAnswer:

@@ -7,10 +7,11 @@ warming up leaves nothing in a cache that the measurement would find.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -23,6 +24,8 @@ from ..values import Example, Image, Item, Request, Style
 from .corpus import CAPTIONS, QUESTIONS, list_labels
 
 SIZE = (640, 480)
+LONGEST = 16
+"""How many times longer than usual an answer may be."""
 MIXED_SHOTS = 4
 MIXED_LABELS = 10
 MIXED_TASKS = 5
@@ -39,6 +42,7 @@ class Workload:
     questions: int = 0
     labels: int = 0
     is_mixed: bool = False
+    answers: Literal["alike", "log-normal", "one long"] = "alike"
     compared: bool = True
     """Whether the other arms run it too; a thousand full prompts an image would take them hours."""
 
@@ -54,6 +58,8 @@ WORKLOADS = {
         Workload("rank-100", "rank 100 labels", 8, labels=100),
         Workload("rank-1000", "rank 1000 labels", 8, labels=1000, compared=False),
         Workload("mixed", "5 tasks, shuffled", 64, is_mixed=True),
+        Workload("lengths", "answers of log-normal length", 256, answers="log-normal"),
+        Workload("one-long", "one long answer among short", 64, answers="one long"),
     )
 }
 
@@ -85,8 +91,21 @@ def compose_work(
         requests = [composer.word("classify-photo", name, choices=labels) for name in names]
     else:
         requests = [composer.word("caption", name, shots=workload.shots) for name in names]
+    requests = list(_vary(requests, workload, new_tokens))
     pictures = draw_pictures([*names, *shots], seed)
     return WorkloadRequests(tuple(requests), {picture.source: picture for picture in pictures})
+
+
+def _vary(requests: Sequence[Request], workload: Workload, new_tokens: int) -> Iterator[Request]:
+    """Each request with the length of its own answer."""
+    chance = random.Random(5)
+    for index, request in enumerate(requests):
+        count = new_tokens
+        if workload.answers == "log-normal":
+            count = round(min(chance.lognormvariate(math.log(new_tokens), 1.0), LONGEST * new_tokens)) or 1
+        elif workload.answers == "one long" and index == 0:
+            count = LONGEST * new_tokens
+        yield replace(request, decoding=replace(request.decoding, max_new_tokens=count))
 
 
 def draw_pictures(sources: Sequence[str], seed: int = 0) -> Iterator[Image]:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from idefics_cli.bench.corpus import list_corpus, list_labels
-from idefics_cli.bench.workloads import WORKLOADS, compose_work
+from idefics_cli.bench.workloads import LONGEST, WORKLOADS, compose_work
 from idefics_cli.models.random.tokenizer import build_tokenizer
 from idefics_cli.values import Style, list_sources
 
@@ -23,7 +23,7 @@ def test_requests_are_as_many_as_the_table_says(name: str, style: Style) -> None
     )
     assert len({image.digest for image in work.images.values()}) == len(work.images)
     for request in work.requests:
-        assert request.decoding.max_new_tokens == 3
+        assert 1 <= request.decoding.max_new_tokens <= 3 * LONGEST
         assert request.decoding.num_beams == 1
         assert request.decoding.stop == ()
         assert len(request.choices) in {workload.labels, 10 * workload.is_mixed}
@@ -52,3 +52,17 @@ def test_labels_are_like_the_names_of_classes() -> None:
     assert set(sizes) == {2, 3, 4, 5}
     beginnings = Counter(label.split()[0] for label in labels[:20])
     assert beginnings.most_common(1)[0][1] > 1, "some begin alike"
+
+
+def test_answers_are_alike_log_normal_or_one_is_long() -> None:
+    lengths = {
+        name: [
+            request.decoding.max_new_tokens
+            for request in compose_work(WORKLOADS[name], "chat", images=64, new_tokens=8).requests
+        ]
+        for name in ("caption-0", "lengths", "one-long")
+    }
+    assert set(lengths["caption-0"]) == {8}
+    assert lengths["one-long"] == [8 * LONGEST, *[8] * 63]
+    assert len(set(lengths["lengths"])) > 10
+    assert 5 <= sorted(lengths["lengths"])[32] <= 12

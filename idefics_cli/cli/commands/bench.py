@@ -10,7 +10,7 @@ from ..options import MODEL, OUTPUT, DecodingOptions, ModelOptions, OutputOption
 from ..settings import Settings
 
 PANEL = "Measuring"
-NAMES = "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed"
+NAMES = "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed, lengths, one-long"
 
 
 @with_options(
