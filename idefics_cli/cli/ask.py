@@ -92,6 +92,10 @@ def answer(work: ItemList, settings: Settings) -> None:
                 _write_results(results, sinks, tally, progress, settings)
     for line in sinks.describe_kept():
         settings.talk.note(line)
+    if output.table is not None:
+        from .convert import make_table
+
+        make_table(output, settings, is_whole=not (interrupts.were_heard or tally.was_stopped))
     _conclude(tally, sinks, work, settings, was_interrupted=interrupts.were_heard)
 
 

@@ -24,6 +24,7 @@ from ..runner.run import Report
 from ..values import Decoding, ModelSpec, Result
 from .ask import open_chosen
 from .bugs import ask_to_report
+from .formats import refuse_tables
 from .log import log_to
 from .model_choice import choose_model, choose_spec, complete_decoding
 from .output import emit, is_terminal, may_fetch, one_line, say_error, tell_more
@@ -42,6 +43,7 @@ def converse(images: Sequence[str], settings: Settings, *, system: str | None, s
     decoding = complete_decoding(settings)
     conversation = Conversation(Decoding())
     conversation.decoding = replace(conversation.template.decoding.to_decoding(), **decoding)
+    refuse_tables(settings.output.format)
     model = choose_model(settings)
     with log_to(talk), contextlib.ExitStack() as held:
         backend = open_chosen(_choose_spec(model, settings), model, settings, held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import typer
 
 from ..convert.conversion import FORMS, FormName, check_form, convert
 from ..errors import UsageError
-from .output import tell_failure
+from .output import Output, tell_failure
 from .settings import Settings
 
 _COPY_BYTES = 1 << 20
@@ -28,21 +28,34 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
         raise UsageError(f"{target} is the file of rows itself", hint="name another with --output")
     check_form(form, target, is_replaced=options.existing == "overwrite")
     with open_rows(rows) as path:
-        write_table(path, form, target, wanted, settings)
+        left_out = _write_table(path, form, target, wanted, settings)
+    if left_out:
+        raise typer.Exit(1)
 
 
-def write_table(
+def make_table(output: Output, settings: Settings, *, is_whole: bool) -> None:
+    """Make the table of a run, if it has one, from its rows, anew, once all items have one."""
+    form, rows, table = settings.output.format, output.path, output.table
+    if form is None or form == "text" or table is None or rows is None or not rows.exists():
+        return
+    if is_whole:
+        _write_table(rows, form, table, [], settings, tell=lambda line, why: None)
+    else:
+        settings.talk.note(f"{table} is made when all is answered; what there is by now is in {rows}")
+
+
+def _write_table(
     rows: Path,
     form: FormName,
     target: Path,
     columns: list[str],
     settings: Settings,
     *,
-    counts_failed: bool = True,
-) -> None:
-    """Make rows into a table and say so. Raises typer.Exit(1) when some were left out."""
+    tell: Callable[[str, str], None] = tell_failure,
+) -> int:
+    """Make rows into a table and say so; how many were left out."""
     try:
-        done = convert(rows, form, target, columns=columns, limits=settings.limits, tell=tell_failure)
+        done = convert(rows, form, target, columns=columns, limits=settings.limits, tell=tell)
     except BrokenPipeError as error:
         raise SystemExit(0) from error
     except OSError as error:
@@ -51,8 +64,7 @@ def write_table(
         ) from error
     left_out = f", {done.left_out:,} left out" if done.left_out else ""
     settings.talk.note(f"{done.written:,} rows in {target}{left_out}")
-    if done.left_out and counts_failed:
-        raise typer.Exit(1)
+    return done.left_out
 
 
 def _choose_target(rows: str, form: FormName, output: str | None) -> Path:

@@ -12,12 +12,14 @@ from ..review.filter import parse_query
 from ..review.session import ReviewSession, View
 from ..review.summary import read_sources
 from .convert import open_rows
+from .formats import refuse_tables
 from .output import emit, emit_name
 from .settings import Settings
 
 
 def find_rows(rows: str, query: str, sort: str, settings: Settings, *, end: str) -> None:
     """Print what is found. Raises NothingToDo if nothing is."""
+    refuse_tables(settings.output.format)
     as_rows = settings.output.format == "jsonl"
     if as_rows and end == "\0":
         raise UsageError("-0 is for names, and --format jsonl prints rows", hint="leave one of them out")

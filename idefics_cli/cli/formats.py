@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from ..errors import UsageError
 from ..jsonl import dump_row
 from ..values import Result
 from .output import FormatTraits, ResultFormat, display_name, drop_controls, one_line
 
-FormatName = Literal["text", "jsonl"]
+FormatName = Literal["text", "jsonl", "csv", "parquet", "imagefolder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,26 @@ class JsonlFormat:
         return [dump_row(result.to_row())]
 
 
-FORMATS: dict[FormatName, type[ResultFormat]] = {"text": TextFormat, "jsonl": JsonlFormat}
+@dataclass(frozen=True, slots=True)
+class TableFormat(JsonlFormat):
+    """For other programs: the rows as they come, of which `convert` makes a table when the run ends."""
+
+    traits: ClassVar = FormatTraits(can_resume=True, is_table=True)
+
+
+FORMATS: dict[FormatName, type[ResultFormat]] = {
+    "text": TextFormat,
+    "jsonl": JsonlFormat,
+    "csv": TableFormat,
+    "parquet": TableFormat,
+    "imagefolder": TableFormat,
+}
+
+
+def refuse_tables(name: FormatName | None) -> None:
+    """Raise UsageError for the formats of runs in a command that is none."""
+    if name is not None and FORMATS[name].traits.is_table:
+        raise UsageError(f"--format {name} is for answers about images", hint="choose text or jsonl")
 
 
 def _compact(data: Any) -> str:

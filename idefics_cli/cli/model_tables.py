@@ -33,6 +33,7 @@ from ..models.memory.fit import Constraints, Fit, find_fit, fit_in, list_places
 from ..models.memory.sizes import format_bytes
 from ..models.memory.speed import describe_seconds, estimate_seconds, find_rates
 from ..tables import align
+from .formats import refuse_tables
 from .output import emit, one_line
 from .pull import is_offline
 from .settings import Settings
@@ -44,6 +45,7 @@ SHOWN = (Precision("float32"), BF16, EIGHT_BITS, INT8, FOUR_BITS)
 
 def print_list(settings: Settings) -> None:
     """One line for each checkpoint, the best first; on stderr what memory was found."""
+    refuse_tables(settings.output.format)
     pools = find_pools(settings.model.device or "auto")
     rows = []
     for listing in list_catalog():
@@ -61,6 +63,7 @@ def print_list(settings: Settings) -> None:
 
 def print_info(model: Model, demand: Demand, settings: Settings) -> None:
     """The checkpoint, its memory at each precision, and the formula with its numbers."""
+    refuse_tables(settings.output.format)
     listing = describe(model, settings.model.revision)
     dimensions = listing.dimensions or _look_up_dimensions(listing, settings)
     pools = find_pools(settings.model.device or "auto")

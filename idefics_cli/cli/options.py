@@ -271,8 +271,12 @@ class OutputOptions(Panel):
     ORDER: ClassVar[int] = 4
 
     format: Annotated[
-        Literal["text", "jsonl"] | None,
-        option("--format", panel=OUTPUT, help="text for people, jsonl for programs (and for --output)."),
+        Literal["text", "jsonl", "csv", "parquet", "imagefolder"] | None,
+        option(
+            "--format",
+            panel=OUTPUT,
+            help="text for people, jsonl for programs (and for --output), others for tables and training.",
+        ),
     ] = None
     output: Annotated[
         str | None,

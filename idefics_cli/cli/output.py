@@ -147,6 +147,8 @@ class FormatTraits:
     """Whether a file of it says what its rows are about, so that a run can be resumed from it."""
     streams: bool = False
     """Whether a single answer can be seen while it is written."""
+    is_table: bool = False
+    """Whether a file of it is made, when a run ends, of rows that are kept beside it."""
 
 
 class ResultFormat(Protocol):
@@ -172,6 +174,8 @@ class Output:
     """Whether rows are written elsewhere, so that only failures are told here."""
     is_silent: bool = False
     """Whether nothing but failures is to be seen."""
+    table: Path | None = None
+    """What is made of the rows in `path` when the run ends."""
     _file: int | None = field(default=None, init=False)
     _streamed: bool = field(default=False, init=False)
 

@@ -20,7 +20,7 @@ from ..results.file import RowFile
 from ..results.ledger import Run, list_spellings, name_item, name_wording
 from ..results.sidecars import Sidecars, SidecarState
 from ..values import Item, Result
-from .formats import FORMATS, Layout
+from .formats import FORMATS, FormatName, Layout
 from .inputs import ItemList
 from .options import OutputOptions
 from .output import FormatTraits, Output
@@ -138,12 +138,17 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
             raise UsageError(f"--output {path} is named like an image", hint="name another file")
         _keep_apart(path, work)
     name = options.format or ("jsonl" if path is not None else work.format)
+    table = None
+    if FORMATS[name].traits.is_table:
+        table, path = path, _place_rows(name, path, options)
+        _keep_apart(path, work)
     output = Output(
         format=FORMATS[name](Layout(is_single, work.questions, work.top)),
         path=path,
         existing="overwrite" if options.existing == "overwrite" else "refuse",
         is_kept_elsewhere=path is not None and _keeps_rows(path, FORMATS[name].traits),
         is_silent=options.sidecar is not None and path is None and options.format is None,
+        table=table,
     )
     if options.stream:
         if not is_single:
@@ -176,6 +181,18 @@ def keep_inputs(items: Iterable[Item], output: Output, work: ItemList) -> Iterat
         for item in work.items():
             check(item)
     yield from map(check, items)
+
+
+def _place_rows(name: FormatName, table: Path | None, options: OutputOptions) -> Path:
+    """Where the rows are kept of which a table is made. Raises UsageError if it could not be."""
+    if table is None or is_own_stream(table):
+        raise UsageError(f"--format {name} is made of all rows at the end", hint="name a file with --output")
+    assert name != "text"
+    from ..convert.conversion import check_form
+
+    rows = table.parent / f"{table.name}.jsonl"
+    check_form(name, table, is_replaced=rows.exists() or options.existing == "overwrite")
+    return rows
 
 
 def _keep_apart(path: Path, work: ItemList) -> None:

@@ -63,6 +63,8 @@ def check_form(name: FormName, target: Path, *, is_replaced: bool) -> None:
     form = FORMS[name]
     if form.needs is not None and find_spec(form.needs) is None:
         raise UsageError(f"{name} needs {form.needs}", hint="pip install 'idefics-cli[tables]'")
+    if target.name in ("", ".."):
+        raise UsageError(f"{target} has no name of its own", hint="name a file, or a folder to be made")
     if is_own_stream(target) and not form.is_folder:
         return
     if not target.absolute().parent.is_dir():
