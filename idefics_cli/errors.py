@@ -4,12 +4,13 @@
     ├── UsageError               usage                2     a wrong option, template, label file, examples file
     ├── NothingToDo              no_inputs            4
     ├── ModelError               model                3     cannot be found, loaded or run
+    │   └── ServerLost                                      its server does not answer, or no longer
     └── ItemError                                     1     one item fails, the run goes on
         ├── SourceError          not_found · not_an_image · too_large · fetch_failed · timeout · refused
     │   │                    unusable_image
         ├── PromptError          special_token · prompt_too_long · no_image
         ├── AnswerError          no_label · invalid_output · out_of_memory · not_finite
-        │                        of a server: fetch_failed · timeout · refused
+        │                        of a server: fetch_failed · timeout · refused · worker_lost
         ├── BadItem              bad_item
         └── InternalError        internal: whatever nobody foresaw
 
@@ -32,9 +33,16 @@ SourceCode = Literal[
 ]
 PromptCode = Literal["special_token", "prompt_too_long", "no_image"]
 AnswerCode = Literal[
-    "no_label", "invalid_output", "out_of_memory", "not_finite", "fetch_failed", "timeout", "refused"
+    "no_label",
+    "invalid_output",
+    "out_of_memory",
+    "not_finite",
+    "fetch_failed",
+    "timeout",
+    "refused",
+    "worker_lost",
 ]
-"""The last three are a server's."""
+"""The last four are a server's."""
 
 _log = logging.getLogger(__name__)
 _SAID_CHARACTERS = 200
@@ -93,6 +101,10 @@ class ModelError(IdeficsError):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, code="model", hint=hint)
+
+
+class ServerLost(ModelError):
+    """No server answers at its address: it was never there, or has gone away."""
 
 
 class ItemError(IdeficsError):

@@ -221,8 +221,8 @@ class ModelSpec:
     """How many bytes of which device ("0", "1", …, "cpu") the weights may take; empty for what there is."""
     keeps_quantized: bool = field(default=True, metadata=_NOT_OF_WEIGHTS)
     """Whether quantized weights are kept on disk, so that the next load reads only those."""
-    server: str | None = None
-    """The address of the server that runs it, under the name `checkpoint`; None for this machine."""
+    servers: tuple[str, ...] = ()
+    """The addresses of the servers that run it, under the name `checkpoint`; none for this machine."""
     scope: str | None = field(default=None, metadata=_NOT_OF_WEIGHTS)
     """What images it was made for, if not for all: answers about others carry a warning."""
     others: tuple[tuple[str, Any], ...] = ()

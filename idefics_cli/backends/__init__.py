@@ -6,7 +6,7 @@ for torch before a model is needed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, PreparedReques
 
 if TYPE_CHECKING:
     from .local import LocalBackend
-    from .openai.backend import RemoteBackend
+    from .openai.pool import ServerPool
 
 __all__ = [
     "BACKENDS",
@@ -38,8 +38,8 @@ class BackendKind:
     """Who can answer, and what it can do. A server of our own in the background has a `local` one."""
 
     open: Callable[[ModelSpec], Any]
-    adjust: Callable[[Any, int | None, float | None], None]
-    """Give an open one its bytes for what prompts share, and its seconds for an answer."""
+    adjust: Callable[[Any, int | None, float | None, float | None], None]
+    """Give an open one its bytes for what prompts share, its seconds for an answer and for a server to come back."""
     streams: bool = True
     ranks: bool = True
     has_beams: bool = True
@@ -52,19 +52,26 @@ def _open_local(spec: ModelSpec) -> LocalBackend:
     return LocalBackend(spec)
 
 
-def _adjust_local(backend: LocalBackend, cache_bytes: int | None, timeout_seconds: float | None) -> None:
+def _adjust_local(
+    backend: LocalBackend,
+    cache_bytes: int | None,
+    timeout_seconds: float | None,
+    wait_seconds: float | None,
+) -> None:
     if cache_bytes is not None:
         backend.limit_cache(cache_bytes)
 
 
-def _open_remote(spec: ModelSpec) -> RemoteBackend:
-    from .openai.backend import RemoteBackend
+def _open_remote(spec: ModelSpec) -> ServerPool:
+    from .openai.pool import ServerPool
 
-    return RemoteBackend(spec)
+    return ServerPool(spec)
 
 
-def _adjust_remote(backend: RemoteBackend, cache_bytes: int | None, timeout_seconds: float | None) -> None:
-    backend.limit_seconds(timeout_seconds)
+def _adjust_remote(
+    backend: ServerPool, cache_bytes: int | None, timeout_seconds: float | None, wait_seconds: float | None
+) -> None:
+    backend.limit_seconds(timeout_seconds, wait_seconds)
 
 
 BACKENDS = {
@@ -74,9 +81,9 @@ BACKENDS = {
 _open: dict[ModelSpec, Any] = {}
 
 
-def pick_backend(server: str | None) -> BackendKind:
-    """The kind that answers: of a server that was named, or of this machine."""
-    return BACKENDS["local" if server is None else "openai"]
+def pick_backend(servers: Sequence[str] | None) -> BackendKind:
+    """The kind that answers: of servers that were named, or of this machine."""
+    return BACKENDS["openai" if servers else "local"]
 
 
 def open_backend(
@@ -85,20 +92,21 @@ def open_backend(
     batch_size: int | None = None,
     cache_bytes: int | None = None,
     timeout_seconds: float | None = None,
+    wait_seconds: float | None = None,
 ) -> Backend:
     """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model.
 
     `cache_bytes` is for what prompts share here, by default a part of the memory that is free; `timeout_seconds` for
-    an answer of a server.
+    an answer of a server, `wait_seconds` for one to come back.
     """
-    kind = pick_backend(spec.server)
+    kind = pick_backend(spec.servers)
     if spec not in _open:
         close_backends()
         _open[spec] = kind.open(spec)
     backend = _open[spec]
     if batch_size is not None:
         backend.batch_size = batch_size
-    kind.adjust(backend, cache_bytes, timeout_seconds)
+    kind.adjust(backend, cache_bytes, timeout_seconds, wait_seconds)
     opened: Backend = backend
     return opened
 

@@ -17,7 +17,7 @@ import typer
 
 from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend, pick_backend
 from ..config import Model
-from ..errors import ItemError, UsageError
+from ..errors import ItemError, ModelError, ServerLost, UsageError
 from ..results.ledger import name_run, take_shard
 from ..runner.run import Report, run
 from ..values import Item, ModelSpec, Request, Result
@@ -89,7 +89,10 @@ def answer(work: ItemList, settings: Settings) -> None:
                 skipped=lambda: sinks.done_before + sinks.failed_before.total(),
             )
             with contextlib.closing(results), interrupts, progress:
-                _write_results(results, sinks, tally, progress, settings)
+                try:
+                    _write_results(results, sinks, tally, progress, settings)
+                except ServerLost as error:
+                    raise _describe_loss(error, tally, sinks) from error
     for line in sinks.describe_kept():
         settings.talk.note(line)
     if output.table is not None:
@@ -145,7 +148,7 @@ def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: context
     batch_size = settings.decoding.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
-    if spec.server is None and (resident := open_warm(spec, model, settings)) is not None:
+    if not spec.servers and (resident := open_warm(spec, model, settings)) is not None:
         held.callback(resident.close)
         return resident
     return open_backend(
@@ -153,6 +156,7 @@ def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: context
         batch_size=batch_size,
         cache_bytes=settings.cache_bytes,
         timeout_seconds=settings.model.server_timeout,
+        wait_seconds=settings.model.server_wait,
     )
 
 
@@ -220,6 +224,16 @@ def _conclude(
         raise typer.Exit(INTERRUPTED)
     if has_failed:
         raise typer.Exit(1)
+
+
+def _describe_loss(error: ServerLost, tally: Tally, sinks: Sinks) -> ModelError:
+    """What ended a run that had begun, and how far it is."""
+    done = tally.total + sinks.done_before + sinks.failed_before.total()
+    if done == 0:
+        return error
+    rows = "1 row is" if done == 1 else f"{done:,} rows are"
+    go_on = "; the same command goes on from there" if sinks.are_files else ""
+    return ModelError(str(error), hint=f"{rows} done{go_on}")
 
 
 def _say_where_failures_are(sinks: Sinks) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,26 @@ from typing import Any
 from ..backends import pick_backend
 from ..config import AUTO, Model, resolve_model
 from ..errors import UsageError
+from ..files import read_file
 from ..models.hub.cache import find_revision
 from ..values import ModelSpec
 from .declare import Fact
 from .pull import pull_missing
 from .settings import Settings
 
+MAX_LIST_BYTES = 1_000_000
+"""A list of servers is not longer."""
+
 
 def choose_model(settings: Settings) -> Model:
     """The model named, or the best that fits this machine, downloaded if it must be."""
     options = settings.model
-    if options.server is not None:
+    if options.server:
         return _choose_remote_model(options.server, settings)
     if options.server_timeout is not None:
         raise UsageError("--server-timeout needs --server", hint="--timeout is for fetching images")
+    if options.server_wait is not None:
+        raise UsageError("--server-wait needs --server", hint="leave it out")
     if options.model is None or options.model == AUTO:
         from .auto_model import choose_fitting
 
@@ -32,21 +39,43 @@ def choose_model(settings: Settings) -> Model:
     return model
 
 
-def _choose_remote_model(address: str, settings: Settings) -> Model:
-    from ..backends.openai.client import parse_server
-
-    server = parse_server(address)
+def _choose_remote_model(given: Sequence[str], settings: Settings) -> Model:
+    servers = _read_servers(given)
     if idle := settings.list_given(Fact.LOCAL):
         raise UsageError(f"{', '.join(idle)} cannot be told to a server", hint="leave it out with --server")
     if settings.model.style == "completion":
         raise UsageError("a server is asked in chat only", hint="leave --style completion out with --server")
-    if settings.model.model is not None:
-        return Model(settings.model.model, settings.model.model)
+    named = settings.model.model
+    if named is not None and len(servers) == 1:
+        return Model(named, named)
     from ..backends.openai.backend import find_model
 
-    name = find_model(server)
-    settings.talk.note(f"using {name}, the first model of the server (--model names another)")
+    name = find_model(servers, named)
+    if named is None:
+        whose = "the server" if len(servers) == 1 else f"{len(servers)} servers"
+        settings.talk.note(f"using {name}, the first model of {whose} (--model names another)")
     return Model(name, name)
+
+
+def _read_servers(given: Sequence[str]) -> tuple[str, ...]:
+    """The addresses named, and those in files named as @FILE, each once."""
+    from ..backends.openai.client import parse_server
+
+    addresses: list[str] = []
+    for one in given:
+        if not one.startswith("@"):
+            addresses.append(one)
+            continue
+        try:
+            lines = read_file(one[1:], MAX_LIST_BYTES).decode().splitlines()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UsageError(f"--server: cannot read {one[1:]}: {reason}") from error
+        listed = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not listed:
+            raise UsageError(f"--server: {one[1:]} names no server", hint="write one address a line")
+        addresses += listed
+    return tuple(dict.fromkeys(map(parse_server, addresses)))
 
 
 def choose_revision(model: Model, settings: Settings) -> str | None:
@@ -56,10 +85,8 @@ def choose_revision(model: Model, settings: Settings) -> str | None:
 def choose_spec(model: Model, settings: Settings) -> ModelSpec:
     """How the model is loaded. What no field of ModelSpec is called goes to `others`."""
     options = settings.model
-    if options.server is not None:
-        from ..backends.openai.client import parse_server
-
-        return ModelSpec(model.checkpoint, style="chat", server=parse_server(options.server))
+    if options.server:
+        return ModelSpec(model.checkpoint, style="chat", servers=_read_servers(options.server))
     if options.revision is not None and Path(model.checkpoint).is_dir():
         raise UsageError("--revision is for checkpoints on the hub", hint=f"{model.name} is a folder")
     known = {
@@ -91,7 +118,7 @@ def list_run_details(spec: ModelSpec, settings: Settings) -> dict[str, object]:
     details = {name: loaded.get(name, value) for name, value in settings.list_values(Fact.RUN).items()}
     if settings.calibration is not None:
         details |= {"calibration": settings.calibration.temperature}
-    return details | ({"server": True} if spec.server else {})
+    return details | ({"server": True} if spec.servers else {})
 
 
 def complete_decoding(settings: Settings) -> dict[str, Any]:

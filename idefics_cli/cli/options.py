@@ -92,17 +92,21 @@ class ModelOptions(Panel):
         HELD,
     ] = False
     server: Annotated[
-        str | None,
+        list[str] | None,
         option(
             "--server",
             panel=MODEL,
-            metavar="URL",
-            help="Ask an OpenAI-compatible server; --model is its name there.",
+            metavar="URL|@FILE",
+            help="Ask an OpenAI-compatible server; --model is its name there. Several (repeatable) share the work.",
         ),
     ] = None
     server_timeout: Annotated[
         float | None,
         option("--server-timeout", panel=MODEL, min=0.1, help="Seconds the server may take for an answer."),
+    ] = None
+    server_wait: Annotated[
+        float | None,
+        option("--server-wait", panel=MODEL, min=0, help="Seconds to wait for a lost server; else 180."),
     ] = None
     keep_alive: Annotated[
         str | None,

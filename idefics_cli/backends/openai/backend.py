@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ItemError, ModelError, PromptError, to_item_error
+from ...errors import ItemError, ModelError, PromptError, ServerLost, to_item_error
 from ...lru import LRUCache
 from ...models.families.layout import lay_out, read_aloud
 from ...ranking import normalize, rank
@@ -37,20 +37,44 @@ PICTURE_CACHE_BYTES = 128_000_000
 """Encoded images that are kept: those of the shots and of a conversation come again with every request."""
 
 
-def find_model(server: str) -> str:
-    """The name of the first model that a server has. Raises ModelError."""
-    return asyncio.run(_find_model(server))
+def find_model(servers: Sequence[str], named: str | None = None) -> str:
+    """The model that all servers have: the one named, or else the first of each. Raises ModelError.
+
+    Of several, those that are not there yet are left to be found later; one must be.
+    """
+    return asyncio.run(_find_model(servers, named))
 
 
-async def _find_model(server: str) -> str:
+async def _find_model(servers: Sequence[str], named: str | None) -> str:
+    told = await asyncio.gather(*map(_list_ids, servers), return_exceptions=True)
+    found: list[tuple[str, str]] = []
+    for server, ids in zip(servers, told, strict=True):
+        if isinstance(ids, ServerLost) and len(servers) > 1:
+            continue
+        if isinstance(ids, BaseException):
+            raise ids
+        if not ids:
+            raise ModelError(f"{server} has no model", hint="load one there, or name one with --model")
+        found.append((server, named if named in ids else ids[0]))
+    if not found:
+        raise ModelError(f"no server answers, of {', '.join(servers)}", hint="start one, or check --server")
+    first, wanted = found[0][0], named or found[0][1]
+    for server, model in found:
+        if model != wanted:
+            mine = f"{server} has {model}"
+            raise ModelError(
+                f"{mine}, not {named}" if named else f"{mine}, and {first} has {wanted}",
+                hint="ask servers of one model, which --model names where they have several",
+            )
+    return wanted
+
+
+async def _list_ids(server: str) -> list[str]:
     connection = Connection(server, timeout_seconds=30.0)
     try:
-        models = await _list_models(connection, server)
+        return [str(one["id"]) for one in await _list_models(connection, server)]
     finally:
         await connection.close()
-    if not models:
-        raise ModelError(f"{server} has no model", hint="load one there, or name one with --model")
-    return str(models[0]["id"])
 
 
 async def _list_models(connection: Connection, server: str) -> list[Mapping[str, Any]]:
@@ -70,14 +94,14 @@ class RemoteBackend:
     style: Style = "chat"
     revision: str | None = None
 
-    def __init__(self, spec: ModelSpec, *, batch_size: int | None = None) -> None:
-        assert spec.server is not None
-        self.batch_size = batch_size or DEFAULT_BATCH_SIZE
+    def __init__(self, spec: ModelSpec, runner: asyncio.Runner) -> None:
+        self.batch_size = DEFAULT_BATCH_SIZE
         self._spec = spec
-        self._server = spec.server
-        # One loop for all calls, so that connections stay open between them.
-        self._runner = asyncio.Runner()
-        self._connection = Connection(spec.server)
+        (self._server,) = spec.servers
+        # One loop for all calls, so that connections stay open between them. It is closed by whoever made it.
+        self._runner = runner
+        self._connection = Connection(self._server)
+        self._learning = asyncio.Lock()
         self._dialect: Dialect | None = None
         self._pictures: LRUCache[str, str] = LRUCache(PICTURE_CACHE_BYTES)
 
@@ -109,7 +133,30 @@ class RemoteBackend:
     def close(self) -> None:
         self._pictures.clear()
         self._runner.run(self._connection.close())
-        self._runner.close()
+
+    async def is_there(self) -> bool:
+        """Whether the server answers, and still has the model where it says what it has."""
+        try:
+            told = await self._connection.get("models", tries_again=False)
+        except (ServerLost, ItemError):
+            return False
+        except ModelError:  # it answers, but lists no models
+            return True
+        data = told.get("data") if isinstance(told, Mapping) else None
+        names = [one.get("id") for one in data or () if isinstance(one, Mapping)]
+        return not names or self._spec.checkpoint in names
+
+    async def ask(
+        self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None] | None = None
+    ) -> Answer | ItemError:
+        """Answer one request. Raises ModelError for what is not its own failure: ServerLost if nobody answers."""
+        async with self._learning:
+            if self._dialect is None and needs_dialect(request):
+                self._dialect = await self._find_dialect()
+        try:
+            return await self._answer(request, images, on_text)
+        except BaseException as error:  # a cancellation goes through
+            return to_item_error(error)
 
     async def _answer_all(
         self,
@@ -118,15 +165,10 @@ class RemoteBackend:
         on_text: Callable[[str], None] | None,
     ) -> list[Answer | ItemError]:
         free = asyncio.Semaphore(self.batch_size)
-        if self._dialect is None and any(needs_dialect(request) for request in requests):
-            self._dialect = await self._find_dialect()
 
         async def answer(request: Request) -> Answer | ItemError:
             async with free:
-                try:
-                    return await self._answer(request, images, on_text)
-                except BaseException as error:  # a cancellation goes through
-                    return to_item_error(error)
+                return await self.ask(request, images, on_text)
 
         tasks = [asyncio.ensure_future(answer(request)) for request in requests]
         try:

@@ -12,12 +12,13 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 
 from ... import __version__
-from ...errors import AnswerError, ModelError, PromptError, UsageError
+from ...errors import AnswerError, ModelError, PromptError, ServerLost, UsageError
 from ...http_retry import Retry, Transient, is_transient, parse_retry_after
 
 TIMEOUT_SECONDS = 300.0
@@ -75,8 +76,9 @@ class Connection:
                 f"no connection to {url} can be made: {error}", hint="check the proxy in the environment"
             ) from error
 
-    async def get(self, path: str) -> Any:
-        return await RETRY.ask(lambda: self._read("GET", path, None))
+    async def get(self, path: str, *, tries_again: bool = True) -> Any:
+        retry = RETRY if tries_again else replace(RETRY, attempts=1)
+        return await retry.ask(lambda: self._read("GET", path, None))
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The JSON that the server answers. Raises ModelError for all requests, an ItemError for this one."""
@@ -148,11 +150,13 @@ class Connection:
         self, method: str, path: str, body: dict[str, Any] | None
     ) -> AsyncIterator[httpx2.Response]:
         """A response with status 200, translated errors on the way to it and while it is read."""
+        has_begun = False
         try:
             async with (
                 asyncio.timeout(self.timeout_seconds),
                 self._client.stream(method, f"{self._url}/{path}", json=body) as response,
             ):
+                has_begun = True
                 if response.status_code != 200:
                     raise self._explain(response, await _read_said(response))
                 yield response
@@ -164,9 +168,14 @@ class Connection:
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             reason = str(error) or type(error).__name__
             message = f"no server answers at {self._url} ({reason})"
-            raise Transient(ModelError(message, hint="start it, or check --server")) from error
+            raise Transient(ServerLost(message, hint="start it, or check --server")) from error
         except httpx2.HTTPError as error:
-            raise Transient(self._fail(f"broke off ({error or type(error).__name__})")) from error
+            what = f"broke off ({error or type(error).__name__})"
+            if not has_begun:  # as one that dies does; one that lives says something
+                raise Transient(
+                    ServerLost(f"{self._url} {what}", hint="look into the server's log")
+                ) from error
+            raise Transient(self._fail(what)) from error
 
     def _explain(self, response: httpx2.Response, said: str) -> Exception:
         """What another status than 200 means."""

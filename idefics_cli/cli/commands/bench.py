@@ -16,7 +16,7 @@ NAMES = "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-100
 @with_options(
     ModelOptions,
     only={DecodingOptions: ("max_new_tokens", "batch_size", "cache_memory"), OutputOptions: ("quiet",)},
-    without=("server", "server_timeout", "keep_alive", "no_server"),
+    without=("server", "server_timeout", "server_wait", "keep_alive", "no_server"),
 )
 def bench(
     settings: Settings,

@@ -19,7 +19,7 @@ PANEL = "Server"
         InputOptions: ("max_pixels", "decode_timeout", "timeout"),
         OutputOptions: ("quiet",),
     },
-    without=("style", "server", "server_timeout", "no_server"),
+    without=("style", "server", "server_timeout", "server_wait", "no_server"),
 )
 def serve(
     settings: Settings,
