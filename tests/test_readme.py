@@ -41,7 +41,7 @@ def test_commands_run_as_pasted(block: str, desk: Path) -> None:
         env={**os.environ, "PATH": path, "IDEFICS_MODEL": "shapes"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -17,6 +17,7 @@ from idefics_cli.cli.output import emit, say
 from idefics_cli.jsonl import dump_row, parse_line
 from idefics_cli.prompts.tasks import check_labels, match_label
 from tests.program import Run, run_program
+from tests.rivals import count_rivals
 from tests.scripted import ScriptedBackend
 
 EVIL = "\x1b]0;x\x07 a\x9b2J\u202ered\u2066 \rb\x7f"
@@ -143,7 +144,7 @@ def test_labels_are_compared_once_and_without_regard_to_how_accents_are_spelled(
     began = time.perf_counter()
     with pytest.raises(Exception, match="'label 7' is given twice"):
         check_labels([*labels, "label 7"])
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 2 * count_rivals()
     with pytest.raises(Exception, match="accents as characters of their own"):
         check_labels(["caf\u00e9", "tea", "cafe\u0301"])
     assert match_label("Cafe\u0301.", ["tea", "caf\u00e9"]) == "caf\u00e9"

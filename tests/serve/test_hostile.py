@@ -21,6 +21,7 @@ import pytest
 
 from idefics_cli.serve.budget import Holding, MemoryBudget, OverBudget
 from idefics_cli.serve.connections import LOG_LINES, LOG_LINES_A_MINUTE, Sparse
+from tests.rivals import count_rivals
 from tests.serve.running import Running, chat, running, wait_for
 
 BUDGET_BYTES = 300_000_000
@@ -67,11 +68,6 @@ def in_flight_bytes(server: Running) -> int:
 
 def count_files(server: Running) -> int:
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
-
-
-def count_rivals() -> float:
-    """How many want each core of this machine."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class Watch:
