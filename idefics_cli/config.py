@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from .errors import ModelError, UsageError
 from .files import read_file
@@ -65,6 +65,8 @@ class Model:
     device: str | None = None
     detail: str | None = None
     """How it fits this machine, where that was found out when it was chosen."""
+    loaded: tuple[tuple[str, str], ...] = ()
+    """How a running server has it, where it was chosen for that."""
 
 
 def configs_folder() -> Path:
@@ -96,34 +98,40 @@ def expand_user(path: str, name: str = "") -> Path:
         raise UsageError(f"{where}there is no home folder for {path}", hint="write the whole path") from error
 
 
-def user_folder() -> Path:
-    """The user's own settings: $IDEFICS_CONFIG_DIR, or where the platform keeps such things."""
-    chosen = os.environ.get("IDEFICS_CONFIG_DIR")
-    if chosen:
-        return expand_user(chosen, "IDEFICS_CONFIG_DIR")
+NOWHERE = Path(os.devnull) / "idefics"
+"""Where nothing is and nothing can be: the folders of a user without a home."""
+
+
+def _find_folder(kind: Literal["config", "cache", "state"]) -> Path:
+    variable = f"IDEFICS_{kind.upper()}_DIR"
+    if chosen := os.environ.get(variable):
+        return expand_user(chosen, variable)
     import platformdirs  # here, so that `--help` with a chosen folder and every library use stay light
 
-    return Path(platformdirs.user_config_dir("idefics"))
+    folders = {
+        "config": platformdirs.user_config_dir,
+        "cache": platformdirs.user_cache_dir,
+        "state": platformdirs.user_state_dir,
+    }
+    try:
+        return Path(folders[kind]("idefics"))
+    except RuntimeError:
+        return NOWHERE / kind
+
+
+def user_folder() -> Path:
+    """The user's own settings: $IDEFICS_CONFIG_DIR, or where the platform keeps such things."""
+    return _find_folder("config")
 
 
 def user_cache() -> Path:
     """What can be made again: $IDEFICS_CACHE_DIR, or where the platform keeps such things."""
-    chosen = os.environ.get("IDEFICS_CACHE_DIR")
-    if chosen:
-        return expand_user(chosen, "IDEFICS_CACHE_DIR")
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("idefics"))
+    return _find_folder("cache")
 
 
 def state_folder() -> Path:
     """Where what was typed is remembered: $IDEFICS_STATE_DIR, or where the platform keeps such things."""
-    chosen = os.environ.get("IDEFICS_STATE_DIR")
-    if chosen:
-        return expand_user(chosen, "IDEFICS_STATE_DIR")
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("idefics"))
+    return _find_folder("state")
 
 
 def template_folders() -> tuple[Path, Path]:
@@ -207,8 +215,12 @@ def hub_cache() -> Path:
             return expand_user(os.environ[variable], variable)
     if os.environ.get("HF_HOME"):
         return expand_user(os.environ["HF_HOME"], "HF_HOME") / "hub"
-    base = expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")
-    return base / "huggingface" / "hub"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return expand_user(base, "XDG_CACHE_HOME") / "huggingface" / "hub"
+    try:
+        return Path("~/.cache").expanduser() / "huggingface" / "hub"
+    except RuntimeError:
+        return NOWHERE / "hub"
 
 
 def _model_of(name: str, entry: Checkpoint) -> Model:

@@ -160,6 +160,8 @@ class Item:
     answer_format: AnswerFormat | None = None
     is_named: bool = False
     """Whether the id is the user's own, and so says by itself which item this is."""
+    meta: Mapping[str, Any] | None = field(default=None, hash=False)
+    """What is copied to its row."""
     problem: str = ""
     """Why it cannot be asked at all. Such an item becomes a failed row."""
     problem_code: str = "bad_item"
@@ -313,6 +315,7 @@ class Result:
     """The value of an answer of a format: what its text says, parsed."""
     confidence: Confidence | None = None
     shard: Mapping[str, int | None] | None = None
+    meta: Mapping[str, Any] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """The row as JSON values. A path that is not UTF-8 is shown escaped and given whole as `path_b64`."""
@@ -336,6 +339,7 @@ class Result:
             "warnings": list(self.warnings),
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
             "key": self.key,
+            **({} if self.meta is None else {"meta": dict(self.meta)}),
         }
         row |= {} if self.shard is None else {"shard": dict(self.shard)}
         if any(_printable(source) != source for source in self.images):

@@ -5,10 +5,12 @@ Knows what commands there are, not what they do. Imports nothing heavy: `--help`
 
 from __future__ import annotations
 
+import difflib
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -27,6 +29,19 @@ COMMANDS = (
     *("review", "eval", "calibrate", "merge", "convert", "find", "doctor", "bench", "models", "templates"),
 )
 """Each is a module in commands/, with a function or a Typer app for it."""
+
+
+VARIABLES = {f"IDEFICS_{name}_DIR" for name in ("CONFIG", "CACHE", "STATE", "RUNTIME")}
+"""What is read from the environment and is no option."""
+MEANT = {
+    **dict.fromkeys(("describe", "alt", "alt-text", "captions", "caption-image"), "caption"),
+    **dict.fromkeys(("ask", "question", "answer"), "vqa"),
+    **dict.fromkeys(("label", "labels", "tag", "categorize"), "classify"),
+    **dict.fromkeys(("pull", "download", "install"), "models pull"),
+    **{"list": "models list", "server": "serve", "version": "--version", "ocr": "run ocr"},
+}
+"""What people write who have not read the help yet, and the command that does it."""
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic"}
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,6 +96,8 @@ def execute(arguments: Sequence[str]) -> int:
         is_alone = not content and bool(arguments) and arguments[0] in COMMANDS
         root = get_command(open_app(arguments[:1] if is_alone else COMMANDS))
         defaults = _set_all_defaults(root, path, content)
+        _check_environment(root)
+        _check_command(arguments)
         code = root.main(
             list(arguments) or ["--help"], "idefics", standalone_mode=False, default_map=defaults
         )
@@ -103,6 +120,38 @@ def execute(arguments: Sequence[str]) -> int:
         ask_to_report(problem)
         return InternalError.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _check_environment(root: Any) -> None:
+    """Say of a variable of ours that nothing reads, which one was meant."""
+    ours = (
+        {name for name in os.environ if name.startswith("IDEFICS_")} - VARIABLES - set(_list_variables(root))
+    )
+    if not ours:
+        return
+    known = VARIABLES | set(_list_variables(get_command(open_app())))
+    for name in sorted(ours - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        say(f"nothing reads {name}; {f'did you mean {near[0]}?' if near else 'see --help for the options'}")
+
+
+def _list_variables(command: Any) -> Iterator[str]:
+    yield from (one.envvar for one in command.params if isinstance(getattr(one, "envvar", None), str))
+    for inner in getattr(command, "commands", {}).values():
+        yield from _list_variables(inner)
+
+
+def _check_command(arguments: Sequence[str]) -> None:
+    """Raise where the first word is no command but what another one takes."""
+    first = arguments[0] if arguments else ""
+    if not first or first.startswith("-") or first in COMMANDS:
+        return
+    given = shlex.join(arguments)
+    if os.path.lexists(first) or os.path.splitext(first)[1].lower() in IMAGE_ENDINGS:
+        raise UsageError(f"{first!r} is not a command", hint=f"write: idefics caption {given}")
+    if (meant := MEANT.get(first.lower())) is not None:
+        rest = " ".join(shlex.quote(one) for one in arguments[1:])
+        raise UsageError(f"there is no command {first!r}", hint=f"write: idefics {meant} {rest}".rstrip())
 
 
 def _describe(error: typer.TyperException, config_path: object) -> str:
@@ -129,10 +178,13 @@ def _set_all_defaults(root: Any, path: object, content: Mapping[str, Any]) -> di
     known: set[str] = set()
     defaults = {name: _set_defaults(command, wanted, known, path) for name, command in root.commands.items()}
     if unknown := [key for key, _ in wanted.values() if key.replace("_", "-") not in known]:
-        raise UsageError(
-            f"{path}: there is no option {unknown[0]!r}", hint="keys are option names without the dashes"
-        )
+        raise UsageError(f"{path}: there is no option {unknown[0]!r}", hint=_suggest(unknown[0], known))
     return defaults
+
+
+def _suggest(key: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
+    return f"did you mean {near[0]}?" if near else "keys are option names without the dashes"
 
 
 def _set_defaults(

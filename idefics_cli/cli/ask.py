@@ -175,7 +175,7 @@ def _write_results(
         tally.add(result)
         progress.show(tally)
         name = display_name(result.images) or result.id
-        if result.error is not None and (talk.verbose or not tally.unsaid_failures):
+        if result.error is not None and (talk.verbose or tally.is_news(result)):
             tell_failure(name, result.error.message)
         for warning in tally.choose_warnings(result):
             talk.note(f"{name}: {warning}")

@@ -9,10 +9,13 @@ from dataclasses import dataclass, fields
 
 from ..config import expand_user
 from ..errors import UsageError
-from ..images import is_url
+from ..images import has_image_suffix, is_url
 from ..runner.chat_session import Session
 from ..values import Decoding
-from .output import may_fetch
+from .output import ask_yes_or_no, may_fetch
+
+ENDS = ("exit", "quit", "bye")
+"""Other words for Ctrl-D."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,17 @@ def as_message(line: str) -> str:
     return line.removeprefix("/") if line.startswith("//") else line
 
 
+def looks_like_image(message: str) -> bool:
+    """Whether a message is nothing but the name of an image that is there."""
+    name = os.path.expanduser(message.strip().strip("'\""))
+    return has_image_suffix(name) and (is_url(name) or os.path.isfile(name))
+
+
 def obey(session: Session, line: str) -> str:
     """Run a command and say what it did. Raises IdeficsError."""
     name, _, argument = line[1:].partition(" ")
+    if name in ENDS:
+        raise EOFError
     command = COMMANDS.get(name)
     if command is None:
         raise UsageError(f"no command /{name}", hint="/help lists them; write // for a message with a slash")
@@ -72,6 +83,8 @@ def _set_system(session: Session, argument: str) -> str:
 
 def _save(session: Session, argument: str) -> str:
     path = expand_user(argument)
+    if path.exists() and not ask_yes_or_no(f"replace {path}?"):
+        return f"{path} is as it was"
     session.save(path)
     return f"saved as {path}"
 
@@ -100,7 +113,7 @@ def _list_commands(session: Session, argument: str) -> str:
     lines += [
         ("Alt-Enter", "a new line within the message"),
         ("Ctrl-C", "stop the reply; what was said stays"),
-        ("Ctrl-D", "end"),
+        ("Ctrl-D", "end; so do /exit and /quit"),
     ]
     return "\n".join(f"{keys:<20} {help}" for keys, help in lines)
 

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..prompts.tasks import name_labels, parse_labels, template_name
 from ..prompts.templates import Template, load_template
 from ..results.sidecars import Sidecars
 from ..values import AnswerFormat, Decoding, Example, Item, Normalization, Request, Style
+from .arguments import check_lines, check_words, describe_skipped
 from .declare import join_flags
 from .formats import FormatName
 from .model_choice import complete_decoding
@@ -91,6 +93,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
     )
     options = settings.input
     _check_sources(images, template, options)
+    check_words(images, question.task)
     fields = _complete_fields(question, template)
     answer_format = question.answer_format or choose_format(settings.prompt) or template.answer_format
     is_ranked = bool(question.labels) and question.is_ranked
@@ -117,8 +120,16 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
     hint = "check the folder" if options.recursive else "add --recursive to look into subfolders too"
     given = display_name(tuple(images)) if images else f"the list {options.files_from}"
 
+    told: list[str] = []
+
     def items() -> Iterator[Item]:
-        return _list_items(_group(images, options), like, fields, question)
+        skipped: Counter[str] = Counter()
+        yield from _list_items(_group(images, options, skipped), like, fields, question)
+        if (
+            line := describe_skipped(skipped, settings.sidecars.dotted if settings.sidecars else "")
+        ) and not told:  # they may be listed twice
+            told.append(line)
+            settings.talk.note(line)
 
     can_be_listed_again = options.files_from is None or Path(options.files_from).is_file()
     return ItemList(
@@ -167,6 +178,7 @@ def list_lines(path: str, settings: Settings) -> ItemList:
     """The work of `batch`: an item for each line of a file."""
     from ..prompts.items import ItemReader
 
+    check_lines(path)
     folder = Path() if path == "-" else Path(path).parent
     reader = ItemReader(
         folder,
@@ -219,24 +231,26 @@ def _complete_fields(question: Question, template: Template) -> tuple[tuple[str,
     return fields
 
 
-def _group(images: Sequence[str], options: InputOptions) -> Iterator[tuple[str, ...]]:
+def _group(images: Sequence[str], options: InputOptions, skipped: Counter[str]) -> Iterator[tuple[str, ...]]:
     """The images of each prompt."""
     if not images and options.files_from is None:
         yield ()
         return
-    sources = list_sources(images, options)
+    sources = list_sources(images, options, skipped)
     if not options.together:
         yield from ((source,) for source in sources)
     elif together := tuple(sources):
         yield together
 
 
-def list_sources(images: Sequence[str], options: InputOptions) -> Iterator[str]:
-    yield from expand(images, recursive=options.recursive)
+def list_sources(
+    images: Sequence[str], options: InputOptions, skipped: Counter[str] | None = None
+) -> Iterator[str]:
+    yield from expand(images, recursive=options.recursive, skipped=skipped)
     if options.files_from is not None:
         with _open(options.files_from) as stream:
             names = read_names(stream, is_null_separated=options.null)
-            yield from expand(names, recursive=options.recursive, patterns=False)
+            yield from expand(names, recursive=options.recursive, patterns=False, skipped=skipped)
 
 
 def _list_items(

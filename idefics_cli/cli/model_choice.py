@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..backends import pick_backend
+from ..backends.daemon.backend import HEALTH, ask_server
 from ..config import AUTO, Model, resolve_model
-from ..errors import UsageError
+from ..errors import IdeficsError, UsageError
 from ..files import read_file
 from ..models.hub.cache import find_revision
 from ..values import ModelSpec
@@ -30,6 +31,8 @@ def choose_model(settings: Settings) -> Model:
         raise UsageError("--server-timeout needs --server", hint="--timeout is for fetching images")
     if options.server_wait is not None:
         raise UsageError("--server-wait needs --server", hint="leave it out")
+    if options.model is None and (running := _choose_running(settings)) is not None:
+        return running
     if options.model is None or options.model == AUTO:
         from .auto_model import choose_fitting
 
@@ -37,6 +40,21 @@ def choose_model(settings: Settings) -> Model:
     model = resolve_model(options.model)
     pull_missing(model, choose_revision(model, settings), settings)
     return model
+
+
+def _choose_running(settings: Settings) -> Model | None:
+    """The model of the server that runs, if there is one to be used."""
+    if settings.model.no_server:
+        return None
+    try:
+        said = ask_server("GET", HEALTH)
+        model = None if said is None else resolve_model(str(said["model"]))
+    except (IdeficsError, LookupError):
+        return None
+    if said is None or model is None or not isinstance(loaded := said.get("loaded"), dict):
+        return None
+    settings.talk.note(f"using {model.name}, which the running server has (--model names another)")
+    return replace(model, loaded=tuple((name, value) for name, value in loaded.items() if value))
 
 
 def _choose_remote_model(given: Sequence[str], settings: Settings) -> Model:
@@ -97,6 +115,7 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
         "device": model.device,
         "detail": model.detail,
     }
+    known |= dict(model.loaded)
     told = settings.list_values(Fact.SPEC)
     named = {field.name for field in fields(ModelSpec)}
     chosen: dict[str, Any] = {

@@ -67,6 +67,12 @@ class Tally:
                 self.has_only_counted = True
         return chosen
 
+    def is_news(self, result: Result) -> bool:
+        """Whether why a result failed is to be said: not for each image that the same prompt is too long with."""
+        if result.error is None or result.error.code != "prompt_too_long":
+            return result.error is not None and self.unsaid_failures == 0
+        return self.codes[result.error.code] == 1
+
     @property
     def unsaid_failures(self) -> int:
         return max(0, self.failed - FAILURES_SAID)

@@ -63,9 +63,24 @@ def print_status() -> None:
         raise NothingToDo("no server is running", hint="start one with `idefics serve`")
     if said.get("keep_alive_seconds") is None:
         said["keep_alive_seconds"] = "forever"
+    said |= {f"loaded_{name}": value for name, value in said.pop("loaded", {}).items() if value is not None}
+    last = said.pop("last_call_seconds", None)
+    said["last_call"] = "never" if last is None else f"{_describe_seconds(last)} ago"
     for name, value in said.items():
         shown = ", ".join(value) if isinstance(value, list) else value
-        emit(f"{name.removesuffix('_seconds').replace('_', ' ')}\t{shown}")
+        is_time = name.endswith("_seconds") and isinstance(value, int | float)
+        emit(
+            f"{name.removesuffix('_seconds').replace('_', ' ')}\t{_describe_seconds(value) if is_time else shown}"
+        )
+
+
+def _describe_seconds(seconds: float) -> str:
+    """A time as people say it: 0.4 s, 12 s, 5 min 3 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def stop_server(settings: Settings) -> None:
@@ -86,7 +101,7 @@ def _run_in_background(wanted: ServeOptions, settings: Settings, spec: ModelSpec
         for name, value in asdict(wanted).items()
         if value not in (None, False)
     }
-    del own["--background"]
+    own.pop("--background")
     # Not in the list of processes, which everybody can read.
     api_key = own.pop("--api-key", None)
     environment = {} if api_key is None else {"IDEFICS_API_KEY": api_key}
@@ -122,10 +137,10 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
         else read_size("--max-memory-in-flight", in_flight),
         limits=replace(
             API_LIMITS,
+            allow_private_addresses=wanted.allow_private_addresses,
             max_pixels=options.max_pixels or API_LIMITS.max_pixels,
             total_timeout_seconds=options.timeout or API_LIMITS.total_timeout_seconds,
             decode_seconds=options.decode_timeout or API_LIMITS.decode_seconds,
-            allow_private_addresses=wanted.allow_private_addresses,
         ),
     )
     backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=settings.cache_bytes)

@@ -17,8 +17,8 @@ from rich.markdown import Markdown
 from ..config import state_folder
 from ..errors import IdeficsError, ModelError, to_item_error
 from ..runner.chat_session import Session
-from .chat_commands import as_message, is_command, obey
-from .output import Talk, drop_controls, say, say_error, tell_more
+from .chat_commands import as_message, is_command, looks_like_image, obey
+from .output import Talk, ask_yes_or_no, drop_controls, say, say_error, tell_more
 
 REFRESH_SECONDS = 0.05
 _WAYS_OUT = {
@@ -34,6 +34,7 @@ class Terminal:
         self._session = session
         self._model = model
         self._talk = talk
+        self._has_told_of_images = False
         self._console = Console(highlight=False)
         self._lines: PromptSession[str] = PromptSession(
             history=_open_history(),
@@ -53,9 +54,22 @@ class Terminal:
             except EOFError:
                 return
             if is_command(line):
-                self._obey(line)
+                try:
+                    self._obey(line)
+                except EOFError:
+                    return
+            elif looks_like_image(line) and ask_yes_or_no("is this an image to look at?"):
+                self._obey(f"/image {line}")
             elif line:
+                self._tell_of_images()
                 self._ask(as_message(line))
+
+    def _tell_of_images(self) -> None:
+        """Say once that nothing was shown yet: a question without an image is most often a slip."""
+        conversation = self._session.conversation
+        if not (self._has_told_of_images or conversation.waiting or conversation.list_sources()):
+            self._has_told_of_images = True
+            self._talk.note("no image was shown yet; /image PATH shows one with the next message")
 
     def _obey(self, line: str) -> None:
         try:

@@ -9,6 +9,7 @@ import glob
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -30,12 +31,21 @@ def is_url(source: str) -> bool:
     return parse_scheme(source) is not None
 
 
-def expand(arguments: Iterable[str], *, recursive: bool, patterns: bool = True) -> Iterator[str]:
+def expand(
+    arguments: Iterable[str],
+    *,
+    recursive: bool,
+    patterns: bool = True,
+    skipped: Counter[str] | None = None,
+) -> Iterator[str]:
     """The sources that arguments stand for: folders and patterns become files, in byte order of names.
 
     Files, URLs, "-" and what does not exist pass through: what is wrong is told when they are loaded.
     A pattern stands for what a shell would make of it, so `**` means `*`; without `patterns` names are only names.
+    What a folder holds besides is counted in `skipped`: subfolders as "", files by their suffix.
     """
+    if skipped is None:
+        skipped = Counter()
     for argument in arguments:
         if argument == "-":
             yield argument
@@ -44,11 +54,11 @@ def expand(arguments: Iterable[str], *, recursive: bool, patterns: bool = True) 
             is_file = parse_scheme(argument) == "data" and os.path.lexists(argument)
             yield f"./{argument}" if is_file else argument
         elif not patterns or os.path.lexists(argument) or not glob.has_magic(argument):
-            yield from _expand_path(argument, recursive)
+            yield from _expand_path(argument, recursive, skipped)
         else:
             matches = sorted(glob.glob(argument), key=os.fsencode)
             for match in matches or [argument]:
-                yield from _expand_path(match, recursive)
+                yield from _expand_path(match, recursive, skipped)
 
 
 def load(source: str, limits: Limits, deadline: Deadline | None = None) -> Image:
@@ -76,14 +86,14 @@ def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes
     return Path(source)
 
 
-def _expand_path(path: str, recursive: bool) -> Iterator[str]:
+def _expand_path(path: str, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
     if os.path.isdir(path):
-        yield from _list_folder(path, recursive)
+        yield from _list_folder(path, recursive, skipped)
     else:
         yield path
 
 
-def _list_folder(folder: str, recursive: bool) -> Iterator[str]:
+def _list_folder(folder: str, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
     """The image files of a folder, then those of its subfolders. Hidden names are skipped.
 
     Links to folders are followed, and each folder is listed once, so a loop of links ends.
@@ -109,8 +119,12 @@ def _list_folder(folder: str, recursive: bool) -> Iterator[str]:
                 folders.append(path)
             elif has_image_suffix(path):
                 yield path
+            else:
+                skipped[os.path.splitext(path)[1] or os.path.basename(path)] += 1
         if recursive:
             waiting.extend(reversed(folders))
+        else:
+            skipped[""] += len(folders)
 
 
 def _read_stdin(limits: Limits) -> bytes:
@@ -129,4 +143,9 @@ def _read_stdin(limits: Limits) -> bytes:
         data = _stdin_read[1]
     if len(data) > limits.max_bytes:
         raise SourceError(f"standard input has more than {limits.max_bytes:,} bytes", code="too_large")
+    first = data[:4096].split(b"\n")[0].split(b"\0")[0].strip()
+    if first and (is_url(os.fsdecode(first)) or os.path.isfile(first)):
+        raise SourceError(
+            "standard input has names of files, not an image", code="not_an_image", hint="use --files-from -"
+        )
     return data

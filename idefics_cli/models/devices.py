@@ -58,9 +58,9 @@ def choose_device(name: str) -> torch.device:
             device = torch.device(name)
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ModelError(
-                f"there is no device {name!r} here", hint="use --device auto, cpu, cuda, cuda:1, …"
-            ) from error
+            kinds = {"cuda": "no CUDA GPU", "xpu": "no Intel GPU", "mps": "no Apple GPU"}
+            what = kinds.get(name.partition(":")[0], f"no device {name!r}")
+            raise ModelError(f"{what} here", hint="use --device auto or cpu") from error
         return device
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -22,10 +22,13 @@ from ..values import (
     TextPart,
 )
 from .answer_format import describe_format, read_data
-from .templates import IMAGE, IMAGES, OWN_FIELDS, Rendering, Template, share_images, substitute
+from .templates import IMAGE, IMAGES, OWN_FIELDS, Rendering, Template, placeholders, share_images, substitute
 
 SCHEMA = "schema"
 """The field by which a template says what its answer must look like."""
+
+COMMON_FIELDS = ("labels", "prompt")
+"""Fields that are the same in a question and in its shots."""
 
 
 def word(template: Template, style: Style, item: Item) -> Request:
@@ -76,6 +79,9 @@ def compose(
     if not item.images and rendering.has_image and template.images == "required":
         raise UsageError(f"template {template.name!r} needs an image")
 
+    # What a shot is asked with is its own, but for what the whole command says.
+    own = {name: value for name, value in template.fields.items() if name in fields}
+    shared = own | {name: fields[name] for name in COMMON_FIELDS if name in fields}
     turn = _lay_turn(rendering.turn, item.images, fields)
     opening = substitute(rendering.opening, fields)
     open_parts: tuple[Part, ...] = (TextPart(opening),) if opening else ()
@@ -85,7 +91,7 @@ def compose(
         parts = [TextPart(substitute(rendering.preamble, fields))] if rendering.preamble else []
         document: list[Part] = [*parts]
         for example in examples:
-            document += _lay_shot(rendering, example, fields)
+            document += _lay_shot(rendering, example, shared)
         prompt = (Message("document", (*document, *turn, *open_parts)),)
     else:
         messages: list[Message] = []
@@ -93,8 +99,8 @@ def compose(
             messages.append(Message("system", (TextPart(substitute(rendering.system, fields)),)))
         for example in examples:
             messages += [
-                Message("user", _lay_example(rendering, example, fields)),
-                Message("assistant", (TextPart(_word_answer(rendering, example, fields)),)),
+                Message("user", _lay_example(rendering, example, shared)),
+                Message("assistant", (TextPart(_word_answer(rendering, example, shared)),)),
             ]
         messages.append(Message("user", turn))
         if open_parts:
@@ -188,7 +194,7 @@ def _lay_turn(words: Iterable[str], images: Sequence[str], fields: Mapping[str, 
     return tuple(parts)
 
 
-def _lay_shot(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> list[Part]:
+def _lay_shot(rendering: Rendering, example: Example, fields: Mapping[str, str | None]) -> list[Part]:
     """A turn and its answer in a document."""
     *parts, last = _lay_example(rendering, example, fields)
     answer = _word_answer(rendering, example, fields)
@@ -198,23 +204,28 @@ def _lay_shot(rendering: Rendering, example: Example, fields: Mapping[str, str])
     return [*parts, last, TextPart(answer)]
 
 
-def _lay_example(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> tuple[Part, ...]:
+def _lay_example(
+    rendering: Rendering, example: Example, fields: Mapping[str, str | None]
+) -> tuple[Part, ...]:
     if example.turn:
         words = [word if word in (IMAGE, IMAGES) else word.replace("$", "$$") for word in example.turn]
-        return _lay_turn(rendering.keep_roles(words), example.images, fields)
+        return _lay_turn(rendering.keep_roles(words), example.images, {})
     if example.images and not rendering.has_image:
         raise UsageError("an example has an image but the template has no place for one")
     return _lay_turn(rendering.turn, example.images, _example_fields(rendering, example, fields))
 
 
-def _word_answer(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> str:
+def _word_answer(rendering: Rendering, example: Example, fields: Mapping[str, str | None]) -> str:
     """The answer of a shot, what begins it included."""
     values = {} if example.turn else _example_fields(rendering, example, fields)
-    values = {**fields, **values, "answer": example.answer}
+    known = {name: value for name, value in fields.items() if value is not None}
+    values = {**known, **values, "answer": example.answer}
     return "".join(join_answer(substitute(rendering.opening, values), substitute(rendering.answer, values)))
 
 
-def _example_fields(rendering: Rendering, example: Example, fields: Mapping[str, str]) -> dict[str, str]:
+def _example_fields(
+    rendering: Rendering, example: Example, fields: Mapping[str, str | None]
+) -> dict[str, str]:
     given = dict(example.fields)
     if unknown := sorted(set(given) - set(fields)):
         raise UsageError(f"an example has the unknown field {', '.join(unknown)}")
@@ -222,4 +233,13 @@ def _example_fields(rendering: Rendering, example: Example, fields: Mapping[str,
     values = name_own_fields(example.images, own) | given
     if missing := sorted(own - set(values)):
         raise UsageError(f"an example needs a value for {', '.join(missing)}")
-    return {**fields, **values}
+    used = {
+        name for text in (*rendering.turn, rendering.opening, rendering.answer) for name in placeholders(text)
+    }
+    whole = {**fields, **values}
+    if lacking := sorted(name for name in used & set(whole) if whole[name] is None):
+        raise UsageError(
+            f"an example has no {', '.join(lacking)}",
+            hint=f'write it beside the answer, as {{"image": "a.jpg", "{lacking[0]}": "…", "answer": "…"}}',
+        )
+    return {name: value for name, value in whole.items() if value is not None}

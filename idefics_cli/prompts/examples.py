@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from ..config import read_yaml
 from ..errors import BadItem, UsageError, describe_problems
@@ -45,6 +46,10 @@ def _parse_line(line: bytes, path: Path, number: int) -> Example:
 
 
 class _ExampleEntry(Strict):
+    """One shot. Keys it does not know are fields of the template, as in a batch file."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
     image: str | None = None
     images: list[str] = Field(default_factory=list)
     fields: dict[str, str] = Field(default_factory=dict)
@@ -75,10 +80,24 @@ def parse_example(entry: object, folder: Path, origin: str) -> Example:
         share_images(parsed.turn, sources)
     return Example(
         tuple(relative_to(folder, source) for source in sources),
-        tuple(parsed.fields.items()),
+        tuple(_join_fields(parsed, origin).items()),
         parsed.answer,
         tuple(parsed.turn),
     )
+
+
+def _join_fields(parsed: _ExampleEntry, origin: str) -> dict[str, str]:
+    """The fields of a shot, within `fields` or beside it."""
+    fields = dict(parsed.fields)
+    for name, value in (parsed.model_extra or {}).items():
+        if near := difflib.get_close_matches(name, _ExampleEntry.model_fields, n=1, cutoff=0.75):
+            raise UsageError(f"{origin}: {name} is unknown", hint=f"did you mean {near[0]}?")
+        if not isinstance(value, str):
+            raise UsageError(f"{origin}: {name} is not a text", hint="put it in quotes")
+        if name in fields:
+            raise UsageError(f"{origin}: {name} is given twice")
+        fields[name] = value
+    return fields
 
 
 def relative_to(folder: Path, source: str) -> str:

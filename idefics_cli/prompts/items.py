@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
@@ -23,7 +24,7 @@ from .answer_format import check_schema, choose_new_tokens, parse_regex, to_choi
 from .compose import word
 from .examples import load_examples, parse_example, relative_to
 from .tasks import TASKS, check_labels, name_labels, parse_scale, template_name
-from .templates import DecodingDefaults, Template, load_template
+from .templates import DecodingDefaults, Template, load_template, template_names
 
 _DECODING = frozenset(each.name for each in fields(Decoding))
 
@@ -51,6 +52,8 @@ class _Line(BaseModel):
     """Of a rating."""
     generate: bool = False
     normalize: Normalization = "none"
+    meta: dict[str, Any] | None = None
+    """What is copied to its row as it is."""
 
 
 class ItemReader:
@@ -126,6 +129,9 @@ class ItemReader:
             raise BadItem(describe_problems(error)) from error
         given, decoding = _sort_keys(line)
         template = self._find_template(line, given.get("prompt"))
+        for key in set(given) - set(template.fields):
+            if near := _find_near(key):
+                raise BadItem(f"template {template.name!r} has no field {key}", hint=f"did you mean {near}?")
         labels = check_labels(line.labels) if line.labels else ()
         counts: tuple[float, ...] = ()
         if line.task == "rate":
@@ -160,6 +166,7 @@ class ItemReader:
             is_ranked=is_ranked,
             normalize=line.normalize,
             values=counts,
+            meta=line.meta,
             answer_format=answer_format,
             is_named=line.id is not None,
         )
@@ -168,7 +175,9 @@ class ItemReader:
         if line.task is None and line.template is None:
             raise BadItem("a line needs a task or a template", hint=f"tasks: {', '.join(TASKS)}")
         if line.task is not None and line.task != "run" and line.task not in TASKS:
-            raise BadItem(f"no task {line.task!r}", hint=f"known: {', '.join(TASKS)}; or give a template")
+            is_template = line.task in template_names()
+            hint = f'write "template": "{line.task}"' if is_template else f"known: {', '.join(TASKS)}"
+            raise BadItem(f"there is no task {line.task!r}", hint=hint)
         if line.task == "run" and line.template is None:
             raise BadItem("the task run needs a template")
         name = template_name(str(line.task), line.template, prompt)
@@ -223,6 +232,20 @@ def _find_format(line: _Line) -> AnswerFormat | None:
     return None if line.choices is None else to_choices(check_labels(line.choices))
 
 
+def _say_how_to_write(key: str, value: object) -> str:
+    """What to do about a value that is no text: perhaps its key was to be another."""
+    if near := _find_near(key):
+        return f"did you mean {near}?"
+    return "give one text, or a line for each" if isinstance(value, list) else "put it in quotes"
+
+
+def _find_near(key: str) -> str | None:
+    """The key of a line that another one is nearly."""
+    return next(
+        iter(difflib.get_close_matches(key, (*_Line.model_fields, *_DECODING), n=1, cutoff=0.75)), None
+    )
+
+
 def _read_id(values: Mapping[str, Any]) -> str | None:
     id = values.get("id")
     return str(id) if isinstance(id, str | int) and not isinstance(id, bool) else None
@@ -236,7 +259,7 @@ def _sort_keys(line: _Line) -> tuple[dict[str, str], dict[str, Any]]:
         if key in target:
             raise BadItem(f"{key} is there twice")
         if target is given and not isinstance(value, str):
-            raise BadItem(f"{key} is not a text", hint="put it in quotes")
+            raise BadItem(f"{key} is not a text", hint=_say_how_to_write(key, value))
         target[key] = value
     try:
         parsed = DecodingDefaults.model_validate(decoding)

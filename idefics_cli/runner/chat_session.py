@@ -80,7 +80,10 @@ class Session:
         try:
             parsed = DecodingDefaults.model_validate({name: _parse(name, value)})
         except ValidationError as error:
-            raise UsageError(f"{value!r} is no value: {describe_problems(error)}") from error
+            if "valid number" in str(error) or "valid integer" in str(error):
+                kind = "a whole number" if "valid integer" in str(error) else "a number"
+                raise UsageError(f"{name} must be {kind}, not {value!r}") from error
+            raise UsageError(f"{value!r} is not a valid value: {describe_problems(error)}") from error
         chosen = getattr(parsed.to_decoding(), name)
         self.conversation.decoding = replace(self.conversation.decoding, **{name: chosen})
 

@@ -17,7 +17,7 @@ from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
 from ..prompts.tasks import match_label
 from ..ranking import temper
-from ..values import Answer, AnswerWarning, Image, Item, Request, Result
+from ..values import Answer, AnswerWarning, Failure, Image, Item, Request, Result
 from .prefetch import MAX_HELD_BYTES, Load, Prefetcher, PreparedItem, compose_item
 
 Answered = tuple[PreparedItem, Answer | ItemError]
@@ -249,10 +249,11 @@ def _read(
             revision=backend.revision,
             template=item.template,
             warnings=warnings,
-            error=error.to_failure(),
+            error=_explain(error, item),
             decoding=item.decoding,
             key=item.key,
             shard=item.shard,
+            meta=item.meta,
         )
     if outcome.scores:
         label = outcome.scores[0].label
@@ -283,6 +284,7 @@ def _read(
         warnings=warnings,
         decoding=item.decoding,
         key=item.key,
+        meta=item.meta,
         data=data,
         confidence=outcome.confidence,
         shard=item.shard,
@@ -293,6 +295,18 @@ def _name_warning(warning: AnswerWarning, item: Item, images: Mapping[str, Image
     """A warning of who has the model, with the image it is about where there are several."""
     about = [source for source in dict.fromkeys(item.images) if images[source].digest == warning.digest]
     return f"{about[0]}: {warning.text}" if about and len(item.images) > 1 else warning.text
+
+
+def _explain(error: ItemError, item: Item) -> Failure:
+    """Why an item failed; of a prompt that is too long also what in it could be less."""
+    failure = error.to_failure()
+    if failure.code != "prompt_too_long" or item.task == "chat":
+        return failure
+    ways = ["--template classify-photo, which names no labels"] if len(item.labels) > 10 else []
+    ways += ["fewer --shots"] if item.examples else []
+    ways += ["fewer images", "a lower --detail"] if len(item.images) > 1 else []
+    ways += ["a shorter text or a smaller --max-new-tokens"] if not ways else []
+    return replace(failure, message=f"{failure.message}; use {' or '.join(ways)}")
 
 
 def _list_fields(item: Item, request: Request) -> dict[str, Any]:

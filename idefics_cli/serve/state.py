@@ -27,6 +27,8 @@ from .metrics import Labels, Metrics
 from .process_memory import count_resident_bytes, release_freed
 from .scheduler import Refused, Scheduler
 
+LOADED = ("revision", "dtype", "quantization", "device", "attention", "detail")
+"""What of how the model was loaded a command without --model takes over."""
 LOADS_AT_ONCE = 16
 """Images of the API that are fetched and decoded at the same time, whoever wants them."""
 PARSES_AT_ONCE = 2
@@ -76,6 +78,7 @@ class ServerState:
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
     active_calls: int = 0
+    finished_calls: int = 0
     """Calls and sessions that are under way."""
     _most_letters: int | None = None
     _last_used: float = field(default_factory=time.monotonic)
@@ -96,6 +99,7 @@ class ServerState:
             yield
         finally:
             self.active_calls -= 1
+            self.finished_calls += 1
             self._last_used = time.monotonic()
             self._was_used = True
             self._is_resting = False
@@ -152,8 +156,11 @@ class ServerState:
             "model": self.name,
             "revision": self.backend.revision,
             "style": self.backend.style,
+            "loaded": {name: getattr(self.backend.spec, name) for name in LOADED},
             "uptime_seconds": round(time.monotonic() - self.began, 1),
             "idle_seconds": round(self.idle_seconds, 1),
+            "last_call_seconds": round(time.monotonic() - self._last_used, 1) if self._was_used else None,
+            "finished_calls": self.finished_calls,
             "keep_alive_seconds": None if math.isinf(self.keep_alive_seconds) else self.keep_alive_seconds,
             "calls": self.active_calls,
             "waiting_requests": self.scheduler.waiting,

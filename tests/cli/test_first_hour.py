@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
-from idefics_cli.errors import AnswerError
+from idefics_cli.errors import AnswerError, PromptError
 from idefics_cli.values import Request
 from tests.program import Run
 from tests.scripted import ScriptedBackend
+from tests.scripted_program import ROOT
 
 Program = Callable[..., Run]
 MODEL = ("--model", "idefics-9b")
@@ -102,3 +106,162 @@ def test_a_failed_photo_is_tried_again_under_another_spelling(
 def test_labels_are_a_list_in_a_row(run: Program, photos: Path) -> None:
     words = ("classify", photos / "a.png", *MODEL, "--labels", "cat,dog", "--format", "jsonl")
     assert json.loads(run(*words, backend=ScriptedBackend()).stdout)["fields"] == {"labels": ["cat", "dog"]}
+
+
+def test_what_a_folder_holds_besides_is_told_once(run: Program, photos: Path) -> None:
+    result = run("caption", photos, *MODEL, backend=ScriptedBackend())
+    told = "skipped files that are no images: .CR2 2, .mp4 1; 1 subfolder (-r reads them too)"
+    assert result.stderr.count(told) == 1, result.stderr
+    assert "subfolder" not in run("caption", photos, "-r", *MODEL, backend=ScriptedBackend()).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (
+            ("vqa", "{a}", "what is it?"),
+            "there is no file 'what is it?'; a question? write -q \"what is it?\"",
+        ),
+        (("caption", "{a}", "An oil painting of"), 'write --prompt "An oil painting of"'),
+        (("caption", "nowhere/*.jpg"), "no file matches nowhere/*.jpg"),
+        (("{a}",), "'{a}' is not a command; write: idefics caption {a}"),
+        (("describe", "{a}"), "there is no command 'describe'; write: idefics caption {a}"),
+        (("captoin", "{a}"), "caption"),
+    ],
+)
+def test_what_was_meant_is_said(run: Program, photos: Path, words: tuple[str, ...], hint: str) -> None:
+    photo = str(photos / "a.png")
+    backend = ScriptedBackend()
+    result = run(*(word.format(a=photo) for word in words), backend=backend)
+    assert result.code in (2, 4)
+    assert hint.format(a=photo) in result.stderr, result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert backend.requests == []
+
+
+def test_names_on_standard_input_are_no_image(run: Program, photos: Path) -> None:
+    result = run("caption", "-", *MODEL, backend=ScriptedBackend(), stdin=f"{photos / 'a.png'}\n".encode())
+    assert "standard input has names of files, not an image; use --files-from -" in result.stderr
+
+
+SHOTS = """
+- {{image: a.png, {question} answer: red}}
+"""
+
+
+def test_a_shot_has_its_fields_beside_its_answer_and_is_never_asked_with_another_question(
+    run: Program, photos: Path
+) -> None:
+    shots = photos / "shots.yaml"
+    words = ("vqa", photos / "b.png", "-q", "Is it blue?", "--examples", shots, *MODEL)
+    backend = ScriptedBackend()
+    shots.write_text(SHOTS.format(question="question: Which colour?,"))
+    assert run(*words, backend=backend).code == 0
+    assert "Which colour?" in str(backend.requests[0].prompt)
+    shots.write_text(SHOTS.format(question=""))
+    refused = run(*words, "--format", "jsonl", backend=backend)
+    assert refused.code == 2
+    assert "an example has no question" in refused.stderr
+    assert len(backend.requests) == 1
+
+
+def test_shots_of_classify_share_its_labels(run: Program, photos: Path) -> None:
+    shots = photos / "shots.yaml"
+    shots.write_text(SHOTS.format(question=""))
+    words = ("classify", photos / "b.png", "--labels", "red,blue", "--examples", shots, *MODEL)
+    for style in ("completion", "chat"):
+        assert run(*words, "--style", style, backend=ScriptedBackend()).code == 0
+
+
+def test_meta_is_copied_to_the_row(run: Program, photos: Path) -> None:
+    items = photos / "items.jsonl"
+    items.write_text('{"task": "caption", "image": "a.png", "meta": {"sku": 7, "tags": ["x"]}}\n')
+    (row,) = map(json.loads, run("batch", items, *MODEL, backend=ScriptedBackend()).stdout.splitlines())
+    assert row["meta"] == {"sku": 7, "tags": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ('[\n{"task": "caption"}]', "is one JSON array, not an item a line; jq -c '.[]'"),
+        ("image,question\na.png,what\n", "is a table (CSV), not JSON lines"),
+        ('{"task": "vqa", "image": "a.png", "question": ["x", "y"]}', "give one text, or a line for each"),
+        ('{"task": "caption", "image": "a.png", "temprature": 1}', "did you mean temperature?"),
+        ('{"task": "caption", "image": "a.png", "temprature": "1"}', "did you mean temperature?"),
+        ('{"task": "ocr", "image": "a.png"}', 'there is no task \'ocr\'; write "template": "ocr"'),
+    ],
+)
+def test_a_batch_file_says_what_is_wrong_with_it(run: Program, photos: Path, content: str, hint: str) -> None:
+    items = photos / "items.jsonl"
+    items.write_text(content)
+    backend = ScriptedBackend()
+    result = run("batch", items, *MODEL, backend=backend)
+    assert result.code in (1, 2)
+    assert hint in result.stderr, result.stderr
+    assert backend.requests == []
+
+
+def test_a_prompt_too_long_is_said_once_with_a_way_out(run: Program, photos: Path) -> None:
+    def too_long(request: Request) -> PromptError:
+        return PromptError("the prompt takes 900 tokens, the model has room for 512", code="prompt_too_long")
+
+    labels = ",".join(f"kind-{number}" for number in range(20))
+    words = ("classify", photos, "-r", "--labels", labels, "--generate", *MODEL)
+    result = run(*words, backend=ScriptedBackend(too_long))
+    assert result.stderr.count("the prompt takes") == 1
+    assert "; use --template classify-photo, which names no labels" in result.stderr
+    assert "--shots" not in result.stderr
+    assert "prompt too long 4" in result.stderr
+
+
+def test_a_variable_that_nothing_reads_is_told(run: Program, photos: Path) -> None:
+    os.environ["IDEFICS_TEMPRATURE"] = "1"
+    result = run("caption", photos / "a.png", *MODEL, backend=ScriptedBackend())
+    assert result.code == 0
+    assert "nothing reads IDEFICS_TEMPRATURE; did you mean IDEFICS_TEMPERATURE?" in result.stderr
+
+
+def test_a_key_that_is_no_option_is_nearly_one(run: Program, photos: Path) -> None:
+    folder = Path(os.environ["IDEFICS_CONFIG_DIR"])
+    folder.mkdir()
+    (folder / "config.yaml").write_text("max-new-token: 3\n")
+    result = run("caption", photos / "a.png", *MODEL, backend=ScriptedBackend())
+    assert (result.code, "did you mean max-new-tokens?" in result.stderr) == (2, True)
+
+
+def test_pull_without_a_network_does_not_advise_itself(run: Program) -> None:
+    result = run("models", "pull", "smolvlm-256m")
+    assert result.code == 3
+    assert "models pull" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+NO_HOME = ["unshare", "--user", "--map-user=12345", "env", "-i", "PYTHONDONTWRITEBYTECODE=1"]
+
+
+def run_elsewhere(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program as a user without an entry in passwd and without HOME."""
+    given = [f"{name}={value}" for name, value in environment.items()]
+    program = [sys.executable, "-m", "tests.scripted_program", *map(str, words)]
+    done = subprocess.run([*NO_HOME, *given, *program], cwd=ROOT, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr:
+        pytest.skip("this system lets nobody be another user")
+    return done
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"HOME": "/nowhere"}, {"TMPDIR": "/nowhere"}, {"XDG_CACHE_HOME": "/nowhere"}]
+)
+def test_without_a_home_it_works(photos: Path, environment: dict[str, str]) -> None:
+    done = run_elsewhere("caption", photos / "a.png", "--model", "shapes", **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "It is a.png.\n", "")
+
+
+def test_settings_that_may_not_be_read_name_the_variable(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "config.yaml").mkdir()
+    done = run_elsewhere(
+        "caption", photos / "a.png", "--model", "shapes", IDEFICS_CONFIG_DIR=str(tmp_path / "locked")
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

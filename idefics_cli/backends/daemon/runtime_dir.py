@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...config import expand_user
+from ...config import expand_user, user_cache
 from ...errors import UsageError
 from ...models.hub.cache import find_commit, repo_folder
 from ...values import ModelSpec
@@ -36,7 +36,7 @@ def find_folder() -> Path:
         try:
             return Path(platformdirs.user_runtime_dir("idefics"))
         except OSError:
-            return Path(platformdirs.user_cache_dir("idefics")) / "run"
+            return user_cache() / "run"
 
 
 def check_folder(folder: Path) -> None:

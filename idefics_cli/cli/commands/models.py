@@ -14,6 +14,7 @@ from ..output import ask_yes_or_no
 from ..settings import Settings
 
 app = typer.Typer(help="List, size, fetch and remove checkpoints.", invoke_without_command=True)
+NETWORK_HINT = "check the network; HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids it"
 Name = Annotated[
     str,
     typer.Argument(metavar="NAME", show_default=False, help="Short name, hub id (org/name) or folder."),
@@ -70,11 +71,19 @@ def info(
 def pull(name: Name, settings: Settings) -> None:
     """Download a checkpoint, or what is missing of it: safetensors, settings, tokenizer."""
     from ...config import resolve_model
+    from ...errors import ModelError
     from .. import pull as pulling
     from ..model_choice import choose_revision
 
     model = resolve_model(name)
-    pulling.pull(model, choose_revision(model, settings), settings.talk)
+    try:
+        pulling.pull(model, choose_revision(model, settings), settings.talk)
+    except ModelError as error:
+        if "models pull" not in str(error):
+            raise
+        raise ModelError(
+            f"{name} cannot be downloaded: the hub cannot be reached", hint=NETWORK_HINT
+        ) from error
 
 
 @app.command()

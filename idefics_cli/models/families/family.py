@@ -78,6 +78,8 @@ class Family(ABC):
     """Whether the texts of turns lose their outer spaces, as those of documents always do."""
     has_batches: ClassVar[bool] = True
     """Whether `collate` takes several prompts."""
+    has_system_role: ClassVar[bool] = True
+    """Whether a conversation may begin with a message of the system."""
     has_prefixes: ClassVar[bool] = False
     """Whether prompts may go on from a shared prefix and be batched: then the family is a `PlaceholderFamily`."""
     has_slots: ClassVar[bool] = False
@@ -189,7 +191,6 @@ class Family(ABC):
             raise PromptError(
                 f"the prompt takes {len(encoded.ids)} tokens{room}, the model has room for {self.context_tokens}",
                 code="prompt_too_long",
-                hint="use fewer --shots, fewer images, a shorter text, a lower --detail or a smaller --max-new-tokens",
             )
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -42,8 +42,6 @@ class PlaceholderFamily(Family):
     """Beginning of text; the checkpoint's own once there is a tokenizer."""
     shown_image: ClassVar[str] = IMAGE_TOKEN
     """An image in a rendered prompt."""
-    has_system_role: ClassVar[bool] = True
-    """Whether a conversation may begin with a message of the system."""
 
     def __init__(
         self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None

@@ -90,6 +90,8 @@ def _explain(spec: ModelSpec, error: BaseException) -> ModelError:
 
     if (told := next((cause for cause in causes if isinstance(cause, ModelError)), None)) is not None:
         return told
+    if "No usable temporary directory" in str(error):
+        return ModelError("no folder for temporary files can be written", hint="set TMPDIR to one that can")
     if has(HFValidationError):
         return ModelError(f"{name} is no name of a checkpoint on the hub", hint="check the name")
     if (failure := _explain_cache(name, causes)) is not None:
