@@ -246,3 +246,28 @@ def test_the_embedded_checkpoint_converses(red_circle: Path) -> None:
 )
 def test_a_paragraph_is_finished_by_a_blank_line_outside_of_code(text: str, finished: str) -> None:
     assert text[: find_paragraph_end(text)] == finished
+
+
+def test_what_is_typed_first_is_understood(
+    talk: Callable[..., Screen], red_circle: Path, tmp_path: Path
+) -> None:
+    screen = talk()
+    screen.type("What is it?\r")
+    screen.wait_for("no image was shown yet; /image PATH")
+    screen.wait_for("saw no image")
+    screen.type(f"{red_circle}\r")
+    screen.wait_for("is this an image to look at? [y/N]")
+    screen.type("y\n")
+    screen.wait_for("an image goes with the next message")
+    kept = tmp_path / "kept.json"
+    kept.write_text("mine")
+    screen.type(f"/save {kept}\r")
+    screen.wait_for(f"replace {kept}? [y/N]"[:40])
+    screen.type("n\n")
+    screen.wait_for("is as it was")
+    assert kept.read_text() == "mine"
+    screen.type("/set temperature hot\r")
+    screen.wait_for("temperature must be a number, not 'hot'")
+    screen.type("/quit\r")
+    assert screen.end() == 0
+    assert screen.raw.count("no image was shown yet") == 1
