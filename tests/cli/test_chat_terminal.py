@@ -141,6 +141,8 @@ def test_a_conversation_with_all_its_commands(
     assert [turn.get("images", []) for turn in content["turns"]] == [["a.png"], [], ["b.png"]]
     assert content["turns"][0]["reply"].startswith("I **heard** 'What is it?'")
     screen.type(f"/save {first}\r")
+    screen.wait_for("[y/N]")
+    screen.type("y\n")
     screen.wait_for("is another file; save under another name")
 
     screen.type("/reset\r")
@@ -157,7 +159,7 @@ def test_a_conversation_with_all_its_commands(
     screen.type("/set temperature 0.5\r")
     screen.wait_for("temperature 0.5")
     screen.type("/set temperature warm\r")
-    screen.wait_for("'warm' is no value")
+    screen.wait_for("temperature must be a number, not 'warm'")
     screen.type("/set heat 3\r")
     screen.wait_for("no decoding option 'heat'")
     screen.type("/dance\r")
