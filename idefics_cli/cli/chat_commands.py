@@ -44,8 +44,6 @@ def looks_like_image(message: str) -> bool:
 def obey(session: Session, line: str) -> str:
     """Run a command and say what it did. Raises IdeficsError."""
     name, _, argument = line[1:].partition(" ")
-    if name in ENDS:
-        raise EOFError
     command = COMMANDS.get(name)
     if command is None:
         raise UsageError(f"no command /{name}", hint="/help lists them; write // for a message with a slash")

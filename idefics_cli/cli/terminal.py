@@ -17,7 +17,7 @@ from rich.markdown import Markdown
 from ..config import state_folder
 from ..errors import IdeficsError, ModelError, to_item_error
 from ..runner.chat_session import Session
-from .chat_commands import as_message, is_command, looks_like_image, obey
+from .chat_commands import ENDS, as_message, is_command, looks_like_image, obey
 from .output import Talk, ask_yes_or_no, drop_controls, say, say_error, tell_more
 
 REFRESH_SECONDS = 0.05
@@ -53,13 +53,12 @@ class Terminal:
                 continue
             except EOFError:
                 return
-            if is_command(line):
-                try:
-                    self._obey(line)
-                except EOFError:
-                    return
-            elif looks_like_image(line) and ask_yes_or_no("is this an image to look at?"):
+            if looks_like_image(line) and ask_yes_or_no("is this an image to look at?"):
                 self._obey(f"/image {line}")
+            elif line.removeprefix("/") in ENDS and is_command(line):
+                return
+            elif is_command(line):
+                self._obey(line)
             elif line:
                 self._tell_of_images()
                 self._ask(as_message(line))
