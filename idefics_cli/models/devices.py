@@ -59,7 +59,7 @@ def choose_device(name: str) -> torch.device:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             kinds = {"cuda": "no CUDA GPU", "xpu": "no Intel GPU", "mps": "no Apple GPU"}
-            what = kinds.get(name.partition(":")[0], f"no device {name!r}")
+            what = f"no device {name!r}" if is_there(name) else kinds[name.partition(":")[0]]
             raise ModelError(f"{what} here", hint="use --device auto or cpu") from error
         return device
     if torch.cuda.is_available():

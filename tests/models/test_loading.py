@@ -66,7 +66,7 @@ def test_idefics_overflows_in_float16_unless_insisted_on() -> None:
     [
         ({"attention": "flash"}, "no flash attention"),
         ({"attention": "fast"}, "sdpa, eager, flash"),
-        ({"device": "cuda:99"}, "no device"),
+        ({"device": "cuda:99"}, "no (CUDA GPU|device 'cuda:99') here; use --device auto or cpu"),
         ({"device": "toaster"}, "no device"),
         ({"dtype": "float16"}, "bfloat16"),
         ({"quantization": "2bit"}, "4bit, 8bit, int8"),

@@ -219,7 +219,7 @@ def test_keep_alive_starts_one_server_however_many_want_it(monkeypatch: pytest.M
     log = (find_folder() / "server.log").read_text()
     assert log.count("serving shapes") == 1, log
     status = run_program("serve", "--status")
-    assert re.search(r"^keep alive\t3600(\.0)?$", status.stdout, re.MULTILINE)
+    assert re.search(r"^keep alive\t1 h 0 min$", status.stdout, re.MULTILINE)
     pid = int(re.findall(r"^pid\t(\d+)$", status.stdout, re.MULTILINE)[0])
     again = run_program("caption", SAMPLES / "red-circle.png", *MODEL, "--verbose")
     assert f"process {pid}" in again.stderr
