@@ -160,8 +160,7 @@ class Item:
     answer_format: AnswerFormat | None = None
     is_named: bool = False
     """Whether the id is the user's own, and so says by itself which item this is."""
-    meta: Mapping[str, Any] | None = field(default=None, hash=False)
-    """What is copied to its row."""
+    meta: Mapping[str, Any] | None = field(default=None, hash=False)  # copied to its row
     problem: str = ""
     """Why it cannot be asked at all. Such an item becomes a failed row."""
     problem_code: str = "bad_item"
@@ -184,8 +183,7 @@ class Request:
     images: tuple[str, ...] = ()
     """Sources of the images asked about (the shots' images are in the prompt only)."""
     normalize: Normalization = "none"
-    """How choices of different lengths and frequencies compare: as they are, per token, or less what they score
-    without the images."""
+    """How choices compare: as they are, per token, or less what they score without the images."""
     answer_format: AnswerFormat | None = None
     wants_tokens: bool = False
     opening: str = ""
@@ -232,7 +230,7 @@ class ModelSpec:
 
     def list_weights(self) -> dict[str, Any]:
         """What tells these weights, once loaded, from others."""
-        kept = (one.name for one in fields(self) if one.metadata.get("is_of_weights", True))
+        kept = [one.name for one in fields(self) if one.metadata.get("is_of_weights", True)]
         values = {name: getattr(self, name) for name in kept}
         return values | dict(values.pop("others"))
 
@@ -343,9 +341,7 @@ class Result:
         }
         row |= {} if self.shard is None else {"shard": dict(self.shard)}
         if any(_printable(source) != source for source in self.images):
-            row["path_b64"] = [
-                base64.b64encode(os.fsencode(source)).decode("ascii") for source in self.images
-            ]
+            row["path_b64"] = [base64.b64encode(os.fsencode(one)).decode("ascii") for one in self.images]
         return row
 
 
