@@ -20,6 +20,7 @@ from ..config import Model
 from ..errors import ItemError, ModelError, ServerLost, UsageError
 from ..results.ledger import name_run, take_shard
 from ..runner.run import Report, run
+from ..tables import align
 from ..values import Item, ModelSpec, Request, Result
 from .bugs import ask_to_report
 from .daemon import open_warm
@@ -75,7 +76,8 @@ def answer(work: ItemList, settings: Settings) -> None:
         print_prompts(items, work.words, spec, model, settings)
         return
     run_name = name_run(model.name, list_run_details(spec, settings), work.like)
-    tally = Tally()
+    wanted = work.like.answer_format if work.like is not None else None
+    tally = Tally(counts_choices=wanted is not None and wanted.kind == "choices")
     interrupts = Interrupts(is_gentle=not is_single)
     with open_sinks(output, run_name, settings) as sinks, contextlib.ExitStack() as held:
         todo = sinks.skip_finished(items)
@@ -119,6 +121,7 @@ def _open_run(
             model=model.name,
             full_text=settings.output.full_text,
             top=work.top,
+            least_confidence=settings.output.min_confidence,
             temperature=_choose_temperature(model, work, settings),
         ),
         limits=settings.limits,
@@ -215,6 +218,9 @@ def _conclude(
             settings.talk.note(summary)
         else:
             settings.talk.detail(summary)
+    if tally.choices.total() > 1:
+        for line in align([(said, f"{count:,}") for said, count in tally.choices.most_common()]):
+            settings.talk.note(line)
     has_unsaid = tally.unsaid_failures > 0 and not settings.talk.verbose
     if has_unsaid or (sinks.failed_before and not accepts):
         settings.talk.note(_say_where_failures_are(sinks))

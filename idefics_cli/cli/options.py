@@ -302,6 +302,10 @@ class OutputOptions(Panel):
             "--calibration", panel=OUTPUT, metavar="FILE", help="Label probabilities as calibrate fitted."
         ),
     ] = None
+    min_confidence: Annotated[
+        float | None,
+        option("--min-confidence", panel=OUTPUT, min=0, max=1, help="Warn of answers less likely than this."),
+    ] = None
     sidecar: Annotated[
         str | None,
         option("--sidecar", panel=OUTPUT, metavar="EXT", help="Write each text beside its image (.txt)."),

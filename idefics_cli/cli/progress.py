@@ -34,8 +34,11 @@ def count_codes(codes: Counter[str]) -> str:
 class Tally:
     """What became of the items of this run."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_choices: bool = False) -> None:
         self.answered = 0
+        self.choices: Counter[str] = Counter()
+        """How often each choice was the answer, where there were choices."""
+        self._counts_choices = counts_choices
         self.codes: Counter[str] = Counter()
         self.unforeseen = ""
         """The first failure that nobody foresaw."""
@@ -48,6 +51,8 @@ class Tally:
     def add(self, result: Result) -> None:
         if result.error is None:
             self.answered += 1
+            if self._counts_choices:
+                self.choices[str(result.data)] += 1
         else:
             self.codes[result.error.code] += 1
             if result.error.code == "internal":

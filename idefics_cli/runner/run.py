@@ -34,6 +34,8 @@ class Report:
     full_text: bool = False
     temperature: float = 1.0
     """Of the probabilities of labels."""
+    least_confidence: float | None = None
+    """Answers of which the model is less sure carry a warning."""
     top: int | None = None
     """How many scores a ranked row keeps; all without a number."""
 
@@ -261,6 +263,7 @@ def _read(
         if item.values:
             counts = dict(zip(item.labels, item.values, strict=True))
             data = round(math.fsum(counts[score.label] * score.probability for score in outcome.scores), 4)
+    warnings += _warn_of_doubt(outcome, report.least_confidence)
     if report.full_text:
         text = outcome.full_text.strip()
     elif outcome.scores:
@@ -289,6 +292,15 @@ def _read(
         confidence=outcome.confidence,
         shard=item.shard,
     )
+
+
+def _warn_of_doubt(answer: Answer, least: float | None) -> tuple[str, ...]:
+    """A warning of an answer whose label, or whose tokens on average, are less likely than they should be."""
+    mean = answer.confidence.mean_logprob if answer.confidence is not None else None
+    sure = answer.scores[0].probability if answer.scores else None if mean is None else math.exp(mean)
+    if least is None or sure is None or sure >= least:
+        return ()
+    return (f"unsure: {sure:.2f} is less than {least:g}",)
 
 
 def _name_warning(warning: AnswerWarning, item: Item, images: Mapping[str, Image]) -> str:

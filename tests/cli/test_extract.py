@@ -9,6 +9,8 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from tests.scripted import ScriptedBackend
+
 SAMPLES = Path(__file__).parents[2] / "idefics_cli" / "shapes" / "samples"
 CIRCLE = str(SAMPLES / "red-circle.png")
 STAR = str(SAMPLES / "blue-star.png")
@@ -111,3 +113,11 @@ def test_what_cannot_be_kept_to_is_refused_before_a_model_is_loaded(
     assert result.code == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_choices_of_several_images_are_counted_at_the_end(run: Any, two_images: Any) -> None:
+    backend = ScriptedBackend(lambda request: " red" if "a.png" in request.images[0] else " blue")
+    words = ("vqa", *two_images, two_images[0], "-q", "Colour?", "--choices", "red,blue")
+    result = run(*words, "--model", "idefics-9b", backend=backend)
+    assert result.code == 0, result.stderr
+    assert [line.split()[1:] for line in result.stderr.splitlines()[-2:]] == [["red", "2"], ["blue", "1"]]
