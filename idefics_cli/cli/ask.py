@@ -132,10 +132,10 @@ def _open_run(
     )
 
 
-def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> float:
-    """That of the probabilities of labels. Raises UsageError where it was fitted on another model's."""
+def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> float | None:
+    """That of the probabilities of labels, if one was given. Raises UsageError for one fitted on another model."""
     if settings.calibration is None:
-        return 1.0
+        return None
     if settings.calibration.model != model.name:
         raise UsageError(
             f"--calibration {settings.output.calibration} is of {settings.calibration.model}, not of {model.name}",

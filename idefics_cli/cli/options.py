@@ -259,7 +259,6 @@ class InputOptions(Panel):
         option("--background", panel=INPUT, help="Colour under transparent images, as #rrggbb."),
         Fact.RUN,
     ] = None
-
     timeout: Annotated[
         float | None, option("--timeout", panel=INPUT, min=0.1, help="Seconds for fetching one URL, in all.")
     ] = None
@@ -298,9 +297,7 @@ class OutputOptions(Panel):
     ] = None
     calibration: Annotated[
         str | None,
-        option(
-            "--calibration", panel=OUTPUT, metavar="FILE", help="Label probabilities as calibrate fitted."
-        ),
+        option("--calibration", panel=OUTPUT, metavar="FILE", help="Probabilities as calibrate fitted."),
     ] = None
     min_confidence: Annotated[
         float | None,

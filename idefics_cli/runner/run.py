@@ -32,8 +32,8 @@ class Report:
 
     model: str
     full_text: bool = False
-    temperature: float = 1.0
-    """Of the probabilities of labels."""
+    temperature: float | None = None
+    """Of the probabilities of labels; as they came without one."""
     least_confidence: float | None = None
     """Answers of which the model is less sure carry a warning."""
     top: int | None = None
@@ -259,7 +259,8 @@ def _read(
         )
     if outcome.scores:
         label = outcome.scores[0].label
-        outcome = replace(outcome, scores=temper(outcome.scores, report.temperature))
+        if report.temperature is not None:
+            outcome = replace(outcome, scores=temper(outcome.scores, report.temperature))
         if item.values:
             counts = dict(zip(item.labels, item.values, strict=True))
             data = round(math.fsum(counts[score.label] * score.probability for score in outcome.scores), 4)

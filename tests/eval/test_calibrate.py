@@ -104,6 +104,6 @@ def test_too_little_to_fit_on_is_said(run: Program, tmp_path: Path) -> None:
 
 def test_answers_that_are_less_sure_than_wanted_carry_a_warning(run: Program, red_circle: Path) -> None:
     (warning,) = json.loads(classify(run, red_circle, "--min-confidence", "0.9").stdout)["warnings"]
-    assert warning == "unsure: 0.73 is less than 0.9"
-    assert json.loads(classify(run, red_circle, "--min-confidence", "0.7").stdout)["warnings"] == []
+    assert warning == "unsure: 0.67 is less than 0.9"
+    assert json.loads(classify(run, red_circle, "--min-confidence", "0.6").stdout)["warnings"] == []
     assert classify(run, red_circle, "--min-confidence", "1.1").code == 2
