@@ -78,7 +78,7 @@ def test_what_cannot_run_is_broken_and_what_is_missing_is_skipped(
     monkeypatch.setattr(answers, "PRECISIONS", (answers.PRECISIONS[0], missing))
     result = run("doctor", "--offline", "--device", "cuda:99")
     assert result.code == 1
-    assert "broken   model, float32   there is no device 'cuda:99'" in result.stdout
+    assert "broken   model, float32   no CUDA GPU here; use --device auto or cpu" in result.stdout
     assert "skipped  model, int8      no_such.package is not installed; pip install it" in result.stdout
 
 
