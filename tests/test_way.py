@@ -1,0 +1,34 @@
+"""The way of a question from its command to the model stays short enough to be read in one go."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+PACKAGE = Path(__file__).parents[1] / "idefics_cli"
+CIRCLE = PACKAGE / "shapes" / "samples" / "red-circle.png"
+MOST_CALLS, MOST_FILES = 15, 7
+
+
+def test_the_way_of_a_question_to_the_model_is_short(run: Any) -> None:
+    ways: set[tuple[tuple[str, str], ...]] = set()
+
+    def look(module: Any, inputs: Any) -> None:
+        if type(module).__name__ == "IdeficsForVisionText2Text":
+            frames = [frame for frame in traceback.extract_stack() if str(PACKAGE) in frame.filename]
+            names = [(Path(frame.filename).name, frame.name) for frame in frames]
+            ways.add(tuple(names[names.index(("vqa.py", "vqa")) :]))
+
+    hook = register_module_forward_pre_hook(look)
+    try:
+        result = run("vqa", CIRCLE, "-q", "What colour is the circle?", "--model", "shapes")
+    finally:
+        hook.remove()
+    assert result.stdout == "red\n"
+    assert ways
+    for way in ways:
+        assert len(way) <= MOST_CALLS, way
+        assert len({file for file, _ in way}) <= MOST_FILES, way
