@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,9 @@ from .output import emit, is_terminal, may_fetch, one_line, say_error, tell_more
 from .progress import Tally
 from .settings import Settings
 from .signals import INTERRUPTED
+
+AGAIN_SECONDS = 1.0
+"""How long a SIGTERM may go unheard."""
 
 
 def converse(images: Sequence[str], settings: Settings, *, system: str | None, saved: str | None) -> None:
@@ -103,13 +107,25 @@ def _write(result: Result, settings: Settings) -> None:
 @contextlib.contextmanager
 def _ending_at_sigterm() -> Iterator[None]:
     """SIGTERM ends the conversation; only Ctrl-C stops no more than a reply."""
-    before = signal.signal(signal.SIGTERM, _end)
+    has_ended = threading.Event()
+
+    def send_again() -> None:
+        if not has_ended.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        """Any exception but this one and KeyboardInterrupt would be lost in the event loop of the prompt.
+
+        One that comes within a finaliser is lost all the same, so the signal is sent again until it is heard.
+        """
+        again = threading.Timer(AGAIN_SECONDS, send_again)
+        again.daemon = True
+        again.start()
+        raise SystemExit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
+        has_ended.set()
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """Any exception but this one and KeyboardInterrupt would be lost in the event loop of the prompt."""
-    raise SystemExit(INTERRUPTED)
