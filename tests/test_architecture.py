@@ -124,7 +124,7 @@ def test_imports_point_down(path: Path) -> None:
     here = part(module_of(path))
     if here == "__init__":
         return
-    assert here in RANKS, f"{here} has no rank: give it one in DESIGN.md and here"
+    assert here in RANKS, f"{here} has no rank: give it one here"
     for module, is_ours, line in imports(path):
         target = part(module)
         if is_ours and target in RANKS and target != here:

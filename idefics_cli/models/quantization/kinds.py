@@ -1,7 +1,8 @@
 """Weights in fewer bits: what is quantized, what stays as it is, and the proof after loading.
 
 Vision tower, resampler or connector, and output head are never quantized: they are small, and answers break first
-there (families.md P27). The lists carry full module names: transformers matches from the start or the end of a name.
+there. The lists carry full module names: transformers matches from the start or the end of a name, and a list of
+modules replaces its own (https://github.com/huggingface/transformers/issues/45674).
 """
 
 # transformers is typed in parts only.
