@@ -66,6 +66,7 @@ def compose(
     Raises UsageError for missing or unknown fields, named all together, and for images the template has no place for.
     """
     rendering = template.rendering(style)
+    asked = item.fields  # a row does not repeat the schema of its run
     wanted = item.answer_format or template.answer_format
     if wanted is not None:
         _check_shots(wanted, examples)
@@ -119,7 +120,7 @@ def compose(
             Choice(label, join_answer(ends, substitute(rendering.label, fields | {"answer": label}))[1])
             for label in choices
         ),
-        fields=tuple(item.fields),
+        fields=asked,
         template=template.label,
         images=item.images,
         answer_format=None if choices else wanted,

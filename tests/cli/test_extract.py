@@ -36,6 +36,7 @@ def test_extract_prints_json_that_the_schema_takes(run: Any, tmp_path: Path) -> 
         jsonschema_rs.validator_for(SCHEMA).validate(row["data"])
         assert json.loads(row["text"]) == row["data"]
         assert row["template"] == "extract@1"
+        assert row["fields"] == {}
         assert row["confidence"]["min_logprob"] <= row["confidence"]["mean_logprob"] < 0
     text = run("extract", CIRCLE, "--schema", json.dumps(SCHEMA), "--model", "shapes")
     assert json.loads(text.stdout) == rows[0]["data"]
