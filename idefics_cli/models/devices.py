@@ -59,7 +59,8 @@ def choose_device(name: str) -> torch.device:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             kinds = {"cuda": "no CUDA GPU", "xpu": "no Intel GPU", "mps": "no Apple GPU"}
-            what = f"no device {name!r}" if is_there(name) else kinds[name.partition(":")[0]]
+            unknown = f"no device {name!r}"
+            what = unknown if is_there(name) else kinds.get(name.partition(":")[0], unknown)
             raise ModelError(f"{what} here", hint="use --device auto or cpu") from error
         return device
     if torch.cuda.is_available():

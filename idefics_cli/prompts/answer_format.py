@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -270,21 +271,17 @@ def _resolve(pointer: Any, root: Mapping[str, Any]) -> Any:
     return value
 
 
-_validators: dict[str, Any] = {}
-
-
+@lru_cache(maxsize=64)  # strangers may send a server as many schemas as they like
 def _open_validator(text: str) -> Any:
-    """The second opinion on a schema, made once. Raises UsageError for what is no schema."""
-    if text not in _validators:
-        import jsonschema_rs
+    """The second opinion on a schema. Raises UsageError for what is no schema."""
+    import jsonschema_rs
 
-        try:
-            _validators[text] = jsonschema_rs.validator_for(json.loads(text), validate_formats=True)
-        except ValueError as error:
-            raise UsageError(
-                f"the schema is not valid ({_first_line(error)})", hint="see json-schema.org"
-            ) from error
-    return _validators[text]
+    try:
+        return jsonschema_rs.validator_for(json.loads(text), validate_formats=True)
+    except ValueError as error:
+        raise UsageError(
+            f"the schema is not valid ({_first_line(error)})", hint="see json-schema.org"
+        ) from error
 
 
 def _invalid(why: str) -> AnswerError:
