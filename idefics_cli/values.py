@@ -1,4 +1,4 @@
-"""The values every layer speaks: prompts, requests, answers, rows.
+"""The values every layer speaks: prompts, requests, answers.
 
 Frozen, without I/O. Nothing here knows a model, a file or a terminal; an image is a *source* (where it lives)
 until `images.decode` turns it into an `Image`.
@@ -6,13 +6,9 @@ until `images.decode` turns it into an `Image`.
 
 from __future__ import annotations
 
-import base64
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
-
-from .url_secrets import hide_secrets
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -286,65 +282,3 @@ class Failure:
 
     code: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Exactly one output row."""
-
-    id: str
-    images: tuple[str, ...]
-    task: str
-    fields: Mapping[str, Any]
-    text: str | None
-    finish_reason: FinishReason | None
-    label: str | None
-    scores: Sequence[Score] | None
-    model: str
-    revision: str | None
-    template: str
-    usage: Usage = Usage()
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    error: Failure | None = None
-    decoding: Decoding = Decoding()
-    key: str = ""
-    data: Any = None
-    """The value of an answer of a format: what its text says, parsed."""
-    confidence: Confidence | None = None
-    shard: Mapping[str, int | None] | None = None
-    meta: Mapping[str, Any] | None = None
-
-    def to_row(self) -> dict[str, Any]:
-        """The row as JSON values. A path that is not UTF-8 is shown escaped and given whole as `path_b64`."""
-        row: dict[str, Any] = {
-            "id": _printable(self.id if self.key.endswith("-id") else hide_secrets(self.id)),
-            "images": [_printable(hide_secrets(source)) for source in self.images],
-            "task": self.task,
-            "fields": dict(self.fields),
-            "text": self.text,
-            "data": self.data,
-            "finish_reason": self.finish_reason,
-            "label": self.label,
-            "scores": None if self.scores is None else [asdict(score) for score in self.scores],
-            "confidence": None if self.confidence is None else self.confidence.to_row(),
-            "model": self.model,
-            "revision": self.revision,
-            "template": self.template,
-            "decoding": self.decoding.list_changes(),
-            "usage": asdict(self.usage),
-            "seconds": round(self.seconds, 4),
-            "warnings": list(self.warnings),
-            "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
-            "key": self.key,
-            **({} if self.meta is None else {"meta": dict(self.meta)}),
-        }
-        row |= {} if self.shard is None else {"shard": dict(self.shard)}
-        if any(_printable(source) != source for source in self.images):
-            row["path_b64"] = [base64.b64encode(os.fsencode(one)).decode("ascii") for one in self.images]
-        return row
-
-
-def _printable(text: str) -> str:
-    """Surrogate-escaped bytes shown as \\xNN, so that a row is always valid UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -21,6 +21,7 @@ MAX_LINES = 350
 RANKS = {
     "errors": 0,
     "values": 0,
+    "rows": 0,
     "ranking": 0,
     "lru": 0,
     "files": 0,

@@ -19,9 +19,10 @@ from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend
 from ..config import Model
 from ..errors import ItemError, ModelError, ServerLost, UsageError
 from ..results.ledger import name_run, take_shard
+from ..rows import Result
 from ..runner.run import Report, run
 from ..tables import align
-from ..values import Item, ModelSpec, Request, Result
+from ..values import Item, ModelSpec, Request
 from .bugs import ask_to_report
 from .daemon import open_warm
 from .declare import join_flags

@@ -20,9 +20,10 @@ from ..errors import NothingToDo, UsageError
 from ..images import expand
 from ..jsonl import dump_row, read_lines
 from ..prompts.conversation import Conversation
+from ..rows import Result
 from ..runner.chat_session import Session
 from ..runner.run import Report
-from ..values import Decoding, ModelSpec, Result
+from ..values import Decoding, ModelSpec
 from .ask import open_chosen
 from .bugs import ask_to_report
 from .formats import refuse_tables

@@ -13,6 +13,9 @@ from typing import Any, ClassVar, get_type_hints
 
 import typer
 
+MODEL, PROMPT, DECODING, INPUT, OUTPUT = "Model", "Prompt", "Decoding", "Input", "Output"
+"""The panels of the help that commands share."""
+
 
 class Fact(Flag):
     """What else follows from an option. Stands in its annotation, after the flag."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ..errors import UsageError
 from ..jsonl import dump_row
-from ..values import Result
+from ..rows import Result
 from .output import FormatTraits, ResultFormat, display_name, drop_controls, one_line
 
 FormatName = Literal["text", "jsonl", "csv", "parquet", "imagefolder"]

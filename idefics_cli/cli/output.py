@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, Protocol, TextIO
 
 from ..errors import UsageError
 from ..files import append_whole, is_own_stream, name_kind
+from ..rows import Result
 from ..url_secrets import hide_secrets
-from ..values import Result
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # What a terminal would obey rather than show, turning text around included: an image may make a model say anything.

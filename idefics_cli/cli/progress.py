@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..errors import IdeficsError, name_code
+from ..rows import Result
 from ..runner.threads import start
-from ..values import Result
 
 if TYPE_CHECKING:
     import rich.progress

@@ -19,7 +19,8 @@ from ..jsonl import dump_row
 from ..results.file import RowFile
 from ..results.ledger import Run, list_spellings, name_item, name_wording
 from ..results.sidecars import Sidecars, SidecarState
-from ..values import Item, Result
+from ..rows import Result
+from ..values import Item
 from .formats import FORMATS, FormatName, Layout
 from .inputs import ItemList
 from .options import OutputOptions

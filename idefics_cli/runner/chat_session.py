@@ -19,7 +19,8 @@ from ..images import Limits, load
 from ..images.names import parse_scheme
 from ..prompts.conversation import Conversation, load_conversation, save_conversation
 from ..prompts.templates import DecodingDefaults
-from ..values import Decoding, Image, Result
+from ..rows import Result
+from ..values import Decoding, Image
 from .run import Report, run_one
 
 

@@ -17,7 +17,8 @@ from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
 from ..prompts.tasks import match_label
 from ..ranking import temper
-from ..values import Answer, AnswerWarning, Failure, Image, Item, Request, Result
+from ..rows import Result
+from ..values import Answer, AnswerWarning, Failure, Image, Item, Request
 from .prefetch import MAX_HELD_BYTES, Load, Prefetcher, PreparedItem, compose_item
 
 Answered = tuple[PreparedItem, Answer | ItemError]

@@ -17,7 +17,8 @@ from idefics_cli.errors import UsageError
 from idefics_cli.jsonl import dump_row
 from idefics_cli.results.file import Existing, RowFile
 from idefics_cli.results.ledger import name_item, name_run
-from idefics_cli.values import Failure, Item, Result
+from idefics_cli.rows import Result
+from idefics_cli.values import Failure, Item
 
 RUN = name_run("smolvlm", {}, None)
 

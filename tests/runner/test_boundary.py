@@ -10,8 +10,9 @@ import pytest
 
 from idefics_cli.errors import InternalError, ItemError, ModelError, PromptError, UsageError
 from idefics_cli.images import Limits
+from idefics_cli.rows import Result
 from idefics_cli.runner.run import Report, run, run_one
-from idefics_cli.values import Answer, ImagePart, Item, Message, Part, Request, Result, TextPart
+from idefics_cli.values import Answer, ImagePart, Item, Message, Part, Request, TextPart
 from tests.scripted import ScriptedBackend
 
 REPORT = Report(model="m")

@@ -9,8 +9,9 @@ import pytest
 
 from idefics_cli.errors import BadItem, ModelError, UsageError
 from idefics_cli.images import Limits
+from idefics_cli.rows import Result
 from idefics_cli.runner.run import LEAST_AHEAD, Report, join_opening, run
-from idefics_cli.values import Answer, ImagePart, Item, Message, Request, Result, TextPart
+from idefics_cli.values import Answer, ImagePart, Item, Message, Request, TextPart
 from tests.scripted import ScriptedBackend
 
 REPORT = Report(model="m")

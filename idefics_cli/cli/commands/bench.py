@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..command import with_options
-from ..declare import flag, option
-from ..options import MODEL, OUTPUT, DecodingOptions, ModelOptions, OutputOptions
+from ..declare import MODEL, OUTPUT, flag, option
+from ..options import DecodingOptions, ModelOptions, OutputOptions
 from ..settings import Settings
 
 PANEL = "Measuring"

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ..command import with_options
-from ..declare import option
-from ..options import PROMPT, DecodingOptions, InputOptions, ModelOptions, OutputOptions
+from ..declare import PROMPT, option
+from ..options import DecodingOptions, InputOptions, ModelOptions, OutputOptions
 from ..settings import Settings
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from ...errors import UsageError
 from ...values import Normalization
 from ..command import with_options
-from ..declare import option
-from ..options import FORMATS, OUTPUT, PANELS, PROMPT, Images
+from ..declare import OUTPUT, PROMPT, option
+from ..options import FORMATS, PANELS, Images
 from ..settings import Settings
 
 

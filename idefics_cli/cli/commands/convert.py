@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from ..command import with_options
-from ..declare import action, option
-from ..options import OUTPUT, InputOptions, OutputOptions
+from ..declare import OUTPUT, action, option
+from ..options import InputOptions, OutputOptions
 from ..settings import Settings
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..command import with_options
-from ..declare import flag
-from ..options import OUTPUT, ModelOptions
+from ..declare import OUTPUT, flag
+from ..options import ModelOptions
 from ..settings import Settings
 
 

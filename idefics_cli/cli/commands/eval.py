@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ..command import with_options
-from ..declare import flag, option
-from ..options import OUTPUT, OutputOptions
+from ..declare import OUTPUT, flag, option
+from ..options import OutputOptions
 from ..settings import Settings
 
 PANEL = "Measuring"

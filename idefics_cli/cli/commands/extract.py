@@ -6,8 +6,8 @@ from typing import Annotated
 
 from ...errors import UsageError
 from ..command import with_options
-from ..declare import option
-from ..options import PANELS, PROMPT, Images
+from ..declare import PROMPT, option
+from ..options import PANELS, Images
 from ..settings import Settings
 
 

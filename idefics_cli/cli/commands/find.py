@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ..command import with_options
-from ..declare import action
-from ..options import OUTPUT, OutputOptions
+from ..declare import OUTPUT, action
+from ..options import OutputOptions
 from ..settings import Settings
 
 

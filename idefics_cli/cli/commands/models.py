@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..command import with_options
-from ..declare import flag, option
-from ..options import INPUT, DecodingOptions, ModelOptions, OutputOptions
+from ..declare import INPUT, flag, option
+from ..options import DecodingOptions, ModelOptions, OutputOptions
 from ..output import ask_yes_or_no
 from ..settings import Settings
 

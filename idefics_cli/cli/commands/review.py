@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from ..command import with_options
-from ..declare import action, flag
-from ..options import OUTPUT, OutputOptions
+from ..declare import OUTPUT, action, flag
+from ..options import OutputOptions
 from ..settings import Settings
 
 PANEL = "Review"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..command import with_options
-from ..declare import option
-from ..options import PANELS, PROMPT, Images
+from ..declare import PROMPT, option
+from ..options import PANELS, Images
 from ..settings import Settings
 
 
