@@ -20,7 +20,7 @@ from .choose import choose
 from .decoder_step import DecoderStep
 from .generate import Continuation
 from .image_features import Features
-from .inputs import count_positions, lay_rows, to_model
+from .inputs import lay_rows, place_rows, to_model
 from .kv_cache import open_cache
 from .prefix_cache import Prefix, Prefixes
 from .running_row import RunningRow
@@ -76,7 +76,7 @@ class Decoder:
         logits = self._model(
             input_ids=ids[:, prefix.length :],
             attention_mask=mask,
-            position_ids=count_positions(mask)[:, prefix.length :],
+            position_ids=place_rows(self._family, prompts, prefix.length, mask)[..., prefix.length :],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -86,7 +86,15 @@ class Decoder:
         self._take(logits, rows)
         staying = [place for place, row in enumerate(rows) if not row.is_ended or row.work.cache_answer]
         if staying:
-            cached = [CachedRow(place, prefix.length, len(prompts[place].ids)) for place in staying]
+            cached = [
+                CachedRow(
+                    place,
+                    prefix.length,
+                    len(prompts[place].ids),
+                    self._family.count_skipped(prompts[place]),
+                )
+                for place in staying
+            ]
             slots = self._cache.join(cache, cached)
             self._join_images(
                 slots, staying, to_model(self._model, self._family.last_image_inputs(images, 1))

@@ -23,7 +23,7 @@ from .decoder import Decoder
 from .decoder_step import DecoderStep
 from .generate import Continuation, Generation, batch_key, generate
 from .image_features import Features
-from .inputs import count_positions, lay_rows, to_model
+from .inputs import lay_rows, place_rows, to_model
 from .kv_cache import open_cache
 from .label_scoring import (
     LOGITS_AT_ONCE,
@@ -212,6 +212,7 @@ class Engine:
         features = self._features.gather(token_ranges)
         images = family.image_inputs(token_ranges, width, features)
         cache = open_cache(prefix.layers, len(prompts))
+        positions = place_rows(family, prompts, prefix.length, mask)
         if decoding.num_beams > 1:
             # The beams part at the first new token: all before it is run once, not once a beam.
             if width > 1:
@@ -220,7 +221,7 @@ class Engine:
                 self._model(
                     input_ids=ids[:, prefix.length : -1],
                     attention_mask=mask[:, :-1],
-                    position_ids=count_positions(mask)[:, prefix.length : -1],
+                    position_ids=positions[..., prefix.length : -1],
                     past_key_values=cache,
                     use_cache=True,
                     logits_to_keep=1,
@@ -228,9 +229,12 @@ class Engine:
                 )
                 images = family.last_image_inputs(images, 1)
             cache.batch_repeat_interleave(decoding.num_beams)
+        # Where positions count the tokens, `generate` counts them itself.
+        placed = {} if positions.ndim == mask.ndim else {"position_ids": positions}
         return {
             "input_ids": ids,
             "attention_mask": mask,
+            **placed,
             "past_key_values": cache,
             **to_model(self._model, images),
         }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded
+from ..models.families.placeholder_family import PlaceholderFamily
 
 
 def lay_rows(rows: Sequence[Encoded], prefix: int, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -29,6 +30,21 @@ def lay_rows(rows: Sequence[Encoded], prefix: int, pad_id: int) -> tuple[Tensor,
 def count_positions(mask: Tensor) -> Tensor:
     """The position of each token among those that are not padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def place_rows(family: PlaceholderFamily, rows: Sequence[Encoded], prefix: int, mask: Tensor) -> Tensor:
+    """The position of each token of rows that are laid out: rows by tokens, or dimensions by both."""
+    placed = [family.place_tokens(row) for row in rows]
+    if placed[0] is None:
+        return count_positions(mask)
+    length = mask.shape[1]
+    positions = torch.zeros((3, *mask.shape), dtype=torch.long)
+    for index, (row, places) in enumerate(zip(rows, placed, strict=True)):
+        assert places is not None
+        own = len(row.ids) - prefix
+        positions[:, index, :prefix] = places[:, :prefix]
+        positions[:, index, length - own :] = places[:, prefix:]
+    return positions.to(mask.device)
 
 
 def to_model(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

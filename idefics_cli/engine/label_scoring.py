@@ -20,7 +20,7 @@ from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from .image_features import Features
-from .inputs import count_positions, lay_rows, to_model
+from .inputs import count_positions, lay_rows, place_rows, to_model
 from .kv_cache import open_cache
 from .label_trie import PROMPT, Labels, PackedRow, pack
 from .prefix_cache import Prefix
@@ -71,6 +71,8 @@ def score_packed(
     token_ranges = [TokenRange(prompt, prefix.length, len(prompt.ids)) for prompt in prompts]
     seen = features.gather(token_ranges)
     cache = open_cache(prefix.layers, len(prompts))
+    placed = place_rows(family, prompts, prefix.length, mask)
+    skipped = torch.tensor([[family.count_skipped(prompt)] for prompt in prompts], device=device)
     scores = [[0.0] * len(labels) for _ in prompts]
     images: dict[str, Any] = {}
     last: Tensor | None = None
@@ -85,7 +87,7 @@ def score_packed(
             images = family.last_image_inputs(images, count)
             cache.crop(-labels_run)
         labels_run = count
-        visible, positions = _show(mask, row, tokens.shape[1], _find_window(family))
+        visible, positions = _show(mask, placed, skipped, row, tokens.shape[1], _find_window(family))
         with _dense_attention(model):
             logits = model(
                 input_ids=tokens,
@@ -137,21 +139,25 @@ def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float
     return result
 
 
-def _show(mask: Tensor, row: PackedRow, queries: int, window: int | None) -> tuple[Tensor, Tensor]:
+def _show(
+    mask: Tensor, placed: Tensor, skipped: Tensor, row: PackedRow, queries: int, window: int | None
+) -> tuple[Tensor, Tensor]:
     """What each of the last `queries` tokens may see, and their positions. The labels stand after the prompts."""
     count = len(row.tokens)
     prompts, width = mask.shape
     depths = torch.tensor(row.depths, dtype=torch.long, device=mask.device)
-    positions = torch.cat([count_positions(mask), mask.sum(-1, keepdim=True) + depths], dim=-1)
+    after = mask.sum(-1, keepdim=True) + skipped + depths
+    positions = torch.cat([placed, after.expand(*placed.shape[:-1], -1)], dim=-1)
     visible = torch.zeros(prompts, queries, width + count, dtype=torch.bool, device=mask.device)
     order = torch.arange(width, device=mask.device)
     own = queries - count
     visible[:, :own, :width] = (order <= order[width - own :, None]) & mask[:, None].bool()
     visible[:, own:, :width] = mask[:, None].bool()
     visible[:, own:, width:] = _show_ancestors(row).to(mask.device)
-    last = positions[:, -queries:]
+    last = positions[..., -queries:]
     if window is not None:
-        visible &= last[:, :, None] - positions[:, None] < window
+        order = torch.cat([count_positions(mask), mask.sum(-1, keepdim=True) + depths], dim=-1)
+        visible &= order[:, -queries:, None] - order[:, None] < window
     return visible, last
 
 

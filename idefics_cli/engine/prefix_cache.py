@@ -120,13 +120,17 @@ class Prefixes:
         device = find_input_device(self._model)
         self._model(
             input_ids=torch.tensor([encoded.ids[base.length : cut]], device=device),
-            position_ids=torch.arange(base.length, cut, device=device)[None],
+            position_ids=self._place(encoded, base.length, cut).to(device),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
             **to_model(self._model, self._family.for_forward(images)),
         )
         return Prefix(cut, read_cache(cache), base.reused)
+
+    def _place(self, encoded: Encoded, start: int, stop: int) -> Tensor:
+        places = self._family.place_tokens(encoded)
+        return torch.arange(start, stop)[None] if places is None else places[:, None, start:stop]
 
 
 def _count_bytes(prefix: Prefix) -> int:

@@ -22,11 +22,15 @@ Buffers = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class CachedRow:
-    """One row of a cache: its first `prefix` columns are tokens, and so are its last ones, `length` in all."""
+    """One row of a cache: its first `prefix` columns are tokens, and so are its last ones, `length` in all.
+
+    What follows stands `skipped` further than the tokens count.
+    """
 
     row: int
     prefix: int
     length: int
+    skipped: int = 0
 
 
 class SlotCache:
@@ -40,6 +44,7 @@ class SlotCache:
         self._capacity = 0
         self._lengths: list[int] = []
         """Tokens of each slot, 0 for a free one."""
+        self._skipped: list[int] = []
         self._mask = torch.empty(0)
         self.position = 0
 
@@ -71,15 +76,16 @@ class SlotCache:
                     keys[slot, :, end - (stop - start) : end] = new_keys[row.row, :, start:stop]
                     values[slot, :, end - (stop - start) : end] = new_values[row.row, :, start:stop]
         self._take_over(buffers, position)
-        self._lengths += [0] * (len(buffers[0][0]) - self.slots)
+        more = [0] * (len(buffers[0][0]) - self.slots)
+        self._lengths, self._skipped = self._lengths + more, self._skipped + more
         for slot, row in zip(slots, rows, strict=True):
-            self._lengths[slot] = row.length
+            self._lengths[slot], self._skipped[slot] = row.length, row.skipped
         self._draw_mask()
         return slots
 
     def leave(self, slot: int) -> None:
         """Free a slot; what it held is seen by nobody."""
-        self._lengths[slot] = 0
+        self._lengths[slot] = self._skipped[slot] = 0
 
     def shrink(self) -> list[int]:
         """Let go of the free slots. Returns the former slots of those that stay, in their new order."""
@@ -90,7 +96,7 @@ class SlotCache:
         else:
             position = max(lengths)
             self._take_over(self._lay_out(kept, len(kept), position, self._buffers), position)
-        self._lengths = lengths
+        self._lengths, self._skipped = lengths, [self._skipped[slot] for slot in kept]
         if kept:
             self._draw_mask()
         return kept
@@ -120,8 +126,9 @@ class SlotCache:
         self._mask[..., self.position] = 0
         if self._window is not None and self.position >= self._window:
             self._mask[..., self.position - self._window] = torch.finfo(self._dtype).min
-        places = torch.tensor(self._lengths, device=self._device)[:, None]
-        return self._mask[..., : self.position + 1], places
+        places = [length + skipped for length, skipped in zip(self._lengths, self._skipped, strict=True)]
+        positions = torch.tensor(places, device=self._device)[:, None]
+        return self._mask[..., : self.position + 1], positions
 
     def open_cache(self) -> Cache:
         """The buffers as a model wants them for this pass."""

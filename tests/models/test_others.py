@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ import transformers
 from idefics_cli.backends.local import LocalBackend
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.generate import Continuation
+from idefics_cli.models.families import find_way
 from idefics_cli.models.families.chat_template import ChatTemplateFamily
 from idefics_cli.models.families.family import Encoded, Family
+from idefics_cli.models.families.mrope import MropeFamily
 from idefics_cli.models.families.templated import TemplatedFamily
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.values import (
@@ -38,7 +41,7 @@ A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 40))
 IMAGES = {image.source: image for image in (A, B, C)}
 OPEN = [name for name in KINDS if name != "mistral3"]
 """Those whose processors need no torchvision."""
-TEMPLATED = [name for name in OPEN if name.startswith(("llava", "internvl"))]
+TEMPLATED = [name for name in OPEN if find_way(name) == "templated"]
 PROMPTS: tuple[Prompt, ...] = (
     (user(A, "What is this?"),),
     (user("And this", B, "or", C, "this?"),),
@@ -82,11 +85,12 @@ def plain_inputs(name: str, prompt: Prompt, ending: str | None = None) -> dict[s
 
 
 @torch.inference_mode()
-def plain_answer(name: str, prompt: Prompt) -> list[int]:
+def plain_answer(name: str, prompt: Prompt, decoding: Decoding = GREEDY) -> list[int]:
     family, model = opened(name)
     inputs = plain_inputs(name, prompt)
     config = transformers.GenerationConfig(
-        max_new_tokens=GREEDY.max_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
+        num_beams=decoding.num_beams,
         do_sample=False,
         eos_token_id=list(family.stop_ids),
         pad_token_id=family.pad_id,
@@ -130,6 +134,30 @@ def test_shots_are_shared_and_change_no_answer(name: str) -> None:
     for prompt, answer in zip(prompts, answers, strict=True):
         assert answer.text.strip() == family.decode(plain_answer(name, prompt)).strip()
     assert max(answer.usage.shared_tokens for answer in answers) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in OPEN if name.startswith("qwen")])
+def test_tokens_of_images_are_placed_as_the_model_places_them(name: str) -> None:
+    family, model = opened(name)
+    for prompt in PROMPTS[:3]:
+        encoded = family.encode(prompt, pictures_of(prompt))
+        inputs = plain_inputs(name, prompt)
+        expected, skipped = model.model.get_rope_index(
+            inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+        )
+        assert isinstance(family, MropeFamily)
+        assert torch.equal(family.place_tokens(encoded), expected[:, 0])
+        assert family.count_skipped(encoded) == skipped
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_beams_are_those_of_plain_transformers(name: str) -> None:
+    beams = replace(GREEDY, num_beams=2)
+    prompts = PROMPTS[:3]
+    requests = [Request(str(n), "write", prompt, beams) for n, prompt in enumerate(prompts)]
+    family, _ = opened(name)
+    for prompt, answer in zip(prompts, answers_of(name, requests, 4), strict=True):
+        assert answer.text.strip() == family.decode(plain_answer(name, prompt, beams)).strip()
 
 
 @pytest.mark.parametrize("name", OPEN)
@@ -187,7 +215,7 @@ def test_a_template_that_wants_a_text_is_given_one() -> None:
     assert family.render(prompt) == "[system]Be brief.[user]<image>What?"
 
 
-PLAIN = ("qwen2_5_vl", "gemma3")
+PLAIN = ("gemma3",)
 
 
 def plan_of(family: Family, model: Any) -> list[int]:

@@ -23,9 +23,19 @@ FAMILIES = {
     "idefics3": "idefics3:Idefics3Family",
     "smolvlm": "idefics3:SmolVLMFamily",
 }
-TEMPLATED = ("llava", "llava_next", "llava_onevision", "internvl", "mistral3", "aya_vision")
+_TEMPLATED, _MROPE = "templated:TemplatedFamily", "mrope:MropeFamily"
+TEMPLATED = {
+    "llava": _TEMPLATED,
+    "llava_next": _TEMPLATED,
+    "llava_onevision": _TEMPLATED,
+    "internvl": _TEMPLATED,
+    "mistral3": _TEMPLATED,
+    "aya_vision": _TEMPLATED,
+    "qwen2_vl": _MROPE,
+    "qwen2_5_vl": _MROPE,
+    "qwen3_vl": _MROPE,
+}
 """Those that show an image as a run of one token, worded by their chat template."""
-_TEMPLATED = "templated:TemplatedFamily"
 FALLBACK = "chat_template:ChatTemplateFamily"
 
 
@@ -33,7 +43,7 @@ def find_family(architecture: str, *, has_template: bool = False) -> type[Family
     """The adapter of an architecture; a chat template will do for an unknown one."""
     name = FAMILIES.get(architecture)
     if name is None and has_template:
-        name = _TEMPLATED if architecture in TEMPLATED else FALLBACK
+        name = TEMPLATED.get(architecture, FALLBACK)
     if name is None:
         raise ModelError(
             f"there is no adapter for the architecture {architecture!r} and its processor has no chat template",

@@ -157,6 +157,14 @@ class PlaceholderFamily(Family):
         """Where image inputs that stay the same from pass to pass cost only once."""
         return nullcontext()
 
+    def place_tokens(self, encoded: Encoded) -> Tensor | None:
+        """The places of the tokens, dimensions by tokens; None where they are counted."""
+        return None
+
+    def count_skipped(self, encoded: Encoded) -> int:
+        """How far what follows the prompt is from the count of its tokens."""
+        return 0
+
     def list_units(self, encoded: Encoded) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The ids in pieces that a prefix may end between, each with the digest of the image it shows."""
         units: list[tuple[str, tuple[int, ...]]] = []

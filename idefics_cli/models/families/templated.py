@@ -113,6 +113,19 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         """The features of each image in the order of its tokens."""
         import torch
 
+        images = [one for one in pixels if isinstance(one, SpelledImage)]
+        found = self._look(model, images).pooler_output
+        self._is_list = isinstance(found, list | tuple)
+        rows = torch.cat([one.flatten(0, -2) for one in found])
+        counts = [one.spelling.count(self._marker) for one in images for _ in range(one.copies)]
+        split = torch.split(rows, counts)
+        firsts = accumulate((one.copies for one in images[:-1]), initial=0)
+        return [split[first] for first in firsts]
+
+    def _look(self, model: Any, pixels: Sequence[Pixels]) -> Any:
+        """What the vision tower of the model makes of images."""
+        import torch
+
         from ..devices import find_input_device
 
         core, device = model.model, find_input_device(model)
@@ -124,13 +137,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
             if name in known
         }
         inputs = {k: v.to(core.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-        found = core.get_image_features(**inputs, return_dict=True).pooler_output
-        self._is_list = isinstance(found, list | tuple)
-        rows = torch.cat([one.flatten(0, -2) for one in found])
-        counts = [one.spelling.count(self._marker) for one in images for _ in range(one.copies)]
-        split = torch.split(rows, counts)
-        firsts = accumulate((one.copies for one in images[:-1]), initial=0)
-        return [split[first] for first in firsts]
+        return core.get_image_features(**inputs, return_dict=True)
 
     def find_images(self, token_range: TokenRange) -> list[int]:
         """Those whose tokens are in it: what is before them has taken them up into the cache."""

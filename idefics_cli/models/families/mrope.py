@@ -1,0 +1,82 @@
+"""Qwen-VL and its kin: a token of an image has a place in three dimensions, and text goes on after the largest of them.
+
+Positions are worked out here from the grid of each image, so that a prompt may be taken up anywhere. Where the vision
+tower also feeds the first layers of the text model, those features are kept beside the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .family import Encoded, Pixels
+from .placeholder_family import TokenRange
+from .templated import SpelledImage, TemplatedFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_GRID = "image_grid_thw"
+
+
+class MropeFamily(TemplatedFamily):
+    def place_tokens(self, encoded: Encoded) -> Tensor | None:
+        import torch
+
+        parts: list[Tensor] = []
+        start = end = 0
+        for span, pixels in zip(encoded.spans, encoded.pixels, strict=True):
+            parts.append(_count(start, span.start - end))
+            start += span.start - end
+            grid = self._read_grid(pixels)
+            axes = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
+            parts.append(torch.stack(axes).reshape(3, -1) + start)
+            start += max(grid[1:])
+            end = span.stop
+        parts.append(_count(start, len(encoded.ids) - end))
+        return torch.cat(parts, dim=1)
+
+    def count_skipped(self, encoded: Encoded) -> int:
+        spans = sum(span.stop - span.start for span in encoded.spans)
+        return sum(max(self._read_grid(one)[1:]) for one in encoded.pixels) - spans
+
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        inputs = super().collate(rows)
+        return inputs | {"mm_token_type_ids": (inputs["input_ids"] == self.image_id).int()}
+
+    def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
+        """The features of each image, those for deeper layers behind them."""
+        import torch
+
+        found = self._look(model, pixels)
+        kinds = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
+        return [torch.cat(parts, dim=-1) for parts in zip(*kinds, strict=True)]
+
+    def image_inputs(
+        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
+    ) -> dict[str, Any]:
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+        placed = [
+            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
+        ]
+        if not placed:
+            return {}
+        kinds = list(zip(*(one.split(self.text_config.hidden_size, dim=-1) for one in placed), strict=True))
+        output = BaseModelOutputWithDeepstackFeatures(
+            pooler_output=kinds[0], deepstack_features=[list(kind) for kind in kinds[1:]] or None
+        )
+        return {"mm_encoder_outputs": {"image": output}}
+
+    def _read_grid(self, pixels: Pixels) -> tuple[int, int, int]:
+        """How many tokens of an image lie along each dimension."""
+        assert isinstance(pixels, SpelledImage)
+        times, height, width = pixels.tensors[_GRID][0].tolist()
+        merge = self.config.vision_config.spatial_merge_size
+        return times, height // merge, width // merge
+
+
+def _count(start: int, count: int) -> Tensor:
+    import torch
+
+    return torch.arange(start, start + count).expand(3, -1)
