@@ -1,18 +1,22 @@
 """Processors put together for images alone: those of many architectures want videos and sound to be looked after too.
 
-What looks after a video needs torchvision, and nothing here is ever given one.
+What looks after a video needs torchvision, and nothing here is ever given one. Nor does Pixtral need it, whose
+processor imports it for a size that is computed without it as well.
 """
 
 # transformers is typed in parts only.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from ...errors import ModelError
 
 _OURS = ("image_processor", "tokenizer")
+_PIXTRAL = "PixtralProcessor"
 
 
 def open_image_processor(checkpoint: str, config: Any, source: Mapping[str, Any]) -> Any:
@@ -26,7 +30,12 @@ def open_image_processor(checkpoint: str, config: Any, source: Mapping[str, Any]
     kind: Any = getattr(transformers, name, None) if name else None
     wanted = kind.get_attributes() if isinstance(kind, type) and issubclass(kind, ProcessorMixin) else _OURS
     if set(wanted) <= set(_OURS):
-        return transformers.AutoProcessor.from_pretrained(checkpoint, backend="pil", **source)
+        try:
+            return transformers.AutoProcessor.from_pretrained(checkpoint, backend="pil", **source)
+        except ImportError as error:
+            if _PIXTRAL not in str(error):
+                raise
+            kind = _load_pixtral()
 
     def check(self: Any, argument_name: str, argument: Any) -> Any:
         return (
@@ -46,6 +55,17 @@ def open_image_processor(checkpoint: str, config: Any, source: Mapping[str, Any]
     settings = {key: value for key, value in settings.items() if key not in wanted}
     processor: Any = alone
     return processor.from_args_and_dict([made.get(one) for one in wanted], settings)
+
+
+def _load_pixtral() -> Any:
+    """The processor's own class, which finds the PIL module where it looks for that of torchvision."""
+    folder = "transformers.models.pixtral"
+    place = f"{folder}.image_processing_pixtral"
+    sys.modules[place] = import_module(f"{folder}.image_processing_pil_pixtral")
+    try:
+        return getattr(import_module(f"{folder}.processing_pixtral"), _PIXTRAL)
+    finally:
+        del sys.modules[place]
 
 
 def explain_missing(config: Any, error: Exception) -> ModelError | None:

@@ -7,7 +7,7 @@ tower also feeds the first layers of the text model, those features are kept bes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .family import Encoded, Pixels
 from .placeholder_family import TokenRange
@@ -42,7 +42,7 @@ class MropeFamily(TemplatedFamily):
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         inputs = super().collate(rows)
-        return inputs | {"mm_token_type_ids": (inputs["input_ids"] == self.image_id).int()}
+        return inputs | {"mm_token_type_ids": inputs["input_ids"].eq(cast(int, self.image_id)).int()}
 
     def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
         """The features of each image, those for deeper layers behind them."""
@@ -55,6 +55,7 @@ class MropeFamily(TemplatedFamily):
     def image_inputs(
         self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
     ) -> dict[str, Any]:
+        import torch
         from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
         placed = [
@@ -62,9 +63,10 @@ class MropeFamily(TemplatedFamily):
         ]
         if not placed:
             return {}
-        kinds = list(zip(*(one.split(self.text_config.hidden_size, dim=-1) for one in placed), strict=True))
+        width = self.text_config.hidden_size
+        first, *deeper = zip(*(torch.split(one, width, dim=-1) for one in placed), strict=True)
         output = BaseModelOutputWithDeepstackFeatures(
-            pooler_output=kinds[0], deepstack_features=[list(kind) for kind in kinds[1:]] or None
+            pooler_output=cast(Any, first), deepstack_features=cast(Any, deeper) or None
         )
         return {"mm_encoder_outputs": {"image": output}}
 
