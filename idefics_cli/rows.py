@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .content import Content
 from .url_secrets import hide_secrets
 from .values import Confidence, Decoding, Failure, FinishReason, Score, Usage
 
@@ -41,6 +42,8 @@ class Result:
     confidence: Confidence | None = None
     shard: Mapping[str, int | None] | None = None
     meta: Mapping[str, Any] | None = None
+    contents: tuple[Content | None, ...] = ()
+    """What each of its images held; nothing where none was looked at."""
 
     def to_row(self) -> dict[str, Any]:
         """The row as JSON values. A path that is not UTF-8 is shown escaped and given whole as `path_b64`."""
@@ -63,6 +66,7 @@ class Result:
             "seconds": round(self.seconds, 4),
             "warnings": list(self.warnings),
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
+            "content": [one and one.to_row() for one in self.contents],
             "key": self.key,
             **({} if self.meta is None else {"meta": dict(self.meta)}),
         }

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from .content import Content
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -196,6 +198,8 @@ class Image:
     pixels: PIL.Image.Image
     digest: str
     warnings: tuple[str, ...] = ()
+    content: Content | None = None
+    """The bytes that it was decoded from."""
 
 
 _NOT_OF_WEIGHTS = {"is_of_weights": False}

@@ -25,6 +25,7 @@ RANKS = {
     "ranking": 0,
     "lru": 0,
     "files": 0,
+    "content": 0,
     "tables": 0,
     "url_secrets": 0,
     "yaml_reader": 0,

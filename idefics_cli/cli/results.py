@@ -12,12 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..content import has_changed, mark, read_mark
 from ..errors import UsageError
 from ..files import is_own_stream
-from ..images import has_image_suffix
+from ..images import has_image_suffix, is_url
 from ..jsonl import dump_row
 from ..results.file import RowFile
 from ..results.ledger import Run, list_spellings, name_item, name_wording
+from ..results.sidecar_index import Origin
 from ..results.sidecars import Sidecars, SidecarState
 from ..rows import Result
 from ..values import Item
@@ -38,8 +40,9 @@ class Sinks:
     sidecars: Sidecars | None = None
     overwrites: bool = False
     overwrites_foreign: bool = False
-    unwritten: dict[str, str] = field(default_factory=dict)
-    """Texts of rows after which a run did not come to write the sidecar, by their sources."""
+    retries_changed: bool = False
+    unwritten: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Texts and marks of rows after which a run did not come to write the sidecar, by their sources."""
     kept: Counter[SidecarState] = field(default_factory=Counter)
     """Texts that were there and were not replaced, by whose they are."""
     _wordings: dict[str, str] = field(default_factory=dict)
@@ -49,6 +52,8 @@ class Sinks:
     done_before: int = 0
     failed_before: Counter[str] = field(default_factory=Counter)
     """How many failed in earlier runs, by why."""
+    changed: int = 0
+    """How many texts are beside another image than they were written for."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,10 +77,13 @@ class Sinks:
             if self.sidecars is not None:
                 wording = self._wordings[item.key] = name_wording(self.run, item)
                 if standing == "done" and item.images[0] in self.unwritten:
-                    self._write_sidecar(item.images[0], self.unwritten.pop(item.images[0]), wording)
+                    text, known = self.unwritten.pop(item.images[0])
+                    self._write_sidecar(item.images[0], text, Origin(wording, known))
                 elif standing == "todo" and self.rows is None:
                     state = self.sidecars.inspect(item.images[0], wording)
-                    standing = "done" if state == "same" and not self.overwrites else "todo"
+                    self.changed += state == "changed"
+                    is_done = state == "same" or (state == "changed" and not self.retries_changed)
+                    standing = "done" if is_done and not self.overwrites else "todo"
                     if standing == "todo" and not self._may_write(state):
                         self.kept[state] += 1
                         continue
@@ -99,25 +107,31 @@ class Sinks:
         if self.sidecars is not None:
             wording = self._wordings.pop(result.key)
             if result.error is None:
-                self._write_sidecar(result.images[0], result.text or "", wording)
+                self._write_sidecar(
+                    result.images[0], result.text or "", Origin(wording, mark(result.contents))
+                )
 
     def _may_write(self, state: SidecarState) -> bool:
         if state == "foreign":
             return self.overwrites_foreign
-        return state == "none" or self.overwrites
+        return state in ("none", "same", "changed") or self.overwrites
 
-    def _write_sidecar(self, source: str, text: str, wording: str) -> None:
+    def _write_sidecar(self, source: str, text: str, origin: Origin) -> None:
         assert self.sidecars is not None
-        state = self.sidecars.inspect(source, wording)
-        if state == "same" or self._may_write(state):
-            self.sidecars.write(source, text, wording)
+        state = self.sidecars.inspect(source, origin.wording)
+        if self._may_write(state):
+            self.sidecars.write(source, text, origin)
         else:
             self.kept[state] += 1
 
     def describe_kept(self) -> list[str]:
-        """Which texts were not replaced, and what would."""
+        """What was not replaced, and what would."""
         foreign, other = self.kept["foreign"], self.kept["other"]
         lines = []
+        if changed := self.changed + (self.rows.changed if self.rows is not None else 0):
+            have, them = ("image was", "it") if changed == 1 else ("images were", "them")
+            way = "" if self.retries_changed else f"; --existing retry-changed asks about {them} again"
+            lines.append(f"{changed:,} {have} replaced since the answer{way}")
         if foreign:
             are = (
                 "text that idefics did not write is"
@@ -220,7 +234,7 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     """Lock and read what is there. Raises UsageError when it belongs to another run."""
     sidecars, existing = settings.sidecars, settings.output.existing
     rows = None
-    unwritten: dict[str, str] = {}
+    unwritten: dict[str, tuple[str, bytes]] = {}
     codes: dict[str, str] = {}
     if output.path is not None and _keeps_rows(output.path, output.format.traits):
 
@@ -229,13 +243,14 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
                 codes[row["key"]] = row["error"]["code"]
             source = _source_of(row)
             if sidecars is not None and source is not None and not sidecars.has(source):
-                unwritten[source] = row["text"]
+                unwritten[source] = row["text"], read_mark(row)
 
         rows = RowFile(
             output.path,
             "resume" if existing == "accept-errors" else existing or "resume",
             run,
             on_row=remember,
+            has_changed=_has_changed,
         )
         if rows.was_repaired:
             settings.talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
@@ -245,10 +260,16 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
         rows,
         sidecars,
         overwrites=existing == "overwrite",
+        retries_changed=existing == "retry-changed",
         overwrites_foreign=settings.output.overwrite_foreign,
         unwritten=unwritten,
         codes=codes,
     )
+
+
+def _has_changed(known: bytes, item: Item) -> bool:
+    paths = [None if source in ("", "-") or is_url(source) else source for source in item.images]
+    return has_changed(known, paths)
 
 
 def _keeps_rows(path: Path, traits: FormatTraits) -> bool:

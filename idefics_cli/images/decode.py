@@ -21,6 +21,7 @@ import PIL.Image
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
+from ..content import Content, describe_bytes, describe_file
 from ..errors import SourceError
 from ..values import Image
 from .deadline import Deadline
@@ -80,7 +81,11 @@ def decode(data: bytes | Path, source: str, limits: Limits, deadline: Deadline |
         except NeedsProcess:
             whole = data if opened.content is None else opened.content
             pixels, notes = decode_isolated(whole, name, limits, deadline)
-        return Image(source, pixels, _digest(opened.content, limits, pixels), tuple(notes))
+        content = None if opened.content is None else describe_bytes(opened.content, opened.status)
+        digest = _digest(content, limits, pixels)
+        if content is None and isinstance(data, Path):
+            content = describe_file(data)
+        return Image(source, pixels, digest, tuple(notes), content)
 
 
 def decode_here(data: bytes | Path, name: str, limits: Limits) -> tuple[PIL.Image.Image, list[str]]:
@@ -106,18 +111,16 @@ def _decode(
     return pixels, notes
 
 
-def _digest(content: bytes | None, limits: Limits, pixels: PIL.Image.Image) -> str:
+def _digest(content: Content | None, limits: Limits, pixels: PIL.Image.Image) -> str:
     """What tells these pixels from all others: the bytes they were decoded from, or they themselves.
 
     Equal digests mean equal pixels, so whatever option changes pixels is part of it; not the other way round.
     """
     width, height = pixels.size
-    if content is not None and len(content) <= width * height * 3:
-        kind, data = f"file {limits.background} ", content
-    else:
-        kind, data = f"pixels {width}x{height} ", pixels.tobytes()
-    digest = hashlib.sha256(kind.encode())
-    digest.update(data)
+    if content is not None and content.size <= width * height * 3:
+        return hashlib.sha256(f"file {limits.background} {content.digest}".encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"pixels {width}x{height} ".encode())
+    digest.update(pixels.tobytes())
     return digest.hexdigest()[:32]
 
 

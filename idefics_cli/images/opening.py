@@ -21,10 +21,11 @@ _PIECE_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What is decoded, at its beginning, and all its bytes where they are in memory."""
+    """What is decoded, at its beginning, all its bytes where they are in memory, and the status of a file."""
 
     file: IO[bytes]
     content: bytes | None
+    status: os.stat_result | None = None
 
 
 @contextlib.contextmanager
@@ -37,17 +38,17 @@ def open_data(data: bytes | Path, name: str, deadline: Deadline) -> Iterator[Ope
         try:
             file = stack.enter_context(io.FileIO(_open_regular(data, name)))
             content = None
-            size = os.fstat(file.fileno()).st_size
-            if size <= IN_MEMORY_BYTES:
-                content = _read_all(file, size, name)
+            status = os.fstat(file.fileno())
+            if status.st_size <= IN_MEMORY_BYTES:
+                content = _read_all(file, status.st_size, name)
         except OSError as error:
             raise SourceError(f"{name} cannot be read: {error.strerror}", code="not_found") from None
         except ValueError:
             raise SourceError(f"{name} is not a possible file name", code="not_found") from None
         if content is None:
-            yield Opened(stack.enter_context(time_file(file, deadline)), None)
+            yield Opened(stack.enter_context(time_file(file, deadline)), None, status)
         else:
-            yield Opened(time_bytes(content, deadline), content)
+            yield Opened(time_bytes(content, deadline), content, status)
 
 
 def _read_all(file: io.FileIO, size: int, name: str) -> bytes:

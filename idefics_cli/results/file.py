@@ -18,9 +18,9 @@ from ..errors import UsageError
 from ..files import append_whole, lock, open_draft, write_all
 from ..jsonl import MAX_LINE_BYTES, read_lines
 from ..values import Item
-from .ledger import Ledger, Run, Standing, number_key
+from .ledger import Ledger, Run, Standing, have_not_changed, number_key
 
-Existing = Literal["resume", "retry-errors", "overwrite"]
+Existing = Literal["resume", "retry-errors", "retry-changed", "overwrite"]
 _BEGINNING, _NEXT = b'{"id": "', b'", "images": ['
 _ID = re.compile(rb'\{"id": "(?:[^"\\]|\\.)*', re.DOTALL)
 _MAX_ZEROS = 1 << 16
@@ -40,17 +40,23 @@ class RowFile:
         run: Run,
         *,
         on_row: Callable[[dict[str, Any]], None] | None = None,
+        has_changed: Callable[[bytes, Item], bool] = have_not_changed,
     ) -> None:
         """Open and lock a file, read its rows, then repair its end. One that is not of this run is left as it is.
 
-        Raises UsageError for that one.
+        `has_changed` looks whether an item's images are others than when its row was marked.
+        Raises UsageError for a file of another run.
         """
         self._name = str(path)
         self._path = Path(os.path.realpath(path))
         self._is_new = not self._path.exists()
         self._begins_anew = existing == "overwrite"
         """Whether the first row is still to replace whatever the file holds."""
-        self._ledger = Ledger(retries=existing == "retry-errors")
+        self._ledger = Ledger(
+            retries=existing == "retry-errors",
+            retries_changed=existing == "retry-changed",
+            has_changed=has_changed,
+        )
         self.was_repaired = False
         self._file = self._open_locked()
         try:
@@ -78,6 +84,11 @@ class RowFile:
         """Whether there is a row with a key that no item has been found to be about."""
         return self._ledger.has(key)
 
+    @property
+    def changed(self) -> int:
+        """How many items were found to have other images than when their row was written."""
+        return self._ledger.changed
+
     def append(self, line: str, key: str) -> None:
         """Write a row at once, whole or not at all."""
         if self._begins_anew:
@@ -93,13 +104,14 @@ class RowFile:
         self._ledger.replace(key)
 
     def close(self) -> None:
-        """Take out failed rows that have been replaced, and the file if there is nothing in it; then unlock it."""
+        """Take out rows that have been replaced, and the file if there is nothing in it; then unlock it."""
         try:
-            if left := Counter(self._ledger.replaced):
+            failed, good = Counter(self._ledger.replaced), Counter(self._ledger.outdated)
+            if failed or good:
 
                 def is_kept(row: dict[str, Any]) -> bool:
-                    key = number_key(row["key"])
-                    if row["error"] is None or not left[key]:
+                    key, left = number_key(row["key"]), good if row["error"] is None else failed
+                    if not left[key]:
                         return True
                     left[key] -= 1
                     return False

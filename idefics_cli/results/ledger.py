@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from ..content import MARK_BYTES, UNKNOWN, read_mark
 from ..errors import UsageError
 from ..images import is_url
 from ..values import Decoding, Example, Item
@@ -108,76 +109,129 @@ def take_shard(
             yield replace(item, shard=told)
 
 
+class _Marks:
+    """The marks of the rows of each key, in the order of their lines."""
+
+    def __init__(self) -> None:
+        self._marks: dict[int, bytes] = {}
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._marks
+
+    def add(self, key: int, mark: bytes) -> None:
+        self._marks[key] = self._marks.get(key, b"") + mark
+
+    def take(self, key: int) -> bytes:
+        """The first mark of a key that has one, which is then gone."""
+        marks = self._marks.pop(key)
+        if rest := marks[MARK_BYTES:]:
+            self._marks[key] = rest
+        return marks[:MARK_BYTES]
+
+    def has_other(self, key: int, mark: bytes) -> bool:
+        """Whether the first one is of other files. Those may be newer by their times, but not held the same."""
+        first, half = self._marks.get(key, UNKNOWN)[:MARK_BYTES], MARK_BYTES // 2
+        return UNKNOWN not in (first, mark) and first[half:] != mark[half:]
+
+
+def have_not_changed(mark: bytes, item: Item) -> bool:
+    """For who does not look."""
+    return False
+
+
 @dataclass(slots=True)
 class Ledger:
     """The rows there are, by their keys. Each row settles one item, even if several items are the same.
 
-    `settle` and `replace` may be called from two threads.
+    `lookup` and `replace` may be called from two threads.
     """
 
     retries: bool
     """Whether items whose row is a failed one are to be answered again."""
+    retries_changed: bool = False
+    """Whether those are whose images have been replaced by others since."""
+    has_changed: Callable[[bytes, Item], bool] = have_not_changed
+    """Looks whether an item's images are others than when its row was marked."""
+    changed: int = 0
+    """How many items' images are."""
     replaced: Counter[int] = field(default_factory=Counter)
     """How many failed rows of a key have a newer one instead."""
-    _good: Counter[int] = field(default_factory=Counter)
-    _failed: Counter[int] = field(default_factory=Counter)
+    outdated: Counter[int] = field(default_factory=Counter)
+    """How many good ones have, as their images were replaced."""
+    _good: _Marks = field(default_factory=_Marks)
+    _failed: _Marks = field(default_factory=_Marks)
     _named: dict[int, int] = field(default_factory=dict)
     _awaited: Counter[int] = field(default_factory=Counter)
     _answered: Counter[int] = field(default_factory=Counter)
+    _awaited_changed: Counter[int] = field(default_factory=Counter)
+    _answered_changed: Counter[int] = field(default_factory=Counter)
     _former: dict[int, int] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row of the file, in the order of its lines."""
-        key = number_key(row["key"])
+        key, mark = number_key(row["key"]), read_mark(row)
         is_named = row["key"].endswith("-id")
         if is_named:
             former = self._named.get(_number(row["id"]), key)
             self._named[_number(row["id"])] = key
-            if former != key and self._failed[former]:
-                self._failed[former] -= 1
+            if former != key and former in self._failed:
+                self._failed.take(former)
                 self.replaced[former] += 1
         if row["error"] is None:
-            self._good[key] += 1
-            if self._failed[key]:  # a run that made it again ended before it could take out the failed row
-                self._failed[key] -= 1
+            # A run that made it again ended before it could take out the row that was there.
+            if key in self._failed:
+                self._failed.take(key)
                 self.replaced[key] += 1
+            elif self._good.has_other(key, mark):
+                self._good.take(key)
+                self.outdated[key] += 1
+            self._good.add(key, mark)
         elif self.retries and not is_named and row["error"]["code"] == "bad_item":
             self.replaced[key] += 1  # whether its line has been mended since, its key does not tell
         else:
-            self._failed[key] += 1
+            self._failed.add(key, mark)
 
     def lookup(self, item: Item) -> Standing:
         """Whether an item has a row, a failed one or none that counts."""
         key = number_key(item.key)
         former = self._named.get(_number(item.id), key) if item.is_named else key
         if former != key:
-            if not self._failed[former]:
+            if former not in self._failed:
                 raise UsageError(
                     f"item {item.id!r} has changed since its row was written",
                     hint="give it another id, or start anew with --existing overwrite",
                 )
-            self._failed[former] -= 1
+            self._failed.take(former)
             self._former[key] = former
             self._awaited[key] += 1
-        elif self._good[key]:
-            self._good[key] -= 1
-            return "done"
-        elif self._failed[key]:
-            self._failed[key] -= 1
-            if not self.retries:
+        elif key in self._good:
+            if not self._is_due(self._good.take(key), item):
+                return "done"
+            self._awaited_changed[key] += 1
+        elif key in self._failed:
+            mark = self._failed.take(key)
+            if not self.retries and not self._is_due(mark, item):
                 return "failed"
             self._awaited[key] += 1
         return "todo"
 
+    def _is_due(self, mark: bytes, item: Item) -> bool:
+        has_changed = self.has_changed(mark, item)
+        self.changed += has_changed
+        return has_changed and self.retries_changed
+
     def has(self, key: str) -> bool:
         """Whether a row of a key stands for no item yet."""
         number = number_key(key)
-        return bool(self._good[number] or self._failed[number])
+        return number in self._good or number in self._failed
 
     def replace(self, key: str) -> None:
-        """Note that a row was written; if there was a failed one for its item, that has been replaced."""
+        """Note that a row was written; if there was another for its item, that has been replaced."""
         number = number_key(key)
-        if self._answered[number] < self._awaited[number]:
+        if self._answered_changed[number] < self._awaited_changed[number]:
+            self._answered_changed[number] += 1
+            self.outdated[number] += 1
+        elif self._answered[number] < self._awaited[number]:
             self._answered[number] += 1
             self.replaced[self._former.get(number, number)] += 1
 

@@ -11,7 +11,9 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from ..content import MARK_BYTES, UNKNOWN
 from ..files import append_whole, read_file, write_file
 from ..lru import LRUCache
 
@@ -23,62 +25,75 @@ SPARE_LINES = 1000
 """Lines about texts that were replaced since, before an index is written anew."""
 
 
+class Origin(NamedTuple):
+    """What a text was written for: how it was asked, and the mark of the image."""
+
+    wording: str
+    image: bytes = UNKNOWN
+
+
+Known = dict[str, dict[str, Origin]]
+
+
 class SidecarIndex:
     """Remembers by the names of texts their digests, each with what it was written for."""
 
     def __init__(self) -> None:
-        self._folders: LRUCache[Path, dict[str, dict[str, str]]] = LRUCache(FOLDERS)
+        self._folders: LRUCache[Path, Known] = LRUCache(FOLDERS)
 
-    def find(self, path: Path, content: bytes) -> str | None:
+    def find(self, path: Path, content: bytes) -> Origin | None:
         """What a text was written for; None for one that this program did not write so."""
         return self._read(path.parent).get(path.name, {}).get(_digest(content))
 
-    def note(self, path: Path, content: bytes, wording: str) -> None:
+    def note(self, path: Path, content: bytes, origin: Origin) -> None:
         """Remember a text that is about to be written. Raises OSError."""
-        entry = {"name": path.name, "digest": _digest(content), "wording": wording}
-        self._read(path.parent).setdefault(path.name, {})[entry["digest"]] = wording
+        digest = _digest(content)
+        self._read(path.parent).setdefault(path.name, {})[digest] = origin
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
         file = os.open(path.parent / NAME, flags, 0o666)
         try:
-            append_whole(file, _dump(entry))
+            append_whole(file, _dump(path.name, digest, origin))
         finally:
             os.close(file)
 
-    def _read(self, folder: Path) -> dict[str, dict[str, str]]:
+    def _read(self, folder: Path) -> Known:
         known = self._folders.find(folder)
         if known is None:
             known = self._load(folder)
             self._folders.keep(folder, known, 1)
         return known
 
-    def _load(self, folder: Path) -> dict[str, dict[str, str]]:
-        known: dict[str, dict[str, str]] = {}
+    def _load(self, folder: Path) -> Known:
+        known: Known = {}
         with suppress(OSError):
             lines = read_file(folder / NAME, MAX_BYTES).splitlines()
-            for name, digest, wording in _parse(lines):
-                known.setdefault(name, {})[digest] = wording
+            for name, digest, origin in _parse(lines):
+                known.setdefault(name, {})[digest] = origin
             if len(lines) > 2 * len(known) + SPARE_LINES:
                 known = {name: dict([list(texts.items())[-1]]) for name, texts in known.items()}
                 write_file(folder / NAME, b"".join(_list_lines(known)))
         return known
 
 
-def _parse(lines: list[bytes]) -> Iterator[tuple[str, str, str]]:
+def _parse(lines: list[bytes]) -> Iterator[tuple[str, str, Origin]]:
     """What the lines say; those that say nothing are left out."""
     for line in lines:
         with suppress(ValueError, LookupError, TypeError, RecursionError):
             entry = json.loads(line)
-            yield str(entry["name"]), str(entry["digest"]), str(entry["wording"])
+            mark = bytes.fromhex(entry.get("image", "")).ljust(MARK_BYTES, b"\0")
+            yield str(entry["name"]), str(entry["digest"]), Origin(str(entry["wording"]), mark)
 
 
-def _list_lines(known: dict[str, dict[str, str]]) -> Iterator[bytes]:
+def _list_lines(known: Known) -> Iterator[bytes]:
     for name, texts in known.items():
-        for digest, wording in texts.items():
-            yield _dump({"name": name, "digest": digest, "wording": wording})
+        for digest, origin in texts.items():
+            yield _dump(name, digest, origin)
 
 
-def _dump(entry: dict[str, str]) -> bytes:
+def _dump(name: str, digest: str, origin: Origin) -> bytes:
+    image = {} if origin.image == UNKNOWN else {"image": origin.image.hex()}
+    entry = {"name": name, "digest": digest, "wording": origin.wording, **image}
     return f"{json.dumps(entry)}\n".encode("ascii")
 
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..content import has_changed
 from ..errors import SourceError, UsageError
 from ..files import read_file, write_file
 from ..images import has_image_suffix, is_url, name_source
 from ..values import Item
-from .sidecar_index import SidecarIndex
+from .sidecar_index import Origin, SidecarIndex
 
 MAX_BYTES = 1_000_000
 """More is no text that a prompt could have."""
 SidecarName = Literal["stem", "full"]
-SidecarState = Literal["none", "same", "other", "foreign"]
+SidecarState = Literal["none", "same", "changed", "other", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +81,22 @@ class Sidecars:
         return path is not None and os.path.exists(path)
 
     def inspect(self, source: str, wording: str) -> SidecarState:
-        """Whose the text beside a source is: what this program wrote for the same wording, or for another."""
+        """Whose the text beside a source is: what this program wrote for the same wording, or for another.
+
+        It is `changed` where another image has taken the place of the one that it was written for.
+        """
         path = self.path_of(source)
         if path is None or not os.path.lexists(path):
             return "none"
         try:
-            written_for = self.index.find(path, read_file(path, MAX_BYTES))
+            origin = self.index.find(path, read_file(path, MAX_BYTES))
         except OSError:
             return "foreign"
-        if written_for is None:
+        if origin is None:
             return "foreign"
-        return "same" if written_for == wording else "other"
+        if origin.wording != wording:
+            return "other"
+        return "changed" if has_changed(origin.image, [source]) else "same"
 
     def read(self, source: str) -> str | None:
         """The text beside a source, or None if there is none. Raises SourceError for one that cannot be read."""
@@ -107,7 +113,7 @@ class Sidecars:
                 f"{name_source(str(path))} cannot be read: {reason}", code="not_found"
             ) from error
 
-    def write(self, source: str, text: str, wording: str | None = None) -> None:
+    def write(self, source: str, text: str, origin: Origin | None = None) -> None:
         """Write the text beside a source, whole or not at all. A link there is replaced, as nobody named it.
 
         What it was written for is remembered; without that it is a person's text.
@@ -116,8 +122,8 @@ class Sidecars:
         assert path is not None, "check was not called"
         try:
             content = f"{text}\n".encode("utf-8", "replace")
-            if wording is not None:
-                self.index.note(path, content, wording)
+            if origin is not None:
+                self.index.note(path, content, origin)
             write_file(path, content)
         except OSError as error:
             raise UsageError(

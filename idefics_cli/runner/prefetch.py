@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
+from ..content import describe_bytes, describe_file
 from ..errors import ItemError, to_item_error
 from ..images import Limits, decode, drop_pixels, is_url, read
 from ..values import Image, Item, Request, list_sources
+from .prepared_item import Load, Prepare, Prepared, PreparedItem, compose_item
 from .threads import WorkerPool, start
 
 FETCHERS = 32
@@ -34,70 +35,6 @@ PATIENCE_SECONDS = 1.0
 LISTING_SECONDS = 0.1
 """How long a window waits for one more item to be listed: a pipe may have no more to say for now."""
 _POLL_SECONDS = 0.1
-
-
-class Prepared(Protocol):
-    """What a backend made of a request ahead of the model, and what it holds in memory until it is answered."""
-
-    @property
-    def held_bytes(self) -> int: ...
-
-
-Prepare = Callable[[Request, Mapping[str, Image]], Prepared]
-
-
-@dataclass(slots=True, eq=False)
-class Load:
-    """One source on its way to an image, shared by all entries that show it."""
-
-    source: str
-    data: bytes | Path | None = None
-    outcome: Image | ItemError | None = None
-    users: int = 0
-    is_shared: bool = False
-    is_urgent: bool = False
-    waiting: list[PreparedItem] = field(default_factory=list)
-
-    @property
-    def held_bytes(self) -> int:
-        if not isinstance(self.outcome, Image):
-            return 0
-        return self.outcome.pixels.width * self.outcome.pixels.height * 3
-
-
-@dataclass(slots=True, eq=False)
-class PreparedItem:
-    """An item, its request (or why it cannot be worded) and the images of its prompt.
-
-    Once it is `prepared`, all that its images are still wanted for is what they are called and what they warn of.
-    """
-
-    number: int
-    item: Item
-    request: Request | ItemError
-    loads: dict[str, Load]
-    is_taken: bool = False
-    is_late: bool = False
-    is_ready: bool = False
-    prepared: Prepared | ItemError | None = None
-
-    @property
-    def is_loaded(self) -> bool:
-        return all(load.outcome is not None for load in self.loads.values())
-
-    @property
-    def failure(self) -> ItemError | None:
-        """Why it cannot be asked."""
-        if isinstance(self.request, ItemError):
-            return self.request
-        outcomes = (load.outcome for load in self.loads.values())
-        return next((one for one in outcomes if isinstance(one, ItemError)), None)
-
-    @property
-    def images(self) -> dict[str, Image]:
-        return {
-            source: load.outcome for source, load in self.loads.items() if isinstance(load.outcome, Image)
-        }
 
 
 class Prefetcher:
@@ -294,11 +231,14 @@ class Prefetcher:
                 self._decoding.add(load)
 
     def _decode(self, load: Load) -> None:
+        data = load.data
         try:
-            data = read(load.source, self._limits) if load.data is None else load.data
+            data = read(load.source, self._limits) if data is None else data
             outcome: Image | ItemError = decode(data, load.source, self._limits)
         except BaseException as error:
             outcome = to_item_error(error)
+            if data is not None:
+                load.content = describe_bytes(data) if isinstance(data, bytes) else describe_file(data)
         with self._lock:
             self._finish(load, outcome)
 
@@ -340,11 +280,3 @@ class Prefetcher:
 
     def _has_room(self, load: Load) -> bool:
         return load.is_urgent or self._held_bytes < self._max_held_bytes
-
-
-def compose_item(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:
-    """The request of an item, or why it has none."""
-    try:
-        return compose(item)
-    except BaseException as error:
-        return to_item_error(error)

@@ -19,7 +19,8 @@ from ..prompts.tasks import match_label
 from ..ranking import temper
 from ..rows import Result
 from ..values import Answer, AnswerWarning, Failure, Image, Item, Request
-from .prefetch import MAX_HELD_BYTES, Load, Prefetcher, PreparedItem, compose_item
+from .prefetch import MAX_HELD_BYTES, Prefetcher
+from .prepared_item import Load, PreparedItem, compose_item
 
 Answered = tuple[PreparedItem, Answer | ItemError]
 WINDOWS_AHEAD = 4
@@ -257,6 +258,7 @@ def _read(
             key=item.key,
             shard=item.shard,
             meta=item.meta,
+            contents=entry.contents,
         )
     if outcome.scores:
         label = outcome.scores[0].label
@@ -293,6 +295,7 @@ def _read(
         data=data,
         confidence=outcome.confidence,
         shard=item.shard,
+        contents=entry.contents,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -274,3 +275,83 @@ def check_kills(folder: Path, tmp_path: Path, more: tuple[str, ...], *, runs: in
         killed = tmp_path / f"killed{seed}.jsonl"
         assert kill(kills, seed, *command, killed) == 1
         assert strip(killed) == strip(whole)
+
+
+def test_images_that_were_replaced_are_counted_and_asked_about_again(
+    run: Program, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    caption(run, folder, "-o", out)
+    for number in (3, 4):
+        PIL.Image.new("RGB", (9, 9)).save(folder / f"{number:02}.png")  # another size
+    PIL.Image.new("RGB", (8, 8)).save(folder / "07.png")  # what was broken is mended
+    (folder / "05.png").write_bytes((folder / "06.png").read_bytes())  # the same again, at another time
+    before = out.read_bytes()
+    again = caption(run, folder, "-o", out)
+    assert "3 images were replaced since the answer; --existing retry-changed asks about them" in again.stderr
+    assert out.read_bytes() == before
+    (folder / "08.png").unlink()  # what is gone has not changed
+    backend = ScriptedBackend(" new")
+    retried = caption(run, folder, "-o", out, "--existing", "retry-changed", backend=backend)
+    assert "3 images were replaced since the answer\n" in retried.stderr
+    assert len(backend.requests) == 3
+    rows = parse(out)
+    assert len({row["id"] for row in rows}) == len(rows) == 60
+    assert [(Path(row["id"]).name, row["text"]) for row in rows[-3:]] == [
+        ("03.png", "new"),
+        ("04.png", "new"),
+        ("07.png", "new"),
+    ]
+    assert "replaced since" not in caption(run, folder, "-o", out).stderr
+    digest = hashlib.sha256((folder / "03.png").read_bytes()).hexdigest()
+    assert rows[-3]["content"][0]["sha256"] == digest
+
+
+def test_rows_that_do_not_say_what_their_images_held_are_gone_on_from(
+    run: Program, folder: Path, tmp_path: Path
+) -> None:
+    """Those of earlier versions, and those that were edited."""
+    out = tmp_path / "out.jsonl"
+    caption(run, folder, "-o", out)
+    rows = parse(out)
+    odd: list[Any] = [None, 1, "", {}, [1], [{"sha256": 1}], [None, {}]]
+    for row, content in zip(rows, odd, strict=False):
+        row["content"] = content
+    for row in rows[7:]:
+        del row["content"]
+    out.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for path in folder.iterdir():
+        path.write_bytes(b"other")
+    before = out.read_bytes()
+    again = caption(run, folder, "-o", out, "--existing", "retry-changed")
+    assert "58 done before, 2 failed before" in again.stderr
+    assert "replaced since" not in again.stderr
+    assert out.read_bytes() == before
+
+
+def test_an_image_is_read_again_only_if_its_size_or_time_is_another(
+    run: Program, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    caption(run, folder, "-o", out)
+    target, other = folder / "01.png", folder / "02.png"
+    PIL.Image.new("RGB", (8, 8), "red").save(other)
+    status = target.stat()
+    target.write_bytes(target.read_bytes()[:-1] + b"x")
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "1 image was replaced" in caption(run, folder, "-o", out).stderr
+
+
+def test_of_items_that_are_the_same_each_row_is_replaced(run: Program, tmp_path: Path) -> None:
+    image, out = tmp_path / "a.png", tmp_path / "out.jsonl"
+    words = ("caption", image, image, *MODEL, "-o", out)
+    PIL.Image.new("RGB", (8, 8)).save(image)
+    run(*words, backend=ScriptedBackend(" old"))
+    old = out.read_bytes()
+    PIL.Image.new("RGB", (9, 9)).save(image)
+    run(*words, "--existing", "retry-changed", backend=ScriptedBackend(" new"))
+    assert [row["text"] for row in parse(out)] == ["new", "new"]
+    # As a kill leaves it: the old rows are there still, and only one of the new ones.
+    out.write_bytes(old + out.read_bytes().splitlines(keepends=True)[0])
+    run(*words, "--existing", "retry-changed", backend=ScriptedBackend(" new"))
+    assert [row["text"] for row in parse(out)] == ["new", "new"]

@@ -172,3 +172,26 @@ def test_a_name_cannot_smuggle_in_a_marker_or_half_a_character(run: Program, fol
     stdin = run("run", "./tags.yaml", "-", *MODEL, backend=backend, stdin=(folder / "cat.jpg").read_bytes())
     assert stdin.code == 2
     assert "parent, stem" in stdin.stderr
+
+
+def test_a_text_beside_another_image_than_it_was_written_for_is_told(
+    run: Program, folder: Path, two_images: tuple[Path, Path]
+) -> None:
+    command = ("caption", folder, "--sidecar", "txt", *MODEL)
+    run(*command, backend=ScriptedBackend(" old"))
+    (folder / "cat.jpg").write_bytes(two_images[1].read_bytes())
+    again = run(*command, backend=ScriptedBackend(" new"))
+    assert (
+        "1 image was replaced since the answer; --existing retry-changed asks about it again" in again.stderr
+    )
+    assert (folder / "cat.txt").read_text() == "old\n"
+    retried = run(*command, "--existing", "retry-changed", backend=ScriptedBackend(" new"))
+    assert "1 answered, 1 done before" in retried.stderr
+    assert [(folder / name).read_text() for name in ("cat.txt", "dog.txt")] == ["new\n", "old\n"]
+    assert "0 answered, 2 done before" in run(*command, "--existing", "retry-changed").stderr
+    # Of an index of an earlier version nothing is known.
+    index = folder / ".idefics-sidecars.jsonl"
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    index.write_text("".join(f"{json.dumps(line | {'image': ''})}\n" for line in lines))
+    (folder / "cat.jpg").write_bytes(two_images[0].read_bytes())
+    assert "replaced since" not in run(*command).stderr

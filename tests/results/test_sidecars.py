@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from idefics_cli.errors import SourceError, UsageError
+from idefics_cli.results.sidecar_index import Origin
 from idefics_cli.results.sidecars import SidecarName, Sidecars
 from idefics_cli.values import Item
 
@@ -69,12 +70,12 @@ def test_texts_are_written_whole_as_utf_8(tmp_path: Path) -> None:
     sidecars = Sidecars()
     source = str(tmp_path / "cat.jpg")
     assert (sidecars.has(source), sidecars.read(source)) == (False, None)
-    sidecars.write(source, "ein Kätzchen\n🐈", "wording")
+    sidecars.write(source, "ein Kätzchen\n🐈", Origin("wording"))
     assert (tmp_path / "cat.txt").read_bytes() == "ein Kätzchen\n🐈\n".encode()
     assert (sidecars.has(source), sidecars.read(source)) == (True, "ein Kätzchen\n🐈")
     assert sorted(os.listdir(tmp_path)) == [".idefics-sidecars.jsonl", "cat.txt"]
     with pytest.raises(UsageError, match="cannot write"):
-        sidecars.write(str(tmp_path / "none" / "cat.jpg"), "x", "wording")
+        sidecars.write(str(tmp_path / "none" / "cat.jpg"), "x", Origin("wording"))
 
 
 def test_a_sidecar_that_is_no_text_fails_its_item(tmp_path: Path) -> None:

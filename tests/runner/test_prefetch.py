@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from idefics_cli.errors import ItemError, UsageError
 from idefics_cli.images import Limits
-from idefics_cli.runner.prefetch import LISTING_SECONDS, PATIENCE_SECONDS, Prefetcher, PreparedItem
+from idefics_cli.runner.prefetch import LISTING_SECONDS, PATIENCE_SECONDS, Prefetcher
+from idefics_cli.runner.prepared_item import PreparedItem
 from idefics_cli.values import Image, ImagePart, Item, Message, Request, list_sources
 from tests.site import Page, Site, open_site
 

@@ -1,0 +1,96 @@
+"""An item on its way to the model: its request, and the images of its prompt as they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ..content import Content
+from ..errors import ItemError, to_item_error
+from ..values import Image, Item, Request
+
+
+class Prepared(Protocol):
+    """What a backend made of a request ahead of the model, and what it holds in memory until it is answered."""
+
+    @property
+    def held_bytes(self) -> int: ...
+
+
+Prepare = Callable[[Request, Mapping[str, Image]], Prepared]
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """One source on its way to an image, shared by all entries that show it."""
+
+    source: str
+    data: bytes | Path | None = None
+    outcome: Image | ItemError | None = None
+    users: int = 0
+    is_shared: bool = False
+    is_urgent: bool = False
+    content: Content | None = None
+    """What could not be decoded; that of an image is its own."""
+    waiting: list[PreparedItem] = field(default_factory=list)
+
+    @property
+    def held(self) -> Content | None:
+        return self.outcome.content if isinstance(self.outcome, Image) else self.content
+
+    @property
+    def held_bytes(self) -> int:
+        if not isinstance(self.outcome, Image):
+            return 0
+        return self.outcome.pixels.width * self.outcome.pixels.height * 3
+
+
+@dataclass(slots=True, eq=False)
+class PreparedItem:
+    """An item, its request (or why it cannot be worded) and the images of its prompt.
+
+    Once it is `prepared`, all that its images are still wanted for is what they are called and what they warn of.
+    """
+
+    number: int
+    item: Item
+    request: Request | ItemError
+    loads: dict[str, Load]
+    is_taken: bool = False
+    is_late: bool = False
+    is_ready: bool = False
+    prepared: Prepared | ItemError | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        return all(load.outcome is not None for load in self.loads.values())
+
+    @property
+    def failure(self) -> ItemError | None:
+        """Why it cannot be asked."""
+        if isinstance(self.request, ItemError):
+            return self.request
+        outcomes = (load.outcome for load in self.loads.values())
+        return next((one for one in outcomes if isinstance(one, ItemError)), None)
+
+    @property
+    def contents(self) -> tuple[Content | None, ...]:
+        """What the item's own images held; nothing if they were never looked at."""
+        loads = (self.loads.get(source) for source in self.item.images)
+        return tuple(load.held if load is not None else None for load in loads) if self.loads else ()
+
+    @property
+    def images(self) -> dict[str, Image]:
+        return {
+            source: load.outcome for source, load in self.loads.items() if isinstance(load.outcome, Image)
+        }
+
+
+def compose_item(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:
+    """The request of an item, or why it has none."""
+    try:
+        return compose(item)
+    except BaseException as error:
+        return to_item_error(error)
