@@ -26,7 +26,7 @@ from ..config import Model
 from ..errors import AnswerError, ModelError, UsageError
 from ..models.libraries import import_libraries
 from .model_choice import choose_model, choose_spec
-from .output import Talk, emit, say
+from .output import Talk, emit, emit_folded, say
 from .settings import Settings
 
 DEFAULT_NEW_TOKENS = 10
@@ -84,7 +84,8 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
             if jobs[workload.name]
         ]
     setting = Setting(model.name, machine, first.batch_size, first.new_tokens)
-    emit(tabulate(lines, setting))
+    for line in tabulate(lines, setting).splitlines():
+        emit_folded(line)
     if plot is not None:
         draw_plot(lines, f"{model.name}, {machine.device}, {machine.dtype}", plot)
     failures, differences = list_failures(lines), list_differences(lines)
@@ -126,7 +127,8 @@ def _run_decoding(wanted: BenchOptions, settings: Settings) -> None:
         )
         runs = [run_with.get()(measure_decoding, job) for _ in range(wanted.repeat)]
     best = max(runs, key=lambda run: run.speeds[-1].tokens_per_second)
-    emit(tabulate_decoding(model.name, best))
+    for line in tabulate_decoding(model.name, best).splitlines():
+        emit_folded(line)
     emit(to_json(model.name, best))
 
 

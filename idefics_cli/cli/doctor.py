@@ -12,7 +12,7 @@ import typer
 from ..doctor.check import Check
 from ..doctor.machine import check_machine
 from .log import log_to
-from .output import Talk, emit, one_line
+from .output import Talk, emit, emit_folded, one_line
 from .pull import is_offline
 from .settings import Settings
 
@@ -27,7 +27,7 @@ def run_checks(settings: Settings, *, is_quick: bool, is_json: bool) -> None:
             done.append(check)
             if not is_json:
                 hint = f"; {check.hint}" if check.hint else ""
-                emit(one_line(f"{check.state:<7}  {check.name:<15}  {check.text}{hint}"))
+                emit_folded(one_line(f"{check.state:<7}  {check.name:<15}  {check.text}{hint}"))
     is_sound = all(check.state != "broken" for check in done)
     if is_json:
         emit(

@@ -19,8 +19,7 @@ from ..eval.plot import check_plot, draw_scores
 from ..eval.references import find_references
 from ..eval.report import Evaluation, list_details, list_fallen, list_rows, list_worst, to_json
 from ..files import write_file
-from ..tables import align
-from .output import emit, one_line, say
+from .output import emit, emit_table, one_line, say
 from .settings import Settings
 
 
@@ -88,8 +87,9 @@ def _print_tables(evaluation: Evaluation) -> None:
 
 
 def _print_table(rows: Sequence[tuple[str, ...]], *, is_first: bool) -> None:
-    for line in (*([] if is_first else [""]), *align([tuple(map(one_line, row)) for row in rows])):
-        emit(line)
+    if not is_first:
+        emit("")
+    emit_table([tuple(map(one_line, row)) for row in rows], has_head=True)
 
 
 def _keep_worst(evaluation: Evaluation, path: Path) -> None:

@@ -32,9 +32,8 @@ from ..models.memory.estimate import (
 from ..models.memory.fit import Constraints, Fit, find_fit, fit_in, list_places
 from ..models.memory.sizes import format_bytes
 from ..models.memory.speed import describe_seconds, estimate_seconds, find_rates
-from ..tables import align
 from .formats import refuse_tables
-from .output import emit, one_line
+from .output import emit, emit_folded, emit_table, one_line
 from .pull import is_offline
 from .settings import Settings
 
@@ -56,8 +55,8 @@ def print_list(settings: Settings) -> None:
         else:
             rows.append(_line(listing, fit, seconds))
     if rows:
-        for line in align([("NAME", "WEIGHTS", "ON DISK", "FITS", "AN IMAGE", "RUNS", "LICENCE"), *rows]):
-            emit(line)
+        head = ("NAME", "WEIGHTS", "ON DISK", "FITS", "AN IMAGE", "RUNS", "LICENCE")
+        emit_table([head, *rows], has_head=True)
     settings.talk.note(describe_pools(pools))
 
 
@@ -85,7 +84,7 @@ def print_info(model: Model, demand: Demand, settings: Settings) -> None:
         emit(dump_row(row))
         return
     for line in _introduce(listing, dimensions, demand):
-        emit(line)
+        emit_folded(line)
     rows = [
         (
             one.label,
@@ -102,11 +101,11 @@ def print_info(model: Model, demand: Demand, settings: Settings) -> None:
         for one, need in precisions
     ]
     emit("")
-    for line in align([("PRECISION", "WEIGHTS", "CACHE", "ACTIVATIONS", "TOGETHER", "FITS IN"), *rows]):
-        emit(line)
+    head = ("PRECISION", "WEIGHTS", "CACHE", "ACTIVATIONS", "TOGETHER", "FITS IN")
+    emit_table([head, *rows], has_head=True)
     emit("")
     for line in _explain(dimensions, demand):
-        emit(line)
+        emit_folded(line)
     settings.talk.note(describe_pools(pools))
 
 

@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..files import append_whole, is_own_stream, name_kind
 from ..rows import Result
 from ..url_secrets import hide_secrets
+from .width import count_columns, find_columns, fit_table, fold
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # What a terminal would obey rather than show, turning text around included: an image may make a model say anything.
@@ -34,6 +35,17 @@ def emit(text: str, end: str = "\n") -> None:
     _write(sys.stdout, _make_harmless(text, sys.stdout) + end, "standard output")
 
 
+def emit_table(rows: Sequence[Sequence[str]], *, has_head: bool = False) -> None:
+    """Write rows to stdout as columns, or as narrow as the terminal is."""
+    for line in fit_table(rows, find_columns(sys.stdout), has_head=has_head):
+        emit(line)
+
+
+def emit_folded(line: str) -> None:
+    """Write a line for people to stdout, broken between words where the terminal ends."""
+    emit(fold(line, find_columns(sys.stdout)))
+
+
 def emit_name(name: str, end: str) -> None:
     """Write the name of a file to stdout: in its own bytes, unless a terminal would obey them."""
     if sys.stdout is None or sys.stdout.isatty():
@@ -46,7 +58,8 @@ def say(line: str) -> None:
     """Write one line of talk to stderr. Nobody listening is no error."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"idefics: {_make_harmless(one_line(line), sys.stderr)}\n")
+            told = f"idefics: {_make_harmless(one_line(line), sys.stderr)}"
+            sys.stderr.write(f"{fold(told, find_columns(sys.stderr))}\n")
             sys.stderr.flush()
 
 
@@ -58,7 +71,7 @@ def ask_yes_or_no(question: str) -> bool:
     """Ask on stderr; only a yes on a terminal is one. Raises UsageError where nobody can answer."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(f"{question} nobody is here to say so", hint="give --yes")
-    sys.stderr.write(f"idefics: {one_line(question)} [y/N] ")
+    sys.stderr.write(fold(f"idefics: {one_line(question)} [y/N]", find_columns(sys.stderr)) + " ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
@@ -75,7 +88,7 @@ def may_fetch(urls: list[str]) -> bool:
 def say_at_once(line: str) -> None:
     """Talk from within a signal handler, which may have interrupted `say` itself."""
     with contextlib.suppress(OSError):
-        os.write(2, f"idefics: {line}\n".encode())
+        os.write(2, f"{fold(f'idefics: {line}', count_columns(2))}\n".encode())
 
 
 def one_line(text: str) -> str:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 TIMES_SAID = 3
 """How often a warning of a kind is said."""
+WARNINGS_SAID = 4
+"""How many warnings are said in all, so that those of a folder stay on a screen."""
 FAILURES_SAID = 5
 """How many failures are named, before they are counted only."""
+_WIDE_COLUMNS = 60
+"""A terminal that is narrower has no room for a bar."""
 _NUMBER = re.compile(r"\d[\d.,]*")
 
 
@@ -46,6 +50,9 @@ class Tally:
         self.has_only_counted = False
         """Whether there were warnings that nobody was told."""
         self._warnings: Counter[str] = Counter()
+        self._wordings: dict[str, str] = {}
+        """A kind of warning as it was said first, and its kind once it was said with other numbers."""
+        self._said_warnings = 0
         self._began = time.monotonic()
 
     def add(self, result: Result) -> None:
@@ -59,17 +66,20 @@ class Tally:
                 self.unforeseen = self.unforeseen or result.error.message
 
     def choose_warnings(self, result: Result) -> list[str]:
-        """The warnings of a result that are to be said: those of a kind three times, after which they are counted."""
+        """The warnings of a result that are to be said: three of a kind, four in all, after which they are counted."""
         chosen = []
         for warning in result.warnings:
-            kind = _name_kind(warning, result.images)
+            bare = _drop_source(warning, result.images)
+            kind = _NUMBER.sub("…", bare)
             self._warnings[kind] += 1
-            if self._warnings[kind] < TIMES_SAID:
-                chosen.append(warning)
-            elif self._warnings[kind] == TIMES_SAID:
-                chosen.append(f"{warning} (from here on only counted)")
-            else:
+            if self._wordings.setdefault(kind, bare) != bare:
+                self._wordings[kind] = kind
+            if self._warnings[kind] > TIMES_SAID or self._said_warnings == WARNINGS_SAID:
                 self.has_only_counted = True
+                continue
+            self._said_warnings += 1
+            is_last = self._warnings[kind] == TIMES_SAID or self._said_warnings == WARNINGS_SAID
+            chosen.append(f"{warning} (from here on only counted)" if is_last else warning)
         return chosen
 
     def is_news(self, result: Result) -> bool:
@@ -101,17 +111,18 @@ class Tally:
             way = "accepted" if are_accepted else "--existing retry-errors tries them again"
             parts.append(f"{failed_before.total():,} failed before ({count_codes(failed_before)}; {way})")
         if self._warnings:
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in self._warnings.most_common())
+            counts = self._warnings.most_common()
+            kinds = ", ".join(f"{self._wordings[kind]} {count:,}" for kind, count in counts)
             parts.append(f"{self._warnings.total():,} warnings ({kinds})")
         seconds = time.monotonic() - self._began
         rate = f", {self.total / seconds:.1f} a second" if seconds > 1 and self.total else ""
         return f"{', '.join(parts)}, in {seconds:.1f} s{rate}"
 
 
-def _name_kind(warning: str, sources: Sequence[str]) -> str:
-    """What is the same in warnings of a kind: neither the image they name nor their numbers."""
+def _drop_source(warning: str, sources: Sequence[str]) -> str:
+    """A warning without the image that it names."""
     own = next((source for source in sources if warning.startswith(f"{source}: ")), None)
-    return _NUMBER.sub("N", warning if own is None else warning[len(own) + 2 :])
+    return warning if own is None else warning[len(own) + 2 :]
 
 
 class Progress:
@@ -128,13 +139,14 @@ class Progress:
         import rich.console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-        console = rich.console.Console(stderr=True)
+        # What is said beside the bar is broken already, but for words that are to stay whole.
+        console = rich.console.Console(stderr=True, soft_wrap=True)
         if not console.is_terminal or console.is_dumb_terminal:
             return
         from rich.progress import Progress as Bar
 
         bar = self._bar = Bar(
-            BarColumn(),
+            *([BarColumn(bar_width=min(40, console.width - 50))] if console.width >= _WIDE_COLUMNS else []),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TextColumn("{task.fields[failures]}"),

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import pytest
 
+from idefics_cli.cli.chat_commands import COMMANDS
 from idefics_cli.cli.terminal import find_paragraph_end
 from tests.scripted_program import COMMAND, ROOT
+from tests.terminal import draw
 
 SECONDS = 60
 """A busy machine takes long to start a program."""
@@ -31,10 +33,10 @@ _CODES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)")
 class Screen:
     """A program behind a pseudo-terminal, and all it has shown, without colours and cursor movements."""
 
-    def __init__(self, command: list[str], **environment: str) -> None:
+    def __init__(self, command: list[str], columns: int = 200, **environment: str) -> None:
         self._main, side = pty.openpty()
-        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        names = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        names = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": str(columns), **environment}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **names}, stdin=side, stdout=side, stderr=side,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
@@ -90,10 +92,10 @@ class Screen:
 def talk() -> Iterator[Callable[..., Screen]]:
     opened: list[Screen] = []
 
-    def start(*arguments: str | Path, **environment: str) -> Screen:
+    def start(*arguments: str | Path, columns: int = 200, **environment: str) -> Screen:
         command = [*COMMAND, "chat", "--model", "idefics2", *map(str, arguments)]
-        opened.append(Screen(command, **environment))
-        opened[-1].wait_for("Ctrl-D ends")
+        opened.append(Screen(command, columns, **environment))
+        opened[-1].wait_for("Ctrl-D" if columns < 80 else "Ctrl-D ends")
         opened[-1].wait_for(">")
         return opened[-1]
 
@@ -248,6 +250,24 @@ def test_the_embedded_checkpoint_converses(red_circle: Path) -> None:
 )
 def test_a_paragraph_is_finished_by_a_blank_line_outside_of_code(text: str, finished: str) -> None:
     assert text[: find_paragraph_end(text)] == finished
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_no_word_is_broken_however_narrow_it_is(talk: Callable[..., Screen], columns: int) -> None:
+    words = [f"internationally-{letter * number}" for number, letter in enumerate("abcdefghijkl", 2)]
+    screen = talk(columns=columns)
+    screen.type(f"{' '.join(words)}\r")
+    screen.wait_for("saw no image")
+    screen.wait_for(">")
+    for line, end in (("/help", "/quit"), ("/set heat 3", "known"), ("/dance", "/help"), ("/quit", "")):
+        screen.type(f"{line}\r")
+        screen.wait_for(end)
+    assert screen.end() == 0
+    shown = draw(screen.raw, columns)
+    said = " ".join(shown[[("heard" in line) for line in shown].index(True) :])
+    assert all(word in said.split() for word in words[1:-1]), shown
+    told = {word for one in COMMANDS.values() for word in one.help.split()}
+    assert told <= set(" ".join(shown).split()), shown
 
 
 def test_what_is_typed_first_is_understood(

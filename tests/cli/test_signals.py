@@ -96,7 +96,7 @@ def test_what_went_to_a_pipe_is_whole_too(command: list[str]) -> None:
 def watch(command: list[str], *, stdout: int = subprocess.DEVNULL) -> str:
     """What a terminal shows on stderr."""
     main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
     environment = {**os.environ, "TERM": "xterm", "SCRIPTED_SECONDS": "0.005"}
     del environment["NO_COLOR"]
     process = subprocess.Popen(

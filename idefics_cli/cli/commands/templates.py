@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...tables import align
-from ..output import emit
+from ..output import emit, emit_table
 
 app = typer.Typer(help="List, show and check templates.", invoke_without_command=True)
 
@@ -24,8 +23,7 @@ def list_templates() -> None:
     """List the templates, your own included."""
     from ...prompts.templates import load_template, template_names
 
-    for line in align([(name, load_template(name).description.strip()) for name in template_names()]):
-        emit(line)
+    emit_table([(name, load_template(name).description.strip()) for name in template_names()])
 
 
 @app.command()
