@@ -1,6 +1,7 @@
 """The next token of each row from its logits: the likeliest, or drawn by the row's own seed.
 
-Rows differ in how they choose; each chooses as if it were alone.
+Rows differ in how they choose; each chooses as if it were alone. What the device alone can tell is `pick`; what is
+punished or kept to a grammar goes through `choose`, which knows what each row has said.
 """
 
 # transformers is typed in parts only.
@@ -13,13 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from ..values import Decoding
 from .constraint import hide_others
@@ -35,7 +30,86 @@ class ChosenToken:
     is_finite: bool
 
 
-def choose(logits: Tensor, rows: Sequence[RunningRow], banned_ids: Sequence[int]) -> list[ChosenToken]:
+class Draws:
+    """How those of the rows that are sampled draw: the row of the logits of each, its settings and its chance.
+
+    A token is the one with the highest quotient of probability and exponential noise, as `multinomial` has it.
+    """
+
+    def __init__(self, rows: Sequence[tuple[int, RunningRow]], width: int) -> None:
+        decodings = [row.work.decoding for _, row in rows]
+        self.generators = [row.generator for _, row in rows if row.generator is not None]
+        device = self.generators[0].device
+        self.places = torch.tensor([place for place, _ in rows], device=device)
+        self.temperatures = _column([one.temperature for one in decodings], device)
+        self.top_ks = self.rests = None
+        if any(one.top_k > 0 for one in decodings):
+            kept = [min(one.top_k or width, width) for one in decodings]
+            self.top_ks = width - torch.tensor(kept, device=device)[:, None]
+        if any(one.top_p < 1 for one in decodings):
+            self.rests = _column([1 - one.top_p for one in decodings], device)
+        self.noise = torch.empty((len(rows), width), device=device)
+
+    def renew(self) -> None:
+        """Chance for one token."""
+        for own, generator in zip(self.noise, self.generators, strict=True):
+            own.exponential_(generator=generator)
+
+    def read_chance(self) -> list[Tensor]:
+        """Where each row's chance stands."""
+        return [generator.get_state() for generator in self.generators]
+
+    def set_chance(self, states: Sequence[Tensor]) -> None:
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+
+    def draw(self, scores: Tensor) -> Tensor:
+        """A token for each row that is drawn."""
+        scores = scores / self.temperatures
+        if self.top_ks is not None or self.rests is not None:
+            scores = self._cut(scores)
+        return (scores.softmax(dim=-1) / self.noise).argmax(dim=-1)
+
+    def _cut(self, scores: Tensor) -> Tensor:
+        """Only the `top_k` likeliest tokens, and of those the fewest that come to `top_p`."""
+        ordered, order = scores.sort(dim=-1)
+        if self.top_ks is not None:
+            least = ordered.gather(-1, self.top_ks)
+            scores = scores.masked_fill(scores < least, -torch.inf)
+            ordered = ordered.masked_fill(ordered < least, -torch.inf)
+        if self.rests is not None:
+            is_cut = (ordered.softmax(dim=-1).cumsum(dim=-1) <= self.rests) & (self.rests > 0)
+            is_cut[:, -1] = False
+            scores = scores.masked_fill(torch.zeros_like(is_cut).scatter(-1, order, is_cut), -torch.inf)
+        return scores
+
+
+def list_draws(rows: Sequence[tuple[int, RunningRow]], width: int) -> Draws | None:
+    """Those of the rows, with their places, that are drawn; None where none is."""
+    drawn = [(place, row) for place, row in rows if row.generator is not None]
+    return Draws(drawn, width) if drawn else None
+
+
+def pick(scores: Tensor, allowed: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor]:
+    """A token for each row, and all that is told of it: its id, its log-probability, whether it is of numbers."""
+    # The highest of a row is NaN if any is; logits of -inf are tokens that are banned.
+    finite = torch.isfinite(scores.amax(dim=-1))
+    tokens = allowed.argmax(dim=-1)
+    if draws is not None:
+        # Drawing from what are no numbers would fail the whole batch, and on a GPU the device.
+        safe = torch.where(finite[:, None], allowed, torch.zeros_like(allowed[:1]))
+        tokens = tokens.index_copy(0, draws.places, draws.draw(safe.index_select(0, draws.places)))
+    logprobs = scores.gather(-1, tokens[:, None])[:, 0] - scores.logsumexp(dim=-1)
+    return tokens, torch.stack([tokens.double(), logprobs.double(), finite.double()])
+
+
+def ban(logits: Tensor, banned: Tensor | None) -> Tensor:
+    """The logits in full precision, without the tokens that no answer has."""
+    scores = logits.to(torch.float32, copy=True)
+    return scores if banned is None else scores.index_fill_(-1, banned, -torch.inf)
+
+
+def choose(logits: Tensor, rows: Sequence[RunningRow], banned: Tensor | None) -> list[ChosenToken]:
     """One token for each row, whose logits are in the same order. Asks the device once."""
     scores = logits.to(torch.float32, copy=True)
     for place, row in enumerate(rows):
@@ -43,33 +117,27 @@ def choose(logits: Tensor, rows: Sequence[RunningRow], banned_ids: Sequence[int]
         if processors:
             ids = torch.tensor([[*row.work.encoded.ids, *row.ids]], device=scores.device)
             scores[place] = _shape(processors, ids, scores[place : place + 1])[0]
-    if banned_ids:
-        scores[:, list(banned_ids)] = -torch.inf
-    # The highest of a row is NaN if any is; logits of -inf are tokens that are banned.
-    finite = torch.isfinite(scores.amax(dim=-1))
+    scores = ban(scores, banned)
     allowed = hide_others(
         scores, [None if row.constraint is None else row.constraint.allow() for row in rows]
     )
-    tokens = allowed.argmax(dim=-1)
-    drawn = [place for place, row in enumerate(rows) if row.generator is not None]
-    if drawn:
-        # Drawing from what are no numbers would fail the whole batch, and on a GPU the device.
-        safe = torch.where(finite[:, None], allowed, torch.zeros_like(allowed[:1]))
-        for place in drawn:
-            tokens[place] = _draw(safe[place : place + 1], rows[place])
-    logprobs = scores.gather(-1, tokens[:, None])[:, 0] - scores.logsumexp(dim=-1)
-    told = torch.stack([tokens.double(), logprobs.double(), finite.double()]).tolist()
+    draws = list_draws(list(enumerate(rows)), scores.shape[-1])
+    if draws is not None:
+        draws.renew()
+    return read_chosen(pick(scores, allowed, draws)[1].tolist())
+
+
+def read_chosen(told: Sequence[Sequence[float]]) -> list[ChosenToken]:
+    """What was told of the tokens of one step, one for each row."""
     return [
         ChosenToken(int(token), logprob, bool(is_finite))
         for token, logprob, is_finite in zip(*told, strict=True)
     ]
 
 
-def _draw(scores: Tensor, row: RunningRow) -> Tensor:
-    decoding = row.work.decoding
-    ids = torch.empty((1, 0), dtype=torch.long, device=scores.device)
-    shaped = _shape(_list_warpers(decoding), ids, scores)
-    return torch.multinomial(shaped.softmax(dim=-1), 1, generator=row.generator)[0, 0]
+def is_guided(row: RunningRow) -> bool:
+    """Whether what a row may say next depends on what it has said."""
+    return row.constraint is not None or bool(_list_penalties(row.work.decoding))
 
 
 def _shape(processors: Sequence[Any], ids: Tensor, scores: Tensor) -> Tensor:
@@ -88,12 +156,5 @@ def _list_penalties(decoding: Decoding) -> list[Any]:
     return made
 
 
-def _list_warpers(decoding: Decoding) -> list[Any]:
-    made: list[Any] = []
-    if decoding.temperature != 1.0:
-        made.append(TemperatureLogitsWarper(decoding.temperature))
-    if decoding.top_k > 0:
-        made.append(TopKLogitsWarper(decoding.top_k))
-    if decoding.top_p < 1.0:
-        made.append(TopPLogitsWarper(decoding.top_p))
-    return made
+def _column(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]

@@ -1,13 +1,15 @@
 """Answers written a token at a time, all rows in one pass; a row that ends leaves, and another one joins.
 
-Knows neither plans nor memory limits. Company never shows in an answer.
+A step asks the host nothing: tokens are chosen on the device, and what was chosen is read after some steps. What a row
+wrote behind its end by then is dropped. Knows neither plans nor memory limits. Company never shows in an answer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from torch.nn.functional import pad
 
 from ..models.devices import find_input_device, is_out_of_memory
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
-from .choose import choose
+from .choose import ChosenToken, Draws, ban, choose, is_guided, list_draws, pick, read_chosen
+from .cross_attention import SlotImages
 from .decoder_step import DecoderStep
 from .generate import Continuation
 from .image_features import Features
@@ -25,9 +28,23 @@ from .kv_cache import open_cache
 from .prefix_cache import Prefix, Prefixes
 from .running_row import RunningRow
 from .slot_cache import CachedRow, SlotCache
+from .slot_state import SlotState
+from .step_graph import StepGraphs
 
 _MASKED = ("sdpa", "eager")
 """Attentions that take a mask drawn by us; others make their own of which columns are tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """After how many steps at most the tokens are read, and whether numbers of slots are rounded up to a few."""
+
+    steps: int
+    rounds_slots: bool
+
+
+PACES = {"cpu": Pace(1, False), "cuda": Pace(8, True)}
+"""A CPU knows its tokens at once, and each slot costs it time."""
 
 
 class Decoder:
@@ -40,6 +57,8 @@ class Decoder:
         features: Features,
         prefixes: Prefixes,
         step: DecoderStep | None = None,
+        graphs: StepGraphs | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._model = model
         self._family = family
@@ -47,11 +66,19 @@ class Decoder:
         self._prefixes = prefixes
         self._step = step
         self._device = find_input_device(model)
-        self._cache = SlotCache(
-            model.dtype, self._device, getattr(family.text_config, "sliding_window", None)
-        )
+        self._graphs = graphs or StepGraphs(self._device)
+        self._pace = pace or PACES.get(self._device.type, PACES["cpu"])
+        window = getattr(family.text_config, "sliding_window", None)
+        self._state = SlotState(model.dtype, self._device, window)
+        self._cache = SlotCache(self._state, rounds_slots=self._pace.rounds_slots)
         self._rows: dict[int, RunningRow] = {}
         self._images: dict[str, Tensor] = {}
+        self._seen = SlotImages()
+        self._draws: Draws | None = None
+        self._banned: Tensor | None = None
+        self._width = 0
+        self._broken: set[int] = set()
+        """Slots that hold what is no numbers."""
         self._open = ExitStack()
         self._is_open = False
 
@@ -82,8 +109,12 @@ class Decoder:
             logits_to_keep=1,
             **to_model(self._model, self._family.for_forward(images)),
         ).logits[:, -1]
+        self._width = logits.shape[-1]
+        if self._banned is None and self._family.banned_ids:
+            self._banned = torch.tensor(list(self._family.banned_ids), device=logits.device)
         rows = [RunningRow(self._family, work, logits.device) for work in works]
-        self._take(logits, rows)
+        for row, chosen in zip(rows, choose(logits, rows, self._banned), strict=True):
+            row.take(chosen.token, chosen.logprob, chosen.is_finite)
         staying = [place for place, row in enumerate(rows) if not row.is_ended or row.work.cache_answer]
         if staying:
             cached = [
@@ -96,52 +127,99 @@ class Decoder:
                 for place in staying
             ]
             slots = self._cache.join(cache, cached)
-            self._join_images(
-                slots, staying, to_model(self._model, self._family.last_image_inputs(images, 1))
-            )
+            try:
+                self._join_images(slots, staying, self._family.last_image_inputs(images, 1))
+            except BaseException:
+                for slot in slots:
+                    self._cache.leave(slot)
+                raise
             self._rows |= {slot: rows[place] for slot, place in zip(slots, staying, strict=True)}
+            self._broken |= {slot for slot in slots if not self._rows[slot].is_finite}
+            self._resume()
         self._share(began, rows)
         self._drop_ended()
         return rows
 
     @torch.inference_mode()
     def step(self) -> list[RunningRow]:
-        """One token for each row. Returns those that end with it."""
+        """A token for each row, or some where nobody waits for each. Returns those that end with them."""
         began = time.perf_counter()
         rows = self.rows
-        if 2 * len(rows) <= self._cache.slots:
+        if self._cache.count_slots(2 * len(rows)) <= self._cache.slots:
             self._shrink()
-        logits = self._run_step()
-        self._cache.end_step()
-        self._take(logits[list(self._rows)], rows)
+        is_led = any(is_guided(row) for row in rows)
+        chance = [] if self._draws is None else self._draws.read_chance()
+        told: list[Tensor] = []
+        done, count = 0, 1 if is_led else self._count_ahead(rows)
+        try:
+            while done < count:
+                self._cache.begin_step()
+                told.append(self._run_step() if is_led else self._run_alone())
+                self._cache.end_step()
+                done += 1
+        except BaseException:
+            # The steps that went well are done anew as well: nobody has heard of them.
+            self._cache.rewind(done)
+            self._resume()
+            if self._draws is not None:
+                self._draws.set_chance(chance)
+            raise
+        if is_led:
+            self._take(list(self._rows), choose(told[0][list(self._rows)], rows, self._banned))
+            self._state.end(self._state.tokens[:, 0])
+            self._write_tokens()
+        else:
+            for each in torch.stack(told).tolist():
+                self._take(range(self._cache.slots), read_chosen(each))
         self._share(began, rows)
         self._drop_ended()
         return [row for row in rows if row.is_ended]
 
+    def _count_ahead(self, rows: Sequence[RunningRow]) -> int:
+        """The steps until the tokens are read: those that are heard as they come are read at each."""
+        if any(row.is_heard for row in rows):
+            return 1
+        return min(self._pace.steps, max(row.count_left() for row in rows))
+
+    def _run_alone(self) -> Tensor:
+        """A step with nothing of the host in it; what is told of its tokens."""
+        if self._draws is not None:
+            self._draws.renew()
+        if self._step is None:  # What the model's own forward asks of the host is not known.
+            return self._advance()
+        return self._graphs.run(self._name_step(), self._advance).clone()
+
+    def _advance(self) -> Tensor:
+        scores = ban(self._run_step(), self._banned)
+        tokens, told = pick(scores, scores, self._draws)
+        self._state.end(tokens.to(self._device))
+        return told
+
     def _run_step(self) -> Tensor:
         """The logits of each slot after its last token."""
-        mask, positions = self._cache.begin_step()
-        tokens = torch.full((self._cache.slots, 1), self._family.pad_id, dtype=torch.long)
-        for slot, row in self._rows.items():
-            tokens[slot] = row.last
-        tokens = tokens.to(self._device)
+        self._state.begin()
         if self._step is not None:
-            place = torch.tensor([self._cache.position], device=self._device)
-            return self._step.run(tokens, positions, mask, self._cache.buffers, place, self._images)
+            return self._step.run(self._state, self._cache.buffers, self._seen.view(self._cache.slots))
         logits: Tensor = self._model(
-            input_ids=tokens,
-            attention_mask=self._fit_mask(mask),
-            position_ids=positions,
+            input_ids=self._state.tokens,
+            attention_mask=self._fit_mask(self._state.mask),
+            position_ids=self._state.positions,
             past_key_values=self._cache.open_cache(),
             use_cache=True,
             **self._family.for_forward(self._images),
         ).logits[:, -1]
         return logits
 
+    def _name_step(self) -> Hashable:
+        """Names the shapes and the addresses of a step."""
+        versions = (self._cache.version, self._state.version, self._seen.version)
+        return id(self), tuple(self._state.mask.shape), versions, self._draws
+
     def evict(self, row: RunningRow) -> None:
-        """Let go of a row that has not ended."""
+        """Let go of a row that has not ended, and of what memory that leaves."""
         (slot,) = (slot for slot, other in self._rows.items() if other is row)
         self._leave(slot)
+        self._cache.trim()
         self._rest()
 
     def close(self) -> None:
@@ -150,9 +228,12 @@ class Decoder:
             self._leave(slot)
         self._rest()
 
-    def _take(self, logits: Tensor, rows: Sequence[RunningRow]) -> None:
-        for row, chosen in zip(rows, choose(logits, rows, self._family.banned_ids), strict=True):
-            row.take(chosen.token, chosen.logprob, chosen.is_finite)
+    def _take(self, slots: Iterable[int], chosen: Sequence[ChosenToken]) -> None:
+        for slot, one in zip(slots, chosen, strict=True):
+            if slot in self._rows and not self._rows[slot].is_ended:
+                self._rows[slot].take(one.token, one.logprob, one.is_finite)
+            if not one.is_finite:
+                self._broken.add(slot)
 
     def _share(self, began: float, rows: Sequence[RunningRow]) -> None:
         seconds = (time.perf_counter() - began) / len(rows)
@@ -160,21 +241,25 @@ class Decoder:
             row.seconds += seconds
 
     def _drop_ended(self) -> None:
-        for slot, row in list(self._rows.items()):
-            if row.is_ended:
-                if row.work.cache_answer:
-                    self._keep_answer(slot, row)
-                self._leave(slot)
+        ended = [slot for slot, row in self._rows.items() if row.is_ended]
+        for slot in ended:
+            if self._rows[slot].work.cache_answer:
+                self._keep_answer(slot, self._rows[slot])
+            self._leave(slot)
+        if ended and self._draws is not None:
+            self._list_draws()
         self._rest()
 
     def _leave(self, slot: int) -> None:
         del self._rows[slot]
-        self._cache.leave(slot)
+        self._cache.leave(slot, is_finite=slot not in self._broken)
+        self._broken.discard(slot)
 
     def _rest(self) -> None:
         """Hold nothing while there are no rows."""
         if not self._rows:
             self._shrink()
+            self._graphs.clear()
             self._open.close()
             self._is_open = False
 
@@ -182,10 +267,36 @@ class Decoder:
         kept = self._cache.shrink()
         places = {slot: place for place, slot in enumerate(kept)}
         self._rows = {places[slot]: row for slot, row in self._rows.items()}
-        self._images = {name: value[kept] for name, value in self._images.items()} if kept else {}
+        self._broken.clear()
+        self._seen.keep(kept)
+        missing = self._cache.slots - len(kept)
+        self._images = {
+            name: pad(value[kept], [0, 0] * (value.ndim - 1) + [0, missing])
+            for name, value in self._images.items()
+            if kept
+        }
+        if kept:
+            self._resume()
+
+    def _resume(self) -> None:
+        """Have the device know what each row goes on with."""
+        self._write_tokens()
+        self._list_draws()
+
+    def _write_tokens(self) -> None:
+        self._state.write({slot: row.last for slot, row in self._rows.items()})
+
+    def _list_draws(self) -> None:
+        self._draws = list_draws(list(self._rows.items()), self._width)
 
     def _join_images(self, slots: Sequence[int], places: Sequence[int], given: Mapping[str, Any]) -> None:
-        """What the last tokens see, beside what those of other rows see. Made afresh, as it is known by its place."""
+        """What the last tokens see, beside what those of other rows see."""
+        given = to_model(self._model, given)
+        seen = None if self._step is None else self._step.see(given)
+        if seen is not None:
+            self._seen.join(slots, seen.select(places), self._cache.slots)
+            return
+        # Made afresh, as it is known by its place.
         if len(places) == self._cache.slots and list(places) == list(range(len(places))):
             self._images = {name: value[: len(places)] for name, value in given.items()}
             return
@@ -207,10 +318,11 @@ class Decoder:
     def _keep_answer(self, slot: int, row: RunningRow) -> None:
         """Keep what was computed for an answer that prompts will go on from; its last token was never run."""
         asked = self._family.list_units(row.work.encoded)
-        run = self._cache.count_tokens(slot) - len(row.work.encoded.ids)
+        prompt = len(row.work.encoded.ids)
+        run = min(self._cache.count_tokens(slot) - prompt, len(row.ids))
         units = (*asked, *(("", (index,)) for index in row.ids[:run]))
         try:
-            self._prefixes.keep_answer(units, len(asked), self._cache.read_row(slot))
+            self._prefixes.keep_answer(units, len(asked), self._cache.read_row(slot, prompt + run))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -19,7 +19,7 @@ from ..models.families.family import Encoded, Family
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from ..values import Decoding
 from .batching import Batch, BatchLimits, PlannedRow, plan
-from .decoder import Decoder
+from .decoder import Decoder, Pace
 from .decoder_step import DecoderStep
 from .generate import Continuation, Generation, batch_key, generate
 from .image_features import Features
@@ -34,6 +34,7 @@ from .label_scoring import (
     score_rows,
 )
 from .prefix_cache import Prefix, Prefixes, PrefixUnits
+from .step_graph import StepGraphs
 from .whole_prompts import WholePrompts
 
 Work = Continuation | Ranking
@@ -64,8 +65,11 @@ class Outcome:
 class Engine:
     """Answers encoded requests with one model."""
 
-    def __init__(self, model: Any, family: Family, *, cache_bytes: int | None = None) -> None:
+    def __init__(
+        self, model: Any, family: Family, *, cache_bytes: int | None = None, pace: Pace | None = None
+    ) -> None:
         self._model = model
+        self._pace = pace
         self._family = family
         self._device = find_input_device(model)
         free = count_free_bytes(self._device)
@@ -75,6 +79,7 @@ class Engine:
         self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
         self._pass_tokens = PASS_TOKENS[kind]
         self._step = DecoderStep.open(model, family)
+        self._graphs = StepGraphs(self._device)
         self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)
         self._whole = WholePrompts(model, family, self._batch_tokens)
         if family.has_prefixes:
@@ -120,6 +125,7 @@ class Engine:
     def free(self) -> None:
         """Forget everything that could be computed again."""
         self._store.clear()
+        self._graphs.clear()
 
     def measure(self) -> dict[str, int]:
         """How often features of images and prefixes were there already (hits) or not (misses), and what they hold."""
@@ -136,7 +142,9 @@ class Engine:
     def open_decoder(self) -> Decoder:
         """Where rows of a family that `has_slots` are written."""
         assert self._marked is not None
-        return Decoder(self._model, self._marked, self._features, self._prefixes, self._step)
+        return Decoder(
+            self._model, self._marked, self._features, self._prefixes, self._step, self._graphs, self._pace
+        )
 
     @torch.inference_mode()
     def open_prefix(self, work: Work, cuts: Sequence[int]) -> Prefix:

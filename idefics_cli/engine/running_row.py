@@ -33,18 +33,22 @@ class RunningRow:
             self._stream = TextStream(self._answer, work.listener, family.stop_ids)
         self._logprobs: list[float] = []
         self._finish_reason: FinishReason = "length"
-        self._is_finite = True
+        self.is_finite = True
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether what comes next depends on each token at once: a text to be cut, a listener, a grammar."""
-        return bool(self.work.decoding.stop or self._stream is not None or self.constraint is not None)
+    def is_heard(self) -> bool:
+        """Whether somebody hears each token as it comes."""
+        return self._stream is not None and self._stream.streams
+
+    def count_left(self) -> int:
+        """The tokens that it may have yet."""
+        return self.work.decoding.max_new_tokens - len(self.ids)
 
     def take(self, token: int, logprob: float, is_finite: bool) -> None:
         """One more token, and whether it was computed with numbers."""
         self.last = token
         self._logprobs.append(logprob)
-        self._is_finite = is_finite
+        self.is_finite = is_finite
         if not is_finite:
             self.is_ended = True
             return
@@ -74,6 +78,6 @@ class RunningRow:
             len(self._logprobs),
             self._finish_reason,
             tuple(self.ids),
-            self._is_finite,
+            self.is_finite,
             tuple(self._logprobs),
         )

@@ -1,7 +1,8 @@
 """Keys and values of rows that come and go: each in a slot of its own, all ending at one running position.
 
 A row joins right-aligned, with nothing but hidden columns before it, and leaves its slot to the next one. One shared
-position makes a step of decoding the same few operations for all rows, whenever each of them began.
+position makes a step of decoding the same few operations for all rows, whenever each of them began. What a step sees
+is the beginning of longer buffers, in columns by the bucket, so that its shapes and addresses stay as they are.
 """
 
 # transformers is typed in parts only.
@@ -16,8 +17,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .kv_cache import ROOM_TOKENS, list_layers
+from .slot_state import SlotState
 
 Buffers = tuple[Tensor, Tensor]
+
+COLUMN_BUCKET = 64
+"""The columns that a step looks at are a multiple of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +39,38 @@ class CachedRow:
 
 
 class SlotCache:
-    """The buffers of all layers, what of them each slot has, and what it may see of them."""
+    """The buffers of all layers, and what of them each slot has."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, window: int | None = None) -> None:
-        self._dtype = dtype
-        self._device = device
-        self._window = window
-        self._buffers: list[Buffers] = []
-        self._capacity = 0
+    def __init__(self, state: SlotState, *, rounds_slots: bool = False) -> None:
+        self._state = state
+        self._rounds_slots = rounds_slots
+        self._held: list[Buffers] = []
+        self._seen: list[Buffers] = []
+        self._columns = 0
         self._lengths: list[int] = []
         """Tokens of each slot, 0 for a free one."""
         self._skipped: list[int] = []
-        self._mask = torch.empty(0)
+        self._is_tight = False
         self.position = 0
+        self.version = 0
+        """Changes with the addresses."""
 
     @property
     def slots(self) -> int:
         return len(self._lengths)
 
+    @property
+    def buffers(self) -> list[Buffers]:
+        """The keys and values of each layer that a step sees and writes to."""
+        return self._seen
+
     def count_tokens(self, slot: int) -> int:
         """The tokens that a slot holds."""
         return self._lengths[slot]
+
+    def count_slots(self, rows: int) -> int:
+        """The slots that so many rows take: as many, or where each number costs a graph the next power of two."""
+        return 1 << (rows - 1).bit_length() if self._rounds_slots and rows else rows
 
     def join(self, cache: Cache, rows: Sequence[CachedRow]) -> list[int]:
         """Take rows over from a cache. Returns their slots: free ones, or new ones where there are too few."""
@@ -64,123 +80,145 @@ class SlotCache:
         needed = max(max(row.length for row in rows), *self._lengths, 0)
         is_long = self.position - needed > max(ROOM_TOKENS, needed // 4)
         position = needed if is_long or needed > self.position else self.position
-        buffers = self._buffers
-        if position != self.position or position >= self._capacity or len(free) < len(rows):
-            count = max(self.slots, slots[-1] + 1)
-            like = [(keys, values) for keys, values in list_layers(cache)]
-            buffers = self._lay_out(list(range(self.slots)), count, position, like)
-        for (keys, values), (new_keys, new_values) in zip(buffers, list_layers(cache), strict=True):
+        count = self.count_slots(max(self.slots, slots[-1] + 1))
+        self._move(list(range(self.slots)), count, position, list_layers(cache))
+        for (keys, values), (new_keys, new_values) in zip(self._held, list_layers(cache), strict=True):
             for slot, row in zip(slots, rows, strict=True):
                 for start, stop in _list_columns(row, width):
                     end = position if stop == width else position - row.length + stop
                     keys[slot, :, end - (stop - start) : end] = new_keys[row.row, :, start:stop]
                     values[slot, :, end - (stop - start) : end] = new_values[row.row, :, start:stop]
-        self._take_over(buffers, position)
-        more = [0] * (len(buffers[0][0]) - self.slots)
-        self._lengths, self._skipped = self._lengths + more, self._skipped + more
         for slot, row in zip(slots, rows, strict=True):
             self._lengths[slot], self._skipped[slot] = row.length, row.skipped
-        self._draw_mask()
+        self._draw()
         return slots
 
-    def leave(self, slot: int) -> None:
-        """Free a slot; what it held is seen by nobody."""
+    def leave(self, slot: int, *, is_finite: bool = True) -> None:
+        """Free a slot; what it held is seen by nobody, and goes where it is no numbers: NaN unseen is still NaN."""
         self._lengths[slot] = self._skipped[slot] = 0
+        if not is_finite:
+            for keys, values in self._held:
+                keys[slot].zero_()
+                values[slot].zero_()
 
     def shrink(self) -> list[int]:
         """Let go of the free slots. Returns the former slots of those that stay, in their new order."""
         kept = [slot for slot, length in enumerate(self._lengths) if length]
-        lengths = [self._lengths[slot] for slot in kept]
         if not kept:
-            self._buffers, self._capacity, self.position = [], 0, 0
-        else:
-            position = max(lengths)
-            self._take_over(self._lay_out(kept, len(kept), position, self._buffers), position)
-        self._lengths, self._skipped = lengths, [self._skipped[slot] for slot in kept]
-        if kept:
-            self._draw_mask()
+            self._held, self._seen, self._lengths, self._skipped = [], [], [], []
+            self._columns = self.position = 0
+            self.version += 1
+            self._state.clear()
+            return kept
+        position = max(self._lengths)
+        self._move(kept, self.count_slots(len(kept)), position, self._held)
+        self._draw()
         return kept
 
-    def read_row(self, slot: int) -> tuple[Buffers, ...]:
-        """Copies of the keys and values of a slot's tokens, of each layer."""
+    def trim(self) -> None:
+        """Hold no more than is needed from the next change on: memory is short."""
+        self._is_tight = True
+
+    def read_row(self, slot: int, length: int) -> tuple[Buffers, ...]:
+        """Copies of the keys and values of a slot's first tokens, of each layer."""
         start = self.position - self._lengths[slot]
         return tuple(
             (
-                keys[slot : slot + 1, :, start : self.position].clone(),
-                values[slot : slot + 1, :, start : self.position].clone(),
+                keys[slot : slot + 1, :, start : start + length].clone(),
+                values[slot : slot + 1, :, start : start + length].clone(),
             )
-            for keys, values in self._buffers
+            for keys, values in self._held
         )
 
-    @property
-    def buffers(self) -> list[Buffers]:
-        """Keys and values of each layer, with room behind the position."""
-        return self._buffers
-
-    def begin_step(self) -> tuple[Tensor, Tensor]:
-        """What a pass of one token for each slot sees: mask and position ids. It writes to the column `position`."""
-        if self.position >= self._capacity:
-            kept = list(range(self.slots))
-            self._take_over(self._lay_out(kept, self.slots, self.position, self._buffers), self.position)
-            self._draw_mask()
-        self._mask[..., self.position] = 0
-        if self._window is not None and self.position >= self._window:
-            self._mask[..., self.position - self._window] = torch.finfo(self._dtype).min
-        places = [length + skipped for length, skipped in zip(self._lengths, self._skipped, strict=True)]
-        positions = torch.tensor(places, device=self._device)[:, None]
-        return self._mask[..., : self.position + 1], positions
+    def begin_step(self) -> None:
+        """Make room for one token of each slot: it is written to the column `position`."""
+        if self.position >= self._columns:
+            self._move(list(range(self.slots)), self.slots, self.position, self._held)
+            self._draw()
 
     def open_cache(self) -> Cache:
         """The buffers as a model wants them for this pass."""
-        return Cache(layers=[_SlotLayer(own, self.position) for own in self._buffers])
+        place = self._state.place
+        return Cache(layers=[_SlotLayer(own, place, self.position) for own in self._seen])
 
     def end_step(self) -> None:
         """Count the tokens of a pass that went well."""
-        self.position += 1
-        self._lengths = [length + (length > 0) for length in self._lengths]
+        self._count(1)
 
-    def _lay_out(
-        self, kept: Sequence[int], slots: int, position: int, like: Iterable[Buffers]
-    ) -> list[Buffers]:
-        """New buffers with the tokens of kept slots, in this order, ending at a position."""
-        capacity = position + max(ROOM_TOKENS, position // 4)
+    def rewind(self, count: int) -> None:
+        """Take back the tokens of so many passes, and what one that failed has changed."""
+        self._count(-count)
+        self._draw()
+
+    def _count(self, tokens: int) -> None:
+        self.position += tokens
+        self._lengths = [length + tokens if length else 0 for length in self._lengths]
+
+    def _move(self, kept: Sequence[int], slots: int, position: int, like: Iterable[Buffers]) -> None:
+        """Have so many slots, the first of them with the tokens of kept ones, ending at a position."""
         held = max((self._lengths[slot] for slot in kept), default=0)
         is_all = list(kept) == list(range(self.slots))
+        room = self._held[0][0].shape if self._held else (0, 0, 0)
+        if slots > room[0] or position >= room[2] or self._is_tight:
+            self._held = self._lay_out(kept, slots, position, held, like)
+            self.version += 1
+        elif held and not (is_all and position == self.position):
+            self._shift(kept, position, held)
+        self._is_tight = False
+        free = [0] * (slots - len(kept))
+        self._lengths = [self._lengths[slot] for slot in kept] + free
+        self._skipped = [self._skipped[slot] for slot in kept] + free
+        self.position = position
+        self._columns = _round_up(position + 1)
+        self._seen = [
+            (keys[:slots, :, : self._columns], values[:slots, :, : self._columns])
+            for keys, values in self._held
+        ]
+
+    def _lay_out(
+        self, kept: Sequence[int], slots: int, position: int, held: int, like: Iterable[Buffers]
+    ) -> list[Buffers]:
+        """New buffers. Those there are stay as they are until all of the new ones are."""
+        columns = _round_up(position + max(ROOM_TOKENS, position // 4))
         made = []
         for layer, pair in enumerate(like):
             new = []
             for part, tensor in enumerate(pair):
                 # Zeros, as what nobody sees is still multiplied by nothing, and may not be NaN.
-                buffer = tensor.new_zeros((slots, tensor.shape[1], capacity, tensor.shape[3]))
+                buffer = tensor.new_zeros((slots, tensor.shape[1], columns, tensor.shape[3]))
                 if held:
-                    former = self._buffers[layer][part][:, :, self.position - held : self.position]
-                    buffer[: len(kept), :, position - held : position] = former if is_all else former[kept]
+                    former = self._held[layer][part][:, :, self.position - held : self.position]
+                    buffer[: len(kept), :, position - held : position] = former[list(kept)]
                 new.append(buffer)
             made.append((new[0], new[1]))
         return made
 
-    def _take_over(self, buffers: list[Buffers], position: int) -> None:
-        self._buffers, self.position = buffers, position
-        self._capacity = buffers[0][0].shape[2]
+    def _shift(self, kept: Sequence[int], position: int, held: int) -> None:
+        """Move within the buffers. All memory it takes is there before the first of them is written to."""
+        order = torch.tensor(kept, device=self._held[0][0].device)
+        copies = {
+            tensor.shape[1::2]: tensor.new_empty((len(kept), tensor.shape[1], held, tensor.shape[3]))
+            for pair in self._held
+            for tensor in pair
+        }
+        for pair in self._held:
+            for tensor in pair:
+                copy = copies[tensor.shape[1::2]]
+                torch.index_select(tensor[:, :, self.position - held : self.position], 0, order, out=copy)
+                tensor[: len(kept), :, position - held : position] = copy
 
-    def _draw_mask(self) -> None:
-        """What each slot sees: its own tokens, or those of its window."""
-        columns = torch.arange(self._capacity)
-        starts = torch.tensor([self.position - length for length in self._lengths])[:, None]
-        if self._window is not None:
-            starts = starts.clamp(min=self.position - self._window)
-        visible = (columns >= starts) & (columns < self.position)
-        mask = torch.where(visible, 0.0, torch.finfo(self._dtype).min).to(self._dtype)
-        self._mask = mask[:, None, None].to(self._device)
+    def _draw(self) -> None:
+        self._state.draw(self._lengths, self._skipped, self.position, self._columns)
 
 
 class _SlotLayer(DynamicLayer):
-    """One layer during one pass: writes its tokens at the position and shows all up to them."""
+    """One layer during one pass: writes its token at the position and shows all columns of the bucket."""
 
-    def __init__(self, buffers: Buffers, position: int) -> None:
+    def __init__(self, buffers: Buffers, place: Tensor, position: int) -> None:
         super().__init__()
         self.keys, self.values = buffers
         self.is_initialized = True
+        self._place = place
         self._position = position
 
     def get_seq_length(self) -> int:
@@ -191,10 +229,13 @@ class _SlotLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         assert self.keys is not None
         assert self.values is not None
-        stop = self._position + key_states.shape[-2]
-        self.keys[:, :, self._position : stop] = key_states
-        self.values[:, :, self._position : stop] = value_states
-        return self.keys[:, :, :stop], self.values[:, :, :stop]
+        self.keys.index_copy_(2, self._place, key_states)
+        self.values.index_copy_(2, self._place, value_states)
+        return self.keys, self.values
+
+
+def _round_up(columns: int) -> int:
+    return -(-columns // COLUMN_BUCKET) * COLUMN_BUCKET
 
 
 def _list_columns(row: CachedRow, width: int) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from idefics_cli.engine.decoder import Pace
 from idefics_cli.engine.engine import Engine, Work
 from idefics_cli.engine.flow import answer_all, run_all
 from idefics_cli.engine.generate import Continuation, Generation
@@ -65,12 +66,13 @@ cases = st.tuples(st.integers(0, 15), st.integers(0, len(DECODINGS) - 1), st.sam
     arrivals=st.lists(st.integers(0, 4), max_size=40),
     rows=st.integers(1, 6),
     cache_bytes=st.sampled_from([0, 20_000, 100_000_000]),
+    pace=st.sampled_from([None, Pace(3, rounds_slots=False), Pace(8, rounds_slots=True)]),
 )
 def test_an_answer_is_that_of_the_full_prompt_alone(
-    kind: str, asked: list[Case], arrivals: list[int], rows: int, cache_bytes: int
+    kind: str, asked: list[Case], arrivals: list[int], rows: int, cache_bytes: int, pace: Pace | None
 ) -> None:
     family, model = opened(kind)
-    engine = Engine(model, family, cache_bytes=cache_bytes)
+    engine = Engine(model, family, cache_bytes=cache_bytes, pace=pace)
     engine._pass_tokens = 2
     works = [work_of(kind, case) for case in asked]
     coming, counts = list(works), iter(arrivals)
@@ -115,13 +117,14 @@ def short_of_memory(model: Any, tokens: int) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("kind", ["idefics-resampler", "idefics3"])
 @pytest.mark.parametrize("tokens", [60, 150, 300, 700])
-def test_what_does_not_fit_is_written_with_fewer_beside_it(kind: str, tokens: int) -> None:
+@pytest.mark.parametrize("pace", [None, Pace(8, rounds_slots=True)], ids=["", "ahead"])
+def test_what_does_not_fit_is_written_with_fewer_beside_it(kind: str, tokens: int, pace: Pace | None) -> None:
     family, model = opened(kind)
     asked = [(index % 16, index % 6, 13) for index in range(14)]
     works = [work_of(kind, case) for case in asked]
     plain = [expected(kind, case) for case in asked]
     with short_of_memory(model, tokens) as failed:
-        engine = Engine(model, family)
+        engine = Engine(model, family, pace=pace)
         engine._step = None  # its passes are not those of the model, which are watched here
         done = run_all(engine, works, rows=8)
     assert failed

@@ -1,0 +1,77 @@
+"""What a step of decoding reads and changes besides keys and values: tokens, positions, the mask, one row a slot.
+
+All of it is on the device and stays at its addresses from step to step, so that a step asks the host nothing and can be
+recorded. The host knows the same by counting, and draws it anew when rows come, go or move.
+"""
+
+# torch is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class SlotState:
+    """The state of all slots. A token's keys go to the column `place`, its position counts what its row has before."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, window: int | None = None) -> None:
+        self._dtype = dtype
+        self._device = device
+        self._window = window
+        self._hidden = torch.finfo(dtype).min
+        self.place = torch.zeros(1, dtype=torch.long, device=device)
+        self.version = 0
+        """Changes with the addresses."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.version += 1
+        self._mask = torch.empty((0, 1, 1, 0), dtype=self._dtype, device=self._device)
+        self._counts = torch.empty((0, 3), dtype=torch.long, device=self._device)
+        self.mask, self.tokens, self.positions = self._mask, self._counts[:, :1], self._counts[:, 1:2]
+
+    def draw(self, lengths: Sequence[int], skipped: Sequence[int], position: int, columns: int) -> None:
+        """What slots of so many tokens see, 0 being a free one, where all end at a column."""
+        slots = len(lengths)
+        if slots > len(self._mask) or columns > self._mask.shape[-1]:
+            shape = (max(slots, len(self._mask)), 1, 1, max(columns, self._mask.shape[-1]))
+            self._mask = torch.empty(shape, dtype=self._dtype, device=self._device)
+            former, self._counts = self._counts, torch.zeros((shape[0], 3), device=self._device).long()
+            self._counts[: len(former)] = former
+            self.version += 1
+        self.mask = self._mask[:slots, ..., :columns]
+        self.tokens, self.positions, self._steps = (self._counts[:slots, one : one + 1] for one in range(3))
+        ends = torch.tensor(lengths)[:, None]
+        starts = position - ends
+        if self._window is not None:
+            starts = starts.clamp(min=position - self._window)
+        places = torch.arange(columns)
+        visible = (places >= starts) & (places < position)
+        self.mask.copy_(torch.where(visible, 0.0, self._hidden)[:, None, None])
+        self.positions.copy_(ends + torch.tensor(skipped)[:, None])
+        self._steps.copy_((ends > 0).long())
+        self.place.fill_(position)
+
+    def write(self, tokens: Mapping[int, int]) -> None:
+        """The token of each slot that is run next."""
+        some = [tokens.get(slot, 0) for slot in range(len(self.tokens))]
+        self.tokens.copy_(torch.tensor(some)[:, None])
+
+    def begin(self) -> None:
+        """Show the column that is about to be written, and hide the one that leaves a window."""
+        self.mask.index_fill_(-1, self.place, 0)
+        if self._window is not None:
+            former = (self.place - self._window).clamp(min=0)
+            seen = self.mask.index_select(-1, former)
+            hidden = torch.where(self.place >= self._window, self._hidden, seen)
+            self.mask.index_copy_(-1, former, hidden.to(self._dtype))
+
+    def end(self, tokens: Tensor) -> None:
+        """Go on with the tokens that were chosen."""
+        self.tokens.copy_(tokens[:, None])
+        self.positions.add_(self._steps)
+        self.place.add_(1)
