@@ -82,14 +82,9 @@ def see_images(layers: Sequence[CrossLayer], images: Mapping[str, Tensor]) -> Se
     """What rows see of their images, given as the family has it for their last token."""
     states, is_seen = images["image_hidden_states"], images["image_attention_mask"][:, -1]
     rows, count, patches, width = states.shape
-    # One image that is shown to all rows is projected once.
-    is_one = rows > 1 and states.stride(0) == 0
-    given = (states[:1] if is_one else states).reshape(-1, count * patches, width)
-    projected = [layer.project(given) for layer in layers]
-    shown = tuple(
-        (keys.expand(rows, *keys.shape[1:]), values.expand(rows, *values.shape[1:]))
-        for keys, values in projected
-    )
+    # As the model lays them out: what it has projected just now is remembered.
+    given = states.reshape(rows, count * patches, width)
+    shown = tuple(layer.project(given) for layer in layers)
     columns = is_seen[..., None].expand(-1, -1, patches).reshape(rows, 1, 1, count * patches).bool()
     mask = torch.where(columns, 0.0, torch.finfo(states.dtype).min).to(states.dtype)
     return SeenImages(shown, mask, is_seen.any(-1, keepdim=True).to(states.dtype))
