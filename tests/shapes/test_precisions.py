@@ -10,7 +10,8 @@ import pytest
 
 from idefics_cli.backends.local import LocalBackend
 from idefics_cli.config import resolve_model
-from idefics_cli.shapes.training.accuracy import answer_probes, draw_probes, measure_accuracy, table
+from idefics_cli.shapes.training.accuracy import answer_probes, draw_probes, measure_accuracy
+from idefics_cli.shapes.training.probes import table
 from idefics_cli.values import ModelSpec
 
 WHOLE: dict[str, Any] = {"dtype": "float32"}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import PIL.Image
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
+from idefics_cli.config import resolve_model
 from idefics_cli.models.image_scope import describe_foreign
-from idefics_cli.shapes.training.language_stage import EVERYTHING
+from idefics_cli.prompts.answer_format import read_data, to_grammar
+from idefics_cli.shapes.training.forms import draw_form, scene_form
+from idefics_cli.shapes.training.language_stage import ANSWERS, EVERYTHING
 from idefics_cli.shapes.training.lessons import draw_lesson
 from idefics_cli.shapes.training.questions import QUESTION_KINDS, caption
 from idefics_cli.shapes.training.scenes import COLOURS, KINDS, Scene, Shape, paint, sample_scene
@@ -78,14 +83,27 @@ def test_questions_are_answered_by_the_scene() -> None:
                 assert answer == "moon"
 
 
-def test_every_lesson_is_worded_by_a_template_and_has_one_answer() -> None:
+@pytest.mark.parametrize("shares", [EVERYTHING, ANSWERS])
+def test_every_lesson_is_worded_by_a_template_and_has_one_answer(shares: dict[str, int]) -> None:
     world = dict(enumerate(scenes(40)))
     random = Random(9)
     for index in range(40):
-        lesson = draw_lesson(random, world, index, [n for n in world if n != index], EVERYTHING)
+        lesson = draw_lesson(random, world, index, [n for n in world if n != index], shares)
         assert lesson.request.template
         assert len(lesson.request.choices) == 1
         assert lesson.continuation.strip()
+
+
+def test_a_form_is_filled_in_with_the_white_space_that_decoding_keeps_to() -> None:
+    tokenizer = LLTokenizer((Path(resolve_model("shapes").checkpoint) / "tokenizer.json").read_text())
+    forms = [draw_form(Random(n), scene) for n, scene in enumerate(scenes(60))]
+    for form in [*forms, scene_form(scenes(4)[2])]:
+        read_data(form.answer_format, form.answer)
+        ids = tokenizer.tokenize_str(f" {form.answer}")
+        matcher = LLMatcher(tokenizer, to_grammar(form.answer_format), log_level=0)
+        assert matcher.validate_tokens(ids) == len(ids), form
+        assert matcher.consume_tokens(ids)
+        assert matcher.is_accepting()
 
 
 def as_image(picture: PIL.Image.Image) -> Image:

@@ -25,25 +25,30 @@ from .words import LAYER, Finding, WordHeads, Words, find_words
 LENGTH_STEP = 16
 WORD_SHARE = 0.3
 """Weight of what words find, beside the answers."""
+SEVERAL, FORMS = 2, 3
+"""Groups of rows that are known by what is asked; of the others, the shorter ones are the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class LessonPhase:
     """A part of the stage: what is taught, and the factors of the learning rate it begins and ends with.
 
-    `groups` are the rows a step: short ones about one image, longer ones, and those with several images. Their counts
-    and coarse lengths never vary, because oneDNN compiles its kernels anew for every shape.
+    `groups` are the rows a step: short ones about one image, longer ones, those with several images, and forms. Their
+    counts and coarse lengths never vary, because oneDNN compiles its kernels anew for every shape.
     """
 
     name: str
     steps: int
     shares: Mapping[str, float]
-    groups: tuple[int, int, int]
+    groups: tuple[int, int, int, int]
     several: float
     """Share of pictures with two or three shapes."""
     rates: tuple[float, float]
     lessons_each: int = 4
     """Lessons a picture, about: fewer show more pictures, which keeps the tower from learning them by heart."""
+    word_share: float = WORD_SHARE
+    has_ends: bool = False
+    """Whether a document ends where its answer does; if not, it is left open what comes after an answer."""
 
     @property
     def pictures(self) -> int:
@@ -61,12 +66,27 @@ POLISH = {
     "caption": 18, "prompted": 11, "question": 13, "lookup": 14, "label": 8, "writing": 4, "few-shot": 23,
     "dialogue": 9,
 }  # fmt: skip
+ANSWERS = {
+    "caption": 16, "prompted": 9, "question": 12, "lookup": 14, "label": 8, "writing": 4, "ending": 12,
+    "few-shot": 18, "dialogue": 7, "form": 18,
+}  # fmt: skip
 PHASES = (
-    LessonPhase("everything", 650, EVERYTHING, (96, 48, 32), 0.5, (1.0, 0.4)),
+    LessonPhase("everything", 650, EVERYTHING, (96, 48, 32, 0), 0.5, (1.0, 0.4)),
     # Finding a shape by its name comes late; see `words`.
-    LessonPhase("search", 250, SEARCH, (112, 24, 8), 0.75, (0.5, 0.4)),
-    LessonPhase("polish", 650, POLISH, (96, 32, 32), 0.8, (0.5, 0.0)),
-    LessonPhase("settle", 590, POLISH, (88, 32, 40), 0.85, (0.4, 0.0), lessons_each=2),
+    LessonPhase("search", 250, SEARCH, (112, 24, 8, 0), 0.75, (0.5, 0.4)),
+    LessonPhase("polish", 650, POLISH, (96, 32, 32, 0), 0.8, (0.5, 0.0)),
+    LessonPhase("settle", 590, POLISH, (88, 32, 40, 0), 0.85, (0.4, 0.0), lessons_each=2),
+    LessonPhase(
+        "answers",
+        320,
+        ANSWERS,
+        (64, 24, 28, 18),
+        0.85,
+        (0.35, 0.0),
+        lessons_each=3,
+        word_share=0.0,
+        has_ends=True,
+    ),
 )
 
 
@@ -98,6 +118,10 @@ class LessonRow:
     pictures: tuple[int, ...]
     findings: tuple[Finding, ...]
 
+    @property
+    def group(self) -> int:
+        return SEVERAL if len(self.pictures) > 1 else FORMS if self.kind == "form" else 0
+
 
 def encode_lesson(
     family: IdeficsFamily,
@@ -105,11 +129,15 @@ def encode_lesson(
     places: Mapping[str, int],
     scenes: Mapping[int, Scene],
     words: Words,
+    *,
+    has_end: bool = False,
 ) -> LessonRow:
     prompt = lesson.request.prompt
     sources = list_sources(prompt)
     asked = family.tokenize_prompt(prompt)
     ids = family.tokenize_prompt(prompt, lesson.continuation)
+    if has_end and prompt[0].role == "document" and lesson.continuation.endswith("\n"):
+        ids = (*ids, family.tokenizer.eos_token_id)
     start = next((i for i, (a, b) in enumerate(zip(asked, ids, strict=False)) if a != b), len(asked))
     findings = find_words(ids, [scenes[int(source)] for source in sources], words, family.image_id or 0)
     return LessonRow(lesson.kind, ids, start, tuple(places[source] for source in sources), findings)
@@ -125,15 +153,14 @@ def draw_rows(
 ) -> list[LessonRow]:
     """The lessons of a step about the picked scenes, as many as the groups take."""
     places = {str(pick): place for place, pick in enumerate(picks)}
-    room = {False: phase.groups[0] + phase.groups[1], True: phase.groups[2]}
+    room = {0: phase.groups[0] + phase.groups[1], SEVERAL: phase.groups[SEVERAL], FORMS: phase.groups[FORMS]}
     rows: list[LessonRow] = []
     for place, pick in cycle(enumerate(picks)):
         others = [*picks[:place], *picks[place + 1 :]]
         lesson = draw_lesson(random, scenes, pick, others, phase.shares)
-        row = encode_lesson(family, lesson, places, scenes, words)
-        has_several = len(row.pictures) > 1
-        if room[has_several]:
-            room[has_several] -= 1
+        row = encode_lesson(family, lesson, places, scenes, words, has_end=phase.has_ends)
+        if room[row.group]:
+            room[row.group] -= 1
             rows.append(row)
         elif not any(room.values()):
             break
@@ -156,10 +183,11 @@ class Group:
 
 
 def group_rows(rows: Sequence[LessonRow], image_id: int, short: int) -> list[Group]:
-    """The `short` shortest of the one-image rows, the others, and the rows with several images."""
-    single = sorted((row for row in rows if len(row.pictures) == 1), key=lambda row: len(row.ids))
-    several = [row for row in rows if len(row.pictures) > 1]
-    return [_stack(part, image_id) for part in (single[:short], single[short:], several)]
+    """The `short` shortest of the one-image rows, the others, the rows with several images, and forms if there are."""
+    parts = {group: [row for row in rows if row.group == group] for group in (0, SEVERAL, FORMS)}
+    single = sorted(parts[0], key=lambda row: len(row.ids))
+    groups = (single[:short], single[short:], parts[SEVERAL], parts[FORMS])
+    return [_stack(part, image_id) for part in groups if part]
 
 
 def _stack(rows: Sequence[LessonRow], image_id: int) -> Group:
@@ -187,7 +215,11 @@ def _stack(rows: Sequence[LessonRow], image_id: int) -> Group:
 
 
 def measure(
-    model: IdeficsForVisionText2Text, heads: WordHeads, pixels: Tensor, groups: Sequence[Group]
+    model: IdeficsForVisionText2Text,
+    heads: WordHeads,
+    pixels: Tensor,
+    groups: Sequence[Group],
+    word_share: float = WORD_SHARE,
 ) -> tuple[Tensor, dict[str, tuple[int, int]]]:
     """The loss of a step, and per lesson kind how many answers were right token for token, and of how many."""
     tally: dict[str, list[int]] = {}
@@ -207,7 +239,7 @@ def measure(
                 use_cache=False,
             ).last_hidden_state
             hook.remove()
-            if group.findings:
+            if group.findings and word_share:
                 word_loss, (right, asked) = heads.loss(states[0], group.findings)
                 word_losses.append(word_loss)
                 tally.setdefault("words", [0, 0])
@@ -222,5 +254,7 @@ def measure(
             for kind, is_wrong in zip(group.kinds, wrong.any(1).tolist(), strict=True):
                 right, asked = tally.setdefault(kind, [0, 0])
                 tally[kind] = [right + (not is_wrong), asked + 1]
-    loss = torch.stack(losses).sum() / total + WORD_SHARE * torch.stack(word_losses).mean()
+    loss = torch.stack(losses).sum() / total
+    if word_losses:
+        loss = loss + word_share * torch.stack(word_losses).mean()
     return loss, {kind: (right, asked) for kind, (right, asked) in tally.items()}

@@ -14,9 +14,11 @@ from random import Random
 from ...prompts.compose import compose
 from ...prompts.tasks import name_labels
 from ...prompts.templates import Template, load_template
-from ...values import Example, Item, Request, Style
+from ...values import AnswerFormat, Example, Item, Request, Style
+from .forms import draw_form
 from .questions import ask, caption, list_words, name_shape, with_article
 from .scenes import COLOURS, KINDS, Scene
+from .writings import NO_TEXT, WRITINGS, sentence, story, things
 
 Scenes = Mapping[int, Scene]
 
@@ -64,9 +66,10 @@ def _template(name: str) -> Template:
 
 def _lesson(
     kind: str, template: str, style: Style, index: int | None, answer: str,
-    fields: Mapping[str, str] | None = None, examples: Sequence[Example] = (),
+    fields: Mapping[str, str] | None = None, examples: Sequence[Example] = (), wanted: AnswerFormat | None = None,
 ) -> Lesson:  # fmt: skip
-    item = Item(kind, () if index is None else (str(index),), tuple((fields or {}).items()))
+    images = () if index is None else (str(index),)
+    item = Item(kind, images, tuple((fields or {}).items()), answer_format=wanted)
     return Lesson(
         kind, compose(_template(template), style, item, task=kind, examples=examples, choices=(answer,))
     )
@@ -81,15 +84,6 @@ def inline(scene: Scene) -> str:
     if not scene.shapes:
         return f"nothing but {with_article(scene.ground)} background"
     return f"{list_words([name_shape(shape) for shape in scene.shapes])} on {with_article(scene.ground)} background"
-
-
-def things(scene: Scene) -> str:
-    """`a red circle and a blue star`"""
-    return list_words([name_shape(shape) for shape in scene.shapes]) if scene.shapes else "nothing"
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def caption_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
@@ -153,53 +147,39 @@ def label_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[in
     return _lesson("label", "classify", _style(random), index, truth, {"labels": name_labels(labels)})
 
 
-def _story(scene: Scene) -> str:
-    if not scene.shapes:
-        return f"Once upon a time there was {with_article(scene.ground)} land where nobody lived."
-    names = [f"{shape.colour} {shape.kind}" for shape in scene.shapes]
-    text = f"Once upon a time {with_article(names[0])} lived in {with_article(scene.ground)} land."
-    if len(names) > 1:
-        text += f" One day it met {list_words([with_article(name) for name in names[1:]])}, and they became friends."
-    else:
-        text += " It was happy there."
-    return text
+def ending_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
+    """An answer of a base model that no stop ends: it has to end by itself."""
+    scene = scenes[index]
+    form = random.random()
+    if form < 0.3:
+        return _lesson("ending", "story", "completion", index, story(scene))
+    if form < 0.7:
+        prompt = random.choice(list(WRITINGS))
+        return _lesson("ending", "write", "completion", index, WRITINGS[prompt](scene), {"prompt": prompt})
+    if form < 0.8:
+        return _lesson("ending", "ocr", "completion", index, NO_TEXT)
+    question, answer = ask(random, scene, QUESTION_WEIGHTS)
+    return _lesson("ending", "dialogue", "completion", index, answer, {"message": question})
 
 
-_WRITINGS: dict[str, Callable[[Scene], str]] = {
-    "Use the image to write a story.": _story,
-    "Write a story about this image.": _story,
-    "Write a short story.": _story,
-    "Tell me a story about this picture.": _story,
-    "Write an ad.": lambda scene: (
-        f"Come and see {things(scene)}! Only today, on {with_article(scene.ground)} background."
-    ),
-    "Use the image to write an ad.": lambda s: (
-        f"Come and see {things(s)}! Only today, on {with_article(s.ground)} background."
-    ),
-    "Write an advertisement for this.": lambda s: (
-        f"Come and see {things(s)}! Only today, on {with_article(s.ground)} background."
-    ),
-    "Write a poem.": lambda scene: f"I saw {things(scene)} one day, and then it quietly went away.",
-    "Use the image to write a poem.": lambda scene: (
-        f"I saw {things(scene)} one day, and then it quietly went away."
-    ),
-    "Write a title for this image.": lambda scene: f"{_sentence(things(scene))}",
-}
+def form_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
+    form = draw_form(random, scenes[index])
+    return _lesson("form", "extract", _style(random), index, form.answer, wanted=form.answer_format)
 
 
 def writing_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
     scene, style = scenes[index], _style(random)
     form = random.random()
     if form < 0.4:
-        return _lesson("story", "story", style, index, _story(scene))
+        return _lesson("story", "story", style, index, story(scene))
     if form < 0.6:
-        prompt = random.choice(list(_WRITINGS))
-        return _lesson("write", "write", style, index, _WRITINGS[prompt](scene), {"prompt": prompt})
+        prompt = random.choice(list(WRITINGS))
+        return _lesson("write", "write", style, index, WRITINGS[prompt](scene), {"prompt": prompt})
     if form < 0.7:
-        text = f"{_sentence(things(scene))}, made with care. Looks its best on {with_article(scene.ground)} background."
+        text = f"{sentence(things(scene))}, made with care. Looks its best on {with_article(scene.ground)} background."
         return _lesson("product", "describe-product", style, index, text)
     if form < 0.8:
-        return _lesson("ocr", "ocr", style, index, "There is no text in this image.")
+        return _lesson("ocr", "ocr", style, index, NO_TEXT)
     if form < 0.9:
         return _lesson("alt-text", "alt-text", style, index, caption(scene))
     places = [f" The {s.kind} is at the {s.place}." for s in scene.shapes if len(scene.find(s.kind)) == 1]
@@ -315,6 +295,8 @@ LESSONS: dict[str, Callable[[Random, Scenes, int, Sequence[int]], Lesson]] = {
     "writing": writing_lesson,
     "few-shot": few_shot_lesson,
     "dialogue": dialogue_lesson,
+    "ending": ending_lesson,
+    "form": form_lesson,
 }
 
 

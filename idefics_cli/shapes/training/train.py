@@ -2,6 +2,9 @@
 
 Pictures are painted once; stage one trains the vision tower alone, stage two everything on the prompts the templates
 write. State goes to `.training/` every minute, the finished checkpoint to `checkpoint/` beside this file.
+
+`--from idefics_cli/shapes/checkpoint --phase answers` goes on from finished weights at a phase of stage two, with fewer
+pictures, of its own: that is how a phase is added without the others being run again.
 """
 
 # transformers is typed in parts only.
@@ -16,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,6 +43,7 @@ from .words import WordHeads, read_words
 
 SEED = "train"
 SAVE_SECONDS = 60.0
+WARM_STEPS = 30
 # CLIP's statistics, which IdeficsImageProcessor normalises with.
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
@@ -80,6 +85,7 @@ class Stage:
         steps: int,
         rate: float,
         factor: Callable[[int], float],
+        first: int = 0,
     ):
         self.path, self.modules, self.steps, self.rate, self.factor = path, modules, steps, rate, factor
         weights = [w for module in modules.values() for w in module.parameters() if w.requires_grad]
@@ -92,7 +98,7 @@ class Stage:
             lr=rate,
             betas=(0.9, 0.98),
         )
-        self.step = 0
+        self.step = first
         if path.exists():
             state = torch.load(path, weights_only=True)
             self.step = state["step"]
@@ -167,8 +173,9 @@ def train_language(
     scenes: list[Scene],
     pictures: npt.NDArray[np.uint8],
     folder: Path,
+    first: int = 0,
 ) -> None:
-    """Stage two, in its phases."""
+    """Stage two, in its phases, from step `first` on."""
     by_number = dict(enumerate(scenes))
     tallies: deque[dict[str, tuple[int, int]]] = deque(maxlen=50)
 
@@ -183,17 +190,22 @@ def train_language(
         picks = random.sample(several, crowded) + random.sample(others, phase.pictures - crowded)
         random.shuffle(picks)
         rows = draw_rows(family, by_number, picks, random, phase, words)
-        return normalise(pictures[picks]), group_rows(rows, family.image_id or 0, phase.groups[0])
+        groups = group_rows(rows, family.image_id or 0, phase.groups[0])
+        return normalise(pictures[picks]), groups, phase.word_share
 
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
-        loss, tally = measure(model, heads, *batch)
+        pixels, groups, word_share = batch
+        loss, tally = measure(model, heads, pixels, groups, word_share)
         tallies.append(tally)
         return loss, summarise(tallies)
 
+    def factor(step: int) -> float:
+        # An optimizer without a past takes its first steps too far.
+        return rate_factor(step) * (min(1.0, (step - first + 1) / WARM_STEPS) if first else 1.0)
+
     steps = sum(phase.steps for phase in PHASES)
-    Stage(folder / "language.pt", {"model": model, "heads": heads}, steps, 1.2e-3, rate_factor).run(
-        prepare, loss_of
-    )
+    path = folder / (f"language-from-{first}.pt" if first else "language.pt")
+    Stage(path, {"model": model, "heads": heads}, steps, 1.2e-3, factor, first).run(prepare, loss_of)
 
 
 def summarise(tallies: Iterable[dict[str, tuple[int, int]]]) -> dict[str, float]:
@@ -243,34 +255,57 @@ def collect(iterable: Iterable[int], label: str) -> None:
         say(f"{label}: {left} blocks left")
 
 
+def open_model(folder: Path) -> IdeficsForVisionText2Text:
+    """Finished weights, to be trained on."""
+    model: IdeficsForVisionText2Text = IdeficsForVisionText2Text.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    )
+    model.requires_grad_(True)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".training"), help="where the state is kept")
-    parser.add_argument("--pictures", type=int, default=128_000)
+    parser.add_argument("--pictures", type=int, help="128,000; 24,000 with --from")
     parser.add_argument("--vision-steps", type=int, default=3_600)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "checkpoint")
     parser.add_argument("--stage", choices=("pictures", "vision", "all"), default="all")
+    parser.add_argument(
+        "--from", dest="origin", type=Path, metavar="CHECKPOINT", help="go on from it, at --phase"
+    )
+    parser.add_argument(
+        "--phase", choices=[phase.name for phase in PHASES], help="the first phase after --from"
+    )
     options = parser.parse_args()
+    if (options.origin is None) != (options.phase is None):
+        parser.error("--from and --phase belong together")
     torch.manual_seed(20)
     keep_freed_memory()
 
-    collect(paint_all(options.folder / "pictures", SEED, options.pictures, workers=2), "painting")
+    seed = SEED if options.phase is None else f"{SEED}:{options.phase}"
+    count = options.pictures or (128_000 if options.phase is None else 24_000)
+    kept = options.folder / ("pictures" if options.phase is None else f"pictures-{options.phase}")
+    collect(paint_all(kept, seed, count, workers=2), "painting")
     if options.stage == "pictures":
         return
-    pictures = load_all(options.folder / "pictures", options.pictures)
-    scenes = [scene_number(SEED, index) for index in range(options.pictures)]
-    processor = open_processor(options.folder / "processor")
+    pictures = load_all(kept, count)
+    scenes = [scene_number(seed, index) for index in range(count)]
+    processor = open_processor(options.origin or options.folder / "processor")
     first_added = processor.tokenizer.convert_tokens_to_ids("<fake_token_around_image>")
-    config = new_config(first_added, 2)
-    family = IdeficsFamily(processor, config)
-    model = new_model(config)
+    model = new_model(new_config(first_added, 2)) if options.origin is None else open_model(options.origin)
+    family = IdeficsFamily(processor, model.config)
     say(
         f"{len(scenes)} pictures, {first_added} words, {sum(w.numel() for w in model.parameters()) / 1e6:.2f} M weights"
     )
-    train_vision(model, scenes, pictures, options.folder, options.vision_steps)
-    if options.stage == "vision":
-        return
-    train_language(model, family, scenes, pictures, options.folder)
+    first = 0
+    if options.origin is None:
+        train_vision(model, scenes, pictures, options.folder, options.vision_steps)
+        if options.stage == "vision":
+            return
+    else:
+        first = sum(phase.steps for phase in takewhile(lambda phase: phase.name != options.phase, PHASES))
+    train_language(model, family, scenes, pictures, options.folder, first)
     save_checkpoint(model, processor, options.output)
 
 
