@@ -37,6 +37,8 @@ class Result:
     error: Failure | None = None
     decoding: Decoding = Decoding()
     key: str = ""
+    instead_of: str = ""
+    """The key of the row of another run that it takes the place of."""
     data: Any = None
     """The value of an answer of a format: what its text says, parsed."""
     confidence: Confidence | None = None
@@ -68,6 +70,7 @@ class Result:
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
             "content": [one and one.to_row() for one in self.contents],
             "key": self.key,
+            **({"instead_of": self.instead_of} if self.instead_of else {}),
             **({} if self.meta is None else {"meta": dict(self.meta)}),
         }
         row |= {} if self.shard is None else {"shard": dict(self.shard)}

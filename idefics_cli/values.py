@@ -164,6 +164,8 @@ class Item:
     problem_code: str = "bad_item"
     key: str = ""
     """What its row is known by when a run is resumed."""
+    instead_of: str = ""
+    """The key of the row of another run that its own takes the place of."""
     shard: Mapping[str, int | None] | None = None  # its place, as its row has it, where a list has parts
 
 

@@ -49,6 +49,8 @@ class Sinks:
     """What the texts of items in hand are written for, by the items' keys."""
     codes: dict[str, str] = field(default_factory=dict)
     """Why the items of failed rows failed, by their keys."""
+    left_alone: int = 0
+    """Items that have no row, in a run that asks unsure rows again."""
     done_before: int = 0
     failed_before: Counter[str] = field(default_factory=Counter)
     """How many failed in earlier runs, by why."""
@@ -74,6 +76,13 @@ class Sinks:
         """The items that are still to be answered; the others are counted."""
         for item in map(self._name, items):
             standing = self.rows.lookup(item) if self.rows is not None else "todo"
+            if standing == "todo" and self.rows is not None and self.rows.unsure is not None:
+                found, root = self.rows.unsure.lookup(item)
+                if found == "none":
+                    self.left_alone += 1
+                    continue
+                standing = "todo" if found == "unsure" else found
+                item = replace(item, instead_of=root)
             if self.sidecars is not None:
                 wording = self._wordings[item.key] = name_wording(self.run, item)
                 if standing == "done" and item.images[0] in self.unwritten:
@@ -100,38 +109,46 @@ class Sinks:
         return replace(item, key=next(known, keys[0]))
 
     def write(self, result: Result) -> None:
-        """Write one result everywhere, at once. The row comes first: a missing sidecar can be made from it."""
-        if self.rows is not None:
-            self.rows.append(dump_row(result.to_row()), result.key)
+        """Write one result everywhere, at once. The row comes first: a missing sidecar can be made from it.
+
+        A row that was to take the place of an unsure one and failed is not kept: the unsure one is still better.
+        """
+        is_kept = result.error is None or not result.instead_of
+        if self.rows is not None and is_kept:
+            self.rows.append(dump_row(result.to_row()), result.key, result.instead_of)
         self.output.write(result)
         if self.sidecars is not None:
             wording = self._wordings.pop(result.key)
             if result.error is None:
-                self._write_sidecar(
-                    result.images[0], result.text or "", Origin(wording, mark(result.contents))
-                )
+                origin = Origin(wording, mark(result.contents))
+                self._write_sidecar(result.images[0], result.text or "", origin, bool(result.instead_of))
 
     def _may_write(self, state: SidecarState) -> bool:
         if state == "foreign":
             return self.overwrites_foreign
         return state in ("none", "same", "changed") or self.overwrites
 
-    def _write_sidecar(self, source: str, text: str, origin: Origin) -> None:
+    def _write_sidecar(self, source: str, text: str, origin: Origin, replaces_other: bool = False) -> None:
         assert self.sidecars is not None
         state = self.sidecars.inspect(source, origin.wording)
-        if self._may_write(state):
+        if self._may_write(state) or (replaces_other and state == "other"):
             self.sidecars.write(source, text, origin)
         else:
             self.kept[state] += 1
 
     def describe_kept(self) -> list[str]:
-        """What was not replaced, and what would."""
+        """What was not asked or not replaced, and what would."""
         foreign, other = self.kept["foreign"], self.kept["other"]
         lines = []
         if changed := self.changed + (self.rows.changed if self.rows is not None else 0):
             have, them = ("image was", "it") if changed == 1 else ("images were", "them")
             way = "" if self.retries_changed else f"; --existing retry-changed asks about {them} again"
             lines.append(f"{changed:,} {have} replaced since the answer{way}")
+        if self.left_alone:
+            are = "item has no row and is" if self.left_alone == 1 else "items have no row and are"
+            lines.append(
+                f"{self.left_alone:,} {are} left alone; the command that began the file answers them"
+            )
         if foreign:
             are = (
                 "text that idefics did not write is"
@@ -152,6 +169,11 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
         if has_image_suffix(str(path)):
             raise UsageError(f"--output {path} is named like an image", hint="name another file")
         _keep_apart(path, work)
+    if options.existing == "retry-unsure" and (options.min_confidence is None or path is None):
+        raise UsageError(
+            "--existing retry-unsure asks again what --min-confidence finds unsure in the rows of --output",
+            hint="give both",
+        )
     name = options.format or ("jsonl" if path is not None else work.format)
     table = None
     if FORMATS[name].traits.is_table:
@@ -249,9 +271,14 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
             output.path,
             "resume" if existing == "accept-errors" else existing or "resume",
             run,
+            least=settings.output.min_confidence or 0.0,
             on_row=remember,
             has_changed=_has_changed,
         )
+        if rows.unsure is not None and not rows.unsure.count:
+            settings.talk.note(
+                f"{output.path} has no rows but this command's own; another --model or --template may be surer"
+            )
         if rows.was_repaired:
             settings.talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
     return Sinks(

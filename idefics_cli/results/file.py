@@ -19,8 +19,9 @@ from ..files import append_whole, lock, open_draft, write_all
 from ..jsonl import MAX_LINE_BYTES, read_lines
 from ..values import Item
 from .ledger import Ledger, Run, Standing, have_not_changed, number_key
+from .unsure import Successions, UnsureRows
 
-Existing = Literal["resume", "retry-errors", "retry-changed", "overwrite"]
+Existing = Literal["resume", "retry-errors", "retry-changed", "retry-unsure", "overwrite"]
 _BEGINNING, _NEXT = b'{"id": "', b'", "images": ['
 _ID = re.compile(rb'\{"id": "(?:[^"\\]|\\.)*', re.DOTALL)
 _MAX_ZEROS = 1 << 16
@@ -39,12 +40,14 @@ class RowFile:
         existing: Existing,
         run: Run,
         *,
+        least: float = 0.0,
         on_row: Callable[[dict[str, Any]], None] | None = None,
         has_changed: Callable[[bytes, Item], bool] = have_not_changed,
     ) -> None:
         """Open and lock a file, read its rows, then repair its end. One that is not of this run is left as it is.
 
-        `has_changed` looks whether an item's images are others than when its row was marked.
+        `has_changed` looks whether an item's images are others than when its row was marked. Rows of another run that
+        are less sure than `least` are asked again where that is what is wanted of them.
         Raises UsageError for a file of another run.
         """
         self._name = str(path)
@@ -57,24 +60,49 @@ class RowFile:
             retries_changed=existing == "retry-changed",
             has_changed=has_changed,
         )
+        self._successions = Successions(self._ledger.count_good)
+        self.unsure = UnsureRows(least) if existing == "retry-unsure" else None
+        """What other runs left in the file, where that is asked again."""
         self.was_repaired = False
         self._file = self._open_locked()
         try:
             if not self._begins_anew:
                 tail = self._read_tail()
                 for number, row in self._rows(tail):
-                    if difference := run.describe_difference(row):
-                        raise UsageError(
-                            f"{self._name} line {number} was written with {difference}",
-                            hint="name another file, or start anew with --existing overwrite",
-                        )
-                    self._ledger.add(row)
+                    self._add(row, number, run)
                     if on_row is not None:
                         on_row(row)
                 self.was_repaired = self._repair_end(tail)
         except BaseException:
             os.close(self._file)
             raise
+
+    def _add(self, row: dict[str, Any], number: int, run: Run) -> None:
+        """Take a row into account. Raises UsageError for one that this run cannot go on from."""
+        difference = run.describe_difference(row)
+        if self.unsure is not None and row["task"] != run.shown.get("task", row["task"]):
+            raise UsageError(
+                f"{self._name} line {number} is of the task {row['task']}",
+                hint="ask again with the command that wrote it and another --model or --template",
+            )
+        if difference and not run.began(row) and self.unsure is None:
+            raise UsageError(
+                f"{self._name} line {number} was written with {difference}",
+                hint="name another file, or start anew with --existing overwrite",
+            )
+        instead_of = row.get("instead_of")
+        is_successor = row["error"] is None and self._successions.add(
+            row["key"], instead_of, is_own=not difference
+        )
+        if not difference:
+            self._ledger.add(row)
+            if self.unsure is not None:
+                self.unsure.forget(row)
+        elif run.began(row):
+            if not is_successor:
+                self._ledger.count(row)
+        elif self.unsure is not None:
+            self.unsure.add(row)
 
     def lookup(self, item: Item) -> Standing:
         """Whether an item has a row already."""
@@ -89,8 +117,8 @@ class RowFile:
         """How many items were found to have other images than when their row was written."""
         return self._ledger.changed
 
-    def append(self, line: str, key: str) -> None:
-        """Write a row at once, whole or not at all."""
+    def append(self, line: str, key: str, instead_of: str = "") -> None:
+        """Write a row at once, whole or not at all. It may take the place of one of another run."""
         if self._begins_anew:
             self._rewrite(lambda row: False)
             self._begins_anew = False
@@ -102,11 +130,14 @@ class RowFile:
                 hint="what is in it is whole: make room, then run the same command again",
             ) from error
         self._ledger.replace(key)
+        if instead_of:
+            self._successions.add(key, instead_of, is_own=True)
 
     def close(self) -> None:
         """Take out rows that have been replaced, and the file if there is nothing in it; then unlock it."""
         try:
             failed, good = Counter(self._ledger.replaced), Counter(self._ledger.outdated)
+            good += self._successions.superseded
             if failed or good:
 
                 def is_kept(row: dict[str, Any]) -> bool:

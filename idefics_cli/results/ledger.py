@@ -41,6 +41,10 @@ class Run:
                 return f"{name} {json.dumps(row.get(name))}, which is now {json.dumps(value)}"
         return "another command, or other labels, shots or options of the model"
 
+    def began(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of another run stands for one of this run."""
+        return str(row.get("instead_of") or "").startswith(f"{self.digest}-")
+
 
 def name_run(model: str, details: Mapping[str, Any], like: Item | None) -> Run:
     """The run of a model with these details; of one command if all its items are worded `like` this one."""
@@ -118,6 +122,9 @@ class _Marks:
     def __contains__(self, key: int) -> bool:
         return key in self._marks
 
+    def count(self, key: int) -> int:
+        return len(self._marks.get(key, b"")) // MARK_BYTES
+
     def add(self, key: int, mark: bytes) -> None:
         self._marks[key] = self._marks.get(key, b"") + mark
 
@@ -172,8 +179,8 @@ class Ledger:
         key, mark = number_key(row["key"]), read_mark(row)
         is_named = row["key"].endswith("-id")
         if is_named:
-            former = self._named.get(_number(row["id"]), key)
-            self._named[_number(row["id"])] = key
+            former = self._named.get(number_text(row["id"]), key)
+            self._named[number_text(row["id"])] = key
             if former != key and former in self._failed:
                 self._failed.take(former)
                 self.replaced[former] += 1
@@ -191,10 +198,18 @@ class Ledger:
         else:
             self._failed.add(key, mark)
 
+    def count(self, row: Mapping[str, Any]) -> None:
+        """Count an answered row of another run that stands for one of this run."""
+        self._good.add(number_key(row["instead_of"]), read_mark(row))
+
+    def count_good(self, number: int) -> int:
+        """How many answered rows of a key there are that no item has been found to be about."""
+        return self._good.count(number)
+
     def lookup(self, item: Item) -> Standing:
         """Whether an item has a row, a failed one or none that counts."""
         key = number_key(item.key)
-        former = self._named.get(_number(item.id), key) if item.is_named else key
+        former = self._named.get(number_text(item.id), key) if item.is_named else key
         if former != key:
             if former not in self._failed:
                 raise UsageError(
@@ -263,7 +278,8 @@ def _digest_words(
     return _digest(task, template, decoding.list_changes(), choosing, shots)
 
 
-def _number(text: str) -> int:
+def number_text(text: str) -> int:
+    """A number that stands for a text."""
     return int(_digest(text)[:ITEM_DIGITS], 16)
 
 

@@ -33,7 +33,8 @@ class OutputOptions(Panel):
         ),
     ] = None
     existing: Annotated[
-        Literal["resume", "retry-errors", "retry-changed", "accept-errors", "overwrite"] | None,
+        Literal["resume", "retry-errors", "retry-changed", "retry-unsure", "accept-errors", "overwrite"]
+        | None,
         option("--existing", panel=OUTPUT, help="How to go on where results exist; resume if not given."),
     ] = None
     calibration: Annotated[
