@@ -39,7 +39,7 @@ def hesitant(text: str, sure: dict[str, float] = SURE) -> ScriptedBackend:
     def reply(request: Request) -> Answer | ItemError:
         name = Path(request.images[0]).stem
         if name not in sure:
-            return AnswerError("no answer", code="empty")
+            return AnswerError("no answer", code="no_label")
         return Answer(text, text, confidence=Confidence(math.log(sure[name]), math.log(sure[name])))
 
     return ScriptedBackend(reply)
