@@ -18,7 +18,7 @@ from .scenes import COLOURS, KINDS, Scene
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class SceneForm:
     """What an answer must look like, and the true one."""
 
     answer_format: AnswerFormat
@@ -51,21 +51,21 @@ def _only(scene: Scene, words: list[str]) -> str | None:
     return None if len(words) > 1 else words[0] if words else "none"
 
 
-def scene_form(scene: Scene, schema: Mapping[str, Any] | None = None) -> Form:
+def scene_form(scene: Scene, schema: Mapping[str, Any] | None = None) -> SceneForm:
     """Every shape with its kind and colour from left to right, and the ground; `schema` words it otherwise."""
     keys = _name_keys(schema or SCENE_SCHEMA)
     shapes = [{keys[1]: shape.kind, keys[2]: shape.colour} for shape in scene.shapes]
-    return Form(check_schema(schema or SCENE_SCHEMA), _write({keys[0]: shapes, keys[3]: scene.ground}))
+    return SceneForm(check_schema(schema or SCENE_SCHEMA), _write({keys[0]: shapes, keys[3]: scene.ground}))
 
 
-def draw_form(random: Random, scene: Scene) -> Form:
+def draw_form(random: Random, scene: Scene) -> SceneForm:
     """A form that the scene can fill in: its shapes one by one, or a few fields."""
     if random.random() < 0.6:
         return scene_form(scene, _draw_scene_schema(random))
     return field_form(random, scene)
 
 
-def field_form(random: Random, scene: Scene) -> Form:
+def field_form(random: Random, scene: Scene) -> SceneForm:
     """A few fields, by their short names or with choices and bounds."""
     possible = [field for field in _FIELDS if field.read(scene) is not None]
     chosen = random.sample(possible, min(len(possible), random.choices((1, 2, 3, 4), (2, 5, 4, 1))[0]))
@@ -77,7 +77,7 @@ def field_form(random: Random, scene: Scene) -> Form:
     answer_format = parse_fields(random.choice((", ", ",")).join(words))
     if random.random() < 0.3:
         answer_format = check_schema(_narrow(random, scene, json.loads(answer_format.text)))
-    return Form(answer_format, _write({name: field.read(scene) for name, field in named.items()}))
+    return SceneForm(answer_format, _write({name: field.read(scene) for name, field in named.items()}))
 
 
 def _scene_schema(

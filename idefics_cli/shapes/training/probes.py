@@ -11,7 +11,7 @@ from ...eval.answers import is_exact
 from ...prompts.compose import compose
 from ...prompts.templates import load_template
 from ...values import AnswerFormat, Example, Item, Request, Style
-from .forms import Form, field_form, scene_form
+from .forms import SceneForm, field_form, scene_form
 from .lessons import FORMATS, inline
 from .questions import QUESTION_KINDS, caption
 from .scenes import KINDS, Scene
@@ -145,7 +145,9 @@ def probe_reading(random: Random, scene: Callable[[], Scene]) -> Probe:
     return _probe("ocr", style, [scene()], _equals(NO_TEXT))
 
 
-def probe_form(form_of: Callable[[Random, Scene], Form]) -> Callable[[Random, Callable[[], Scene]], Probe]:
+def probe_form(
+    form_of: Callable[[Random, Scene], SceneForm],
+) -> Callable[[Random, Callable[[], Scene]], Probe]:
     def probe(random: Random, scene: Callable[[], Scene]) -> Probe:
         shown = scene()
         form = form_of(random, shown)
