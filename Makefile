@@ -35,7 +35,7 @@ test-browser: $(READY) ## the page of `idefics review` in Debian's chromium: key
 	$(BIN)/python -m pytest -m browser tests/review
 
 soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, half an hour of mutants, how busy the model is kept
-	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/backends tests/cli tests/serve tests/models/test_folder_check.py tests/review tests/images
+	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/backends tests/cli tests/serve tests/models/test_folder_check.py tests/review tests/images tests/records
 
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .

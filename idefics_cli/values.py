@@ -6,8 +6,9 @@ until `images.decode` turns it into an `Image`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .content import Content
@@ -167,6 +168,8 @@ class Item:
     instead_of: str = ""
     """The key of the row of another run that its own takes the place of."""
     shard: Mapping[str, int | None] | None = None  # its place, as its row has it, where a list has parts
+    read_own: Callable[[], Mapping[str, bytes | Path]] | None = field(default=None, compare=False, repr=False)
+    """Reads images that came with it, by their sources: once, and before the next item is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ RANKS = {
     "jsonl": 2,
     "images": 2,
     "prompts": 2,
+    "records": 2,
     "results": 2,
     "models": 3,
     "engine": 4,
@@ -81,7 +82,9 @@ PLACES = {
     "uvicorn": ("serve", "review"),
     "anyio": ("serve", "review"),
     "pydantic_core": ("review/lines",),
-    "pyarrow": ("convert/parquet",),
+    "pyarrow": ("convert/parquet", "records/parquet_table"),
+    "fsspec": ("images/remote",),
+    "lance": ("records/lance_table",),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
     "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images", "review", "eval"),
     "tifffile": ("images/precise",),
@@ -149,7 +152,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
     listed = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     declared = {re.split("[^a-z0-9-]", line.lower())[0] for line in listed}
     imported = {module for path in FILES for module, is_ours, _ in imports(path) if not is_ours}
-    owners = packages_distributions()
+    owners = {"lance": ["pylance"], **packages_distributions()}  # which is not installed to be tested
     for module in sorted(imported - sys.stdlib_module_names):
         names = {name.lower().replace("_", "-") for name in owners.get(module, [module])}
         assert names & declared, f"{module} is not among the dependencies in pyproject.toml"

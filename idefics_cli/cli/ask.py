@@ -26,7 +26,7 @@ from ..values import Item, ModelSpec, Request
 from .bugs import ask_to_report
 from .daemon import open_warm
 from .declare import join_flags
-from .inputs import ItemList, Question, list_lines, list_work
+from .inputs import ItemList, Question, list_lines
 from .log import log_to
 from .model_choice import choose_model, choose_spec, list_run_details
 from .output import display_name, say, tell_failure
@@ -34,6 +34,7 @@ from .progress import Progress, Tally
 from .results import Sinks, check_sidecars, choose_output, keep_inputs, open_sinks
 from .settings import Settings
 from .signals import INTERRUPTED, Interrupts
+from .table_inputs import list_asked
 
 __all__ = ["Question", "ask", "ask_lines", "open_chosen", "open_with"]
 
@@ -44,7 +45,7 @@ open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_wi
 def ask(images: Sequence[str], question: Question, settings: Settings) -> None:
     """Answer a question about each image."""
     with log_to(settings.talk):
-        answer(list_work(images, question, settings), settings)
+        answer(list_asked(images, question, settings), settings)
 
 
 def ask_lines(path: str, settings: Settings) -> None:
@@ -64,8 +65,10 @@ def answer(work: ItemList, settings: Settings) -> None:
     is_single = len(head) == 1 and not work.is_stream
     output = choose_output(work, settings.output, is_single=is_single)
     index, shards = settings.shard
-    everything = check_sidecars(keep_inputs(chain(head, listed), output, work), settings.sidecars)
-    items = take_shard(everything, index, shards, work.items if work.count is not None else None)
+    own = work.share(index, shards) if work.share is not None and shards > 1 else None
+    items = check_sidecars(keep_inputs(own or chain(head, listed), output, work), settings.sidecars)
+    if own is None:
+        items = take_shard(items, index, shards, work.items if work.count is not None else None)
     _check_abilities(work, settings)
     model = choose_model(settings)
     spec = choose_spec(model, settings)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_type_hints
 
 import typer
 
-MODEL, PROMPT, DECODING, INPUT, OUTPUT = "Model", "Prompt", "Decoding", "Input", "Output"
+MODEL, PROMPT, DECODING, INPUT, TABLE, OUTPUT = "Model", "Prompt", "Decoding", "Input", "Table", "Output"
 """The panels of the help that commands share."""
 
 

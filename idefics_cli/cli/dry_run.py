@@ -13,7 +13,7 @@ import typer
 from ..backends import Preview, open_backend
 from ..config import Model
 from ..errors import ItemError, to_item_error
-from ..images import Limits, load
+from ..images import Limits, decode, load
 from ..jsonl import dump_row
 from ..models.hub.cache import has_processor
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
@@ -53,7 +53,7 @@ def _print_each(
         name = display_name(item.images) or item.id
         try:
             request = words(item, style)
-            loaded, failures = _load(request, loaded, settings.limits)
+            loaded, failures = _load(request, loaded, settings.limits, item)
             shown = preview(request, {} if failures else loaded)
         except BaseException as error:
             failures, shown = [to_item_error(error)], None
@@ -83,14 +83,18 @@ def _choose_preview(
 
 
 def _load(
-    request: Request, before: dict[str, Image], limits: Limits
+    request: Request, before: dict[str, Image], limits: Limits, item: Item
 ) -> tuple[dict[str, Image], list[ItemError]]:
     """The images of a request, those of the one before it reused, and why some are missing."""
     images: dict[str, Image] = {}
     failures: list[ItemError] = []
+    own = {} if item.read_own is None else item.read_own()
     for source in dict.fromkeys(list_sources(request.prompt)):
         try:
-            images[source] = before[source] if source in before else load(source, limits)
+            if source in own:
+                images[source] = decode(own[source], source, limits)
+            else:
+                images[source] = before[source] if source in before else load(source, limits)
         except BaseException as error:
             failures.append(to_item_error(error))
     return images, failures

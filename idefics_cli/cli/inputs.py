@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -39,7 +39,7 @@ from .settings import Settings
 Words = Callable[[Item, Style], Request]
 MOST_TOKEN_CHARACTERS = 8
 """More characters than a token of an answer has on average."""
-_SURROGATES = re.compile("[\ud800-\udfff]")
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class ItemList:
     """What it reads, as the user named it."""
     count: Callable[[], int] | None = None
     """Find out how many there are, where they can be listed twice."""
+    share: Callable[[int, int], Iterator[Item] | None] | None = None
+    """The items of one part of so many, told their places; None where a part cannot be read without the others."""
     like: Item | None = None
     """What all items have in common, if they are worded alike."""
     any_style: Style = "completion"
@@ -88,35 +90,12 @@ class ItemList:
 
 def list_work(images: Sequence[str], question: Question, settings: Settings) -> ItemList:
     """The work of a task's command: each image with each question, images outermost; all in one with --together."""
-    template = load_template(
-        question.template or template_name(question.task, settings.prompt.template, question.prompt)
-    )
+    template = choose_template(question, settings)
     options = settings.input
     _check_sources(images, template, options)
     check_words(images, question.task)
-    fields = _complete_fields(question, template)
-    answer_format = question.answer_format or choose_format(settings.prompt) or template.answer_format
-    is_ranked = bool(question.labels) and question.is_ranked
-    if is_ranked and settings.changes:
-        flags = join_flags(settings.changes)
-        settings.talk.note(f"ranking labels draws no answer: {flags} changes nothing without --generate")
-    like = Item(
-        id="",
-        task=question.task,
-        template=template.label,
-        examples=_read_examples(settings.prompt),
-        decoding=Decoding()
-        if is_ranked
-        else complete_for_format(
-            replace(template.decoding.to_decoding(), **complete_decoding(settings)), answer_format, settings
-        ),
-        answer_format=answer_format,
-        has_own_stop="stop" in settings.changes,
-        labels=question.labels,
-        is_ranked=is_ranked,
-        normalize=question.normalize,
-        values=question.values,
-    )
+    fields = complete_fields(question, template)
+    like = describe_item(question, template, settings)
     hint = "check the folder" if options.recursive else "add --recursive to look into subfolders too"
     given = display_name(tuple(images)) if images else f"the list {options.files_from}"
 
@@ -124,7 +103,10 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
 
     def items() -> Iterator[Item]:
         skipped: Counter[str] = Counter()
-        yield from _list_items(_group(images, options, skipped), like, fields, question)
+        for group in _group(images, options, skipped):
+            yield from ask_each(
+                replace(like, id=_name_group(group, question), images=group), fields, question
+            )
         if (
             line := describe_skipped(skipped, settings.sidecars.dotted if settings.sidecars else "")
         ) and not told:  # they may be listed twice
@@ -134,7 +116,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
     can_be_listed_again = options.files_from is None or Path(options.files_from).is_file()
     return ItemList(
         items=items,
-        words=_choose_words(template, settings.sidecars),
+        words=choose_words(template, settings.sidecars),
         nothing=NothingToDo(f"no images in {given}", hint=hint),
         is_stream=options.files_from is not None,
         files=tuple(
@@ -147,6 +129,39 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
         any_style="completion" if template.completion is not None else "chat",
         questions=len(question.questions) > 1,
         top=question.top,
+    )
+
+
+def choose_template(question: Question, settings: Settings) -> Template:
+    """The template that words a question. Raises UsageError."""
+    return load_template(
+        question.template or template_name(question.task, settings.prompt.template, question.prompt)
+    )
+
+
+def describe_item(question: Question, template: Template, settings: Settings) -> Item:
+    """What all items of a question have in common. Raises UsageError."""
+    answer_format = question.answer_format or choose_format(settings.prompt) or template.answer_format
+    is_ranked = bool(question.labels) and question.is_ranked
+    if is_ranked and settings.changes:
+        flags = join_flags(settings.changes)
+        settings.talk.note(f"ranking labels draws no answer: {flags} changes nothing without --generate")
+    decoding = Decoding()
+    if not is_ranked:
+        drawn = replace(template.decoding.to_decoding(), **complete_decoding(settings))
+        decoding = complete_for_format(drawn, answer_format, settings)
+    return Item(
+        id="",
+        task=question.task,
+        template=template.label,
+        examples=_read_examples(settings.prompt),
+        decoding=decoding,
+        answer_format=answer_format,
+        has_own_stop="stop" in settings.changes,
+        labels=question.labels,
+        is_ranked=is_ranked,
+        normalize=question.normalize,
+        values=question.values,
     )
 
 
@@ -217,14 +232,15 @@ def _check_sources(images: Sequence[str], template: Template, options: InputOpti
         raise NothingToDo("no images given", hint="name files, folders or URLs, or - for standard input")
 
 
-def _complete_fields(question: Question, template: Template) -> tuple[tuple[str, str], ...]:
+def complete_fields(question: Question, template: Template) -> tuple[tuple[str, str], ...]:
+    """The fields that a command gives to all its items. Raises UsageError."""
     fields = question.fields
     if question.prompt is not None:
         fields = (*fields, ("prompt", question.prompt))
     if question.labels and "labels" in template.fields:
         fields = (*fields, ("labels", name_labels(question.labels)))
     for text in (*(value for _, value in fields), *question.questions):
-        if _SURROGATES.search(text):
+        if SURROGATES.search(text):
             raise UsageError(
                 f"{text!r} is not UTF-8 text", hint="check the encoding of your terminal or file"
             )
@@ -253,19 +269,23 @@ def list_sources(
             yield from expand(names, recursive=options.recursive, patterns=False, skipped=skipped)
 
 
-def _list_items(
-    groups: Iterable[tuple[str, ...]], like: Item, fields: tuple[tuple[str, str], ...], question: Question
-) -> Iterator[Item]:
-    for group in groups:
-        id = question.task if not group else group[0] if len(group) == 1 else f"{group[0]} +{len(group) - 1}"
-        if not question.questions:
-            yield replace(like, id=id, images=group, fields=fields)
-        for number, text in enumerate(question.questions, 1):
-            name = id if len(question.questions) == 1 else f"{id}#{number}"
-            yield replace(like, id=name, images=group, fields=(*fields, ("question", text)))
+def _name_group(group: tuple[str, ...], question: Question) -> str:
+    if not group:
+        return question.task
+    return group[0] if len(group) == 1 else f"{group[0]} +{len(group) - 1}"
 
 
-def _choose_words(template: Template, chosen: Sidecars | None) -> Words:
+def ask_each(item: Item, fields: tuple[tuple[str, str], ...], question: Question) -> Iterator[Item]:
+    """An item for each question about the same images."""
+    if not question.questions:
+        yield replace(item, fields=fields)
+    for number, text in enumerate(question.questions, 1):
+        name = item.id if len(question.questions) == 1 else f"{item.id}#{number}"
+        yield replace(item, id=name, fields=(*fields, ("question", text)))
+
+
+def choose_words(template: Template, chosen: Sidecars | None) -> Words:
+    """How items are worded. Words raise ItemError for an item that cannot be asked."""
     if not template.uses_sidecar:
         return lambda item, style: word(template, style, item)
     sidecars = chosen or Sidecars()

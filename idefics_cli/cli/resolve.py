@@ -14,7 +14,7 @@ from ..results.sidecars import Sidecars
 from ..values import Decoding
 from .calibration import load_calibration
 from .declare import Panel
-from .options import DecodingOptions, InputOptions, ModelOptions, OutputOptions, PromptOptions
+from .options import DecodingOptions, InputOptions, ModelOptions, OutputOptions, PromptOptions, TableOptions
 from .output import Talk
 from .settings import Settings
 from .shards import name_shard, read_shard
@@ -38,6 +38,7 @@ def resolve(*given: Panel) -> Settings:
         prompt=_find(PromptOptions, given),
         decoding=decoding,
         input=input,
+        table=_find(TableOptions, given),
         output=output,
         quantization=_read_quantization(model),
         changes=_read_changes(decoding),

@@ -9,6 +9,7 @@ from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
 from .lists import read_names
+from .members import split_member
 from .names import name_own_fields, name_source
 from .pixels import drop_pixels
 from .sources import expand, is_url, load, read
@@ -26,4 +27,5 @@ __all__ = [
     "name_source",
     "read",
     "read_names",
+    "split_member",
 ]

@@ -16,12 +16,22 @@ _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:@\[\]]*)(:\d*)?")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "zip"})
+"""What is read by a driver: buckets, the hub, archives."""
+
+
 def parse_scheme(source: str) -> str | None:
     """The lower-case scheme of a URL, or None for what is not one (a path, "-")."""
     if source[:5].lower() == "data:":
         return "data"
     match = _SCHEME.match(source)
     return match[1].lower() if match else None
+
+
+def to_path(url: str) -> str:
+    """The path of a `file://` URL, in whatever bytes it is."""
+    path = re.split("[?#]", url[len("file://") :])[0]
+    return os.fsdecode(urllib.parse.unquote_to_bytes(path.removeprefix("localhost")))
 
 
 def name_source(source: str) -> str:

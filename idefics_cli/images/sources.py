@@ -20,7 +20,8 @@ from .deadline import Deadline
 from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
-from .names import name_source, parse_scheme
+from .members import split_member
+from .names import REMOTE_SCHEMES, name_source, parse_scheme, to_path
 
 _stdin_lock = threading.Lock()
 _stdin_read: tuple[IO[bytes], bytes] | None = None
@@ -40,7 +41,7 @@ def expand(
 ) -> Iterator[str]:
     """The sources that arguments stand for: folders and patterns become files, in byte order of names.
 
-    Files, URLs, "-" and what does not exist pass through: what is wrong is told when they are loaded.
+    Files, URLs of the web, "-" and what does not exist pass through: what is wrong is told when they are loaded.
     A pattern stands for what a shell would make of it, so `**` means `*`; without `patterns` names are only names.
     What a folder holds besides is counted in `skipped`: subfolders as "", files by their suffix.
     """
@@ -50,9 +51,16 @@ def expand(
         if argument == "-":
             yield argument
         elif is_url(argument):
-            # data:x.png is what it is called, if there is such a file.
-            is_file = parse_scheme(argument) == "data" and os.path.lexists(argument)
-            yield f"./{argument}" if is_file else argument
+            scheme = parse_scheme(argument)
+            if scheme == "file":
+                yield from _expand_path(to_path(argument), recursive, skipped)
+            elif scheme in REMOTE_SCHEMES:
+                from .remote import expand_remote
+
+                yield from expand_remote(argument, recursive=recursive, skipped=skipped)
+            else:
+                # data:x.png is what it is called, if there is such a file.
+                yield f"./{argument}" if scheme == "data" and os.path.lexists(argument) else argument
         elif not patterns or os.path.lexists(argument) or not glob.has_magic(argument):
             yield from _expand_path(argument, recursive, skipped)
         else:
@@ -78,8 +86,21 @@ def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes
         from .fetch import fetch  # its client costs more to import than a local image to read
 
         return fetch(source, limits, deadline=deadline)
+    if (within := split_member(source)) is not None:
+        from ..records.lookup import read_member
+
+        return read_member(*within, limits.max_bytes)
+    if (scheme == "file" or scheme in REMOTE_SCHEMES) and not limits.allow_private_addresses:
+        what = f"{name_source(source)} is no public address"
+        raise SourceError(what, code="refused", hint="leave --no-private-addresses out")
+    if scheme == "file":
+        return Path(to_path(source))
+    if scheme in REMOTE_SCHEMES:
+        from .remote import read_remote
+
+        return read_remote(source, limits, deadline)
     if scheme is not None:
-        hint = "give the path without file://" if scheme == "file" else "give a path or an http or https URL"
+        hint = f"give a path or a URL of http, https, file, {', '.join(sorted(REMOTE_SCHEMES))}"
         raise SourceError(f"{name_source(source)} has a scheme that is not read", code="refused", hint=hint)
     if not source:
         raise SourceError("the name of an image is empty", code="not_found")

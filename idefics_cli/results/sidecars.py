@@ -14,7 +14,7 @@ from typing import Literal
 from ..content import has_changed
 from ..errors import SourceError, UsageError
 from ..files import read_file, write_file
-from ..images import has_image_suffix, is_url, name_source
+from ..images import has_image_suffix, is_url, name_source, split_member
 from ..values import Item
 from .sidecar_index import Origin, SidecarIndex
 
@@ -43,8 +43,8 @@ class Sidecars:
         return self.suffix if self.suffix.startswith(".") else f".{self.suffix}"
 
     def path_of(self, source: str) -> Path | None:
-        """The sidecar of a source; None if nothing can be beside it: a URL, standard input."""
-        if source in ("", "-") or is_url(source):
+        """The sidecar of a source; None if nothing can be beside it: a URL, standard input, a row of a table."""
+        if source in ("", "-") or is_url(source) or split_member(source) is not None:
             return None
         stem = source if self.name == "full" else os.path.splitext(source)[0]
         return Path(f"{stem}{self.dotted}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from ..content import describe_bytes, describe_file
 from ..errors import ItemError, to_item_error
 from ..images import Limits, decode, drop_pixels, is_url, read
 from ..values import Image, Item, Request, list_sources
-from .prepared_item import Load, Prepare, Prepared, PreparedItem, compose_item
+from .prepared_item import Load, Prepare, Prepared, PreparedItem, compose_item, read_own
 from .threads import WorkerPool, start
 
 FETCHERS = 32
@@ -35,6 +35,8 @@ PATIENCE_SECONDS = 1.0
 LISTING_SECONDS = 0.1
 """How long a window waits for one more item to be listed: a pipe may have no more to say for now."""
 _POLL_SECONDS = 0.1
+MAX_WAITING_BYTES = 250_000_000
+"""Of images that came with their items and are not decoded yet."""
 
 
 class Prefetcher:
@@ -64,7 +66,7 @@ class Prefetcher:
         self._loads: dict[str, Load] = {}
         self._kept: dict[Load, int] = {}
         self._released = 0
-        self._held_bytes = 0
+        self._held_bytes = self._waiting_bytes = 0
         self._is_listed = self._is_closed = False
         self._listing_error: BaseException | None = None
         lock = self._lock = threading.Lock()
@@ -181,7 +183,9 @@ class Prefetcher:
         error: BaseException | None = None
         try:
             while self._wait_for_space() and (item := next(self._items, None)) is not None:
-                self._add(item, compose_item(item, self._compose))
+                request = compose_item(item, self._compose)
+                own = {} if isinstance(request, ItemError) else read_own(item)
+                self._add(item, own if isinstance(own, ItemError) else request, own)
         except BaseException as caught:  # raised again by `take`, in the thread that runs the model
             error = caught
         with self._lock:
@@ -194,14 +198,21 @@ class Prefetcher:
             while not self._is_closed and (
                 len(self._entries) >= self._size
                 or self._number - next(iter(self._entries), self._number) >= REACH
+                or self._waiting_bytes >= MAX_WAITING_BYTES
             ):
                 self._space.wait()
             return not self._is_closed
 
-    def _add(self, item: Item, request: Request | ItemError) -> None:
+    def _add(
+        self, item: Item, request: Request | ItemError, own: Mapping[str, bytes | Path] | ItemError
+    ) -> None:
         sources = () if isinstance(request, ItemError) else list_sources(request.prompt)
+        data = {} if isinstance(own, ItemError) else own
         with self._lock:
-            loads = {source: self._loads.get(source) or self._submit(source) for source in sources}
+            loads = {
+                source: self._loads.get(source) or self._submit(source, data.get(source))
+                for source in sources
+            }
             for load in loads.values():
                 load.is_shared = load.is_shared or load.users > 0
                 load.users += 1
@@ -212,10 +223,11 @@ class Prefetcher:
             self._number += 1
             self._go_on(entry)
 
-    def _submit(self, source: str) -> Load:
-        load = self._loads[source] = Load(source)
-        crew = self._fetching if source == "-" or is_url(source) else self._decoding
-        crew.add(load)
+    def _submit(self, source: str, data: bytes | Path | None) -> Load:
+        load = self._loads[source] = Load(source, data)
+        self._waiting_bytes += load.waiting_bytes
+        is_far = data is None and (source == "-" or is_url(source))
+        (self._fetching if is_far else self._decoding).add(load)
         return load
 
     def _fetch(self, load: Load) -> None:
@@ -228,6 +240,7 @@ class Prefetcher:
                 self._finish(load, data)
             else:
                 load.data = data
+                self._waiting_bytes += load.waiting_bytes
                 self._decoding.add(load)
 
     def _decode(self, load: Load) -> None:
@@ -243,6 +256,8 @@ class Prefetcher:
             self._finish(load, outcome)
 
     def _finish(self, load: Load, outcome: Image | ItemError) -> None:
+        self._waiting_bytes -= load.waiting_bytes
+        self._space.notify()
         load.outcome, load.data = outcome, None
         self._held_bytes += load.held_bytes
         for entry in load.waiting:

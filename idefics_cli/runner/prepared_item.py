@@ -41,6 +41,11 @@ class Load:
         return self.outcome.content if isinstance(self.outcome, Image) else self.content
 
     @property
+    def waiting_bytes(self) -> int:
+        """Of what is read and not decoded yet."""
+        return len(self.data) if isinstance(self.data, bytes) else 0
+
+    @property
     def held_bytes(self) -> int:
         if not isinstance(self.outcome, Image):
             return 0
@@ -92,5 +97,13 @@ def compose_item(item: Item, compose: Callable[[Item], Request]) -> Request | It
     """The request of an item, or why it has none."""
     try:
         return compose(item)
+    except BaseException as error:
+        return to_item_error(error)
+
+
+def read_own(item: Item) -> Mapping[str, bytes | Path] | ItemError:
+    """The images that came with an item, by their sources, or why they cannot be read."""
+    try:
+        return {} if item.read_own is None else item.read_own()
     except BaseException as error:
         return to_item_error(error)

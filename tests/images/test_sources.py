@@ -173,9 +173,7 @@ def test_forbidden_file_is_not_found(tmp_path: Path) -> None:
         fails(str(path), "not_found", "a.png cannot be read: Permission denied")
 
 
-@pytest.mark.parametrize(
-    "source", ["ftp://a.org/b.png", "file:///etc/passwd", "gopher://a", "s3://bucket/a.png"]
-)
+@pytest.mark.parametrize("source", ["ftp://a.org/b.png", "gopher://a"])
 def test_other_schemes_are_refused(source: str) -> None:
     fails(source, "refused", "has a scheme that is not read; give ")
 

@@ -15,8 +15,16 @@ from .input import InputOptions
 from .model import ModelOptions
 from .output import OutputOptions
 from .prompt import PromptOptions
+from .table import TableOptions
 
-__all__ = ["DecodingOptions", "InputOptions", "ModelOptions", "OutputOptions", "PromptOptions"]
+__all__ = [
+    "DecodingOptions",
+    "InputOptions",
+    "ModelOptions",
+    "OutputOptions",
+    "PromptOptions",
+    "TableOptions",
+]
 
 Images = Annotated[
     list[str] | None,
@@ -25,7 +33,7 @@ Images = Annotated[
     ),
 ]
 
-PANELS = (ModelOptions, PromptOptions, DecodingOptions, InputOptions, OutputOptions)
+PANELS = (ModelOptions, PromptOptions, DecodingOptions, InputOptions, TableOptions, OutputOptions)
 """What a command about images takes."""
 
 FORMATS = ("schema", "regex", "choices")

@@ -12,7 +12,7 @@ from ..declare import OUTPUT, Fact, Panel, flag, option
 class OutputOptions(Panel):
     """Where results go, in which form, and how a run is told."""
 
-    ORDER: ClassVar[int] = 4
+    ORDER: ClassVar[int] = 5
 
     format: Annotated[
         Literal["text", "jsonl", "csv", "parquet", "imagefolder"] | None,

@@ -1,0 +1,51 @@
+"""One row of a table, or one sample of a shard, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .where import Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The cells that were asked for. `place` counts from 1 in its table, whatever was left out before."""
+
+    name: str
+    """What a message calls it, and its image where that has no name: `data.parquet#17`."""
+    place: int
+    cells: Mapping[str, Any]
+    load: Callable[[], Any] | None = None
+    """Reads the cell of the image, where that is large: before the next record is asked for, or not at all."""
+    problem: str = ""
+    """Why it cannot be read, or all that was to follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which cells are to be read, and of which records."""
+
+    image: str | None
+    """The column of the image; None for the first that looks like one."""
+    columns: Collection[str]
+    conditions: tuple[Condition, ...] = ()
+    max_bytes: int = 100_000_000
+    """Of one image."""
+
+
+class Table(Protocol):
+    """A file of records."""
+
+    image: str
+    """The column that its images are in."""
+
+    def __init__(self, name: str, wanted: Wanted) -> None:
+        """Open it. Raises UsageError for what cannot be read or lacks a column."""
+
+    def count_groups(self) -> list[int]:
+        """How many records each part has that can be read alone; none if they cannot be told without reading."""
+
+    def read(self, groups: Collection[int] | None = None) -> Iterator[Record]:
+        """The records, those of some groups only."""
