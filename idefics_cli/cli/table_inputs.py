@@ -15,7 +15,7 @@ from ..images.names import parse_scheme
 from ..prompts.templates import OWN_FIELDS, Template
 from ..records.formats import open_kind
 from ..records.opening import list_tables
-from ..records.record import Record, Table, Wanted
+from ..records.record import Record, Selection, Table
 from ..records.where import parse_condition
 from ..url_secrets import hide_secrets
 from ..values import Item, Request, Style
@@ -52,7 +52,7 @@ def list_asked(images: Sequence[str], question: Question, settings: Settings) ->
 class _Reading:
     """How the records of tables become items."""
 
-    wanted: Wanted
+    wanted: Selection
     like: Item
     fields: tuple[tuple[str, str], ...]
     """Those that the command gives to all."""
@@ -144,7 +144,7 @@ def _list_table(images: Sequence[str], question: Question, settings: Settings, n
     given = {name for name, _ in fields} | ({"question"} if question.questions else set())
     columns = [name for name in (*template.fields, *OWN_FIELDS) if name not in given]
     conditions = tuple(map(parse_condition, options.where or ()))
-    wanted = Wanted(
+    wanted = Selection(
         options.image_column,
         {*columns, *([options.id_column] if options.id_column else [])},
         conditions,

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from ..errors import UsageError
 from ..images.names import name_source
-from .record import Table, Wanted
+from .record import Selection, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def has_table_suffix(name: str) -> bool:
     return find_kind(name) is not None
 
 
-def open_kind(name: str, wanted: Wanted) -> Table:
+def open_kind(name: str, wanted: Selection) -> Table:
     """Open a table. Raises UsageError for what is none, or needs what is not there."""
     kind = find_kind(name)
     if kind is None:

@@ -24,7 +24,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Selection:
     """Which cells are to be read, and of which records."""
 
     image: str | None
@@ -41,7 +41,7 @@ class Table(Protocol):
     image: str
     """The column that its images are in."""
 
-    def __init__(self, name: str, wanted: Wanted) -> None:
+    def __init__(self, name: str, wanted: Selection) -> None:
         """Open it. Raises UsageError for what cannot be read or lacks a column."""
 
     def count_groups(self) -> list[int]:
