@@ -15,7 +15,7 @@ from ..images.names import parse_scheme
 from ..prompts.templates import OWN_FIELDS, Template
 from ..records.formats import open_kind
 from ..records.opening import list_tables
-from ..records.record import Record, Selection, Table
+from ..records.record import CellChoice, Record, RecordTable
 from ..records.where import parse_condition
 from ..url_secrets import hide_secrets
 from ..values import Item, Request, Style
@@ -52,7 +52,7 @@ def list_asked(images: Sequence[str], question: Question, settings: Settings) ->
 class _Reading:
     """How the records of tables become items."""
 
-    wanted: Selection
+    wanted: CellChoice
     like: Item
     fields: tuple[tuple[str, str], ...]
     """Those that the command gives to all."""
@@ -63,7 +63,7 @@ class _Reading:
     settings: Settings
 
     def list_items(
-        self, table: Table, name: str, groups: Collection[int] | None = None
+        self, table: RecordTable, name: str, groups: Collection[int] | None = None
     ) -> Iterator[tuple[int, Item]]:
         """The items of a table, each with its place in it, from 0."""
         each = max(1, len(self.question.questions))
@@ -82,7 +82,7 @@ class _Reading:
     def _fail(self, name: str, problem: str, code: str) -> Item:
         return replace(self.like, id=name, problem=f"{name_source(name)}: {problem}", problem_code=code)
 
-    def _read(self, record: Record, table: Table, name: str) -> Item:
+    def _read(self, record: Record, table: RecordTable, name: str) -> Item:
         """Raises ItemError for a record that cannot be asked about."""
         if record.problem:
             raise SourceError(record.problem, code="not_found")
@@ -144,7 +144,7 @@ def _list_table(images: Sequence[str], question: Question, settings: Settings, n
     given = {name for name, _ in fields} | ({"question"} if question.questions else set())
     columns = [name for name in (*template.fields, *OWN_FIELDS) if name not in given]
     conditions = tuple(map(parse_condition, options.where or ()))
-    wanted = Selection(
+    wanted = CellChoice(
         options.image_column,
         {*columns, *([options.id_column] if options.id_column else [])},
         conditions,
@@ -177,7 +177,7 @@ def _list_table(images: Sequence[str], question: Question, settings: Settings, n
     )
 
 
-def _list_items(names: Sequence[str], first: Table, reading: _Reading) -> Iterator[Item]:
+def _list_items(names: Sequence[str], first: RecordTable, reading: _Reading) -> Iterator[Item]:
     for number, name in enumerate(names):
         try:
             table = first if number == 0 else open_kind(name, reading.wanted)
@@ -190,7 +190,7 @@ def _list_items(names: Sequence[str], first: Table, reading: _Reading) -> Iterat
 def _share(names: Sequence[str], reading: _Reading, index: int, count: int) -> Iterator[Item] | None:
     """The items of every so many-th group of rows, from the first table on; None where there are too few of them."""
     groups: list[tuple[str, int, int, int]] = []
-    """Table, number of the group in it, how many rows are before that table and how many it has."""
+    """RecordTable, number of the group in it, how many rows are before that table and how many it has."""
     before = 0
     for name in names:
         rows = open_kind(name, reading.wanted).count_groups()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..errors import UsageError
-from .record import Selection
+from .record import CellChoice
 
 IMAGE_NAMES = (
     *("image", "images", "img", "photo", "picture", "jpg", "jpeg", "png", "webp"),
@@ -14,7 +14,7 @@ IMAGE_NAMES = (
 """What columns of images are called, the likeliest first."""
 
 
-def choose_image(name: str, wanted: Selection, columns: Sequence[str], likely: Collection[str] = ()) -> str:
+def choose_image(name: str, wanted: CellChoice, columns: Sequence[str], likely: Collection[str] = ()) -> str:
     """The column of images: as it was told, one `likely` to be by its type, or by its name. Raises UsageError."""
     if wanted.image is not None:
         check_columns(name, (wanted.image,), columns)

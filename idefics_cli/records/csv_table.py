@@ -10,7 +10,7 @@ from typing import IO
 from ..errors import UsageError
 from .columns import check_columns, choose_image
 from .opening import open_table
-from .record import Record, Selection
+from .record import CellChoice, Record
 from .where import hold
 
 MAX_LINE_BYTES = 16_000_000
@@ -21,7 +21,7 @@ _DELIMITERS = "\t;,"
 class CsvReader:
     """The first line names the columns. Commas, semicolons or tabs, whichever the first line has most of."""
 
-    def __init__(self, name: str, wanted: Selection) -> None:
+    def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted
         csv.field_size_limit(MAX_LINE_BYTES)
         with closing(open_table(name)) as file:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from ..errors import UsageError
 from ..images.names import name_source
-from .record import Selection, Table
+from .record import CellChoice, RecordTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def has_table_suffix(name: str) -> bool:
     return find_kind(name) is not None
 
 
-def open_kind(name: str, wanted: Selection) -> Table:
+def open_kind(name: str, wanted: CellChoice) -> RecordTable:
     """Open a table. Raises UsageError for what is none, or needs what is not there."""
     kind = find_kind(name)
     if kind is None:
@@ -55,5 +55,5 @@ def open_kind(name: str, wanted: Selection) -> Table:
             f"{name_source(name)} needs {kind.needs}", hint=f"pip install 'idefics-cli[{kind.extra}]'"
         )
     module, _, own = kind.place.partition(":")
-    table: Table = getattr(import_module(f".{module}", __package__), own)(name, wanted)
+    table: RecordTable = getattr(import_module(f".{module}", __package__), own)(name, wanted)
     return table

@@ -8,7 +8,7 @@ import lance
 
 from ..errors import UsageError
 from .columns import check_columns, choose_image
-from .record import Record, Selection
+from .record import CellChoice, Record
 from .where import hold
 
 ROWS = 64
@@ -17,7 +17,7 @@ ROWS = 64
 class LanceReader:
     """A dataset in a folder."""
 
-    def __init__(self, name: str, wanted: Selection) -> None:
+    def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted
         try:
             self._data = lance.dataset(name)

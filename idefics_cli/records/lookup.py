@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import SourceError, UsageError
 from ..images.names import name_source
 from .formats import open_kind
-from .record import Record, Selection, Table
+from .record import CellChoice, Record, RecordTable
 
 KEPT = 4
 """Tables that are kept open."""
@@ -26,7 +26,7 @@ class _Cursor:
     """A table that is being read."""
 
     key: tuple[str, str | None]
-    table: Table
+    table: RecordTable
     records: Iterator[Record]
 
 
@@ -59,7 +59,7 @@ def _find(name: str, source: str, column: str | None, max_bytes: int) -> Any:
     cursor = next((one for one in _cursors if one.key == key), None)
     for _ in range(1 if cursor is None else 2):
         if cursor is None:
-            table = open_kind(name, Selection(column, (), max_bytes=max_bytes))
+            table = open_kind(name, CellChoice(column, (), max_bytes=max_bytes))
             cursor = _Cursor(key, table, table.read())
             _cursors.append(cursor)
             del _cursors[:-KEPT]

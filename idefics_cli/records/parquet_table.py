@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ..errors import SourceError, UsageError
 from .columns import check_columns, choose_image
 from .opening import open_table
-from .record import Record, Selection
+from .record import CellChoice, Record
 from .where import hold
 
 ROWS, IMAGE_ROWS = 1000, 8
@@ -30,7 +30,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError)
 class ParquetReader:
     """A table of rows in groups."""
 
-    def __init__(self, name: str, wanted: Selection) -> None:
+    def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted
         self._metadata: Any = None
         try:

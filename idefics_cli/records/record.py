@@ -24,7 +24,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class CellChoice:
     """Which cells are to be read, and of which records."""
 
     image: str | None
@@ -35,13 +35,13 @@ class Selection:
     """Of one image."""
 
 
-class Table(Protocol):
+class RecordTable(Protocol):
     """A file of records."""
 
     image: str
     """The column that its images are in."""
 
-    def __init__(self, name: str, wanted: Selection) -> None:
+    def __init__(self, name: str, wanted: CellChoice) -> None:
         """Open it. Raises UsageError for what cannot be read or lacks a column."""
 
     def count_groups(self) -> list[int]:

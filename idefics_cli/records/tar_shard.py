@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 from ..errors import UsageError
 from ..images.formats import has_image_suffix
 from .opening import open_table
-from .record import Record, Selection
+from .record import CellChoice, Record
 from .where import hold
 
 KEY = "__key__"
@@ -51,7 +51,7 @@ class _Sample:
 class ShardReader:
     """Samples in the order of their first members. Texts and the keys of a JSON object are cells like any other."""
 
-    def __init__(self, name: str, wanted: Selection) -> None:
+    def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted
         self.image = wanted.image or ""
         try:
