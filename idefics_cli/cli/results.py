@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +29,9 @@ from .inputs import ItemList
 from .options import OutputOptions
 from .output import FormatTraits, Output
 from .settings import Settings
+
+CHECKED_AHEAD = 10_000
+"""How many items are looked at before a model is loaded."""
 
 
 @dataclass(slots=True)
@@ -244,12 +248,14 @@ def _refuse_target(path: Path | None, why: str) -> UsageError:
 
 
 def check_sidecars(items: Iterable[Item], sidecars: Sidecars | None) -> Iterable[Item]:
-    """The items, looked at as a whole where each is to have a sidecar to itself. Raises UsageError if one has not."""
+    """The items, where each is to have a sidecar to itself. Raises UsageError if one of the first has not.
+
+    What comes after these is looked at as it comes: a long list is not waited for.
+    """
     if sidecars is None:
         return items
-    every = list(items)
-    sidecars.check(every)
-    return every
+    checked = sidecars.check(items)
+    return chain(list(islice(checked, CHECKED_AHEAD)), checked)
 
 
 def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:

@@ -10,18 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from ..content import MARK_BYTES, UNKNOWN, read_mark
-from ..errors import UsageError
+from ..errors import IdeficsError, UsageError
 from ..images import is_url
 from ..values import Decoding, Example, Item
 
 RUN_DIGITS, ITEM_DIGITS = 8, 16
+COUNTING_SECONDS = 2.0
+"""How long the first item of a part waits for the list to be counted."""
+COUNTED_AT_ONCE, PAUSE_SECONDS = 256, 0.01
+"""Of a list that is counted while its items are answered."""
 Standing = Literal["todo", "done", "failed"]
 
 
@@ -98,19 +105,42 @@ def take_shard(
 ) -> Iterator[Item]:
     """The items of one part, each told its place in the whole list, from 0; all of them, untold, if there is one part.
 
-    How many are in that part and in that list they are told too, where it can be listed again.
+    How many are in that part and in that list they are told too, where it can be listed again: a short list is counted
+    first, a long one meanwhile, and its first items do not know.
     """
     if count == 1:
         yield from items
         return
-    own = every = None
+    counts = _Counts()
     if list_again is not None:
-        are_own = [is_in_shard(item, index, count) for item in list_again()]
-        own, every = sum(are_own), len(are_own)
+        counter = threading.Thread(target=counts.find, args=(list_again, index, count), daemon=True)
+        counter.start()
+        counter.join(COUNTING_SECONDS)
+        counts.is_awaited = False
     for place, item in enumerate(items):
         if is_in_shard(item, index, count):
+            own, every = counts.found or (None, None)
             told = {"index": index, "count": count, "place": place, "part_items": own, "items": every}
             yield replace(item, shard=told)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """How many items a part and the whole list have, once that is known."""
+
+    found: tuple[int, int] | None = None
+    is_awaited: bool = True
+
+    def find(self, list_items: Callable[[], Iterable[Item]], index: int, count: int) -> None:
+        own = every = 0
+        with suppress(
+            IdeficsError, OSError
+        ):  # who lists the items for good tells what is wrong with the list
+            for item in list_items():
+                own, every = own + is_in_shard(item, index, count), every + 1
+                if not self.is_awaited and every % COUNTED_AT_ONCE == 0:
+                    time.sleep(PAUSE_SECONDS)  # others have work to do meanwhile
+            self.found = own, every
 
 
 class _Marks:

@@ -128,7 +128,7 @@ def _find_rows(
                 report.items = max(report.items, shard["items"] or 0)
                 known_part = shards.setdefault((shard["index"], shard["count"]), _Part())
                 known_part.last = max(place, known_part.last)
-                known_part.items = shard["part_items"]
+                known_part.items = shard["part_items"] or known_part.items
                 known_part.rows += (key, place) not in at
             known = at.get((key, place))
             if known is not None:

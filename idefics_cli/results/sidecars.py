@@ -6,7 +6,8 @@ Knows names and texts, not what the texts say.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,8 @@ from .sidecar_index import Origin, SidecarIndex
 
 MAX_BYTES = 1_000_000
 """More is no text that a prompt could have."""
+NAMED = 10_000
+"""How far back the other of two items with one sidecar is named."""
 SidecarName = Literal["stem", "full"]
 SidecarState = Literal["none", "same", "changed", "other", "foreign"]
 
@@ -49,9 +52,13 @@ class Sidecars:
         stem = source if self.name == "full" else os.path.splitext(source)[0]
         return Path(f"{stem}{self.dotted}")
 
-    def check(self, items: Iterable[Item]) -> None:
-        """Raise UsageError unless every item has one sidecar to itself."""
-        taken: dict[Path, Item] = {}
+    def check(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items as they come. Raises UsageError at the first that has not one sidecar to itself.
+
+        Of a long list only digests are held, and the latest items for the message to name.
+        """
+        taken: dict[int, int] = {}
+        latest: deque[tuple[Path, Item]] = deque(maxlen=NAMED)
         for item in items:
             if not item.images:
                 raise UsageError("--sidecar writes beside images, and there are none")
@@ -63,18 +70,11 @@ class Sidecars:
                     f"there is no place for a sidecar beside {name_source(item.images[0])}",
                     hint="name files and folders only, or use --output",
                 )
-            other = taken.setdefault(path, item)
-            if other.fields != item.fields:
-                raise UsageError(
-                    f"several questions about {name_source(item.images[0])} would share {name_source(str(path))}",
-                    hint="ask one, or use --output",
-                )
-            if other.images != item.images:
-                raise UsageError(
-                    f"{name_source(other.images[0])} and {name_source(item.images[0])} "
-                    f"would share {name_source(str(path))}",
-                    hint="add --sidecar-name full",
-                )
+            content = hash((item.images, item.fields))
+            if taken.setdefault(hash(str(path)), content) != content:
+                raise _describe_conflict(path, item, next((one for at, one in latest if at == path), None))
+            latest.append((path, item))
+            yield item
 
     def has(self, source: str) -> bool:
         path = self.path_of(source)
@@ -130,3 +130,17 @@ class Sidecars:
                 f"cannot write {name_source(str(path))}: {error.strerror}",
                 hint="those before it are whole: run the same command again to go on",
             ) from error
+
+
+def _describe_conflict(path: Path, item: Item, other: Item | None) -> UsageError:
+    """Two items for one text; the other may be too long ago to be named."""
+    name = name_source(item.images[0])
+    if other is not None and other.images == item.images:
+        return UsageError(
+            f"several questions about {name} would share {name_source(str(path))}",
+            hint="ask one, or use --output",
+        )
+    former = "another item" if other is None else name_source(other.images[0])
+    return UsageError(
+        f"{former} and {name} would share {name_source(str(path))}", hint="add --sidecar-name full"
+    )

@@ -141,7 +141,8 @@ def _write_sidecars(rows: Path, corrections: Corrections) -> Corrected:
             Item(str(row.get("id")), sources, tuple(fields.items()) if isinstance(fields, dict) else ())
         )
         texts.append((sources[0] if sources else "", read_answer(row).shown))
-    sidecars.check(items)
+    for _ in sidecars.check(items):
+        pass
     for source, text in texts:
         sidecars.write(source, text)
         report.written += 1

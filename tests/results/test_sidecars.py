@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from idefics_cli.errors import SourceError, UsageError
 from idefics_cli.results.sidecar_index import Origin
-from idefics_cli.results.sidecars import SidecarName, Sidecars
+from idefics_cli.results.sidecars import NAMED, SidecarName, Sidecars
 from idefics_cli.values import Item
 
 
@@ -57,13 +58,25 @@ def item(*images: str, question: str = "") -> Item:
 )
 def test_collisions_are_found_before_the_run(items: list[Item], reason: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Sidecars().check(items)
+        list(Sidecars().check(items))
     assert reason in str(caught.value)
 
 
 def test_full_names_do_not_collide_and_the_same_image_may_come_twice() -> None:
-    Sidecars(".txt", "full").check([item("cat.jpg"), item("cat.png")])
-    Sidecars().check([item("cat.jpg"), item("cat.jpg"), item("b/cat.jpg")])
+    assert len(list(Sidecars(".txt", "full").check([item("cat.jpg"), item("cat.png")]))) == 2
+    assert len(list(Sidecars().check([item("cat.jpg"), item("cat.jpg"), item("b/cat.jpg")]))) == 3
+
+
+def test_a_collision_is_found_however_far_apart_and_the_list_is_not_held() -> None:
+    names = (f"{number}.jpg" for number in itertools.chain(range(NAMED + 5), [0]))
+    items = (
+        item(name.replace("jpg", "png") if place > NAMED + 4 else name) for place, name in enumerate(names)
+    )
+    checked = Sidecars().check(items)
+    assert next(checked).images == ("0.jpg",)
+    with pytest.raises(UsageError, match=r"another item and 0\.png would share 0\.txt"):
+        for _ in checked:
+            pass
 
 
 def test_texts_are_written_whole_as_utf_8(tmp_path: Path) -> None:
