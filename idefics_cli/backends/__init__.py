@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.libraries import import_libraries
 from ..values import ModelSpec
-from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, PreparedRequest, Preview, StreamingBackend
+from .backend import (
+    DEFAULT_BATCH_SIZE,
+    WINDOW_BATCHES,
+    Backend,
+    PreparedRequest,
+    Preview,
+    SizedBackend,
+    StreamingBackend,
+)
 
 if TYPE_CHECKING:
     from .local import LocalBackend
@@ -26,6 +34,7 @@ __all__ = [
     "BackendKind",
     "PreparedRequest",
     "Preview",
+    "SizedBackend",
     "StreamingBackend",
     "close_backends",
     "open_backend",

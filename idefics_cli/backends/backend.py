@@ -88,3 +88,13 @@ class StreamingBackend(Backend, Protocol):
         Raises ModelError when the model itself cannot run.
         """
         ...
+
+
+@runtime_checkable
+class SizedBackend(Backend, Protocol):
+    """One that knows to which size images are brought."""
+
+    @property
+    def image_edge(self) -> int | None:
+        """The longer edge, None where that depends on the image."""
+        ...

@@ -90,6 +90,11 @@ class LocalBackend:
         return self._style
 
     @property
+    def image_edge(self) -> int | None:
+        """The longer edge that images are brought to, if it is known."""
+        return self._family.image_edge
+
+    @property
     def revision(self) -> str | None:
         """The commit of a hub checkpoint, None for a folder."""
         return self._revision

@@ -11,13 +11,15 @@ import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from itertools import chain, islice
 
 import typer
 
-from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, open_backend, pick_backend
+from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, SizedBackend, open_backend, pick_backend
 from ..config import Model
 from ..errors import ItemError, ModelError, ServerLost, UsageError
+from ..images import Limits
 from ..results.ledger import name_run, take_shard
 from ..rows import Result
 from ..runner.run import Report, run
@@ -128,12 +130,22 @@ def _open_run(
             least_confidence=settings.output.min_confidence,
             temperature=_choose_temperature(model, work, settings),
         ),
-        limits=settings.limits,
+        limits=_limit_decoding(settings, backend),
         window=WINDOW_BATCHES * (settings.decoding.batch_size or DEFAULT_BATCH_SIZE),
         is_ordered=not settings.output.unordered,
         should_stop=interrupts.should_stop,
         on_text=sinks.output.streamer() if settings.output.stream else None,
     )
+
+
+def _limit_decoding(settings: Settings, backend: Backend) -> Limits:
+    """The limits on images, with the size that the model makes of them where they may be decoded for it."""
+    if not settings.input.fast_decode:
+        return settings.limits
+    edge = backend.image_edge if isinstance(backend, SizedBackend) else None
+    if edge is None:
+        settings.talk.note("--fast-decode changes nothing: this model does not say which size it wants")
+    return replace(settings.limits, draft_edge=edge)
 
 
 def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> float | None:
@@ -155,7 +167,12 @@ def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: context
     batch_size = settings.decoding.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
-    if not spec.servers and (resident := open_warm(spec, model, settings)) is not None:
+    # A server that has the model does not say which size it wants.
+    if (
+        not spec.servers
+        and not settings.input.fast_decode
+        and (resident := open_warm(spec, model, settings)) is not None
+    ):
         held.callback(resident.close)
         return resident
     return open_backend(

@@ -118,7 +118,8 @@ def _digest(content: Content | None, limits: Limits, pixels: PIL.Image.Image) ->
     """
     width, height = pixels.size
     if content is not None and content.size <= width * height * 3:
-        return hashlib.sha256(f"file {limits.background} {content.digest}".encode()).hexdigest()[:32]
+        draft = "" if limits.draft_edge is None else f"draft {limits.draft_edge} "
+        return hashlib.sha256(f"{draft}file {limits.background} {content.digest}".encode()).hexdigest()[:32]
     digest = hashlib.sha256(f"pixels {width}x{height} ".encode())
     digest.update(pixels.tobytes())
     return digest.hexdigest()[:32]

@@ -19,6 +19,8 @@ class Limits:
     max_bytes: int = 100_000_000
     background: tuple[int, int, int] = (255, 255, 255)
     """What transparent areas are put on."""
+    draft_edge: int | None = None
+    """The longer edge that a model makes of an image: a JPEG of more than four times it is decoded smaller."""
     decode_seconds: float = 30.0
     """For making pixels of what was read. A photo takes a tenth of a second; a file made to be slow never ends."""
     connect_timeout_seconds: float = 10.0

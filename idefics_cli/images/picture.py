@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import struct
 from dataclasses import dataclass
 from typing import IO, Any
@@ -34,6 +35,8 @@ from .pixels import DEEP_CHANNELS, OPAQUE
 
 MAX_PAGES = 64
 """Pages of a TIFF that are looked at for one that is no thumbnail."""
+DRAFT_MARGIN = 2
+"""How many times what is wanted is left of an image that is decoded smaller: the rest is resized with care."""
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _UNFILLED = bytes(4)
@@ -86,7 +89,10 @@ def _load(reading: Reading, file: IO[bytes]) -> PIL.Image.Image:
     try:
         if image.format == "JPEG" and _is_unfilled(reading.opened.content):
             raise EOFError
+        shrink = _draft(image, reading.limits)
         image.load()
+        if shrink > 1:
+            reading.notes.append(f"decoded at 1/{shrink} of its size, as --fast-decode allows")
     except (OSError, EOFError):
         if image.format != "JPEG" or (whole := _load_without_end(reading)) is None:
             raise
@@ -171,6 +177,17 @@ def _choose_page(image: Any, reading: Reading) -> int:
     if page:
         reading.notes.append(f"page {page + 1} is used; what comes before is smaller copies of it")
     return page
+
+
+def _draft(image: PIL.Image.Image, limits: Limits) -> int:
+    """Have a JPEG decoded at a fraction of its size, while twice what is wanted is left of it. Returns the divisor."""
+    longer = max(image.size)
+    if limits.draft_edge is None or image.format != "JPEG" or longer < 2 * DRAFT_MARGIN * limits.draft_edge:
+        return 1
+    least = DRAFT_MARGIN * limits.draft_edge / longer
+    width, height = (max(1, math.ceil(side * least)) for side in image.size)
+    image.draft(None, (width, height))
+    return round(longer / max(image.size))
 
 
 def _is_unfilled(content: bytes | None) -> bool:

@@ -367,3 +367,16 @@ def test_a_wrong_size_is_a_usage_error(run: Program, red_circle: Path) -> None:
     result = run("caption", red_circle, "--cache-memory", "much", *MODEL, backend=ScriptedBackend())
     assert result.code == 2
     assert "512MB" in result.stderr
+
+
+def test_fast_decoding_is_told_in_the_row_and_is_another_run(run: Program, tmp_path: Path) -> None:
+    import PIL.Image
+
+    photo, rows = tmp_path / "photo.jpg", tmp_path / "answers.jsonl"
+    PIL.Image.new("RGB", (1600, 1200), "white").save(photo)
+    given = ("caption", photo, "--model", "shapes", "-o", rows)
+    assert run(*given, "--fast-decode").code == 0
+    (row,) = map(json.loads, rows.read_text().splitlines())
+    assert any("of its size, as --fast-decode allows" in warning for warning in row["warnings"])
+    assert run(*given).code == 2, "pixels are others without it"
+    assert run("caption", photo, "--fast-decode", "--server", "http://127.0.0.1:1").code == 2

@@ -478,3 +478,18 @@ def test_videos_are_refused_with_what_to_do(brand: bytes) -> None:
     assert message == (
         "holiday/a.mp4 is a video; ffmpeg -i 'holiday/a.mp4' -vf fps=1 frame-%04d.png makes images of it"
     )
+
+
+@pytest.mark.parametrize(("edge", "divisor"), [(None, 1), (20, 8), (30, 4), (60, 2), (101, 1)])
+def test_a_jpeg_may_be_decoded_smaller_where_little_is_wanted(edge: int | None, divisor: int) -> None:
+    """At least twice what is wanted is left, and resized to that the pixels are nearly the same."""
+    data = encode(noise(8).resize((400, 320), PIL.Image.Resampling.BICUBIC), "JPEG", quality=95)
+    whole, image = read(data), read(data, Limits(draft_edge=edge))
+    assert image.pixels.size == (400 // divisor, 320 // divisor)
+    assert image.warnings == (
+        () if divisor == 1 else (f"decoded at 1/{divisor} of its size, as --fast-decode allows",)
+    )
+    assert (image.digest == whole.digest) == (edge is None)
+    small = [one.pixels.resize((20, 16), PIL.Image.Resampling.BICUBIC).tobytes() for one in (image, whole)]
+    assert max(abs(one - other) for one, other in zip(*small, strict=True)) <= 6
+    assert read(encode(noise(400)), Limits(draft_edge=20)).pixels.size == (400, 400), "no other format"

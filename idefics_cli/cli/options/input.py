@@ -41,6 +41,15 @@ class InputOptions(Panel):
             "--decode-timeout", panel=INPUT, min=0.1, help="Seconds for decoding one image; 30 if not given."
         ),
     ] = None
+    fast_decode: Annotated[
+        bool,
+        flag(
+            "--fast-decode",
+            panel=INPUT,
+            help="Decode JPEGs at 1/2 to 1/8 of their size where the model wants no more; pixels differ a little.",
+        ),
+        Fact.RUN | Fact.LOCAL,
+    ] = False
     background: Annotated[
         str | None,
         option("--background", panel=INPUT, help="Colour under transparent images, as #rrggbb."),

@@ -113,6 +113,11 @@ class Family(ABC):
         """
         raise ModelError(f"there are no random weights of {cls.__name__}", hint="use a checkpoint")
 
+    @property
+    def image_edge(self) -> int | None:
+        """The longer edge to which an image of any size is brought; None where that is not known."""
+        return None
+
     def call_processor(
         self, texts: Sequence[str], pictures: Sequence[Sequence[Any]], *, adds_bos: bool
     ) -> dict[str, Any]:

@@ -167,6 +167,11 @@ class IdeficsFamily(PlaceholderFamily):
             pieces = (*pieces, *continue_with(prompt, continuation))
         return self.tokenize(pieces, [self.shown_image] * sum(isinstance(piece, Slot) for piece in pieces))
 
+    @property
+    def image_edge(self) -> int:
+        size = self.processor.image_processor.size
+        return int(max(size.width, size.height))
+
     def prepare(self, image: Image) -> Pixels:
         processor = self.processor.image_processor
         if not self.pixel_table.keeps_bytes:

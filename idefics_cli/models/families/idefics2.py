@@ -85,6 +85,12 @@ class Idefics2Family(TiledFamily):
     def spell_image(self, pixels: Pixels) -> str:
         return f"{FAKE_TOKEN}{IMAGE_TOKEN * self.tile_tokens}{FAKE_TOKEN}" * pixels.values.shape[0]
 
+    @property
+    def image_edge(self) -> int:
+        """Quarters are cut before they are resized, so it is that of two of them."""
+        processor = self.processor.image_processor
+        return int(dict(processor.size)["longest_edge"]) * (2 if processor.do_image_splitting else 1)
+
     def cut(self, image: PIL.Image.Image) -> Pixels:
         """The quarters, if any, and the whole, each resized for itself."""
         processor = self.processor.image_processor

@@ -82,6 +82,10 @@ class Idefics3Family(TiledFamily):
     def image_options(self) -> dict[str, Any]:
         return {"return_row_col_info": True}
 
+    @property
+    def image_edge(self) -> int:
+        return int(dict(self.processor.image_processor.size)["longest_edge"])
+
     def cut(self, image: PIL.Image.Image) -> Pixels:
         """A grid of square tiles and the whole, or the whole alone where it is no larger than a tile."""
         from transformers.models.idefics3.image_processing_pil_idefics3 import get_resize_output_image_size
