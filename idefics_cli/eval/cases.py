@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from ..review.lines import no_collection, parse_rows, read_block
 from ..review.summary import measure_confidence, read_images
+from .ngrams import CaptionSet, SizedGrams
 from .references import References
 
 
@@ -33,6 +35,19 @@ class Case(NamedTuple):
     group: str
     line: bytes
     """The row as it stands in its file."""
+
+
+class Cases(list[Case]):
+    """Cases in order, and what several metrics count of them, counted once."""
+
+    @cached_property
+    def captions(self) -> CaptionSet:
+        return CaptionSet([case.said for case in self], [case.answers for case in self])
+
+    @cached_property
+    def grams(self) -> list[SizedGrams]:
+        """The n-grams up to four words."""
+        return self.captions.count_grams(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +154,4 @@ def _show(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-__all__ = ["Case", "CaseFile", "open_lines", "read_cases", "read_images", "read_rows", "read_scores"]
+__all__ = ["Case", "CaseFile", "Cases", "open_lines", "read_cases", "read_images", "read_rows", "read_scores"]

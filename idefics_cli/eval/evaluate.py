@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
-from .cases import Case, CaseFile, read_cases
+from .cases import Case, CaseFile, Cases, read_cases
 from .intervals import compare, estimate, find_interval
 from .measured import Floats, Measured
 from .metrics import choose_metrics, measure, name_metrics
@@ -46,7 +46,7 @@ def evaluate(plan: EvalPlan) -> Evaluation:
             hint="both need the same ids, or the same images and questions",
         )
     numbers = sorted(common)
-    every = [[file.cases[number] for number in numbers] for file in files]
+    every = [Cases(file.cases[number] for number in numbers) for file in files]
     metrics = list(dict.fromkeys((*(named or choose_metrics(files[0].task, every[0])), *plan.also)))
     names = _name_files(files)
     findings, measured = _score(every, names, metrics, plan.positive)
@@ -93,7 +93,7 @@ def _score_groups(
         )
     findings: list[Scored] = []
     for group, chosen in sorted(places.items()):
-        cases = [[of_file[place] for place in chosen] for of_file in every]
+        cases = [Cases(of_file[place] for place in chosen) for of_file in every]
         for name in metrics:
             try:
                 findings += _score(cases, names, [name], plan.positive, group or "(none)")[0]

@@ -66,4 +66,8 @@ def split_words(caption: str) -> list[str]:
     A Python likeness of the Penn Treebank tokeniser that coco-caption runs in Java (`ptbtokenizer.py`, which drops the
     same marks): contractions are cut, hyphens stay. Odd captions may come out otherwise than there.
     """
-    return [word for word in _WORDS.findall(caption.lower().replace("\u2019", "'")) if word not in _DROPPED]
+    text = caption.lower()
+    bare = text.rstrip(" .")
+    if bare.isascii() and bare.replace(" ", "").isalnum():  # as most are, and three times as fast
+        return bare.split()
+    return [word for word in _WORDS.findall(text.replace("\u2019", "'")) if word not in _DROPPED]

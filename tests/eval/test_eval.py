@@ -211,7 +211,7 @@ def test_a_hundred_thousand_rows_take_seconds(run: Program, tmp_path: Path) -> N
     rows = write_rows(tmp_path / "rows.jsonl", (make_row(n, text=say()) for n in range(100_000)))
     truth = write_rows(
         tmp_path / "truth.jsonl",
-        ({"id": f"{n}.png", "captions": [say() for _ in range(2)]} for n in range(100_000)),
+        ({"id": f"{n}.png", "captions": [say() for _ in range(5)]} for n in range(100_000)),
     )
     began = time.process_time()
     result = run("eval", rows, "--references", truth, "--json")

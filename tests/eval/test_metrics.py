@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.strategies import text
 
 from idefics_cli.errors import UsageError
 from idefics_cli.eval.answers import count_edits, measure_exact, measure_fields, score_anls, score_vqa
@@ -163,6 +165,11 @@ def test_subsequences_and_edits_are_those_found_step_by_step() -> None:
         one, other = ("".join(random.choices("abc", k=random.randint(0, 12))) for _ in range(2))
         assert measure_subsequence(list(one), list(other)) == find_subsequence(one, other)
         assert count_edits(one, other) == find_edits(one, other)
+
+
+@given(text(alphabet="abZ09 .,'-é", max_size=24))
+def test_plain_captions_are_split_as_any_other(caption: str) -> None:
+    assert split_words(caption) == split_words(f"{caption} !")
 
 
 def test_anls_forgives_less_than_half() -> None:
