@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from ..config import user_cache
 from ..errors import UsageError
 from ..eval.evaluate import EvalPlan, evaluate, read_least
 from ..eval.metrics import METRICS
@@ -19,7 +20,10 @@ from ..eval.plot import check_plot, draw_scores
 from ..eval.references import find_references
 from ..eval.report import Evaluation, list_details, list_fallen, list_rows, list_worst, to_json
 from ..files import write_file
+from ..review.lines import parse_row
+from ..review.session import ReviewSession
 from .output import emit, emit_table, one_line, say
+from .review import serve_page
 from .settings import Settings
 
 
@@ -33,6 +37,7 @@ class EvalOptions:
     by: str | None
     positive: str | None
     worst: int
+    review: bool
     fail_under: tuple[str, ...]
     plot: Path | None
     json: bool
@@ -44,6 +49,8 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
     output = settings.output.output
     if output is not None and not wanted.worst:
         raise UsageError("--output keeps the rows of --worst", hint="add --worst 20")
+    if wanted.review and not wanted.worst:
+        raise UsageError("--review shows the rows of --worst", hint="add --worst 20")
     if wanted.plot is not None:
         check_plot(wanted.plot)
     evaluation = evaluate(
@@ -68,9 +75,12 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
         settings.talk.note(f"`idefics review {output}` shows these rows")
     if wanted.plot is not None:
         draw_scores(evaluation.findings, wanted.plot)
-    if fallen := list_fallen(evaluation.findings, least):
-        for sentence in fallen:
-            say(sentence)
+    fallen = list_fallen(evaluation.findings, least)
+    for sentence in fallen:
+        say(sentence)
+    if wanted.review:
+        _review_worst(evaluation, wanted.paths[0], settings)
+    if fallen:
         raise typer.Exit(1)
 
 
@@ -97,3 +107,13 @@ def _keep_worst(evaluation: Evaluation, path: Path) -> None:
         write_file(path, b"".join(case.line + b"\n" for _, case in evaluation.worst))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _review_worst(evaluation: Evaluation, rows: Path, settings: Settings) -> None:
+    """Let a person look at them and correct them, in the file that they are of."""
+    keys = [parse_row(case.line).get("key") for _, case in evaluation.worst]
+    who = [
+        (case.id, key if isinstance(key, str) else "")
+        for (_, case), key in zip(evaluation.worst, keys, strict=True)
+    ]
+    serve_page(ReviewSession([rows], user_cache(), who), settings.talk)

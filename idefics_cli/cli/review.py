@@ -54,7 +54,7 @@ def review_rows(wanted: Wanted, settings: Settings) -> None:
         count = write_html(session, Path(wanted.html))
         talk.note(f"{count:,} rows are in {wanted.html}, which opens anywhere; corrections are saved from it")
         return
-    _serve(wanted, session, talk)
+    serve_page(session, talk, wanted.port, opens=not wanted.no_browser)
 
 
 def _apply(wanted: Wanted, settings: Settings) -> None:
@@ -77,14 +77,15 @@ def _apply(wanted: Wanted, settings: Settings) -> None:
     settings.talk.note(", ".join([f"{report.written:,} {places[kind]}", corrected, *left_out]))
 
 
-def _serve(wanted: Wanted, session: ReviewSession, talk: Talk) -> None:
-    listener, token = open_socket(wanted.port or 0), make_token()
+def serve_page(session: ReviewSession, talk: Talk, port: int | None = None, *, opens: bool = True) -> None:
+    """Serve the page until Ctrl-C; it `opens` by itself where there is a person with a desktop."""
+    listener, token = open_socket(port or 0), make_token()
     port = listener.getsockname()[1]
     address = f"http://{HOST}:{port}/{token}/"
 
     def tell() -> None:
         emit(address)
-        if not wanted.no_browser and _has_browser():
+        if opens and _has_browser():
             import webbrowser
 
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -45,7 +45,7 @@ def score_cider(captions: CaptionSet, grams: Sequence[SizedGrams]) -> Floats:
         likeness += _compare_weights(captions, sized)
     scores = np.bincount(captions.case, likeness * np.exp(-(apart**2) / (2 * CIDER_SIGMA**2)), captions.count)
     every = np.bincount(captions.case, minlength=captions.count)
-    return 10 * scores / (LONGEST_NGRAM * np.maximum(every, 1))
+    return np.asarray(10 * scores / (LONGEST_NGRAM * np.maximum(every, 1)))
 
 
 def _compare_weights(captions: CaptionSet, sized: SizedGrams) -> Floats:
@@ -63,7 +63,7 @@ def _compare_weights(captions: CaptionSet, sized: SizedGrams) -> Floats:
     dot = np.bincount(references.caption[is_said], product, len(captions.case)).astype(float)
     norms = np.sqrt(np.bincount(said.caption, own**2, captions.count))[captions.case]
     norms *= np.sqrt(np.bincount(references.caption, theirs**2, len(captions.case)))
-    return np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0)
+    return np.asarray(np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0))
 
 
 def measure_bleu(cases: Sequence[Case]) -> Measured:
@@ -82,7 +82,7 @@ def _count_matches(captions: CaptionSet, sized: SizedGrams) -> Floats:
     said, is_said = sized.said, sized.same >= 0
     most = np.zeros(len(said.count), np.int64)
     np.maximum.at(most, sized.same[is_said], sized.references.count[is_said])
-    return np.bincount(said.caption, np.minimum(said.count, most), captions.count)
+    return np.bincount(said.caption, np.minimum(said.count, most), captions.count).astype(float)
 
 
 def _find_closest(captions: CaptionSet) -> Floats:

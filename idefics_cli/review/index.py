@@ -37,6 +37,8 @@ class RowIndex:
         self.paths = tuple(paths)
         self.lock = threading.RLock()
         self._scratch = scratch
+        self.only: npt.NDArray[np.int64] | None = None
+        """The identities of the rows to look at, where it is not all of them."""
         self._files: list[int] = []
         self.generation = 0
         """Changes when a file was replaced, and with it what row numbers mean."""
@@ -137,6 +139,8 @@ class RowIndex:
 
     def all_rows(self) -> Mask:
         """What there is to look at: the rows of the first file, and those that only the second has."""
+        if self.only is not None:
+            return np.isin(self.identities(), self.only)
         if len(self.paths) == 1:
             return np.ones(self.count, np.bool_)
         return np.asarray((self._file.values == 0) | (self.partners() == NO_ROW))

@@ -75,9 +75,12 @@ class Found:
 class ReviewSession:
     """One file of rows and its corrections, beside another file or not."""
 
-    def __init__(self, paths: Sequence[Path], cache: Path) -> None:
+    def __init__(self, paths: Sequence[Path], cache: Path, only: Iterable[Who] | None = None) -> None:
+        """Open the files; `only` names the rows to look at, where it is not all of them."""
         self.paths = tuple(paths)
         self.index = RowIndex(paths, cache / "review")
+        if only is not None:
+            self.index.only = np.array([hash(who) for who in only], np.int64)
         self.corrections = Corrections(review_path(paths[0]))
         self.thumbnails = Thumbnails(cache / "thumbnails")
         self.changes = 0

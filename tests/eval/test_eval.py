@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx2
 import numpy as np
 import PIL.Image
 import pytest
@@ -141,6 +145,23 @@ def test_groups_worst_and_plot(run: Program, ranked: Path, truth: Path, tmp_path
         assert len(opened.getcolors(1 << 20) or []) > 3
 
 
+def test_the_worst_are_corrected_in_review(ranked: Path, truth: Path) -> None:
+    words = ("eval", ranked, "--references", truth, "--metric", "accuracy", "--worst", "2", "--review")
+    command = [sys.executable, "-m", "idefics_cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = next(line.strip() for line in process.stdout if line.startswith("http://"))
+        with httpx2.Client(base_url=address, timeout=60) as client:
+            view = {"q": "", "sort": "", "stamp": "1", "count": "60", "facets": "1"}
+            while (reply := client.get("rows", params=view).json())["reading"] is not None:
+                time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert [row["id"] for row in reply["rows"]] == ["0.png", "5.png"]
+    assert reply["count"] == 2
+    assert process.returncode == 0, said
+
+
 def test_a_value_under_what_is_wanted_fails(run: Program, ranked: Path, truth: Path) -> None:
     words = ("eval", ranked, "--references", truth)
     assert run(*words, "--fail-under", "accuracy=75", "--fail-under", "ece=60").code == 0
@@ -158,6 +179,7 @@ def test_a_value_under_what_is_wanted_fails(run: Program, ranked: Path, truth: P
         (("--by", "nothing"), "have a field 'nothing'"),
         (("--plot", "x.txt"), "is no picture"),
         (("-o", "x.jsonl"), "add --worst"),
+        (("--review",), "add --worst"),
         (("--metric", "fields"), "no reference has `data`"),
         (("--metric", "auc", "--positive", "horse"), "no row ranks 'horse'"),
         (("--references", "missing.jsonl"), "cannot read missing.jsonl"),

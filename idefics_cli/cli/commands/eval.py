@@ -68,6 +68,10 @@ def eval(
             help="List the N items of the first file that score least; --output keeps their rows, for review.",
         ),
     ] = 0,
+    review: Annotated[
+        bool,
+        flag("--review", panel=PANEL, help="Then open the items of --worst in the browser, to correct them."),
+    ] = False,
     fail_under: Annotated[
         list[str] | None,
         option(
@@ -97,6 +101,7 @@ def eval(
         by,
         positive,
         worst,
+        review,
         tuple(fail_under or ()),
         None if plot is None else Path(plot),
         json,
