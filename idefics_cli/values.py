@@ -189,6 +189,8 @@ class Request:
     """How choices compare: as they are, per token, or less what they score without the images."""
     answer_format: AnswerFormat | None = None
     wants_tokens: bool = False
+    likeliest_tokens: int = 0
+    """How many tokens that could have been said are told beside each."""
     opening: str = ""
     """What the answer begins with: already in the prompt, repeated before the generated text."""
     cache_answer: bool = False
@@ -259,6 +261,15 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerToken:
+    """A token's text, its log-probability, and which ones were the likeliest at its place."""
+
+    text: str
+    logprob: float
+    likeliest: tuple[AnswerToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerWarning:
     """Why an answer may not be trusted, and the digest of the image that gives reason to; "" if it is none."""
 
@@ -280,8 +291,8 @@ class Answer:
     usage: Usage = Usage()
     seconds: float = 0.0
     confidence: Confidence | None = field(default=None, compare=False)
-    tokens: tuple[tuple[str, float], ...] = field(default=(), compare=False)
-    """Each token and its log-probability, where the request `wants_tokens`."""
+    tokens: tuple[AnswerToken, ...] = field(default=(), compare=False)
+    """Where the request `wants_tokens`."""
     warnings: tuple[AnswerWarning, ...] = ()
 
 

@@ -18,7 +18,7 @@ import torch
 
 from ..engine.constraint import MakeConstraint
 from ..engine.engine import Engine
-from ..engine.generate import Continuation, Generation
+from ..engine.generate import Continuation, Generation, Likeliest
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
 from ..engine.oom_retry import Done, free_memory
@@ -39,6 +39,7 @@ from ..models.quantization.kinds import Weights, count_weights
 from ..ranking import normalize, rank
 from ..values import (
     Answer,
+    AnswerToken,
     AnswerWarning,
     Confidence,
     Image,
@@ -243,7 +244,12 @@ class LocalBackend:
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
             work = Continuation(
-                encoded, request.decoding, listener, request.cache_answer, self._constrain(request)
+                encoded,
+                request.decoding,
+                listener,
+                request.cache_answer,
+                self._constrain(request),
+                request.likeliest_tokens,
             )
             return EncodedRequest(request, encoded, work, warnings=warnings)
         ranking = self._split(request, encoded, images)
@@ -263,8 +269,10 @@ class LocalBackend:
         """What keeps the answer to its format."""
         if request.answer_format is None:
             return None
-        if request.decoding.num_beams > 1:
-            raise BadItem("beams cannot keep to a format", hint="ask with --num-beams 1")
+        if request.decoding.num_beams > 1 and request.decoding.temperature > 0:
+            raise BadItem(
+                "beams that are drawn cannot keep to a format", hint="leave out --temperature or --num-beams"
+            )
         if self._grammars is None:
             from ..engine.grammar import Grammars  # llguidance is for those who ask for a format
 
@@ -322,9 +330,12 @@ class LocalBackend:
             confidence=Confidence(margin=scores[0].logprob - scores[1].logprob) if len(scores) > 1 else None,
         )
 
-    def _list_tokens(self, made: Generation) -> tuple[tuple[str, float], ...]:
-        texts = (self._family.decode([index]) for index in made.ids)
-        return tuple(zip(texts, made.logprobs, strict=False))
+    def _list_tokens(self, made: Generation) -> tuple[AnswerToken, ...]:
+        def name(index: int, logprob: float, others: Likeliest = ()) -> AnswerToken:
+            return AnswerToken(self._family.decode([index]), logprob, tuple(name(*one) for one in others))
+
+        others = made.likeliest or [()] * len(made.ids)
+        return tuple(map(name, made.ids, made.logprobs, others))
 
 
 @contextmanager

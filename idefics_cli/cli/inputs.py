@@ -178,15 +178,18 @@ def choose_format(options: PromptOptions) -> AnswerFormat | None:
 
 
 def complete_for_format(decoding: Decoding, wanted: AnswerFormat | None, settings: Settings) -> Decoding:
-    """How an answer of a format is drawn: as long as the format needs, without beams. Raises UsageError."""
+    """How an answer of a format is drawn: as long as it needs, without beams of a template. Raises UsageError."""
     if wanted is None:
         return decoding
-    if settings.changes.get("num_beams", 1) > 1:
-        raise UsageError("--num-beams cannot keep to a format", hint="leave it out, or ask without a format")
+    beams = settings.changes.get("num_beams", 1)
+    if beams > 1 and decoding.temperature > 0:
+        raise UsageError(
+            "beams that are drawn cannot keep to a format", hint="leave out --temperature or --num-beams"
+        )
     tokens = settings.changes.get("max_new_tokens", choose_new_tokens(wanted))
     if count_least_characters(wanted) > tokens * MOST_TOKEN_CHARACTERS:
         raise UsageError(f"no answer of {tokens} tokens can have this format", hint="raise --max-new-tokens")
-    return replace(decoding, max_new_tokens=tokens, num_beams=1, stop=())
+    return replace(decoding, max_new_tokens=tokens, num_beams=beams, stop=())
 
 
 def list_lines(path: str, settings: Settings) -> ItemList:

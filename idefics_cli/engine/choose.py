@@ -9,7 +9,7 @@ punished or kept to a grammar goes through `choose`, which knows what each row h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsPr
 
 from ..values import Decoding
 from .constraint import hide_others
+from .generate import Likeliest, list_likeliest
 from .running_row import RunningRow
 
 
@@ -28,6 +29,7 @@ class ChosenToken:
     token: int
     logprob: float
     is_finite: bool
+    likeliest: Likeliest = ()
 
 
 class Draws:
@@ -124,7 +126,11 @@ def choose(logits: Tensor, rows: Sequence[RunningRow], banned: Tensor | None) ->
     draws = list_draws(list(enumerate(rows)), scores.shape[-1])
     if draws is not None:
         draws.renew()
-    return read_chosen(pick(scores, allowed, draws)[1].tolist())
+    chosen = read_chosen(pick(scores, allowed, draws)[1].tolist())
+    return [
+        replace(one, likeliest=list_likeliest(own, row.work.likeliest)) if row.work.likeliest else one
+        for one, own, row in zip(chosen, scores, rows, strict=True)
+    ]
 
 
 def read_chosen(told: Sequence[Sequence[float]]) -> list[ChosenToken]:
@@ -136,8 +142,8 @@ def read_chosen(told: Sequence[Sequence[float]]) -> list[ChosenToken]:
 
 
 def is_guided(row: RunningRow) -> bool:
-    """Whether what a row may say next depends on what it has said."""
-    return row.constraint is not None or bool(_list_penalties(row.work.decoding))
+    """Whether what a row may say next depends on what it has said, or more is told of a token than the token."""
+    return row.constraint is not None or row.work.likeliest > 0 or bool(_list_penalties(row.work.decoding))
 
 
 def _shape(processors: Sequence[Any], ids: Tensor, scores: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class Decoder:
             self._banned = torch.tensor(list(self._family.banned_ids), device=logits.device)
         rows = [RunningRow(self._family, work, logits.device) for work in works]
         for row, chosen in zip(rows, choose(logits, rows, self._banned), strict=True):
-            row.take(chosen.token, chosen.logprob, chosen.is_finite)
+            row.take(chosen.token, chosen.logprob, chosen.is_finite, chosen.likeliest)
         staying = [place for place, row in enumerate(rows) if not row.is_ended or row.work.cache_answer]
         if staying:
             cached = [
@@ -231,7 +231,7 @@ class Decoder:
     def _take(self, slots: Iterable[int], chosen: Sequence[ChosenToken]) -> None:
         for slot, one in zip(slots, chosen, strict=True):
             if slot in self._rows and not self._rows[slot].is_ended:
-                self._rows[slot].take(one.token, one.logprob, one.is_finite)
+                self._rows[slot].take(one.token, one.logprob, one.is_finite, one.likeliest)
             if not one.is_finite:
                 self._broken.add(slot)
 

@@ -195,7 +195,14 @@ class Engine:
             inputs = self._begin(family, prompts, prefix, first.decoding)
             listeners = [work.listener for work in continuations]
             generations = generate(
-                self._model, family, prompts, first.decoding, inputs, listeners, first.constrain
+                self._model,
+                family,
+                prompts,
+                first.decoding,
+                inputs,
+                listeners,
+                first.constrain,
+                first.likeliest,
             )
         return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 

@@ -23,7 +23,7 @@ from transformers import (
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded, Family
 from ..values import Decoding, FinishReason
-from .constraint import MakeConstraint, TokenConstraint, hide_others
+from .constraint import MakeConstraint, TokenConstraint, hide_others, is_allowed
 from .detokenizer import AnswerText, TextStream
 from .listener import Listener
 
@@ -31,12 +31,17 @@ _UNLIKELY = -1e4
 """A logit that is as good as none, and a number in every precision."""
 
 
+Likeliest = tuple[tuple[int, float], ...]
+"""Tokens and their log-probabilities, the likeliest first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One generated text; `new_tokens` counts the token that ended it, which is not among `ids`.
 
     One that is not `is_finite` was computed with what is no number, and is no answer. `logprobs` are of the new tokens,
-    the one that ended it included, as the model gives them without a constraint or a temperature; beams have none.
+    the one that ended it included, as the model gives them without a constraint or a temperature; beams have none. So
+    are the `likeliest` tokens at each place, where they are asked for.
     """
 
     text: str
@@ -45,6 +50,13 @@ class Generation:
     ids: tuple[int, ...] = ()
     is_finite: bool = True
     logprobs: tuple[float, ...] = field(default=(), compare=False)
+    likeliest: tuple[Likeliest, ...] = field(default=(), compare=False)
+
+
+def list_likeliest(scores: Any, count: int) -> Likeliest:
+    """The likeliest tokens of one row of scores."""
+    values, ids = (scores - scores.logsumexp(-1)).topk(min(count, len(scores)))
+    return tuple(zip(ids.tolist(), values.tolist(), strict=True))
 
 
 def is_sampled(decoding: Decoding) -> bool:
@@ -55,7 +67,8 @@ def is_sampled(decoding: Decoding) -> bool:
 class Continuation:
     """A prompt to be continued, who listens, and what the answer may say.
 
-    One that has `cache_answer` leaves its keys and values for prompts that repeat its answer. Beams know no constraint.
+    One that has `cache_answer` leaves its keys and values for prompts that repeat its answer. Constrained beams are not
+    drawn: where there are fewer ways than beams, there is nothing to draw from.
     """
 
     encoded: Encoded
@@ -63,6 +76,8 @@ class Continuation:
     listener: Listener | None = None
     cache_answer: bool = False
     constrain: MakeConstraint | None = None
+    likeliest: int = 0
+    """How many tokens that could have been said are told at each place."""
 
 
 def batch_key(continuation: Continuation) -> Hashable:
@@ -74,8 +89,8 @@ def batch_key(continuation: Continuation) -> Hashable:
     if is_sampled(decoding) or continuation.constrain is not None:
         return decoding, id(continuation)
     if decoding.repetition_penalty != 1.0 or decoding.no_repeat_ngram_size != 0:
-        return decoding, len(continuation.encoded.ids)
-    return (decoding,)
+        return decoding, continuation.likeliest, len(continuation.encoded.ids)
+    return decoding, continuation.likeliest
 
 
 def generate(
@@ -86,12 +101,13 @@ def generate(
     inputs: Mapping[str, Any],
     listeners: Sequence[Listener | None] = (),
     constrain: MakeConstraint | None = None,
+    likeliest: int = 0,
 ) -> list[Generation]:
     """Continue each prompt from its model inputs. Each row may have a listener, who hears it or ends it.
 
     What is constrained is a single row.
     """
-    assert constrain is None or (len(rows) == 1 and decoding.num_beams == 1), "one row and no beams"
+    assert constrain is None or len(rows) == 1, "one row"
     width = inputs["input_ids"].shape[1]
     answers = [AnswerText(family, row.ids, decoding.stop) for row in rows]
     endings: list[StoppingCriteria] = []
@@ -104,10 +120,15 @@ def generate(
     if any(streams):
         endings.append(_Listeners(streams, width, can_stream=decoding.num_beams == 1))
     finite = _Finite(len(rows), family.stop_ids[0] if family.stop_ids else family.pad_id)
-    chosen = _Chosen(width, None if constrain is None else constrain())
+    chosen = _Chosen(likeliest)
     options: dict[str, Any] = {"logits_processor": LogitsProcessorList([finite])}
     if decoding.num_beams == 1:
         options["logits_processor"].append(chosen)
+    kept = None
+    if constrain is not None:
+        kept = _Kept(width, constrain())
+        options["logits_processor"].append(kept)
+        endings.append(_Over(kept))
     if endings:
         options["stopping_criteria"] = StoppingCriteriaList(endings)
     device = find_input_device(model)
@@ -117,13 +138,13 @@ def generate(
             torch.manual_seed(decoding.seed)
         sequences = model.generate(**inputs, generation_config=_build_config(family, decoding), **options)
     generations = [
-        replace(_read(sequence[width:].tolist(), answer, family), is_finite=is_finite)
+        replace(_read(sequence[width:].tolist(), answer, family, kept), is_finite=is_finite)
         for sequence, answer, is_finite in zip(sequences, answers, finite.read(), strict=True)
     ]
     if decoding.num_beams == 1:
         generations = [
-            replace(one, logprobs=own[: one.new_tokens])
-            for one, own in zip(generations, chosen.read(sequences), strict=True)
+            replace(one, logprobs=own[: one.new_tokens], likeliest=others[: one.new_tokens])
+            for one, (own, others) in zip(generations, chosen.read(sequences), strict=True)
         ]
     for stream, generation in zip(streams, generations, strict=True):
         if stream is not None:
@@ -150,7 +171,9 @@ def _build_config(family: Family, decoding: Decoding) -> GenerationConfig:
     return GenerationConfig(**options)
 
 
-def _read(ids: list[int], answer: AnswerText, family: Family) -> Generation:
+def _read(ids: list[int], answer: AnswerText, family: Family, kept: _Kept | None) -> Generation:
+    if kept is not None and (over := kept.find_end(ids)) is not None:
+        return Generation(answer.read(ids[:over]), over, "stop", tuple(ids[:over]))
     end = next((place for place, index in enumerate(ids) if index in family.stop_ids), len(ids))
     words = ids[:end]
     is_stopped = answer.is_stopped(words)
@@ -191,35 +214,84 @@ class _Finite(LogitsProcessor):
 
 
 class _Chosen(LogitsProcessor):
-    """Notes how likely each chosen token was, and keeps a single row to its constraint."""
+    """Notes how likely each chosen token was, and as many of the likeliest ones as are wanted."""
 
-    def __init__(self, width: int, constraint: TokenConstraint | None) -> None:
-        self._width = width
-        self._constraint = constraint
+    def __init__(self, likeliest: int) -> None:
+        self._wanted = likeliest
         self._scores: Any = None
         self._logprobs: list[Any] = []
+        self._likeliest: list[list[Likeliest]] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         self._note(input_ids)
         self._scores = scores
-        if self._constraint is None:
-            return scores
-        if input_ids.shape[1] > self._width:
-            self._constraint.accept(int(input_ids[0, -1]))
-        return hide_others(scores, [self._constraint.allow()])
+        return scores
 
-    def read(self, sequences: Any) -> list[tuple[float, ...]]:
-        """The log-probabilities of each row's new tokens, those after its end included."""
-        if sequences.shape[1] > self._width + len(self._logprobs):
-            self._note(sequences)
+    def read(self, sequences: Any) -> list[tuple[tuple[float, ...], tuple[Likeliest, ...]]]:
+        """What is told of each row's new tokens, those after its end included."""
+        self._note(sequences)
         if not self._logprobs:
-            return [()] * len(sequences)
-        return [tuple(row) for row in torch.stack(self._logprobs, dim=1).tolist()]
+            return [((), ())] * len(sequences)
+        told = torch.stack(self._logprobs, dim=1).tolist()
+        others = zip(*self._likeliest, strict=True) if self._wanted else [()] * len(sequences)
+        return [(tuple(own), tuple(some)) for own, some in zip(told, others, strict=True)]
 
     def _note(self, input_ids: Any) -> None:
-        if self._scores is not None:
-            given = self._scores.gather(-1, input_ids[:, -1:])[:, 0]
-            self._logprobs.append(given - self._scores.logsumexp(-1))
+        if self._scores is None:
+            return
+        given = self._scores.gather(-1, input_ids[:, -1:])[:, 0]
+        self._logprobs.append(given - self._scores.logsumexp(-1))
+        if self._wanted:
+            self._likeliest.append([list_likeliest(row, self._wanted) for row in self._scores])
+        self._scores = None
+
+
+class _Kept(LogitsProcessor):
+    """Keeps each beam of a single row to its own copy of the row's constraint."""
+
+    def __init__(self, width: int, constraint: TokenConstraint) -> None:
+        self._width = width
+        self._states: dict[tuple[int, ...], TokenConstraint | None] = {(): constraint}
+        self._over: set[tuple[int, ...]] = set()
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        states = self.follow(input_ids)
+        return hide_others(scores, [None if state is None else state.allow() for state in states])
+
+    def follow(self, input_ids: Any) -> list[TokenConstraint | None]:
+        """The state of each beam; None for one that says what it may not: no chance is left to it."""
+        said = [tuple(ids) for ids in input_ids[:, self._width :].tolist()]
+        self._states = {ids: self._states[ids] if ids in self._states else self._go_on(ids) for ids in said}
+        return [self._states[ids] for ids in said]
+
+    def end(self, input_ids: Any) -> list[bool]:
+        """Which beams nothing but an end may follow."""
+        ended = [state is not None and state.is_over for state in self.follow(input_ids)]
+        said = input_ids[:, self._width :].tolist()
+        self._over |= {tuple(ids) for ids, is_over in zip(said, ended, strict=True) if is_over}
+        return ended
+
+    def find_end(self, ids: Sequence[int]) -> int | None:
+        """How many of the ids were said before nothing more could be; None where something could."""
+        return next((count for count in range(len(ids) + 1) if tuple(ids[:count]) in self._over), None)
+
+    def _go_on(self, ids: tuple[int, ...]) -> TokenConstraint | None:
+        before = self._states.get(ids[:-1])
+        if before is None or not is_allowed(before.allow(), ids[-1]):
+            return None
+        state = before.copy()
+        state.accept(ids[-1])
+        return state
+
+
+class _Over(StoppingCriteria):
+    """Ends what nothing but an end may follow."""
+
+    def __init__(self, kept: _Kept) -> None:
+        self._kept = kept
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        return torch.tensor(self._kept.end(input_ids), device=input_ids.device, dtype=torch.bool)
 
 
 class _StopStrings(StoppingCriteria):

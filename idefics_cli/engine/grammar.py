@@ -1,12 +1,13 @@
 """Grammars over a checkpoint's tokens: what an answer of a format may say next.
 
-llguidance computes the masks (https://github.com/guidance-ai/llguidance). Its own torch kernels are left alone: they
-would need a C++ compiler.
+llguidance computes the masks (https://github.com/guidance-ai/llguidance), in a thread while the model runs. Its own
+torch kernels are left alone: they would need a C++ compiler.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -57,14 +58,31 @@ class Grammars:
 
 
 class GrammarConstraint:
-    """How far one answer is in its grammar."""
+    """How far one answer is in its grammar. What may come next is worked out at once, not when it is asked for."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
+        self._next: Future[bytes] = _open_pool().submit(matcher.compute_bitmask)
 
     def allow(self) -> Tensor | None:
-        return torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+        return torch.frombuffer(bytearray(self._next.result()), dtype=torch.int32)
 
     def accept(self, token: int) -> None:
+        self._next.result()
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
+            self._next = _open_pool().submit(self._matcher.compute_bitmask)
+
+    def copy(self) -> GrammarConstraint:
+        self._next.result()
+        return GrammarConstraint(self._matcher.deep_copy())
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self._matcher.is_stopped())
+
+
+@cache
+def _open_pool() -> ThreadPoolExecutor:
+    """The thread that works out masks for all answers: it does not hold the interpreter while it does."""
+    return ThreadPoolExecutor(1, thread_name_prefix="masks")

@@ -7,7 +7,7 @@ import torch
 from ..models.families.family import Family
 from ..values import FinishReason
 from .detokenizer import AnswerText, TextStream
-from .generate import Continuation, Generation
+from .generate import Continuation, Generation, Likeliest
 
 
 class RunningRow:
@@ -32,6 +32,7 @@ class RunningRow:
         if work.listener is not None:
             self._stream = TextStream(self._answer, work.listener, family.stop_ids)
         self._logprobs: list[float] = []
+        self._likeliest: list[Likeliest] = []
         self._finish_reason: FinishReason = "length"
         self.is_finite = True
 
@@ -44,10 +45,12 @@ class RunningRow:
         """The tokens that it may have yet."""
         return self.work.decoding.max_new_tokens - len(self.ids)
 
-    def take(self, token: int, logprob: float, is_finite: bool) -> None:
-        """One more token, and whether it was computed with numbers."""
+    def take(self, token: int, logprob: float, is_finite: bool, likeliest: Likeliest = ()) -> None:
+        """One more token, whether it was computed with numbers, and what could have been said instead."""
         self.last = token
         self._logprobs.append(logprob)
+        if self.work.likeliest:
+            self._likeliest.append(likeliest)
         self.is_finite = is_finite
         if not is_finite:
             self.is_ended = True
@@ -59,7 +62,8 @@ class RunningRow:
             return
         self.ids.append(token)
         decoding = self.work.decoding
-        if decoding.stop and self._answer.is_stopped(self.ids):
+        is_over = self.constraint is not None and self.constraint.is_over
+        if is_over or (decoding.stop and self._answer.is_stopped(self.ids)):
             self.is_ended, self._finish_reason = True, "stop"
         elif len(self.ids) >= decoding.max_new_tokens:
             self.is_ended = True
@@ -80,4 +84,5 @@ class RunningRow:
             tuple(self.ids),
             self.is_finite,
             tuple(self._logprobs),
+            tuple(self._likeliest),
         )

@@ -56,7 +56,14 @@ class WholePrompts:
         inputs = to_model(self._model, self._family.collate(prompts))
         listeners = [work.listener for work in works]
         return generate(
-            self._model, self._family, prompts, first.decoding, inputs, listeners, first.constrain
+            self._model,
+            self._family,
+            prompts,
+            first.decoding,
+            inputs,
+            listeners,
+            first.constrain,
+            first.likeliest,
         )
 
     def _count_tokens(self, work: Continuation | Ranking) -> int:

@@ -9,17 +9,30 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..prompts.answer_format import check_schema
 from ..prompts.decoding_ranges import RANGES, check_decoding
-from ..values import Answer, AnswerFormat, Decoding, ImagePart, Message, Part, Prompt, Request, TextPart
+from ..values import (
+    Answer,
+    AnswerFormat,
+    AnswerToken,
+    Decoding,
+    ImagePart,
+    Message,
+    Part,
+    Prompt,
+    Request,
+    TextPart,
+)
 
 TASK = "chat"
 DEFAULT_NEW_TOKENS = 256
 MOST_ANSWERS = 16
+MOST_LIKELIEST = 20
+"""Tokens that could have been said, told of each place."""
 
 
 class StrictSchema(BaseModel):
@@ -117,7 +130,7 @@ class ChatCall(StrictSchema):
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     logprobs: bool | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     user: str | None = Field(default=None, description="Not used.")
 
@@ -159,6 +172,7 @@ class ChatCall(StrictSchema):
                 replace(decoding, seed=decoding.seed + place, stop=() if wanted else decoding.stop),
                 answer_format=wanted,
                 wants_tokens=bool(self.logprobs),
+                likeliest_tokens=self.top_logprobs or 0,
             )
             for place in range(count)
         ]
@@ -167,6 +181,12 @@ class ChatCall(StrictSchema):
         if isinstance(self.response_format, OfSchema):
             return check_schema(self.response_format.json_schema.wanted)
         return check_schema({"type": "object"}) if isinstance(self.response_format, AnyObject) else None
+
+    @model_validator(mode="after")
+    def _tells_tokens(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("`top_logprobs` needs `logprobs: true`")
+        return self
 
     @property
     def wants_usage(self) -> bool:
@@ -230,10 +250,14 @@ def describe_tokens(answer: Answer) -> dict[str, Any] | None:
     if not answer.tokens:
         return None
     content = [
-        {"token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": []}
-        for token, logprob in answer.tokens
+        {**_describe_token(token), "top_logprobs": [_describe_token(other) for other in token.likeliest]}
+        for token in answer.tokens
     ]
     return {"content": content, "refusal": None}
+
+
+def _describe_token(token: AnswerToken) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}
 
 
 def describe_usage(*answers: Answer) -> dict[str, Any]:

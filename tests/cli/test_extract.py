@@ -49,6 +49,16 @@ def test_choices_and_patterns_are_kept_to_the_letter(run: Any) -> None:
     assert run("vqa", CIRCLE, *question, "--regex", "(dark )?(blue|green)").stdout in ("blue\n", "green\n")
 
 
+def test_beams_keep_to_a_schema_too(run: Any) -> None:
+    words = ("extract", CIRCLE, "--schema", json.dumps(SCHEMA), "--model", "shapes", "--num-beams", "2")
+    result = run(*words)
+    assert result.code == 0, result.stderr
+    jsonschema_rs.validator_for(SCHEMA).validate(json.loads(result.stdout))
+    drawn = run(*words, "--temperature", "0.7")
+    assert drawn.code == 2
+    assert "beams that are drawn cannot keep to a format" in drawn.stderr
+
+
 def test_an_answer_that_its_limit_cuts_off_is_no_answer(run: Any) -> None:
     result = run(
         *("extract", CIRCLE, "--fields", "story", "--max-new-tokens", "6"),

@@ -39,6 +39,15 @@ class Script:
     def accept(self, token: int) -> None:
         self.accepted.append(token)
 
+    def copy(self) -> Script:
+        copied = Script(self.ids, self.size)
+        copied.accepted = [*self.accepted]
+        return copied
+
+    @property
+    def is_over(self) -> bool:
+        return False
+
 
 def to_bits(ids: set[int], size: int) -> Tensor:
     words = [
@@ -100,3 +109,76 @@ def test_how_likely_each_token_was_is_told(kind: str) -> None:
         expected = torch.log_softmax(logits.float(), dim=-1)
     for place, (token, given) in enumerate(zip(made.ids, made.logprobs, strict=False)):
         assert math.isclose(given, float(expected[len(row.ids) - 1 + place, token]), abs_tol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_beams", [1, 2, 3])
+def test_beams_keep_to_copies_of_the_constraint(kind: str, num_beams: int) -> None:
+    """Of all that may be said, beams find what is likeliest; a plain search of them all is the oracle."""
+    family, model = opened(kind)
+    row = family.encode(PROMPT, [IMAGE])
+    texts = ("yes yes", "yes no", "no yes", "no blue")
+    allowed = [tuple(family.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    size = model.get_output_embeddings().weight.shape[0]
+    decoding = replace(GREEDY, num_beams=num_beams, length_penalty=0.0)
+    work = Continuation(row, decoding, constrain=lambda: Ways(allowed, size))
+    (done,) = run_all(Engine(model, family), [work], rows=8)
+    assert isinstance(done, Done)
+    made = done.outcome.generation
+    assert made is not None
+    assert made.finish_reason == "stop"
+    assert made.ids in allowed
+    if num_beams < len(allowed) - 1:
+        return
+    with torch.inference_mode():
+        chances = []
+        for ids in allowed:
+            logits = model(**family.collate([replace(row, ids=(*row.ids, *ids))]), use_cache=False).logits[0]
+            own = torch.log_softmax(logits[len(row.ids) - 1 : -1].float(), dim=-1)
+            chances.append(float(own.gather(-1, torch.tensor(ids)[:, None]).sum()))
+    assert made.ids == allowed[chances.index(max(chances))]
+
+
+class Ways:
+    """Allows some texts, and is over at the end of each."""
+
+    def __init__(self, texts: list[tuple[int, ...]], size: int) -> None:
+        self.texts = texts
+        self.size = size
+        self.said: tuple[int, ...] = ()
+
+    def _list_rests(self) -> list[tuple[int, ...]]:
+        count = len(self.said)
+        return [text[count:] for text in self.texts if text[:count] == self.said]
+
+    def allow(self) -> Tensor | None:
+        return to_bits({rest[0] for rest in self._list_rests() if rest}, self.size)
+
+    def accept(self, token: int) -> None:
+        self.said = (*self.said, token)
+
+    def copy(self) -> Ways:
+        copied = Ways(self.texts, self.size)
+        copied.said = self.said
+        return copied
+
+    @property
+    def is_over(self) -> bool:
+        return not any(self._list_rests())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_likeliest_tokens_are_told_beside_the_chosen_one(kind: str) -> None:
+    family, model = opened(kind)
+    row = family.encode(PROMPT, [IMAGE])
+    (outcome,) = Engine(model, family).run([Continuation(row, GREEDY, likeliest=3)])
+    (plain,) = Engine(model, family).run([Continuation(row, GREEDY)])
+    made = outcome.generation
+    assert isinstance(made, Generation)
+    assert made == plain.generation
+    assert len(made.likeliest) == made.new_tokens
+    for token, logprob, (first, *others) in zip(made.ids, made.logprobs, made.likeliest, strict=False):
+        assert first[0] == token
+        assert math.isclose(first[1], logprob, abs_tol=1e-5)
+        assert len(others) == 2
+        assert first[1] >= others[0][1] >= others[1][1]

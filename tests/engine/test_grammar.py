@@ -110,12 +110,14 @@ def answer(kind: str, wanted: list[AnswerFormat | None], decoding: Decoding, row
     kind=st.sampled_from(KINDS),
     rows=st.sampled_from([1, 3]),
     temperature=st.sampled_from([0.0, 1.5]),
+    beams=st.sampled_from([1, 2, 3]),
 )
 def test_whatever_the_weights_an_answer_is_of_its_schema_or_cut_off(
-    schemas: list[dict[str, Any]], kind: str, rows: int, temperature: float
+    schemas: list[dict[str, Any]], kind: str, rows: int, temperature: float, beams: int
 ) -> None:
     wanted = [check_schema(schema) for schema in schemas]
-    decoding = Decoding(max_new_tokens=120, temperature=temperature, seed=3)
+    beams = beams if temperature == 0 else 1
+    decoding = Decoding(max_new_tokens=120 // beams, temperature=temperature, seed=3, num_beams=beams)
     for schema, one, made in zip(schemas, wanted, answer(kind, [*wanted], decoding, rows), strict=True):
         if made.finish_reason == "length":
             continue

@@ -66,10 +66,30 @@ def test_tokens_come_with_their_logarithms_and_answers_in_numbers(client: openai
         tokens = choice.logprobs.content or []
         assert "".join(token.token for token in tokens).strip() == choice.message.content
         assert all(math.isfinite(token.logprob) and token.logprob <= 0 for token in tokens)
+        assert all(token.top_logprobs == [] for token in tokens)
     again = client.chat.completions.create(
         model="shapes", messages=question, temperature=0.7, seed=5, max_tokens=8
     )
     assert again.choices[0].message.content == made.choices[1].message.content
+
+
+def test_what_could_have_been_said_instead_is_told_of_each_token(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "shapes", "messages": ask("What colour is the circle?"), "max_tokens": 8}
+    made = client.chat.completions.create(**asked, logprobs=True, top_logprobs=4)
+    assert made.choices[0].logprobs is not None
+    tokens = made.choices[0].logprobs.content or []
+    assert tokens
+    for token in tokens:
+        likely = [one.logprob for one in token.top_logprobs]
+        assert len(likely) == 4
+        assert likely == sorted(likely, reverse=True)
+        assert (token.top_logprobs[0].token, token.top_logprobs[0].bytes) == (token.token, token.bytes)
+        assert likely[0] == pytest.approx(token.logprob)
+        assert sum(map(math.exp, likely)) <= 1.001
+    with pytest.raises(openai.BadRequestError, match="needs `logprobs: true`"):
+        client.chat.completions.create(**asked, top_logprobs=4)
+    with pytest.raises(openai.BadRequestError, match="top_logprobs"):
+        client.chat.completions.create(**asked, logprobs=True, top_logprobs=21)
 
 
 def test_what_cannot_be_enforced_is_refused_by_name(client: openai.OpenAI) -> None:

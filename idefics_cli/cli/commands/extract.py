@@ -11,9 +11,7 @@ from ..options import PANELS, Images
 from ..settings import Settings
 
 
-@with_options(
-    *PANELS, without=("regex", "choices", "stream", "full_text", "num_beams", "length_penalty", "stop")
-)
+@with_options(*PANELS, without=("regex", "choices", "stream", "full_text", "stop"))
 def extract(
     settings: Settings,
     images: Images = None,
