@@ -18,7 +18,7 @@ import torch
 
 from ..engine.constraint import MakeConstraint
 from ..engine.engine import Engine
-from ..engine.generate import Continuation, Generation, Likeliest
+from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
 from ..engine.oom_retry import Done, free_memory
@@ -39,7 +39,6 @@ from ..models.quantization.kinds import Weights, count_weights
 from ..ranking import normalize, rank
 from ..values import (
     Answer,
-    AnswerToken,
     AnswerWarning,
     Confidence,
     Image,
@@ -50,6 +49,7 @@ from ..values import (
     drop_images,
     list_sources,
 )
+from .answer_tokens import list_tokens, measure_confidence
 from .backend import DEFAULT_BATCH_SIZE, PreparedRequest, Preview, TakePrepared
 from .tasks import Answered, EncodedRequest, TakeTasks, TaskFlow
 
@@ -315,8 +315,8 @@ class LocalBackend:
                 finish_reason=outcome.generation.finish_reason,
                 usage=replace(usage, new_tokens=outcome.generation.new_tokens),
                 seconds=done.seconds,
-                confidence=_measure_confidence(outcome.generation),
-                tokens=self._list_tokens(outcome.generation) if request.wants_tokens else (),
+                confidence=measure_confidence(outcome.generation),
+                tokens=list_tokens(self._family, outcome.generation) if request.wants_tokens else (),
             )
         assert isinstance(task.work, Ranking)
         logprobs = normalize(outcome.scores, request.normalize, task.work.labels, prior)
@@ -330,13 +330,6 @@ class LocalBackend:
             confidence=Confidence(margin=scores[0].logprob - scores[1].logprob) if len(scores) > 1 else None,
         )
 
-    def _list_tokens(self, made: Generation) -> tuple[AnswerToken, ...]:
-        def name(index: int, logprob: float, others: Likeliest = ()) -> AnswerToken:
-            return AnswerToken(self._family.decode([index]), logprob, tuple(name(*one) for one in others))
-
-        others = made.likeliest or [()] * len(made.ids)
-        return tuple(map(name, made.ids, made.logprobs, others))
-
 
 @contextmanager
 def _translated_device_errors() -> Iterator[None]:
@@ -348,10 +341,3 @@ def _translated_device_errors() -> Iterator[None]:
         raise ModelError(
             f"the device failed ({first_line})", hint="try another --device or --dtype"
         ) from error
-
-
-def _measure_confidence(made: Generation) -> Confidence | None:
-    """How likely the tokens of an answer were; None for beams, which do not tell."""
-    if not made.logprobs:
-        return None
-    return Confidence(math.fsum(made.logprobs) / len(made.logprobs), min(made.logprobs))

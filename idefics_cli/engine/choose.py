@@ -18,7 +18,7 @@ from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsPr
 
 from ..values import Decoding
 from .constraint import hide_others
-from .generate import Likeliest, list_likeliest
+from .processors import Likeliest, list_likeliest
 from .running_row import RunningRow
 
 

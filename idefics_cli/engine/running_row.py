@@ -7,7 +7,8 @@ import torch
 from ..models.families.family import Family
 from ..values import FinishReason
 from .detokenizer import AnswerText, TextStream
-from .generate import Continuation, Generation, Likeliest
+from .generate import Continuation, Generation
+from .processors import Likeliest
 
 
 class RunningRow:
