@@ -34,6 +34,8 @@ def dump_row(row: Mapping[str, Any]) -> str:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:
         line = json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False)
+    if line.isascii() and "\x7f" not in line:  # a picture as text is long
+        return line
     return _SURROGATES.sub(_show_surrogate, line.translate(_ESCAPED))
 
 
@@ -55,14 +57,14 @@ def parse_value(data: bytes | str, name: str, *, max_bytes: int = MAX_LINE_BYTES
             text, object_pairs_hook=_collect_pairs, parse_constant=_refuse_constant, parse_float=_parse_float
         )
         # Half a character is what a cut through an escaped emoji leaves; nothing later could encode it.
-        plain = json.dumps(value, ensure_ascii=False) if "\\u" in text else text
+        is_whole = (text is not data and "\\u" not in text) or _is_whole(value)
     except json.JSONDecodeError as error:
         raise BadItem(f"{name} is not JSON: {error.msg} at column {error.colno}") from None
     except ValueError:
         raise BadItem(f"{name} has a number with too many digits") from None
     except RecursionError:
         raise BadItem(f"{name} is nested too deeply") from None
-    if _SURROGATES.search(plain):
+    if not is_whole:
         raise BadItem(f"{name} has half a character (a lone surrogate such as \\ud83d)")
     return value
 
@@ -111,6 +113,24 @@ def _collect_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise BadItem(f"the key {json.dumps(key[:100])} is there twice")
         found[key] = value
     return found
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether there is no half of a character in a value."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += one
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, str) and not one.isascii():
+            try:
+                one.encode()
+            except UnicodeEncodeError:
+                return False
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:

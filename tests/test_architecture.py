@@ -26,6 +26,7 @@ RANKS = {
     "lru": 0,
     "files": 0,
     "content": 0,
+    "child_processes": 0,
     "tables": 0,
     "url_secrets": 0,
     "yaml_reader": 0,

@@ -13,9 +13,10 @@ import contextlib
 import functools
 import re
 import ssl
+import string
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -30,6 +31,7 @@ from .limits import Limits
 from .names import name_source, parse_scheme
 
 MAX_REDIRECTS = 5
+PIECE_LETTERS = 1 << 16
 _REDIRECTS = {301, 302, 303, 307, 308}
 _HEADERS = {
     "User-Agent": f"idefics/{__version__}",
@@ -219,20 +221,43 @@ def _ssl_context() -> ssl.SSLContext:
 
 
 def _parse_data_url(url: str, limits: Limits) -> bytes:
-    header, comma, content = url[5:].partition(",")
-    if not comma:
+    comma = url.find(",", 5)
+    if comma < 0:
         raise SourceError("the data URL has no comma before its data", code="fetch_failed")
-    is_base64 = header.lower().rstrip().endswith(";base64")
+    is_base64 = url[5:comma].lower().rstrip().endswith(";base64")
     # Neither encoding makes data shorter than this, so the cap holds before anything is decoded.
-    if len(content) * 3 // 4 > limits.max_bytes * (1 if is_base64 else 3):
+    if (len(url) - comma - 1) * 3 // 4 > limits.max_bytes * (1 if is_base64 else 3):
         raise SourceError(f"the data URL has more than {limits.max_bytes:,} bytes", code="too_large")
+    pieces = _unquote(url, comma + 1)
     try:
-        data = urllib.parse.unquote_to_bytes(content)
-        if is_base64:
-            packed = b"".join(data.split()).rstrip(b"=")
-            data = base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+        data = b"".join(_decode_base64(pieces) if is_base64 else pieces)
     except (binascii.Error, UnicodeError):
         raise SourceError("the data URL is not valid base64", code="fetch_failed") from None
     if len(data) > limits.max_bytes:
         raise SourceError(f"the data URL has more than {limits.max_bytes:,} bytes", code="too_large")
     return data
+
+
+def _unquote(url: str, start: int) -> Iterator[bytes]:
+    """Percent-encoding undone a piece at a time: escapes are objects as long as that takes, and others wait for it."""
+    while start < len(url):
+        end = min(start + PIECE_LETTERS, len(url))
+        if (cut := url.find("%", max(start + 1, end - 2), end)) >= 0:
+            end = cut  # in the middle of an escape
+        yield urllib.parse.unquote_to_bytes(url[start:end])
+        start = end
+
+
+def _decode_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest, has_ended = b"", False
+    for piece in pieces:
+        packed = piece.translate(None, string.whitespace.encode())
+        bare = packed.rstrip(b"=")
+        if bare and (has_ended or b"=" in bare):
+            raise binascii.Error("there is more after its end")
+        has_ended = has_ended or len(bare) < len(packed)
+        bare = rest + bare
+        whole = len(bare) // 4 * 4
+        yield base64.b64decode(bare[:whole], validate=True)
+        rest = bare[whole:]
+    yield base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True)

@@ -13,8 +13,11 @@ PIXEL_BYTES = 4
 """A decoded pixel."""
 PREPARED_BYTES, PREPARED_PIXELS = 12, 2_000_000
 """A pixel as the model takes it, and about as many as it takes of an image."""
-BODY_COPIES = 4
-"""A body while it is read as JSON: its bytes, its text, and the texts in it."""
+BODY_COPIES = 5
+"""A body while it is read as JSON: its bytes, here and in the process that reads it, its text, and the texts in it."""
+
+MESSAGE_COPIES = 4
+"""A message of pixels: as it came, as pictures, and as the model takes them."""
 
 
 class OverBudget(Exception):
@@ -31,10 +34,14 @@ class MemoryBudget:
     def used_bytes(self) -> int:
         return self._used_bytes
 
-    def change(self, count: int) -> None:
-        """Take more, or give back. Raises OverBudget."""
+    def change(self, count: int, *, is_own: bool = False) -> None:
+        """Take more, or give back. Raises OverBudget.
+
+        What the user's own commands send may be more than all of it, where nobody holds anything.
+        """
         with self._lock:
-            if count > 0 and self._used_bytes + count > self.total_bytes:
+            is_over = self._used_bytes + count > self.total_bytes
+            if count > 0 and is_over and not (is_own and self._used_bytes == 0):
                 raise OverBudget
             self._used_bytes += count
 
@@ -54,12 +61,12 @@ class Holding:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def grow(self, count: int) -> None:
+    def grow(self, count: int, *, is_own: bool = False) -> None:
         """Hold more. Raises OverBudget, also when the call has ended."""
         with self._lock:
             if self._is_closed:
                 raise OverBudget
-            self._budget.change(count)
+            self._budget.change(count, is_own=is_own)
             self._bytes += count
 
     def close(self) -> None:

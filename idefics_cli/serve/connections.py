@@ -20,6 +20,8 @@ WRITE_SECONDS = 30.0
 """The longest that a client may leave an answer unread."""
 MOST_CONNECTIONS, MOST_OF_AN_ADDRESS = 512, 256
 SPARE_FILES = 48
+READ_BYTES = 1 << 16
+"""What is taken from one connection before it is another's turn."""
 LOG_LINES_A_MINUTE, LOG_LINES = 10, 2000
 
 
@@ -72,6 +74,7 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         self.address = self.client[0] if self.client else ""
         if not self.door.enter(self):
             transport.abort()

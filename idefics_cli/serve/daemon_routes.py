@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.requests import Request as Call
@@ -16,16 +17,21 @@ from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
 from ..backends.daemon.protocol import dump_line, dump_outcomes, unpack
 from ..errors import ModelError, to_item_error
 from ..values import Image, Request
-from .body import read_body
+from .body import count_declared, read_body, read_pieces
+from .budget import MESSAGE_COPIES, Holding, OverBudget
 from .call import RETRY_AFTER_SECONDS, CallError, PendingCall, refuse, wait_until_gone
 from .scheduler import Refused
 from .state import ServerState
+
+ROOM_SECONDS = 0.05
+"""How often a command that waits for room looks for it."""
 
 
 def list_private_routes(state: ServerState) -> list[Route]:
     async def open_session(call: Call) -> Response:
         """Say who this is; the server does not end as long as the reply goes on."""
-        constraints = json.loads(await read_body(call, 1_000_000))
+        with Holding(state.budget) as holding:
+            constraints = json.loads(b"".join(await read_body(call, 1_000_000, holding)))
         hello = state.describe()
         if difference := describe_difference(state.identity, constraints["identity"]):
             reason = f"the running server has {_name(state)} {difference}".rstrip()
@@ -44,20 +50,19 @@ def list_private_routes(state: ServerState) -> list[Route]:
         return StreamingResponse(_hold(call, state, {**hello, "is_open": True}))
 
     async def answer(call: Call) -> Response:
-        message = await read_body(call, None)
-        try:
-            requests, images, others = await asyncio.to_thread(unpack, message)
-        except ValueError as error:
-            raise CallError(400, str(error)) from error
-        return StreamingResponse(_answer(call, state, requests, images, streams=bool(others["streams"])))
+        with ExitStack() as stack:
+            requests, images, others = await _receive(call, state, stack)
+            streams = bool(others["streams"])
+            return StreamingResponse(_answer(call, state, requests, images, stack.pop_all(), streams=streams))
 
     async def preview(call: Call) -> Response:
-        requests, images, _ = await asyncio.to_thread(unpack, await read_body(call, None))
-        shown = state.scheduler.call(lambda: state.backend.preview(requests[0], images))
-        try:
-            found = await asyncio.wrap_future(shown)
-        except BaseException as error:
-            return Response(dump_line({"outcomes": dump_outcomes([to_item_error(error)])}))
+        with ExitStack() as stack:
+            requests, images, _ = await _receive(call, state, stack)
+            shown = state.scheduler.call(lambda: state.backend.preview(requests[0], images))
+            try:
+                found = await asyncio.wrap_future(shown)
+            except BaseException as error:
+                return Response(dump_line({"outcomes": dump_outcomes([to_item_error(error)])}))
         fields = {
             "text": found.text,
             "image_tokens": found.image_tokens,
@@ -86,6 +91,31 @@ def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str
     return "as it was before its files changed" if own["content"] != asked["content"] else ""
 
 
+async def _receive(
+    call: Call, state: ServerState, stack: ExitStack
+) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
+    """What a command sent, read once there is room for all of it. The stack holds that room. Raises CallError."""
+    holding = stack.enter_context(Holding(state.budget))
+    declared = count_declared(call)
+    while True:
+        try:
+            holding.grow(MESSAGE_COPIES * declared, is_own=True)
+            break
+        except OverBudget:
+            if state.ending.is_set():
+                raise refuse(Refused(is_ending=True)) from None
+            await asyncio.sleep(ROOM_SECONDS)
+    message = bytearray()
+    async for piece in read_pieces(call):
+        message += piece
+        if len(message) > declared:
+            raise CallError(413, "the message is longer than it says")
+    try:
+        return await asyncio.to_thread(unpack, message)
+    except ValueError as error:
+        raise CallError(400, str(error)) from error
+
+
 async def _hold(call: Call, state: ServerState, hello: Mapping[str, Any]) -> AsyncIterator[bytes]:
     with state.track_call():
         yield dump_line(hello)
@@ -98,11 +128,17 @@ async def _hold(call: Call, state: ServerState, hello: Mapping[str, Any]) -> Asy
 
 
 async def _answer(
-    call: Call, state: ServerState, requests: list[Request], images: dict[str, Image], *, streams: bool
+    call: Call,
+    state: ServerState,
+    requests: list[Request],
+    images: dict[str, Image],
+    held: ExitStack,
+    *,
+    streams: bool,
 ) -> AsyncIterator[bytes]:
     """Lines: pieces of text, and at last the outcomes, or why there are none."""
     try:
-        with state.track_call():
+        with held, state.track_call():
             async with PendingCall(call, state, requests, images, streams=streams) as pending:
                 async for piece in pending.pieces():
                     yield dump_line({"text": piece})

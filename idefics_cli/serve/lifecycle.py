@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from .state import ServerState
 
 WATCH_SECONDS = 0.1
 BACKLOG = 512
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the event loop waiting, which lets go with each of hundreds of sockets that it reads."""
 INTERRUPTED = 130
 _log = logging.getLogger("idefics.serve")
 
@@ -96,6 +99,7 @@ def serve(
         state = open_state()
         keep_loaded()
         bound_logs()
+        sys.setswitchinterval(SWITCH_SECONDS)
         asyncio.get_running_loop().set_exception_handler(_log_briefly)
         listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(state), _open_unix(folder))]
         if tcp is not None and address is not None:

@@ -19,6 +19,7 @@ import anyio
 
 from .. import __version__
 from ..backends.local import LocalBackend
+from ..child_processes import ChildProcesses
 from ..errors import PromptError
 from ..images import Limits
 from ..values import Request, TextPart
@@ -71,6 +72,10 @@ class ServerState:
     scheduler: Scheduler = field(init=False)
     loads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOADS_AT_ONCE))
     parses: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PARSES_AT_ONCE))
+    readers: ChildProcesses = field(
+        default_factory=lambda: ChildProcesses(f"{__package__}.json_process", PARSES_AT_ONCE)
+    )
+    """Of large bodies."""
     budget: MemoryBudget = field(init=False)
     decodes: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(DECODES_AT_ONCE))
     callers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CALLERS_AT_ONCE))
@@ -144,6 +149,7 @@ class ServerState:
         """Give freed memory back to the system, once after all work is done for a while."""
         if self._was_used and not self._is_resting and self.idle_seconds >= REST_SECONDS:
             self._is_resting = True
+            self.readers.end_idle()
             release_freed()
 
     def describe(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_nothing_is_left_behind_and_nothing_said() -> None:
         "    except SourceError: sys.stdout.write('refused ')\n"
         "    else: sys.stdout.write('decoded ')\n"
         "from idefics_cli.images import isolated\n"
-        "sys.stdout.write(' '.join(str(process.pid) for process in isolated._idle))\n"
+        "sys.stdout.write(' '.join(map(str, isolated.decoders.idle_ids)))\n"
     )
     jp2, tiff = io.BytesIO(), io.BytesIO()
     PIL.Image.new("RGB", (64, 64), "red").save(jp2, "JPEG2000")

@@ -9,9 +9,11 @@ import io
 import logging
 import socket
 import time
+import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import brotli  # type: ignore[import-untyped]
@@ -24,7 +26,7 @@ from idefics_cli import __version__
 from idefics_cli.errors import SourceCode, SourceError
 from idefics_cli.images import Limits, load
 from idefics_cli.images.addresses import is_public
-from idefics_cli.images.fetch import fetch
+from idefics_cli.images.fetch import PIECE_LETTERS, fetch
 from tests.rivals import count_rivals
 from tests.site import Page, Site, open_site
 
@@ -435,3 +437,29 @@ def test_whole_answers_of_other_numbers_are_read(
         assert fetch(url, QUICK) == png()
     else:
         fails(url, "fetch_failed", f"the server answered {status}")
+
+
+def test_a_data_url_is_read_a_piece_at_a_time() -> None:
+    random = Random(1)
+    for size in (0, 1, 2, 3, 4, *range(PIECE_LETTERS * 3 // 4 - 4, PIECE_LETTERS * 3 // 4 + 5), 200_000):
+        data = random.randbytes(size)
+        plain = base64.b64encode(data).decode()
+        escaped = "".join(f"%{ord(letter):02x}" for letter in plain)
+        spaced = " \n".join(plain[start : start + 7] for start in range(0, len(plain), 7))
+        for content in (plain, plain.rstrip("="), escaped, spaced):
+            assert fetch(f"data:image/png;base64,{content}", Limits()) == data
+        assert fetch(f"data:,{urllib.parse.quote(data)}", Limits()) == data
+    full = "A" * PIECE_LETTERS
+    for content in (
+        "ab=c",
+        "a",
+        "ab==ab==",
+        "a!bc",
+        "é",
+        "abcd=ef",
+        "%zz",
+        f"{full}a",
+        f"{full[:-1]}={full}",
+    ):
+        with pytest.raises(SourceError, match="not valid base64"):
+            fetch(f"data:;base64,{content}", Limits())

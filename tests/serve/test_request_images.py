@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from idefics_cli.images import Limits
-from idefics_cli.images.isolated import end_idle
+from idefics_cli.images.isolated import decoders
 from idefics_cli.serve.budget import Holding
 from idefics_cli.serve.request_images import load_images
 from idefics_cli.serve.state import Rules, ServerState
@@ -40,7 +40,7 @@ def test_a_decode_ends_with_its_call() -> None:
             await asyncio.sleep(0.05)
         assert count_decoders() == 0
 
-    end_idle()  # those that other tests have left for later
+    decoders.end_idle()  # those that other tests have left for later
     asyncio.run(give_up())
 
 
