@@ -25,6 +25,7 @@ from .generate import Continuation
 from .image_features import Features
 from .inputs import lay_rows, place_rows, to_model
 from .kv_cache import open_cache
+from .masks import Mask, list_windows, mask_prompts
 from .prefix_cache import Prefix, Prefixes
 from .running_row import RunningRow
 from .slot_cache import CachedRow, SlotCache
@@ -68,8 +69,7 @@ class Decoder:
         self._device = find_input_device(model)
         self._graphs = graphs or StepGraphs(self._device)
         self._pace = pace or PACES.get(self._device.type, PACES["cpu"])
-        window = getattr(family.text_config, "sliding_window", None)
-        self._state = SlotState(model.dtype, self._device, window)
+        self._state = SlotState(model.dtype, self._device, list_windows(family))
         self._cache = SlotCache(self._state, rounds_slots=self._pace.rounds_slots)
         self._rows: dict[int, RunningRow] = {}
         self._images: dict[str, Tensor] = {}
@@ -102,7 +102,7 @@ class Decoder:
         cache = open_cache(prefix.layers, len(works))
         logits = self._model(
             input_ids=ids[:, prefix.length :],
-            attention_mask=mask,
+            attention_mask=mask_prompts(self._model, self._family, prompts, prefix.length, mask, width),
             position_ids=place_rows(self._family, prompts, prefix.length, mask)[..., prefix.length :],
             past_key_values=cache,
             use_cache=True,
@@ -202,7 +202,7 @@ class Decoder:
             return self._step.run(self._state, self._cache.buffers, self._seen.view(self._cache.slots))
         logits: Tensor = self._model(
             input_ids=self._state.tokens,
-            attention_mask=self._fit_mask(self._state.mask),
+            attention_mask=self._fit_masks(),
             position_ids=self._state.positions,
             past_key_values=self._cache.open_cache(),
             use_cache=True,
@@ -310,10 +310,11 @@ class Decoder:
             joined[slots] = _pad_to(new, sizes)
             self._images[name] = joined
 
-    def _fit_mask(self, mask: Tensor) -> Tensor:
+    def _fit_masks(self) -> Mask:
+        masks = self._state.masks
         if self._model.config._attn_implementation in _MASKED:
-            return mask
-        return (mask[:, 0, 0] == 0).long()
+            return masks.get("", masks)
+        return (self._state.mask[:, 0, 0] == 0).long()
 
     def _keep_answer(self, slot: int, row: RunningRow) -> None:
         """Keep what was computed for an answer that prompts will go on from; its last token was never run."""

@@ -19,9 +19,12 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from ..models.families.family import Family
 from .cross_attention import CrossLayer, SeenImages, see_images
 from .kv_cache import ROOM_TOKENS
+from .masks import list_windows
 from .matrices import Matrix, choose_kind, is_plain, normalize
 from .slot_state import SlotState
 
+PLAIN_TEXTS = ("llama", "mistral")
+"""What may be inside of another model: others multiply or add where these do not."""
 PLAIN_ROTATIONS = ("default", "linear", "llama3")
 """How positions may be rotated for a table to tell all of it."""
 
@@ -68,8 +71,16 @@ class DecoderStep:
     def open(cls, model: Any, family: Family) -> DecoderStep | None:
         """None where the model has to be run as it is."""
         text = getattr(model.model, "text_model", model.model)
+        inner = getattr(text, "language_model", None)
+        if inner is not None and inner.config.model_type in PLAIN_TEXTS:
+            text = inner
         layers = getattr(text, "layers", None)
-        if not family.has_slots or layers is None or not all(_is_plain(layer) for layer in layers):
+        if (
+            not family.has_slots
+            or len(list_windows(family)) > 1
+            or layers is None
+            or not all(_is_plain(layer) for layer in layers)
+        ):
             return None
         if any(hasattr(module, "_hf_hook") for module in model.modules()):
             return None

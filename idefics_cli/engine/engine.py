@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -33,6 +33,7 @@ from .label_scoring import (
     score_packed,
     score_rows,
 )
+from .masks import mask_prompts
 from .prefix_cache import Prefix, Prefixes, PrefixUnits
 from .step_graph import StepGraphs
 from .whole_prompts import WholePrompts
@@ -231,11 +232,20 @@ class Engine:
         if decoding.num_beams > 1:
             # The beams part at the first new token: all before it is run once, not once a beam.
             if width > 1:
-                begun = [TokenRange(one.encoded, one.start, one.stop - 1) for one in token_ranges]
+                begun = [
+                    TokenRange(_leave_last(one.encoded), one.start, one.stop - 1) for one in token_ranges
+                ]
                 head = family.for_forward(family.image_inputs(begun, width - 1, features))
                 self._model(
                     input_ids=ids[:, prefix.length : -1],
-                    attention_mask=mask[:, :-1],
+                    attention_mask=mask_prompts(
+                        self._model,
+                        family,
+                        [one.encoded for one in begun],
+                        prefix.length,
+                        mask[:, :-1],
+                        width - 1,
+                    ),
                     position_ids=positions[..., prefix.length : -1],
                     past_key_values=cache,
                     use_cache=True,
@@ -277,14 +287,22 @@ class Engine:
         return [Outcome(made, ()) for made in self._whole.write(continuations)]
 
 
+def _leave_last(encoded: Encoded) -> Encoded:
+    return replace(encoded, ids=encoded.ids[:-1])
+
+
 def _count_new_tokens(work: Work) -> int:
     return work.decoding.max_new_tokens if isinstance(work, Continuation) else 0
 
 
 def _count_token_bytes(model: Any, family: Family) -> int:
     """About what a token of a batch holds: its keys and values, twice while they grow, and its activations."""
-    text = family.text_config
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    kept = 2 * text.num_hidden_layers * heads * size
-    return int((2 * kept + 16 * text.hidden_size) * torch.finfo(model.dtype).bits // 8)
+    kept = 0
+    layers = (
+        family.text_config.per_layer_config or [family.text_config] * family.text_config.num_hidden_layers
+    )
+    for layer in layers:
+        heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+        size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+        kept += 2 * heads * size
+    return int((2 * kept + 16 * family.text_config.hidden_size) * torch.finfo(model.dtype).bits // 8)

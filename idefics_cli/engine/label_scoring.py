@@ -23,6 +23,7 @@ from .image_features import Features
 from .inputs import count_positions, lay_rows, place_rows, to_model
 from .kv_cache import open_cache
 from .label_trie import PROMPT, Labels, PackedRow, pack
+from .masks import finish, show_prompts
 from .prefix_cache import Prefix
 
 ROW_TOKENS = 500
@@ -87,12 +88,14 @@ def score_packed(
             images = family.last_image_inputs(images, count)
             cache.crop(-labels_run)
         labels_run = count
-        visible, positions = _show(mask, placed, skipped, row, tokens.shape[1], _find_window(family))
+        visible, order = _show(family, prompts, prefix.length, mask, row, tokens.shape[1])
+        after = order[:, -count:] + skipped
+        positions = torch.cat([placed, after.expand(*placed.shape[:-1], -1)], dim=-1)
         with _dense_attention(model):
             logits = model(
                 input_ids=tokens,
-                attention_mask=_to_additive(visible, model.dtype),
-                position_ids=positions,
+                attention_mask=finish(family, visible, order, model.dtype),
+                position_ids=positions[..., -tokens.shape[1] :],
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=count + 1 if last is None else count,
@@ -140,25 +143,27 @@ def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float
 
 
 def _show(
-    mask: Tensor, placed: Tensor, skipped: Tensor, row: PackedRow, queries: int, window: int | None
+    family: PlaceholderFamily,
+    prompts: Sequence[Encoded],
+    prefix: int,
+    mask: Tensor,
+    row: PackedRow,
+    queries: int,
 ) -> tuple[Tensor, Tensor]:
-    """What each of the last `queries` tokens may see, and their positions. The labels stand after the prompts."""
-    count = len(row.tokens)
-    prompts, width = mask.shape
+    """What each of the last `queries` tokens may see, and the count of tokens up to each.
+
+    The labels stand after the prompts.
+    """
+    count, (rows, width) = len(row.tokens), mask.shape
     depths = torch.tensor(row.depths, dtype=torch.long, device=mask.device)
-    after = mask.sum(-1, keepdim=True) + skipped + depths
-    positions = torch.cat([placed, after.expand(*placed.shape[:-1], -1)], dim=-1)
-    visible = torch.zeros(prompts, queries, width + count, dtype=torch.bool, device=mask.device)
-    order = torch.arange(width, device=mask.device)
+    order = torch.cat([count_positions(mask), mask.sum(-1, keepdim=True) + depths], dim=-1)
+    visible = torch.zeros(rows, queries, width + count, dtype=torch.bool, device=mask.device)
     own = queries - count
-    visible[:, :own, :width] = (order <= order[width - own :, None]) & mask[:, None].bool()
+    if own:
+        visible[:, :own, :width] = show_prompts(family, prompts, prefix, mask, own)
     visible[:, own:, :width] = mask[:, None].bool()
     visible[:, own:, width:] = _show_ancestors(row).to(mask.device)
-    last = positions[..., -queries:]
-    if window is not None:
-        order = torch.cat([count_positions(mask), mask.sum(-1, keepdim=True) + depths], dim=-1)
-        visible &= order[:, -queries:, None] - order[:, None] < window
-    return visible, last
+    return visible, order
 
 
 @lru_cache(maxsize=32)
@@ -169,16 +174,6 @@ def _show_ancestors(row: PackedRow) -> Tensor:
         if parent != PROMPT:
             above[place] |= above[parent]
     return above
-
-
-def _to_additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=visible.device)
-    return torch.where(visible, hidden.new_zeros(()), hidden)[:, None]
-
-
-def _find_window(family: Family) -> int | None:
-    window: int | None = getattr(family.text_config, "sliding_window", None)
-    return window
 
 
 @contextmanager

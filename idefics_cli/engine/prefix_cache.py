@@ -7,7 +7,7 @@ longer one goes on from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -22,6 +22,7 @@ from .batching import PrefixUnit
 from .image_features import Features
 from .inputs import to_model
 from .kv_cache import open_cache, read_cache
+from .masks import mask_prompts
 
 PrefixUnits = tuple[PrefixUnit, ...]
 LATEST = 32
@@ -118,8 +119,15 @@ class Prefixes:
         images = self._family.image_inputs([token_range], cut - base.length, features)
         cache = open_cache(base.layers)
         device = find_input_device(self._model)
+        seen: dict[str, Any] = {}
+        if self._family.sees_ahead:
+            ones = torch.ones((1, cut), dtype=torch.long, device=device)
+            begun = [replace(encoded, ids=encoded.ids[:cut])]
+            mask = mask_prompts(self._model, self._family, begun, 0, ones, cut - base.length)
+            seen = {"attention_mask": mask}
         self._model(
             input_ids=torch.tensor([encoded.ids[base.length : cut]], device=device),
+            **seen,
             position_ids=self._place(encoded, base.length, cut).to(device),
             past_key_values=cache,
             use_cache=True,

@@ -17,10 +17,13 @@ from torch import Tensor
 class SlotState:
     """The state of all slots. A token's keys go to the column `place`, its position counts what its row has before."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, window: int | None = None) -> None:
+    def __init__(
+        self, dtype: torch.dtype, device: torch.device, windows: Mapping[str, int | None] | None = None
+    ) -> None:
         self._dtype = dtype
         self._device = device
-        self._window = window
+        self._windows = windows or {"": None}
+        """How far each kind of layers looks back."""
         self._hidden = torch.finfo(dtype).min
         self.place = torch.zeros(1, dtype=torch.long, device=device)
         self.version = 0
@@ -30,28 +33,35 @@ class SlotState:
     def clear(self) -> None:
         """Hold nothing."""
         self.version += 1
-        self._mask = torch.empty((0, 1, 1, 0), dtype=self._dtype, device=self._device)
-        self._counts = torch.empty((0, 3), dtype=torch.long, device=self._device)
-        self.mask, self.tokens, self.positions = self._mask, self._counts[:, :1], self._counts[:, 1:2]
+        empty = torch.empty((len(self._windows), 0, 1, 1, 0), dtype=self._dtype, device=self._device)
+        self._masks, self._counts = empty, torch.empty((0, 3), dtype=torch.long, device=self._device)
+        self.mask, self.tokens, self.positions = empty[0], self._counts[:, :1], self._counts[:, 1:2]
+        self.masks: dict[str, Tensor] = {}
+        """What is added to attention, by the kind of layers; `mask` is the first."""
 
     def draw(self, lengths: Sequence[int], skipped: Sequence[int], position: int, columns: int) -> None:
         """What slots of so many tokens see, 0 being a free one, where all end at a column."""
         slots = len(lengths)
-        if slots > len(self._mask) or columns > self._mask.shape[-1]:
-            shape = (max(slots, len(self._mask)), 1, 1, max(columns, self._mask.shape[-1]))
-            self._mask = torch.empty(shape, dtype=self._dtype, device=self._device)
-            former, self._counts = self._counts, torch.zeros((shape[0], 3), device=self._device).long()
+        kinds, rows, _, _, most = self._masks.shape
+        if slots > rows or columns > most:
+            shape = (kinds, max(slots, rows), 1, 1, max(columns, most))
+            self._masks = torch.empty(shape, dtype=self._dtype, device=self._device)
+            former, self._counts = self._counts, torch.zeros((shape[1], 3), device=self._device).long()
             self._counts[: len(former)] = former
             self.version += 1
-        self.mask = self._mask[:slots, ..., :columns]
+        self.masks = {
+            kind: mask[:slots, ..., :columns] for kind, mask in zip(self._windows, self._masks, strict=True)
+        }
+        self.mask = next(iter(self.masks.values()))
         self.tokens, self.positions, self._steps = (self._counts[:slots, one : one + 1] for one in range(3))
         ends = torch.tensor(lengths)[:, None]
-        starts = position - ends
-        if self._window is not None:
-            starts = starts.clamp(min=position - self._window)
         places = torch.arange(columns)
-        visible = (places >= starts) & (places < position)
-        self.mask.copy_(torch.where(visible, 0.0, self._hidden)[:, None, None])
+        for kind, window in self._windows.items():
+            starts = position - ends
+            if window is not None:
+                starts = starts.clamp(min=position - window)
+            visible = (places >= starts) & (places < position)
+            self.masks[kind].copy_(torch.where(visible, 0.0, self._hidden)[:, None, None])
         self.positions.copy_(ends + torch.tensor(skipped)[:, None])
         self._steps.copy_((ends > 0).long())
         self.place.fill_(position)
@@ -63,12 +73,14 @@ class SlotState:
 
     def begin(self) -> None:
         """Show the column that is about to be written, and hide the one that leaves a window."""
-        self.mask.index_fill_(-1, self.place, 0)
-        if self._window is not None:
-            former = (self.place - self._window).clamp(min=0)
-            seen = self.mask.index_select(-1, former)
-            hidden = torch.where(self.place >= self._window, self._hidden, seen)
-            self.mask.index_copy_(-1, former, hidden.to(self._dtype))
+        for kind, window in self._windows.items():
+            mask = self.masks[kind]
+            mask.index_fill_(-1, self.place, 0)
+            if window is not None:
+                former = (self.place - window).clamp(min=0)
+                seen = mask.index_select(-1, former)
+                hidden = torch.where(self.place >= window, self._hidden, seen)
+                mask.index_copy_(-1, former, hidden.to(self._dtype))
 
     def end(self, tokens: Tensor) -> None:
         """Go on with the tokens that were chosen."""

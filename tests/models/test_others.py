@@ -16,7 +16,6 @@ import transformers
 from idefics_cli.backends.local import LocalBackend
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.generate import Continuation
-from idefics_cli.models.families import find_way
 from idefics_cli.models.families.chat_template import ChatTemplateFamily
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.models.families.image_processors import explain_missing
@@ -35,19 +34,36 @@ from idefics_cli.values import (
     Request,
     TextPart,
 )
-from tests.models.others import KINDS, other
+from tests.models.mrope_kinds import MROPE_KINDS
+from tests.models.others import ALL, TEMPLATED, other
 from tests.models.tiny import assistant, picture, user
 
 A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 40))
 IMAGES = {image.source: image for image in (A, B, C)}
-OPEN = list(KINDS)
-TEMPLATED = [name for name in OPEN if find_way(name) == "templated"]
-PROMPTS: tuple[Prompt, ...] = (
-    (user(A, "What is this?"),),
-    (user("And this", B, "or", C, "this?"),),
-    (user(A, "What?"), assistant("A dog."), user(B, "And this?")),
-    (user("No image at all?"),),
-)
+OPEN = list(ALL)
+WANTS_TEXT = ("glm4v", "mllama")
+"""Those whose templates print some turns as they are."""
+SYSTEM = Message("system", (TextPart("Be brief."),))
+FORMS: dict[str, Prompt] = {
+    "one image": (user(A, "What is this?"),),
+    "among words": (user("And this", B, "or", C, "this?"),),
+    "turns": (user(A, "What?"), assistant("A dog."), user(B, "And this?")),
+    "text alone": (user("No image at all?"),),
+    "system": (SYSTEM, user(A, "Which colour?")),
+    "begun reply": (user(B, "What is in this image?"), assistant("This picture depicts")),
+    "shots": (
+        *(user(A, "Which colour?"), assistant("red")),
+        *(user(B, "Which colour?"), assistant("blue")),
+        user(C, "Which colour?"),
+    ),
+    "shots of text": (user("Which?"), assistant("red"), user("Which?"), assistant("blue"), user(A, "Which?")),
+    "words first": (user("Question: what is this?", A),),
+    "side by side": (user(A, B, C, "Compare."),),
+    "the same twice": (user(A, "and", A, "are the same?"),),
+}
+BRIEF = ("one image", "among words", "turns", "text alone")
+FORM = [pytest.param(form, marks=() if form in BRIEF else pytest.mark.slow) for form in FORMS]
+PROMPTS = tuple(FORMS[form] for form in BRIEF)
 GREEDY = Decoding(max_new_tokens=6)
 
 
@@ -67,21 +83,33 @@ def pictures_of(prompt: Prompt) -> list[Image]:
 def plain_inputs(name: str, prompt: Prompt, ending: str | None = None) -> dict[str, Any]:
     """What the processor itself makes of a conversation."""
     processor = opened(name)[0].processor
-    messages = [
-        {
-            "role": message.role,
-            "content": [
-                {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-                for part in message.parts
-            ],
-        }
-        for message in prompt
-    ]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=ending is None)
+    messages = [{"role": message.role, "content": write_content(name, message)} for message in prompt]
+    is_begun = ending is None and prompt[-1].role == "assistant"
+    thinks = {"enable_thinking": False} if "enable_thinking" in processor.chat_template else {}
+    text = processor.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=ending is None and not is_begun,
+        continue_final_message=is_begun,
+        **thinks,
+    )
     if ending is not None:
-        text = text[: text.rindex(ending) + len(ending)]
+        (label,) = (part.text for part in prompt[-1].parts if isinstance(part, TextPart))
+        text = text[: text.rindex(label) + len(label)] + ending
+    bos = processor.tokenizer.bos_token
     pictures = [image.pixels for image in pictures_of(prompt)]
-    return dict(processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt"))
+    options = {"add_special_tokens": False} if text.startswith(bos) else {}
+    made = processor(text=[text], images=[pictures] if pictures else None, **options)
+    return dict(made.convert_to_tensors("pt"))
+
+
+def write_content(name: str, message: Message) -> Any:
+    if name in WANTS_TEXT and len(message.parts) == 1 and isinstance(message.parts[0], TextPart):
+        return message.parts[0].text
+    return [
+        {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+        for part in message.parts
+    ]
 
 
 @torch.inference_mode()
@@ -106,21 +134,22 @@ def answers_of(name: str, requests: Sequence[Request], batch_size: int) -> list[
     return [answer for answer in answers if isinstance(answer, Answer)]
 
 
+@pytest.mark.parametrize("form", FORM)
 @pytest.mark.parametrize("name", OPEN)
-def test_prompts_make_the_ids_of_the_processor(name: str) -> None:
+def test_prompts_make_the_ids_of_the_processor(name: str, form: str) -> None:
     family, _ = opened(name)
-    for prompt in PROMPTS:
-        found = family.encode(prompt, pictures_of(prompt))
-        assert list(found.ids) == plain_inputs(name, prompt)["input_ids"][0].tolist()
+    found = family.encode(FORMS[form], pictures_of(FORMS[form]))
+    assert list(found.ids) == plain_inputs(name, FORMS[form])["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("forms", [BRIEF, pytest.param(tuple(FORMS), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OPEN)
-def test_answers_are_those_of_plain_transformers(name: str, batch_size: int) -> None:
+def test_answers_are_those_of_plain_transformers(name: str, forms: tuple[str, ...], batch_size: int) -> None:
     family, _ = opened(name)
-    requests = [Request(str(n), "vqa", prompt, GREEDY) for n, prompt in enumerate(PROMPTS)]
-    for prompt, answer in zip(PROMPTS, answers_of(name, requests, batch_size), strict=True):
-        assert answer.text.strip() == family.decode(plain_answer(name, prompt)).strip()
+    requests = [Request(form, "vqa", FORMS[form], GREEDY) for form in forms]
+    for form, answer in zip(forms, answers_of(name, requests, batch_size), strict=True):
+        assert answer.text.strip() == family.decode(plain_answer(name, FORMS[form])).strip(), form
 
 
 @pytest.mark.parametrize("name", TEMPLATED)
@@ -136,7 +165,7 @@ def test_shots_are_shared_and_change_no_answer(name: str) -> None:
     assert max(answer.usage.shared_tokens for answer in answers) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in OPEN if name.startswith("qwen")])
+@pytest.mark.parametrize("name", MROPE_KINDS)
 def test_tokens_of_images_are_placed_as_the_model_places_them(name: str) -> None:
     family, model = opened(name)
     for prompt in PROMPTS[:3]:
@@ -166,12 +195,11 @@ def test_labels_are_scored_as_the_template_writes_them(name: str) -> None:
     labels = ("red", "blue", "a red dog")
     choices = tuple(Choice(label, f" {label}\n") for label in labels)
     (answer,) = answers_of(name, [Request("0", "classify", prompt, choices=choices)], 4)
-    ends = {"<end_of_turn>", "<|im_end|>", "</s>"}
+    end = {"gemma3": "<end_of_turn>", "aya_vision": "<|END_RESPONSE|>"}.get(name, ALL[name].end)
     scores = {score.label: score.logprob for score in answer.scores}
-    family, model = opened(name)
+    _, model = opened(name)
     asked = plain_inputs(name, prompt)["input_ids"].shape[1]
     for label in labels:
-        end = next(one for one in ends if one in family.processor.chat_template)
         inputs = plain_inputs(name, (*prompt, assistant(label)), end)
         with torch.inference_mode():
             logprobs = torch.log_softmax(model(**inputs, use_cache=False).logits[0].float(), dim=-1)
@@ -215,7 +243,7 @@ def test_a_template_that_wants_a_text_is_given_one() -> None:
     assert family.render(prompt) == "[system]Be brief.[user]<image>What?"
 
 
-PLAIN = ("gemma3",)
+PLAIN = ("qwen3_5", "gemma4", "mllama")
 
 
 def plan_of(family: Family, model: Any) -> list[int]:
@@ -225,7 +253,8 @@ def plan_of(family: Family, model: Any) -> list[int]:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_what_cannot_be_cut_is_batched_whole(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert plan_of(*opened(name)) == [1, 3], "prompts with images together, the one without alone"
+    expected = [1, 1, 2] if name == "mllama" else [1, 3]
+    assert plan_of(*opened(name)) == expected, "prompts with as many images together, the one without alone"
     assert not caplog.messages
 
 

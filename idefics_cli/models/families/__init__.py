@@ -31,9 +31,11 @@ TEMPLATED = {
     "internvl": _TEMPLATED,
     "mistral3": _TEMPLATED,
     "aya_vision": _TEMPLATED,
+    "gemma3": "gemma3:Gemma3Family",
     "qwen2_vl": _MROPE,
     "qwen2_5_vl": _MROPE,
     "qwen3_vl": _MROPE,
+    "glm4v": _MROPE,
 }
 """Those that show an image as a run of one token, worded by their chat template."""
 FALLBACK = "chat_template:ChatTemplateFamily"

@@ -29,7 +29,7 @@ _PROBE = "qxlabelxq"
 """A label that no template treats in its own way."""
 _PRINTED = "{'type': 'text'"
 """What a template writes that wants a text and is given parts."""
-_OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
 
 class ChatTemplateFamily(Family):
@@ -183,7 +183,13 @@ class ChatTemplateFamily(Family):
 
     def _apply(self, prompt: Prompt, *, is_open: bool | None) -> str:
         """The template's text: the last turn left open, a reply begun, or all turns finished (None)."""
-        text = self._word(prompt, is_open, as_text=False)
+        try:
+            text = self._word(prompt, is_open, as_text=False)
+        except ModelError as error:  # it may take a turn for a text
+            try:
+                return self._word(prompt, is_open, as_text=True)
+            except ModelError:
+                raise error from None
         if _PRINTED in text and not any(_PRINTED in one for one in _list_texts(prompt)):
             text = self._word(prompt, is_open, as_text=True)
         return text
@@ -207,7 +213,7 @@ class ChatTemplateFamily(Family):
         if images:
             options["images"] = [[image.pixels for image in images]]
         with preparing(images, self.config.model_type):
-            inputs = self.processor(text=[text], return_tensors="pt", **options)
+            inputs = self.processor(text=[text], **options).convert_to_tensors("pt")
         encoded = Encoded(tuple(inputs["input_ids"][0].tolist()), inputs=dict(inputs))
         self.check_length(encoded)
         return encoded
@@ -220,9 +226,14 @@ def _end_with(whole: Encoded, head: int, tail: Sequence[int]) -> Encoded:
     assert whole.inputs is not None
     ids = (*whole.ids[:head], *tail)
     inputs = dict(whole.inputs)
-    for name in _OF_TEXT & inputs.keys():
-        ends = {"input_ids": list(tail), "attention_mask": [1] * len(tail)}.get(name, [0] * len(tail))
-        inputs[name] = torch.cat([inputs[name][:, :head], torch.tensor([ends], dtype=torch.long)], dim=-1)
+    for name, values in inputs.items():
+        if name in OF_TEXT:
+            ends = {"input_ids": list(tail), "attention_mask": [1] * len(tail)}.get(name, [0] * len(tail))
+            inputs[name] = torch.cat([values[:, :head], torch.tensor([ends], dtype=torch.long)], dim=-1)
+        elif values.ndim > 2 and values.shape[:2] == (1, len(whole.ids)):
+            # What each token sees of the images, and so do those after it.
+            last = values[:, head - 1 : head]
+            inputs[name] = torch.cat([values[:, :head], last.expand(-1, len(tail), *last.shape[2:])], dim=1)
     return replace(whole, ids=ids, inputs=inputs)
 
 

@@ -38,6 +38,8 @@ class TokenRange:
 
 class PlaceholderFamily(Family):
     has_prefixes = True
+    sees_ahead: ClassVar[bool] = False
+    """Whether the tokens of an image see one another, the later ones too."""
     bos: str = "<s>"
     """Beginning of text; the checkpoint's own once there is a tokenizer."""
     shown_image: ClassVar[str] = IMAGE_TOKEN

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
 from ...values import Choice, Image, Prompt
-from .chat_template import ChatTemplateFamily
+from .chat_template import OF_TEXT, ChatTemplateFamily
 from .family import Encoded, ImageSpan, Pixels, check_images
 from .layout import lay_out
 from .placeholder_family import PlaceholderFamily, TokenRange
@@ -50,6 +50,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
     def _find_image_tokens(self) -> None:
         self.image_id = int(self.config.image_token_id)
         self._marker = str(self.tokenizer.convert_ids_to_tokens(self.image_id))
+        self._shown = str(getattr(self.processor, "image_token", None) or self._marker)
         self.banned_ids = (self.image_id,)
 
     def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
@@ -89,24 +90,15 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
     def prepare(self, image: Image) -> Pixels:
         copies = 2 if image.digest.endswith(_ONE_OF_MANY) else 1
         made = self.processor(
-            text=[self._marker * copies],
+            text=[self._shown * copies],
             images=[[image.pixels] * copies],
             add_special_tokens=False,
-            return_tensors="pt",
+            return_text_replacement_offsets=True,
         )
-        ids = made["input_ids"][0].tolist()
-        ids = ids[: len(ids) // copies]
-        if not set(ids) <= self._added_ids:
-            raise ModelError(
-                f"the processor of {self.config.model_type} writes words around an image",
-                hint="use another checkpoint of this architecture",
-            )
+        spelling = str(made.pop("text_replacement_offsets")[0][0]["replacement"])
         tensors = {
-            name: value
-            for name, value in made.items()
-            if name not in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+            name: value for name, value in made.convert_to_tensors("pt").items() if name not in OF_TEXT
         }
-        spelling = "".join(self.tokenizer.convert_ids_to_tokens(ids))
         return SpelledImage(tensors["pixel_values"], spelling=spelling, copies=copies, tensors=tensors)
 
     def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
@@ -183,7 +175,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         return "batch_num_images" in self.processor.model_input_names
 
     def _spell(self, text: str, spellings: Sequence[str]) -> str:
-        pieces = text.split(self._marker)
+        pieces = text.split(self._shown)
         if len(pieces) != len(spellings) + 1:
             raise ModelError(
                 f"the chat template of {self.config.model_type} writes {len(pieces) - 1} of {len(spellings)} images",
