@@ -21,7 +21,8 @@ from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.values import Decoding
 from tests.engine.oracle import opened, plain_answer
 from tests.engine.test_flow import rows_of
-from tests.models.test_others import PROMPTS, TEMPLATED, pictures_of
+from tests.models.others import TEMPLATED
+from tests.models.test_others import PROMPTS, pictures_of
 from tests.models.test_others import opened as opened_other
 from tests.models.tiny import KINDS
 
