@@ -190,7 +190,7 @@ def _list_items(names: Sequence[str], first: RecordTable, reading: _Reading) -> 
 def _share(names: Sequence[str], reading: _Reading, index: int, count: int) -> Iterator[Item] | None:
     """The items of every so many-th group of rows, from the first table on; None where there are too few of them."""
     groups: list[tuple[str, int, int, int]] = []
-    """RecordTable, number of the group in it, how many rows are before that table and how many it has."""
+    """The table, number of the group in it, how many rows are before that table and how many it has."""
     before = 0
     for name in names:
         rows = open_kind(name, reading.wanted).count_groups()

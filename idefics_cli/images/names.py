@@ -43,6 +43,8 @@ def name_source(source: str) -> str:
         return "the data URL"
     if scheme is None:
         return _UNPRINTABLE.sub(_escape, source) or "''"
+    if "::" in source and scheme in REMOTE_SCHEMES:  # an archive within another place
+        return "::".join(name_source(one) for one in source.split("::"))
     rest = source[len(scheme) + 3 :]
     authority, slash, tail = re.split(r"([/?#]|$)", rest, maxsplit=1)
     host = authority.rpartition("@")[2]
