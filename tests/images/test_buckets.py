@@ -115,7 +115,7 @@ def test_a_server_that_is_not_there_is_a_row(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()
     began = time.monotonic()
-    result, rows = ask(run, "s3://photos/a.png", "--timeout", "5")
+    _, rows = ask(run, "s3://photos/a.png", "--timeout", "5")
     assert time.monotonic() - began < 20
     assert rows[0]["error"]["code"] in ("timeout", "fetch_failed")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
