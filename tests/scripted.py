@@ -28,6 +28,8 @@ class ScriptedBackend:
     requests: list[Request] = field(default_factory=list)
     windows: list[int] = field(default_factory=list)
     images: list[frozenset[str]] = field(default_factory=list)
+    remembers: bool = True
+    """Whether it keeps what it was asked, which grows with a run."""
     character_seconds: float = 0
     """How long each character of a streamed answer takes."""
 
@@ -42,9 +44,10 @@ class ScriptedBackend:
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer | ItemError]:
-        self.requests += requests
-        self.windows.append(len(requests))
-        self.images.append(frozenset(images))
+        if self.remembers:
+            self.requests += requests
+            self.windows.append(len(requests))
+            self.images.append(frozenset(images))
         assert all(source in images for request in requests for source in list_sources(request.prompt))
         answers = [self._answer(request) for request in requests]
         if on_text is not None and isinstance(answers[0], Answer):

@@ -51,5 +51,5 @@ def repeat(request: Request) -> str | ItemError:
 
 if __name__ == "__main__":
     seconds = float(os.environ.get("SCRIPTED_CHARACTER_SECONDS", "0"))
-    open_with.set(ScriptedBackend(reply, character_seconds=seconds).open)
+    open_with.set(ScriptedBackend(reply, character_seconds=seconds, remembers=False).open)
     main()
