@@ -10,11 +10,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ..engine.constraint import MakeConstraint
 from ..engine.engine import Engine
@@ -26,12 +24,13 @@ from ..errors import (
     AnswerError,
     BadItem,
     ItemError,
-    ModelError,
     PromptError,
     raise_as_model_error,
     to_item_error,
 )
+from ..models.devices import translated_device_errors
 from ..models.families.family import Encoded
+from ..models.families.placeholder_family import PIXEL_CACHE_BYTES
 from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
@@ -58,6 +57,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PIXEL_PART = 4
+"""One part in so many of what may be kept is for images that are prepared."""
 _NOT_FINITE_HINT = (
     "try --dtype float32 or bfloat16, another --quantize or none, or download the checkpoint anew "
     "(idefics models remove, then idefics models pull)"
@@ -81,6 +82,8 @@ class LocalBackend:
         self._told_tokens: set[int] = set()
         self._flow = TaskFlow(spec.checkpoint, hint=_NOT_FINITE_HINT)
         self._grammars: Grammars | None = None
+        if cache_bytes is not None:
+            self.limit_cache(cache_bytes)
 
     @property
     def spec(self) -> ModelSpec:
@@ -110,13 +113,22 @@ class LocalBackend:
 
     def measure(self) -> Counter[str]:
         """What is kept, in bytes, and how often it was of use: see `Engine.measure`. All 0 before a model is loaded."""
-        return Counter(self._engine.measure() if self._engine is not None else {})
+        counts = Counter(self._engine.measure() if self._engine is not None else {})
+        counts["cache_bytes"] += self._family.pixel_bytes
+        return counts
 
     def limit_cache(self, cache_bytes: int) -> None:
-        """Keep at most so many bytes of what prompts share."""
-        self._cache_bytes = cache_bytes
+        """Keep at most so many bytes of what prompts share, images that are prepared among them."""
+        pixel_bytes = min(PIXEL_CACHE_BYTES, cache_bytes // PIXEL_PART)
+        self._family.limit_pixels(pixel_bytes)
+        self._cache_bytes = cache_bytes - pixel_bytes
         if self._engine is not None:
-            self._engine.limit_cache(cache_bytes)
+            self._engine.limit_cache(self._cache_bytes)
+
+    def prepare_image(self, image: Image) -> None:
+        """Make an image ready ahead of the requests about it; if it cannot be, they will say so."""
+        with suppress(ItemError):
+            self._family.prepare_once(image)
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         """The assembled prompt of a request and, if all its images are there, what it costs; needs no weights."""
@@ -189,7 +201,7 @@ class LocalBackend:
             yield None if pair is None else (prepared.pop(id(pair[0])), pair[1])
 
     def _answer(self, take: TakeTasks) -> Iterator[tuple[EncodedRequest, Answer | ItemError] | None]:
-        with _translated_device_errors():
+        with translated_device_errors():
             for answered in self._flow.answer(self._open_engine, take, rows=self.batch_size):
                 yield None if answered is None else (answered.task, self._read(answered))
 
@@ -329,15 +341,3 @@ class LocalBackend:
             seconds=done.seconds,
             confidence=Confidence(margin=scores[0].logprob - scores[1].logprob) if len(scores) > 1 else None,
         )
-
-
-@contextmanager
-def _translated_device_errors() -> Iterator[None]:
-    """A device that fails for another reason than memory will fail for the next request too."""
-    try:
-        yield
-    except torch.AcceleratorError as error:
-        first_line = str(error).partition("\n")[0]
-        raise ModelError(
-            f"the device failed ({first_line})", hint="try another --device or --dtype"
-        ) from error

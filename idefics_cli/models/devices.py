@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -170,3 +172,15 @@ def _name_processor() -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """GPUs have an exception of their own for it, the CPU allocator only a sentence."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def translated_device_errors() -> Iterator[None]:
+    """A device that fails for another reason than memory will fail for the next request too."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        first_line = str(error).partition("\n")[0]
+        raise ModelError(
+            f"the device failed ({first_line})", hint="try another --device or --dtype"
+        ) from error

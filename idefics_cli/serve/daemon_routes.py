@@ -82,6 +82,16 @@ def list_private_routes(state: ServerState) -> list[Route]:
     ]
 
 
+def _unpack(
+    message: bytes | bytearray, state: ServerState
+) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
+    """What a message holds, its images ready for the model."""
+    requests, images, others = unpack(message)
+    for image in images.values():
+        state.backend.prepare_image(image)
+    return requests, images, others
+
+
 def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """What sets the wanted weights apart from those that are loaded, as the end of a sentence; "" if nothing does."""
     if own["checkpoint"] != asked["checkpoint"]:
@@ -111,7 +121,7 @@ async def _receive(
         if len(message) > declared:
             raise CallError(413, "the message is longer than it says")
     try:
-        return await asyncio.to_thread(unpack, message)
+        return await asyncio.to_thread(_unpack, message, state)
     except ValueError as error:
         raise CallError(400, str(error)) from error
 

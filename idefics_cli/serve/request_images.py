@@ -52,7 +52,10 @@ async def _load(source: str, state: ServerState, holding: Holding) -> Image:
 
 
 def _load_here(source: str, state: ServerState, holding: Holding, deadline: Deadline) -> Image:
-    """Room is made for it first; what decoding takes is given back when it ends, whoever waits for it."""
+    """Room is made for it first; what decoding takes is given back when it ends, whoever waits for it.
+
+    It is made ready for the model here too, whose thread has then nothing to do with pixels.
+    """
     limits = state.rules.limits
     try:
         data = read(source, limits, deadline)
@@ -61,6 +64,7 @@ def _load_here(source: str, state: ServerState, holding: Holding, deadline: Dead
             own.grow(pixels * DECODING_BYTES)
             image = decode(data, source, limits, deadline)
             holding.grow(count_kept(image.pixels.width * image.pixels.height))
+        state.backend.prepare_image(image)
         return image
     except OverBudget:
         raise

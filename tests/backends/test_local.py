@@ -12,6 +12,8 @@ import torch
 from idefics_cli.backends import close_backends, local, open_backend
 from idefics_cli.backends.local import LocalBackend
 from idefics_cli.errors import AnswerError, InternalError, ItemError, ModelError, PromptError, SourceError
+from idefics_cli.models.families.family import Pixels
+from idefics_cli.models.families.placeholder_family import PlaceholderFamily
 from idefics_cli.models.loading import load_model
 from idefics_cli.values import Answer, Choice, Decoding, Image, ModelSpec, Prompt, Request
 from tests.models.tiny import KINDS, checkpoint, document, picture, user
@@ -241,6 +243,31 @@ def test_a_folder_has_no_revision() -> None:
     assert LocalBackend(spec_of("idefics")).revision is None
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 30_000, 10**9])
+def test_what_is_kept_stays_within_the_memory_given_pixels_included(cache_bytes: int) -> None:
+    backend = LocalBackend(spec_of("idefics2"), cache_bytes=cache_bytes)
+    backend.answer(REQUESTS, IMAGES)
+    kept = backend.measure()["cache_bytes"]
+    assert kept <= cache_bytes
+    assert (backend.family.pixel_bytes > 0) == (cache_bytes == 10**9)
+
+
+def test_an_image_is_made_ready_once_ahead_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = LocalBackend(spec_of("idefics3"))
+    assert isinstance(backend.family, PlaceholderFamily)
+    made: list[str] = []
+    own = backend.family.prepare
+
+    def prepare(image: Image) -> Pixels:
+        made.append(image.source)
+        return own(image)
+
+    monkeypatch.setattr(backend.family, "prepare", prepare)
+    backend.prepare_image(A)
+    backend.answer([REQUESTS[0], REQUESTS[0]], IMAGES)
+    assert made.count(A.source) == 1
+
+
 def test_one_backend_is_open_at_a_time() -> None:
     try:
         first = open_backend(spec_of("idefics"))
@@ -249,7 +276,8 @@ def test_one_backend_is_open_at_a_time() -> None:
         assert first.batch_size == 2
         first.answer([REQUESTS[0]], IMAGES)
         assert first._engine is not None
-        assert first._engine._store.limit_bytes == 12345
+        assert isinstance(first.family, PlaceholderFamily)
+        assert first._engine._store.limit_bytes + first.family._pixels.limit_bytes == 12345
         second = open_backend(spec_of("idefics3"))
         assert first._model is None
         assert first._engine is None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIXEL_CACHE_BYTES = 256 * 1024 * 1024
+"""At most, for images that are prepared: more than are shown again soon."""
 LABEL_SETS = 16
 """How many sets of labels stay tokenised: one is enough for a folder of images that cost alike."""
 
@@ -87,7 +88,7 @@ class PlaceholderFamily(Family):
         self._check_roles(prompt)
         pieces = lay_out(prompt, strip_turns=self.strip_turns)
         check_images(pieces, images)
-        pixels = tuple(self._prepare_once(image) for image in images)
+        pixels = tuple(self.prepare_once(image) for image in images)
         spellings = [self.spell_image(one) for one in pixels]
         endings = [continue_with(prompt, choice.continuation) for choice in choices]
         key = (spell(pieces, spellings), *(spell(ending, ()) for ending in endings))
@@ -205,7 +206,7 @@ class PlaceholderFamily(Family):
 
     def _encode(self, pieces: Sequence[Piece], images: Sequence[Image]) -> Encoded:
         check_images(pieces, images)
-        pixels = tuple(self._prepare_once(image) for image in images)
+        pixels = tuple(self.prepare_once(image) for image in images)
         spellings = [self.spell_image(one) for one in pixels]
         ids = self.tokenize(pieces, spellings)
         spans = self._find_spans(ids, images, [spelling.count(IMAGE_TOKEN) for spelling in spellings])
@@ -235,7 +236,14 @@ class PlaceholderFamily(Family):
                 return [(*head, *tail) for tail in tails]
         return [(*self._bos_ids, *ids) for ids in self._tokenize_texts(whole)]
 
-    def _prepare_once(self, image: Image) -> Pixels:
+    @property
+    def pixel_bytes(self) -> int:
+        return self._pixels.used_bytes
+
+    def limit_pixels(self, limit_bytes: int) -> None:
+        self._pixels.shrink(limit_bytes)
+
+    def prepare_once(self, image: Image) -> Pixels:
         """Pixels by digest, kept in a bounded memory: the images of the shots come again with every prompt."""
         pixels = self._pixels.find(image.digest)
         if pixels is None:

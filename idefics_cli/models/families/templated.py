@@ -158,7 +158,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         """Texts with a marker for each image; all of them show the same ones."""
         if len(images) > 1 and self._counts_images:
             images = [replace(image, digest=image.digest + _ONE_OF_MANY) for image in images]
-        pixels = tuple(self._prepare_once(image) for image in images)
+        pixels = tuple(self.prepare_once(image) for image in images)
         spellings = [self.spell_image(one) for one in pixels]
         whole = [self._spell(text, spellings) for text in texts]
         bos = self.tokenizer.bos_token

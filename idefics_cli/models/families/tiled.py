@@ -144,9 +144,10 @@ class TiledFamily(PlaceholderFamily):
             return self.cut(image.pixels)
         prepared = self.processor.image_processor([[image.pixels]], return_tensors="pt", **self.image_options)
         rows, cols = prepared.get("rows"), prepared.get("cols")
+        mask = prepared["pixel_attention_mask"][0].bool()
         return Pixels(
             prepared["pixel_values"][0],
-            prepared["pixel_attention_mask"][0].bool(),
+            None if bool(mask.all()) else mask,
             int(rows[0][0]) if rows is not None else 0,
             int(cols[0][0]) if cols is not None else 0,
         )
