@@ -30,7 +30,7 @@ from ..errors import (
 )
 from ..models.devices import translated_device_errors
 from ..models.families.family import Encoded
-from ..models.families.placeholder_family import PIXEL_CACHE_BYTES
+from ..models.families.placeholder_family import PIXEL_CACHE_BYTES, PlaceholderFamily
 from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
@@ -114,21 +114,25 @@ class LocalBackend:
     def measure(self) -> Counter[str]:
         """What is kept, in bytes, and how often it was of use: see `Engine.measure`. All 0 before a model is loaded."""
         counts = Counter(self._engine.measure() if self._engine is not None else {})
-        counts["cache_bytes"] += self._family.pixel_bytes
+        if isinstance(self._family, PlaceholderFamily):
+            counts["cache_bytes"] += self._family.pixel_bytes
         return counts
 
     def limit_cache(self, cache_bytes: int) -> None:
         """Keep at most so many bytes of what prompts share, images that are prepared among them."""
-        pixel_bytes = min(PIXEL_CACHE_BYTES, cache_bytes // PIXEL_PART)
-        self._family.limit_pixels(pixel_bytes)
-        self._cache_bytes = cache_bytes - pixel_bytes
+        self._cache_bytes = cache_bytes
+        if isinstance(self._family, PlaceholderFamily):
+            pixel_bytes = min(PIXEL_CACHE_BYTES, cache_bytes // PIXEL_PART)
+            self._family.limit_pixels(pixel_bytes)
+            self._cache_bytes -= pixel_bytes
         if self._engine is not None:
             self._engine.limit_cache(self._cache_bytes)
 
     def prepare_image(self, image: Image) -> None:
         """Make an image ready ahead of the requests about it; if it cannot be, they will say so."""
-        with suppress(ItemError):
-            self._family.prepare_once(image)
+        if isinstance(self._family, PlaceholderFamily):
+            with suppress(ItemError):
+                self._family.prepare_once(image)
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         """The assembled prompt of a request and, if all its images are there, what it costs; needs no weights."""

@@ -246,6 +246,7 @@ def test_a_folder_has_no_revision() -> None:
 @pytest.mark.parametrize("cache_bytes", [0, 30_000, 10**9])
 def test_what_is_kept_stays_within_the_memory_given_pixels_included(cache_bytes: int) -> None:
     backend = LocalBackend(spec_of("idefics2"), cache_bytes=cache_bytes)
+    assert isinstance(backend.family, PlaceholderFamily)
     backend.answer(REQUESTS, IMAGES)
     kept = backend.measure()["cache_bytes"]
     assert kept <= cache_bytes

@@ -114,19 +114,6 @@ class Family(ABC):
         raise ModelError(f"there are no random weights of {cls.__name__}", hint="use a checkpoint")
 
     @property
-    def pixel_bytes(self) -> int:
-        """What is kept of images that are prepared."""
-        return 0
-
-    def limit_pixels(self, limit_bytes: int) -> None:
-        """Keep at most so much of them."""
-        return
-
-    def prepare_once(self, image: Image) -> object:
-        """Make an image ready now, where that is kept for the prompts that show it. Safe from many threads."""
-        return None
-
-    @property
     def image_edge(self) -> int | None:
         """The longer edge to which an image of any size is brought; None where that is not known."""
         return None

@@ -238,9 +238,11 @@ class PlaceholderFamily(Family):
 
     @property
     def pixel_bytes(self) -> int:
+        """What is kept of images that are prepared."""
         return self._pixels.used_bytes
 
     def limit_pixels(self, limit_bytes: int) -> None:
+        """Keep at most so much of them."""
         self._pixels.shrink(limit_bytes)
 
     def prepare_once(self, image: Image) -> Pixels:
