@@ -12,6 +12,7 @@ import ctypes
 import gc
 import re
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +30,11 @@ from ..backends import (
     open_backend,
 )
 from ..errors import ItemError
+from ..rows import Result
 from ..values import Answer, Image, ModelSpec, Request, Style, list_sources
 from .arms import ArmAnswer, ArmBackend
-from .workloads import Workload, compose_work
+from .photos import PhotoFiles, SleepingDevice, read_and_answer
+from .workloads import Workload, WorkloadRequests, compose_work
 
 Arm = Literal["guide", "batch", "idefics"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -59,6 +62,7 @@ class ArmOutcome:
     peak_bytes: int = 0
     replies: tuple[ArmAnswer, ...] = ()
     failure: str | None = None
+    cpu_seconds: float = 0.0
 
 
 Open = Callable[[ArmJob], Backend]
@@ -73,17 +77,8 @@ def measure(job: ArmJob, open_with: Open = open_local) -> ArmOutcome:
     from ..models.devices import is_out_of_memory
 
     try:
-        answerer = _Engine(open_with(job)) if job.arm == "idefics" else _open_script(job.spec)
-        size = 1 if job.arm == "guide" else job.batch_size
-        workload = replace(job.workload, labels=min(job.workload.labels, WARM_LABELS))
-        warm = compose_work(workload, answerer.style, images=size, new_tokens=job.new_tokens, seed=1)
-        answerer.answer(warm.requests[:size], warm.images, size)
-        work = compose_work(job.workload, answerer.style, images=job.images, new_tokens=job.new_tokens)
-        reset_peak()
-        began = time.perf_counter()
-        replies = answerer.answer(work.requests, work.images, size)
-        seconds = time.perf_counter() - began
-        return ArmOutcome(seconds, read_peak(), tuple(replies))
+        with tempfile.TemporaryDirectory(prefix="idefics-photos-") as folder:
+            return _measure(job, open_with, folder)
     except ItemError as error:
         return ArmOutcome(failure=str(error))
     except (RuntimeError, MemoryError) as error:
@@ -92,6 +87,36 @@ def measure(job: ArmJob, open_with: Open = open_local) -> ArmOutcome:
         return ArmOutcome(failure="out of memory")
     finally:
         close_backends()
+
+
+def _measure(job: ArmJob, open_with: Open, folder: str) -> ArmOutcome:
+    answerer = _Engine(_open_backend(job, open_with)) if job.arm == "idefics" else _open_script(job.spec)
+    size = 1 if job.arm == "guide" else job.batch_size
+    workload = replace(job.workload, labels=min(job.workload.labels, WARM_LABELS))
+
+    def compose(workload: Workload, images: int, seed: int) -> WorkloadRequests:
+        work = compose_work(
+            workload, answerer.style, images=images, new_tokens=job.new_tokens, seed=seed, folder=folder
+        )
+        if not workload.is_read:
+            return work
+        return replace(work, images=PhotoFiles(work.images, are_large=workload.device_seconds > 0))
+
+    warm = compose(workload, size, 1)
+    answerer.answer(warm.requests[:size], warm.images, size)
+    work = compose(job.workload, job.images, 0)
+    reset_peak()
+    began, began_cpu = time.perf_counter(), time.process_time()
+    replies = answerer.answer(work.requests, work.images, size)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    return ArmOutcome(seconds, read_peak(), tuple(replies), cpu_seconds=cpu_seconds)
+
+
+def _open_backend(job: ArmJob, open_with: Open) -> Backend:
+    backend = open_with(job)
+    if job.workload.device_seconds and isinstance(backend, StreamingBackend):
+        return SleepingDevice(backend, job.workload.device_seconds)
+    return backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +132,8 @@ class _Engine:
     def answer(
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
     ) -> list[ArmAnswer]:
+        if isinstance(images, PhotoFiles):
+            return [_reply_row(row) for row in read_and_answer(self.backend, requests)]
         if isinstance(self.backend, StreamingBackend):
             return _stream(self.backend, requests, images)
         replies: list[ArmAnswer] = []
@@ -151,6 +178,16 @@ def _reply(answer: Answer) -> ArmAnswer:
     return ArmAnswer(
         text="" if answer.scores else answer.text,
         logprobs=tuple((score.label, score.logprob) for score in answer.scores),
+        asked_tokens=usage.prompt_tokens,
+        computed_tokens=usage.prompt_tokens - usage.shared_tokens,
+        new_tokens=usage.new_tokens,
+    )
+
+
+def _reply_row(row: Result) -> ArmAnswer:
+    usage = row.usage
+    return ArmAnswer(
+        text=row.text or "",
         asked_tokens=usage.prompt_tokens,
         computed_tokens=usage.prompt_tokens - usage.shared_tokens,
         new_tokens=usage.new_tokens,

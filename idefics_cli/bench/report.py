@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tables import align
 from .measure import Arm, ArmOutcome
+from .photos import count_cores
 from .workloads import Workload
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def tabulate(lines: Sequence[Line], setting: Setting) -> str:
     """The table for people."""
     rows = [HEADINGS, *(row for line in lines for row in _rows(line))]
     texts = align(rows, right_from=2)
-    return "\n".join([*_describe(setting), "", *texts, *_compare_rankings(lines)])
+    return "\n".join([*_describe(setting), "", *texts, *_compare_rankings(lines), *compare_devices(lines)])
 
 
 def to_json(lines: Sequence[Line], setting: Setting) -> str:
@@ -178,6 +179,21 @@ def _compare_rankings(lines: Sequence[Line]) -> list[str]:
     ]
 
 
+def compare_devices(lines: Sequence[Line]) -> list[str]:
+    """How much of what a stand-in device could do came to it, bounded by the cores that prepare for it."""
+    told = []
+    for line in lines:
+        outcome = line.outcomes.get("idefics")
+        if line.workload.device_seconds and outcome is not None and outcome.failure is None:
+            cores = count_cores()
+            least = max(line.workload.device_seconds, outcome.cpu_seconds / line.images / cores)
+            told.append(
+                f"{line.workload.name}: {line.images / outcome.seconds:.1f} images/s, "
+                f"{least * line.images / outcome.seconds:.0%} of what it and {cores} cores allow"
+            )
+    return told
+
+
 def _to_values(line: Line) -> dict[str, Any]:
     return {
         "name": line.workload.name,
@@ -191,6 +207,7 @@ def _to_arm(line: Line, arm: Arm, outcome: ArmOutcome) -> dict[str, Any]:
         return {"failure": outcome.failure}
     return {
         "seconds": outcome.seconds,
+        "cpu_seconds": outcome.cpu_seconds,
         "images_per_second": line.images / outcome.seconds,
         "requests": len(outcome.replies),
         "over_guide": line.compare_speed(arm, "guide"),

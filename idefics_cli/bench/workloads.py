@@ -43,6 +43,10 @@ class Workload:
     labels: int = 0
     is_mixed: bool = False
     answers: Literal["alike", "log-normal", "one long"] = "alike"
+    is_read: bool = False
+    """Whether its pictures are photos in files, to be read while the clock runs."""
+    device_seconds: float = 0.0
+    """What a stand-in for the model takes for an answer, where there is one: all photos are large then."""
     compared: bool = True
     """Whether the other arms run it too; a thousand full prompts an image would take them hours."""
 
@@ -60,6 +64,10 @@ WORKLOADS = {
         Workload("mixed", "5 tasks, shuffled", 64, is_mixed=True),
         Workload("lengths", "answers of log-normal length", 256, answers="log-normal"),
         Workload("one-long", "one long answer among short", 64, answers="one long"),
+        Workload("photos", "photos of 12 and 0.3 megapixels", 16, is_read=True),
+        Workload(
+            "device", "a device of 30 ms an image", 32, is_read=True, device_seconds=0.03, compared=False
+        ),
     )
 }
 
@@ -73,10 +81,11 @@ class WorkloadRequests:
 
 
 def compose_work(
-    workload: Workload, style: Style, *, images: int, new_tokens: int, seed: int = 0
+    workload: Workload, style: Style, *, images: int, new_tokens: int, seed: int = 0, folder: str = ""
 ) -> WorkloadRequests:
-    """The requests about `images` pictures, each answer `new_tokens` long."""
-    names = [f"{workload.name}-{index}.png" for index in range(images)]
+    """The requests about `images` pictures, each answer `new_tokens` long. What is read is to be in the folder."""
+    form = f"{folder}/{workload.name}-{seed}-{{}}.jpg" if workload.is_read else f"{workload.name}-{{}}.png"
+    names = [form.format(index) for index in range(images)]
     shots = [f"shot-{index}.png" for index in range(max(workload.shots, MIXED_SHOTS * workload.is_mixed))]
     composer = _Composer(style, {"max_new_tokens": new_tokens, "num_beams": 1, "stop": ()}, shots)
     if workload.is_mixed:

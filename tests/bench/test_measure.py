@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from idefics_cli.bench import photos
 from idefics_cli.bench.measure import ARMS, Arm, ArmJob, ArmOutcome, measure
-from idefics_cli.bench.report import Line, list_differences
+from idefics_cli.bench.report import Line, compare_devices, list_differences
 from idefics_cli.bench.subprocess import run_in_child
 from idefics_cli.bench.workloads import WORKLOADS, Workload
 from idefics_cli.errors import AnswerError, ModelError
@@ -62,3 +63,23 @@ def test_what_does_not_fit_is_a_failure_of_the_arm_alone() -> None:
     outcome = measure(replace(job_of("idefics", workload), images=1))
     assert outcome.failure is not None
     assert "the model has room for 512" in outcome.failure
+
+
+def test_photos_are_read_while_the_clock_runs_and_the_arms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "SIZES", ((400, 300), (64, 48)))
+    workload = replace(WORKLOADS["photos"], images=3)
+    outcomes = {arm: measure(job_of("idefics3", workload, arm)) for arm in ARMS}
+    assert [outcome.failure for outcome in outcomes.values()] == [None] * 3
+    assert list_differences([Line(workload, workload.images, outcomes)]) == []
+    assert all(outcome.cpu_seconds > 0 for outcome in outcomes.values())
+
+
+def test_a_stand_in_device_is_told_how_busy_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "SIZES", ((64, 48),))
+    workload = replace(WORKLOADS["device"], images=6)
+    outcome = measure(job_of("idefics3", workload))
+    assert outcome.failure is None
+    assert outcome.seconds >= 6 * workload.device_seconds
+    (told,) = compare_devices([Line(workload, workload.images, {"idefics": outcome})])
+    assert told.startswith("device: ")
+    assert "% of what it and" in told

@@ -10,7 +10,10 @@ from ..options import DecodingOptions, ModelOptions, OutputOptions
 from ..settings import Settings
 
 PANEL = "Measuring"
-NAMES = "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed, lengths, one-long"
+NAMES = (
+    "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed, lengths, one-long, "
+    "photos, device"
+)
 
 
 @with_options(
@@ -26,7 +29,7 @@ def bench(
             "--random-weights",
             panel=MODEL,
             metavar="NAME",
-            help="Build this architecture with random weights instead of a download: tiny, small, smolvlm-256m, "
+            help="Build this architecture with random weights instead of a download: tiny, small, tiled, smolvlm-256m, "
             "smolvlm-500m, smolvlm, idefics2-8b, idefics3-8b, idefics-9b, idefics-80b.",
         ),
     ] = None,
