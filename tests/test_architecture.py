@@ -74,7 +74,7 @@ PLACES = {
     "filelock": ("models", "backends/daemon"),
     "platformdirs": ("config", "backends/daemon"),
     "pydantic": (
-        *("config", "prompts", "runner", "serve", "review"),
+        *("config", "prompts", "runner", "serve", "review", "eval/benchmarks"),
         *("models/dimensions", "models/families", "models/hub"),
     ),
     "llguidance": ("prompts/answer_format", "engine/grammar"),
@@ -83,6 +83,7 @@ PLACES = {
     "uvicorn": ("serve", "review"),
     "anyio": ("serve", "review"),
     "pydantic_core": ("review/lines",),
+    "datasets": ("eval/benchmarks",),
     "pyarrow": ("convert/parquet", "records/parquet_table"),
     "fsspec": ("images/remote",),
     "lance": ("records/lance_table",),

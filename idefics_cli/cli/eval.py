@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 
 from ..config import user_cache
 from ..errors import UsageError
+from ..eval.benchmarks import Draw, load_benchmarks
 from ..eval.evaluate import EvalPlan, evaluate, read_least
 from ..eval.metrics import METRICS
 from ..eval.plot import check_plot, draw_scores
@@ -22,6 +23,7 @@ from ..eval.report import Evaluation, list_details, list_fallen, list_rows, list
 from ..files import write_file
 from ..review.lines import parse_row
 from ..review.session import ReviewSession
+from .benchmark import BenchmarkRun, find_benchmark, run_benchmark
 from .output import emit, emit_table, one_line, say
 from .review import serve_page
 from .settings import Settings
@@ -41,18 +43,28 @@ class EvalOptions:
     fail_under: tuple[str, ...]
     plot: Path | None
     json: bool
+    draw: Draw
 
 
 def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
     """Measure and tell. Raises typer.Exit(1) when a value is under what it has to be."""
     least = read_least(wanted.fail_under, METRICS)
-    output = settings.output.output
-    if output is not None and not wanted.worst:
-        raise UsageError("--output keeps the rows of --worst", hint="add --worst 20")
     if wanted.review and not wanted.worst:
         raise UsageError("--review shows the rows of --worst", hint="add --worst 20")
     if wanted.plot is not None:
         check_plot(wanted.plot)
+    run = _run_benchmark(wanted, settings)
+    output = settings.output.output if run is None else None
+    if output is not None and not wanted.worst:
+        raise UsageError("--output keeps the rows of --worst", hint="add --worst 20")
+    if run is not None:
+        wanted = replace(
+            wanted,
+            paths=(run.rows,),
+            references=run.references,
+            metrics=wanted.metrics or (run.benchmark.metric,),
+            positive=wanted.positive or run.benchmark.positive,
+        )
     evaluation = evaluate(
         EvalPlan(
             wanted.paths,
@@ -68,7 +80,7 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
         emit(json.dumps(to_json(evaluation), ensure_ascii=False))
     else:
         _print_tables(evaluation)
-    for note in evaluation.notes:
+    for note in (*evaluation.notes, *([run.published] if run is not None else [])):
         settings.talk.note(note)
     if output is not None:
         _keep_worst(evaluation, Path(output))
@@ -82,6 +94,27 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
         _review_worst(evaluation, wanted.paths[0], settings)
     if fallen:
         raise typer.Exit(1)
+
+
+def _run_benchmark(wanted: EvalOptions, settings: Settings) -> BenchmarkRun | None:
+    """What is named is a benchmark: ask it. None for files of rows."""
+    first = wanted.paths[0]
+    benchmark = find_benchmark(str(first)) if len(wanted.paths) == 1 else None
+    if benchmark is not None:
+        if wanted.references is not None:
+            raise UsageError(f"{first} has its own references", hint="leave --references out")
+        return run_benchmark(str(first), benchmark, wanted.draw, settings)
+    if wanted.draw != Draw():
+        raise UsageError(
+            "--shots, --limit and --data are for a benchmark",
+            hint=f"name one of {', '.join(load_benchmarks())}",
+        )
+    if not first.exists():
+        raise UsageError(
+            f"{first} is neither a file of rows nor a benchmark",
+            hint=f"benchmarks: {', '.join(load_benchmarks())}",
+        )
+    return None
 
 
 def _print_tables(evaluation: Evaluation) -> None:

@@ -8,13 +8,18 @@ import typer
 
 from ..command import with_options
 from ..declare import OUTPUT, flag, option
-from ..options import OutputOptions
+from ..options import DecodingOptions, ModelOptions, OutputOptions
 from ..settings import Settings
 
 PANEL = "Measuring"
+BENCHMARK = "Benchmark"
 
 
-@with_options(only={OutputOptions: ("output", "quiet")})
+@with_options(
+    ModelOptions,
+    DecodingOptions,
+    only={OutputOptions: ("output", "existing", "max_errors", "fail_fast", "quiet", "verbose")},
+)
 def eval(
     settings: Settings,
     rows: Annotated[
@@ -22,7 +27,8 @@ def eval(
         typer.Argument(
             metavar="ROWS…",
             show_default=False,
-            help="JSONL files of rows; others are tested against the first.",
+            help="JSONL files of rows, others tested against the first; or a benchmark: vqav2, okvqa, textvqa, docvqa, "
+            "coco, flickr30k, hateful-memes, imagenet, mmmu.",
         ),
     ],
     references: Annotated[
@@ -85,13 +91,36 @@ def eval(
         str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Draw the values into a picture.")
     ] = None,
     json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print one JSON document for programs.")] = False,
+    shots: Annotated[
+        int, option("--shots", panel=BENCHMARK, min=0, help="Draw N shots, the same for every question.")
+    ] = 0,
+    shots_seed: Annotated[int, option("--shots-seed", panel=BENCHMARK, help="Which shots are drawn.")] = 0,
+    shots_without_image: Annotated[
+        bool,
+        flag(
+            "--shots-without-image",
+            panel=BENCHMARK,
+            help="Without their images; 2 of these IDEFICS calls 0 shots.",
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None, option("--limit", panel=BENCHMARK, min=1, help="Ask the first N questions only.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        option(
+            "--data", panel=BENCHMARK, metavar="FOLDER", help="The dataset, in place of the one on the hub."
+        ),
+    ] = None,
 ) -> None:
     """Measure rows against references: metrics with 95 % intervals, files side by side with a paired test.
 
+    A benchmark is fetched and asked first: its rows go to --output (NAME.jsonl if not given) and are resumed.
     Values are times 100, as they are published.
     """
     from pathlib import Path
 
+    from ...eval.benchmarks import Draw
     from ..eval import EvalOptions, evaluate_rows
 
     wanted = EvalOptions(
@@ -105,5 +134,6 @@ def eval(
         tuple(fail_under or ()),
         None if plot is None else Path(plot),
         json,
+        Draw(limit, shots, shots_seed, shots_without_image, None if data is None else Path(data)),
     )
     evaluate_rows(wanted, settings)

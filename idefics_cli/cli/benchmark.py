@@ -1,0 +1,53 @@
+"""What `idefics eval NAME` does: a benchmark's items asked as a batch file is, with resuming, and held against what is
+right and what was published."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+
+from ..config import user_cache
+from ..errors import UsageError
+from ..eval.benchmarks import Benchmark, Draw, load_benchmarks, prepare
+from .ask import ask_lines
+from .model_choice import choose_model
+from .settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkRun:
+    """A benchmark that was answered, and what was published of its model."""
+
+    benchmark: Benchmark
+    rows: Path
+    references: Path
+    published: str
+
+
+def find_benchmark(name: str) -> Benchmark | None:
+    """The benchmark of this name, unless there is a file called so."""
+    return None if Path(name).exists() else load_benchmarks().get(name)
+
+
+def run_benchmark(name: str, benchmark: Benchmark, draw: Draw, settings: Settings) -> BenchmarkRun:
+    """Ask what is to be asked; rows that were answered before are not asked again. Raises typer.Exit when the run was
+    interrupted."""
+    if draw.without_image and not draw.shots:
+        raise UsageError("--shots-without-image is about shots", hint="add --shots 2")
+    if settings.model.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported
+    model = choose_model(settings).name
+    prepared = prepare(name, benchmark, draw, user_cache())
+    rows = Path(settings.output.output or f"{name}.jsonl")
+    try:
+        ask_lines(str(prepared.items), replace(settings, output=replace(settings.output, output=str(rows))))
+    except typer.Exit as ended:
+        if ended.exit_code != 1:  # failed items count as wrong
+            raise
+    value = benchmark.published.get(model, {}).get(draw.name)
+    what = "nothing" if value is None else f"{value:g}"
+    published = f"{what} is published for {model} with {draw.name} shots ({benchmark.source})"
+    return BenchmarkRun(benchmark, rows, prepared.references, published)
