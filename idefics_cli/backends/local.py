@@ -10,12 +10,13 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..engine.constraint import MakeConstraint
-from ..engine.engine import Engine
+from ..engine.engine import Engine, Work
+from ..engine.flow import Flow
 from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
@@ -49,8 +50,8 @@ from ..values import (
     list_sources,
 )
 from .answer_tokens import list_tokens, measure_confidence
-from .backend import DEFAULT_BATCH_SIZE, PreparedRequest, Preview, TakePrepared
-from .tasks import Answered, EncodedRequest, TakeTasks, TaskFlow
+from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, PreparedRequest, Preview, TakePrepared
+from .tasks import NOT_FINITE_HINT, Answered, EncodedRequest, ModelRecord, PendingTasks
 
 if TYPE_CHECKING:
     from ..engine.grammar import Grammars
@@ -59,10 +60,6 @@ log = logging.getLogger(__name__)
 
 PIXEL_PART = 4
 """One part in so many of what may be kept is for images that are prepared."""
-_NOT_FINITE_HINT = (
-    "try --dtype float32 or bfloat16, another --quantize or none, or download the checkpoint anew "
-    "(idefics models remove, then idefics models pull)"
-)
 
 
 class LocalBackend:
@@ -80,7 +77,7 @@ class LocalBackend:
         self._model: Any = None
         self._engine: Engine | None = None
         self._told_tokens: set[int] = set()
-        self._flow = TaskFlow(spec.checkpoint, hint=_NOT_FINITE_HINT)
+        self._record = ModelRecord(spec.checkpoint)
         self._grammars: Grammars | None = None
         if cache_bytes is not None:
             self.limit_cache(cache_bytes)
@@ -164,17 +161,17 @@ class LocalBackend:
             assert len(requests) == 1, "only a single request can be streamed"
             listeners = [Listener(on_text)]
         answers: dict[int, Answer | ItemError] = {}
-        tasks: dict[int, EncodedRequest] = {}
+        prepared: dict[int, PreparedRequest] = {}
         heard = zip(requests, listeners or [None] * len(requests), strict=True)
         for index, (request, listener) in enumerate(heard):
             try:
-                tasks[index] = self._prepare(request, images, listener)
+                prepared[index] = PreparedRequest(request, self._prepare(request, images, listener))
             except BaseException as error:
                 answers[index] = to_item_error(error)
-        given = iter([list(tasks.values())] if tasks else [])
-        ended = self._answer(lambda *_: next(given, None))
-        done = {id(task): answer for task, answer in (pair for pair in ended if pair is not None)}
-        answers |= {index: done[id(task)] for index, task in tasks.items()}
+        given = iter([list(prepared.values())] if prepared else [])
+        ended = self.answer_prepared(lambda *_: next(given, None))
+        done = {id(one): answer for one, answer in (pair for pair in ended if pair is not None)}
+        answers |= {index: done[id(one)] for index, one in prepared.items()}
         return [answers[index] for index in range(len(requests))]
 
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
@@ -192,28 +189,34 @@ class LocalBackend:
         self, take: TakePrepared
     ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
         """Answer what is taken, each as it ends; None now and then while there is nothing."""
-        prepared: dict[int, PreparedRequest] = {}
+        tasks, most = PendingTasks(take, self._record), WINDOW_BATCHES * self.batch_size
+        while (first := tasks.take(most, True)) == []:
+            yield None
+        if first is None:
+            return
+        begun = iter([first])
 
-        def take_tasks(count: int, wait: bool) -> list[EncodedRequest] | None:
-            taken = take(count, wait)
-            if taken is None:
-                return None
-            prepared.update((id(one.work), one) for one in taken)
-            return [one.work for one in taken]
+        def take_works(count: int, wait: bool) -> list[Work] | None:
+            return next(begun, None) or tasks.take(count, wait)
 
-        for pair in self._answer(take_tasks):
-            yield None if pair is None else (prepared.pop(id(pair[0])), pair[1])
-
-    def _answer(self, take: TakeTasks) -> Iterator[tuple[EncodedRequest, Answer | ItemError] | None]:
-        with translated_device_errors():
-            for answered in self._flow.answer(self._open_engine, take, rows=self.batch_size):
-                yield None if answered is None else (answered.task, self._read(answered))
+        # Weights are loaded for the first ones, and not if there are none.
+        with (
+            translated_device_errors(),
+            closing(Flow(self._open_engine(), take_works, self.batch_size).run()) as ended,
+        ):
+            for pair in ended:
+                if pair is None:
+                    yield None
+                else:
+                    for answered in tasks.end(*pair, most_broken=most):
+                        yield answered.prepared, self._read(answered)
+            tasks.check()
 
     def _read(self, answered: Answered) -> Answer | ItemError:
         try:
-            answer = self._compose(answered.task, answered.done, answered.prior)
-            if isinstance(answer, Answer) and answered.task.warnings:
-                return replace(answer, warnings=answered.task.warnings)
+            answer = self._compose(answered.prepared.work, answered.done, answered.prior)
+            if isinstance(answer, Answer):
+                return replace(answer, warnings=answered.prepared.work.warnings)
             return answer
         except BaseException as error:
             return to_item_error(error)
@@ -320,7 +323,7 @@ class LocalBackend:
             return AnswerError(
                 "the model computed what is no number (NaN or infinite) for this item",
                 code="not_finite",
-                hint=_NOT_FINITE_HINT,
+                hint=NOT_FINITE_HINT,
             )
         usage = Usage(prompt_tokens=len(task.encoded.ids), shared_tokens=outcome.shared_tokens)
         said = self._family.read_prompt(request.prompt)

@@ -1,25 +1,27 @@
-"""Requests on their way through the engine: which of their works are run once for all, and what speaks for the model.
+"""Requests on their way through the engine: what they are compared with is run once for all of them.
 
 Knows neither prompts nor answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from ..engine.engine import Engine, Work
-from ..engine.flow import answer_all
+from ..engine.engine import Work
 from ..engine.label_scoring import Ranking
 from ..engine.oom_retry import Done
 from ..errors import ItemError, ModelError
 from ..lru import LRUCache
 from ..models.families.family import Encoded
 from ..values import AnswerWarning, Request
-from .backend import WINDOW_BATCHES
+from .backend import PreparedRequest, TakePrepared
 
 PRIORS = 64
 """How many sets of labels keep their scores without an image, which are the same for every image."""
+NOT_FINITE_HINT = (
+    "try --dtype float32 or bfloat16, another --quantize or none, or download the checkpoint anew "
+    "(idefics models remove, then idefics models pull)"
+)
 
 PriorKey = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
@@ -39,104 +41,95 @@ class EncodedRequest:
 class Answered:
     """What came of a task, and what its labels score without the images, if anyone asked."""
 
-    task: EncodedRequest
+    prepared: PreparedRequest
     done: Done | ItemError
     prior: tuple[float, ...] | ItemError = ()
 
 
-TakeTasks = Callable[[int, bool], list[EncodedRequest] | None]
+@dataclass(slots=True, eq=False)
+class ModelRecord:
+    """What is known of a loaded model from the tasks it had."""
+
+    checkpoint: str
+    priors: LRUCache[PriorKey, tuple[float, ...]] = field(default_factory=lambda: LRUCache(PRIORS))
+    has_computed: bool = False
+    """Whether it ever computed a number that is one: one item may overflow; where none was finite, it is the model."""
 
 
-class TaskFlow:
-    """Answers tasks as they end. Most images of a run share their priors, which are computed once."""
+class PendingTasks:
+    """The tasks of one run. Most images of a run share their priors, which are computed once."""
 
-    def __init__(self, checkpoint: str, *, hint: str) -> None:
-        self._checkpoint = checkpoint
-        self._hint = hint
-        self._priors: LRUCache[PriorKey, tuple[float, ...]] = LRUCache(PRIORS)
-        self._has_computed = False
+    def __init__(self, take: TakePrepared, record: ModelRecord) -> None:
+        self._take = take
+        self._record = record
+        self._prepared: dict[int, PreparedRequest] = {}
+        self._asked: dict[int, PriorKey] = {}
+        self._priors: dict[PriorKey, tuple[float, ...] | ItemError] = {}
+        self._waiting: list[Answered] = []
+        self._broken: list[Answered] = []
 
-    def answer(
-        self, open_engine: Callable[[], Engine], take: TakeTasks, *, rows: int
-    ) -> Iterator[Answered | None]:
-        """Each task as it ends; None now and then while there is nothing. The engine is opened for the first ones.
-
-        Raises ModelError when the first ones it computes all come out as no numbers.
-        """
-        tasks: dict[int, EncodedRequest] = {}
-        asked: dict[int, PriorKey] = {}
-        priors: dict[PriorKey, tuple[float, ...] | ItemError] = {}
-
-        def take_works(count: int, wait: bool) -> list[Work] | None:
-            taken = take(count, wait)
-            if taken is None:
-                return None
-            tasks.update((id(task.work), task) for task in taken)
-            works = [task.work for task in taken]
-            for task in taken:
-                key = _name_prior(task)
-                if key is None or key in priors or key in asked.values():
-                    continue
-                known = self._priors.find(key)
-                if known is not None:
-                    priors[key] = known
-                    continue
-                assert task.prior is not None
-                asked[id(task.prior)] = key
-                works.append(task.prior)
-            return works
-
-        first = take_works(WINDOW_BATCHES * rows, True)
-        while first is not None and not first:
-            yield None
-            first = take_works(WINDOW_BATCHES * rows, True)
-        if first is None:
-            return
-        begun = iter([first])
-        waiting: list[tuple[EncodedRequest, Done | ItemError]] = []
-        broken: list[Answered] = []
-        ended = answer_all(
-            open_engine(), lambda count, wait: next(begun, None) or take_works(count, wait), rows=rows
-        )
-        for pair in ended:
-            if pair is None:
-                yield None
+    def take(self, count: int, wait: bool) -> list[Work] | None:
+        """The works of at most so many tasks, and those of their priors that nobody asked for yet."""
+        taken = self._take(count, wait)
+        if taken is None:
+            return None
+        works: list[Work] = []
+        for one in taken:
+            task: EncodedRequest = one.work
+            self._prepared[id(task.work)] = one
+            works.append(task.work)
+            key = _name_prior(one)
+            if task.prior is None or key is None or key in self._priors or key in self._asked.values():
                 continue
-            work, done = pair
-            key = asked.pop(id(work), None)
-            if key is None:
-                waiting.append((tasks.pop(id(work)), done))
-            elif isinstance(done, Done):
-                priors[key] = done.outcome.scores
-                self._priors.keep(key, done.outcome.scores)
+            if (known := self._record.priors.find(key)) is not None:
+                self._priors[key] = known
             else:
-                priors[key] = done
-            complete = [each for each in waiting if _name_prior(each[0]) not in asked.values()]
-            waiting = [each for each in waiting if each not in complete]
-            for task, own in complete:
-                name = _name_prior(task)
-                answered = Answered(task, own, () if name is None else priors[name])
-                if isinstance(own, Done) and not self._has_computed:
-                    self._has_computed = own.outcome.is_finite
-                    if not self._has_computed:
-                        broken.append(answered)
-                        self._check(len(broken) <= WINDOW_BATCHES * rows)
-                        continue
-                    yield from broken
-                    broken = []
-                yield answered
-            wanted = {_name_prior(task) for task in (*tasks.values(), *(each[0] for each in waiting))}
-            priors = {key: scores for key, scores in priors.items() if key in wanted}
-        self._check(not broken)
+                self._asked[id(task.prior)] = key
+                works.append(task.prior)
+        return works
 
-    def _check(self, computes: bool) -> None:
-        """One item may overflow; where nothing was ever computed, it is the model."""
-        if not computes:
+    def end(self, work: Work, done: Done | ItemError, *, most_broken: int) -> list[Answered]:
+        """The tasks that nothing is missing for any more, now that this work has ended.
+
+        Raises ModelError when the first ones, more than `most_broken`, all come out as no numbers.
+        """
+        key = self._asked.pop(id(work), None)
+        if key is None:
+            self._waiting.append(Answered(self._prepared.pop(id(work)), done))
+        elif isinstance(done, Done):
+            self._priors[key] = done.outcome.scores
+            self._record.priors.keep(key, done.outcome.scores)
+        else:
+            self._priors[key] = done
+        complete = [one for one in self._waiting if _name_prior(one.prepared) not in self._asked.values()]
+        self._waiting = [one for one in self._waiting if one not in complete]
+        answered: list[Answered] = []
+        for one in complete:
+            name = _name_prior(one.prepared)
+            one = one if name is None else replace(one, prior=self._priors[name])
+            if isinstance(one.done, Done) and not self._record.has_computed:
+                self._record.has_computed = one.done.outcome.is_finite
+                if not self._record.has_computed:
+                    self._broken.append(one)
+                    self.check(most_broken)
+                    continue
+                answered += self._broken
+                self._broken = []
+            answered.append(one)
+        left = (*self._prepared.values(), *(one.prepared for one in self._waiting))
+        wanted = set(map(_name_prior, left))
+        self._priors = {key: scores for key, scores in self._priors.items() if key in wanted}
+        return answered
+
+    def check(self, most_broken: int = 0) -> None:
+        """Raise ModelError where more than these came out as no numbers, and nothing else ever did."""
+        if len(self._broken) > most_broken:
             raise ModelError(
-                f"{self._checkpoint} computes nothing but what is no number (NaN or infinite)",
-                hint=self._hint,
+                f"{self._record.checkpoint} computes only NaN or infinite values",
+                hint=NOT_FINITE_HINT,
             )
 
 
-def _name_prior(task: EncodedRequest) -> PriorKey | None:
+def _name_prior(prepared: PreparedRequest) -> PriorKey | None:
+    task: EncodedRequest = prepared.work
     return None if task.prior is None else (task.prior.encoded.ids, task.prior.labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import replace
 from itertools import chain, islice
@@ -29,7 +29,6 @@ from .bugs import ask_to_report
 from .daemon import open_warm
 from .declare import join_flags
 from .inputs import ItemList, Question, list_lines
-from .log import log_to
 from .model_choice import choose_model, choose_spec, list_run_details
 from .output import display_name, say, tell_failure
 from .progress import Progress, Tally
@@ -38,25 +37,13 @@ from .settings import Settings
 from .signals import INTERRUPTED, Interrupts
 from .table_inputs import list_asked
 
-__all__ = ["Question", "ask", "ask_lines", "open_chosen", "open_with"]
+__all__ = ["Question", "ask", "list_asked", "list_lines", "open_chosen", "open_with"]
 
 open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_with")
 """Who opens backends in this context, where a program brings its own; `open_backend` if nobody was set."""
 
 
-def ask(images: Sequence[str], question: Question, settings: Settings) -> None:
-    """Answer a question about each image."""
-    with log_to(settings.talk):
-        answer(list_asked(images, question, settings), settings)
-
-
-def ask_lines(path: str, settings: Settings) -> None:
-    """Answer each line of a batch file."""
-    with log_to(settings.talk):
-        answer(list_lines(path, settings), settings)
-
-
-def answer(work: ItemList, settings: Settings) -> None:
+def ask(work: ItemList, settings: Settings) -> None:
     """Answer all items. Raises typer.Exit(1) when some of them failed, Exit(130) when it was interrupted."""
     if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported

@@ -12,7 +12,7 @@ import typer
 from ..config import user_cache
 from ..errors import UsageError
 from ..eval.benchmarks import Benchmark, Draw, load_benchmarks, prepare
-from .ask import ask_lines
+from .ask import ask, list_lines
 from .model_choice import choose_model
 from .settings import Settings
 
@@ -43,7 +43,8 @@ def run_benchmark(name: str, benchmark: Benchmark, draw: Draw, settings: Setting
     prepared = prepare(name, benchmark, draw, user_cache())
     rows = Path(settings.output.output or f"{name}.jsonl")
     try:
-        ask_lines(str(prepared.items), replace(settings, output=replace(settings.output, output=str(rows))))
+        kept = replace(settings, output=replace(settings.output, output=str(rows)))
+        ask(list_lines(str(prepared.items), kept), kept)
     except typer.Exit as ended:
         if ended.exit_code != 1:  # failed items count as wrong
             raise

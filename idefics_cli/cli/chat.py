@@ -27,7 +27,6 @@ from ..values import Decoding, ModelSpec
 from .ask import open_chosen
 from .bugs import ask_to_report
 from .formats import refuse_tables
-from .log import log_to
 from .model_choice import choose_model, choose_spec, complete_decoding
 from .output import emit, is_terminal, may_fetch, one_line, say_error, tell_more
 from .progress import Tally
@@ -50,7 +49,7 @@ def converse(images: Sequence[str], settings: Settings, *, system: str | None, s
     conversation.decoding = replace(conversation.template.decoding.to_decoding(), **decoding)
     refuse_tables(settings.output.format)
     model = choose_model(settings)
-    with log_to(talk), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
         backend = open_chosen(_choose_spec(model, settings), model, settings, held)
         session = Session(conversation, backend, Report(model=model.name), settings.limits)
         if saved is not None:

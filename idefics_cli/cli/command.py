@@ -35,12 +35,15 @@ def with_options(
         taken = {panel: [one for one in every if one.name not in without] for panel, every in taken.items()}
 
         def command(**values: Any) -> None:
+            from .log import log_to
             from .resolve import resolve
 
             given = [
                 panel(**{one.name: values.pop(one.name) for one in every}) for panel, every in taken.items()
             ]
-            function(**values, settings=resolve(*given))
+            settings = resolve(*given)
+            with log_to(settings.talk):
+                function(**values, settings=settings)
 
         kind = inspect.Parameter.KEYWORD_ONLY
         shared = [

@@ -11,8 +11,7 @@ import typer
 
 from ..doctor.check import Check
 from ..doctor.machine import check_machine
-from .log import log_to
-from .output import Talk, emit, emit_folded, one_line
+from .output import emit, emit_folded, one_line
 from .pull import is_offline
 from .settings import Settings
 
@@ -20,14 +19,13 @@ from .settings import Settings
 def run_checks(settings: Settings, *, is_quick: bool, is_json: bool) -> None:
     """Print each check as it is made, or all as JSON. Raises typer.Exit(1) if one of them is broken."""
     done: list[Check] = []
-    with log_to(Talk()):
-        for check in _list_checks(
-            settings.model.device or "auto", is_offline=is_offline(settings), is_quick=is_quick
-        ):
-            done.append(check)
-            if not is_json:
-                hint = f"; {check.hint}" if check.hint else ""
-                emit_folded(one_line(f"{check.state:<7}  {check.name:<15}  {check.text}{hint}"))
+    for check in _list_checks(
+        settings.model.device or "auto", is_offline=is_offline(settings), is_quick=is_quick
+    ):
+        done.append(check)
+        if not is_json:
+            hint = f"; {check.hint}" if check.hint else ""
+            emit_folded(one_line(f"{check.state:<7}  {check.name:<15}  {check.text}{hint}"))
     is_sound = all(check.state != "broken" for check in done)
     if is_json:
         emit(

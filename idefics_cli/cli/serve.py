@@ -14,7 +14,6 @@ from ..errors import ModelError, NothingToDo, UsageError
 from ..models.libraries import import_libraries
 from ..values import ModelSpec
 from .daemon import start_server, write_server
-from .log import log_to
 from .model_choice import choose_model, choose_spec
 from .output import emit
 from .resolve import read_size
@@ -144,8 +143,7 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
         ),
     )
     backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=settings.cache_bytes)
-    with log_to(talk):
-        backend.load()
+    backend.load()
     places = ["commands of yours"]
     urls: tuple[str, ...] = ()
     if tcp is not None and address is not None:

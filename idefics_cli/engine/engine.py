@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -116,12 +117,37 @@ class Engine:
         row_tokens: int = ROW_TOKENS,
     ) -> list[Outcome]:
         """Answer the works of one batch, in order. They go on from the prefix with these cuts."""
-        if self._marked is None:
+        if (family := self._marked) is None:
             return self._run_whole(works)
-        if self.joins(works[0]):
-            return self._run_marked(self._marked, works, cuts, row_tokens)
-        with self._marked.remembering(self._model):
-            return self._run_marked(self._marked, works, cuts, row_tokens)
+        with nullcontext() if self.joins(works[0]) else family.remembering(self._model):
+            first = works[0]
+            prefix = self._prefixes.compute(first.encoded, family.list_units(first.encoded), cuts)
+            shared = [prefix.reused, *([prefix.length] * (len(works) - 1))]
+            prompts = [work.encoded for work in works]
+            if isinstance(first, Ranking):
+                scores = score_packed(
+                    self._model, family, prompts, first.labels, prefix, self._features, row_tokens
+                )
+                return [Outcome(None, tuple(own), count) for own, count in zip(scores, shared, strict=True)]
+            if first.decoding.max_new_tokens < 1:
+                return [Outcome(Generation("", 0, "length"), ())] * len(works)
+            continuations = [work for work in works if isinstance(work, Continuation)]
+            if self.joins(first):
+                generations = self._write(continuations, prefix)
+            else:
+                inputs = self._begin(family, prompts, prefix, first.decoding)
+                listeners = [work.listener for work in continuations]
+                generations = generate(
+                    self._model,
+                    family,
+                    prompts,
+                    first.decoding,
+                    inputs,
+                    listeners,
+                    first.constrain,
+                    first.likeliest,
+                )
+            return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 
     def free(self) -> None:
         """Forget everything that could be computed again."""
@@ -170,42 +196,6 @@ class Engine:
             and work.decoding.num_beams == 1
             and work.decoding.max_new_tokens > 0
         )
-
-    def _run_marked(
-        self,
-        family: PlaceholderFamily,
-        works: Sequence[Work],
-        cuts: Sequence[int],
-        row_tokens: int,
-    ) -> list[Outcome]:
-        first = works[0]
-        prefix = self._prefixes.compute(first.encoded, family.list_units(first.encoded), cuts)
-        shared = [prefix.reused, *([prefix.length] * (len(works) - 1))]
-        prompts = [work.encoded for work in works]
-        if isinstance(first, Ranking):
-            scores = score_packed(
-                self._model, family, prompts, first.labels, prefix, self._features, row_tokens
-            )
-            return [Outcome(None, tuple(own), count) for own, count in zip(scores, shared, strict=True)]
-        if first.decoding.max_new_tokens < 1:
-            return [Outcome(Generation("", 0, "length"), ())] * len(works)
-        continuations = [work for work in works if isinstance(work, Continuation)]
-        if self.joins(first):
-            generations = self._write(continuations, prefix)
-        else:
-            inputs = self._begin(family, prompts, prefix, first.decoding)
-            listeners = [work.listener for work in continuations]
-            generations = generate(
-                self._model,
-                family,
-                prompts,
-                first.decoding,
-                inputs,
-                listeners,
-                first.constrain,
-                first.likeliest,
-            )
-        return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 
     def _write(self, works: Sequence[Continuation], prefix: Prefix) -> list[Generation]:
         """Rows that begin together, to the end of the longest."""

@@ -7,18 +7,18 @@ A row that ends makes room at once; the next ones join when there are enough of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TypeVar
+from typing import Self
 
 from ..errors import ItemError
 from ..models.devices import is_out_of_memory
 from .batching import Batch
 from .engine import Engine, Outcome, Work
 from .generate import Continuation
-from .oom_retry import Done, check_is_of_work, describe_no_room, free_memory, run_batch
+from .oom_retry import Done, describe_no_room, free_memory, is_of_work, run_batch
 from .prefix_cache import Prefix
 from .running_row import RunningRow
 
@@ -29,28 +29,6 @@ JOIN_SHARE = 4
 
 Take = Callable[[int, bool], Sequence[Work] | None]
 """At most so many works that are there; with True it may wait for some. None when there will be no more."""
-
-T = TypeVar("T")
-
-
-def answer_all(engine: Engine, take: Take, *, rows: int) -> Iterator[tuple[Work, Done | ItemError] | None]:
-    """Each work as it ends, or why it alone cannot be answered. At most `rows` are written at a time.
-
-    None where it waited and there was nothing.
-    """
-    flow = _Flow(engine, take, rows)
-    try:
-        yield from flow.run()
-    finally:
-        flow.close()
-
-
-def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | ItemError]:
-    """Each work answered, in order, or why it alone cannot be."""
-    given = iter([works])
-    ended = answer_all(engine, lambda count, wait: next(given, None), rows=rows)
-    done = {id(work): one for work, one in (pair for pair in ended if pair is not None)}
-    return [done[id(work)] for work in works]
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +41,9 @@ class _Planned:
     is_begun: bool = False
 
 
-class _Flow:
+class Flow:
+    """The works of one run, at most `rows` of them written at a time."""
+
     def __init__(self, engine: Engine, take: Take, rows: int) -> None:
         self._engine = engine
         self._take = take
@@ -74,26 +54,28 @@ class _Flow:
         self._shared: dict[int, int] = {}
         self._is_last = False
 
-    def run(self) -> Iterator[tuple[Work, Done | ItemError] | None]:
-        while True:
-            self._fill()
-            if self._planned and self._has_room():
-                planned = self._planned[0]
-                if self._engine.joins(planned.works[0]):
-                    yield from self._join(planned)
+    def run(self) -> Generator[tuple[Work, Done | ItemError] | None]:
+        """Each work as it ends, or why it alone cannot be answered; None where it waited and there was nothing."""
+        try:
+            while not self._is_done():
+                if self._planned and self._has_room():
+                    planned = self._planned[0]
+                    if self._engine.joins(planned.works[0]):
+                        yield from self._join(planned)
+                    else:
+                        self._planned.popleft()
+                        yield from run_batch(self._engine, planned.works, planned.cuts)
+                elif self._running:
+                    yield from self._step()
                 else:
-                    self._planned.popleft()
-                    yield from run_batch(self._engine, planned.works, planned.cuts)
-            elif self._running:
-                yield from self._step()
-            elif self._is_last:
-                return
-            else:
-                yield None
+                    yield None
+        finally:
+            if self._decoder is not None:
+                self._decoder.close()
 
-    def close(self) -> None:
-        if self._decoder is not None:
-            self._decoder.close()
+    def _is_done(self) -> bool:
+        self._fill()
+        return self._is_last and not self._planned and not self._running
 
     @property
     def _running(self) -> list[RunningRow]:
@@ -110,9 +92,9 @@ class _Flow:
             self._is_last = True
         elif works:
             waiting += works
-            batches = _try(lambda: self._engine.plan(waiting, rows=self._rows))
-            if isinstance(batches, _Fault):
-                batches = [Batch((index,)) for index in range(len(waiting))]
+            batches = [Batch((index,)) for index in range(len(waiting))]
+            with _Attempt():
+                batches = self._engine.plan(waiting, rows=self._rows)
             self._planned = deque(
                 _Planned([waiting[index] for index in batch.rows], batch.cuts) for batch in batches
             )
@@ -134,23 +116,19 @@ class _Flow:
         running = [row.work for row in self._running]
         room = max(1, self._engine.count_room(running, planned.works[0], self._rows))
         works = [work for work in planned.works[:room] if isinstance(work, Continuation)]
-        decoder, prefix = self._decoder, planned.prefix
-
-        def admit() -> tuple[Prefix, list[RunningRow]]:
-            opened = prefix or self._engine.open_prefix(works[0], planned.cuts)
-            return opened, decoder.admit(works, opened)
-
-        admitted = _try(admit)
-        if admitted is _Fault.OTHER:
+        rows: list[RunningRow] = []
+        with _Attempt() as attempt:
+            planned.prefix = planned.prefix or self._engine.open_prefix(works[0], planned.cuts)
+            rows = self._decoder.admit(works, planned.prefix)
+        if attempt.fault is _Fault.OTHER:
             self._drop(planned, len(works))
             yield from self._run_alone(works)
             return
-        if isinstance(admitted, _Fault):
+        if planned.prefix is None or attempt.fault is not None:
             self._engine.free()
             free_memory()
             yield from self._make_do(planned, len(works))
             return
-        planned.prefix, rows = admitted
         for place, row in enumerate(rows):
             is_first = place == 0 and not planned.is_begun
             self._shared[id(row)] = planned.prefix.reused if is_first else planned.prefix.length
@@ -176,8 +154,10 @@ class _Flow:
 
     def _step(self) -> Iterator[tuple[Work, Done | ItemError]]:
         assert self._decoder is not None
-        ended = _try(self._decoder.step)
-        if ended is _Fault.OTHER:
+        ended: list[RunningRow] = []
+        with _Attempt() as attempt:
+            ended = self._decoder.step()
+        if attempt.fault is _Fault.OTHER:
             # Whose fault it was shows when each begins anew by itself.
             works = [row.work for row in self._running]
             with suppress(Exception):
@@ -185,15 +165,16 @@ class _Flow:
             self._decoder = self._engine.open_decoder()
             yield from self._run_alone(works)
             return
-        if not isinstance(ended, _Fault):
+        if attempt.fault is None:
             yield from self._finish(ended)
             return
         self._engine.free()
         free_memory()
         rows = self._running
         if len(rows) == 1:
-            ended = _try(self._decoder.step)
-            if isinstance(ended, _Fault):
+            with _Attempt() as attempt:
+                ended = self._decoder.step()
+            if attempt.fault is not None:
                 self._decoder.evict(rows[0])
                 yield rows[0].work, describe_no_room()
                 return
@@ -228,12 +209,17 @@ class _Fault(Enum):
     OTHER = auto()
 
 
-def _try(function: Callable[[], T]) -> T | _Fault:
-    """What comes of a pass. Memory is free again, as no traceback holds what did not fit."""
-    try:
-        return function()
-    except BaseException as error:
-        if is_out_of_memory(error):
-            return _Fault.MEMORY
-        check_is_of_work(error)
-        return _Fault.OTHER
+class _Attempt:
+    """A pass that may come to nothing. Memory is free after it, as no traceback holds what did not fit."""
+
+    def __init__(self) -> None:
+        self.fault: _Fault | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            return False
+        self.fault = _Fault.MEMORY if is_out_of_memory(error) else _Fault.OTHER
+        return self.fault is _Fault.MEMORY or is_of_work(error)

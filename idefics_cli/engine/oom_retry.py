@@ -32,10 +32,9 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def check_is_of_work(error: BaseException) -> None:
-    """Raise again what no work is to blame for; a device that fails will fail for the next one too."""
-    if isinstance(error, torch.AcceleratorError) or not is_of_item(error):
-        raise error
+def is_of_work(error: BaseException) -> bool:
+    """Whether a work may be to blame; a device that fails will fail for the next one too."""
+    return is_of_item(error) and not isinstance(error, torch.AcceleratorError)
 
 
 def describe_no_room() -> AnswerError:
@@ -59,7 +58,8 @@ def run_batch(
         except BaseException as error:
             fits = not is_out_of_memory(error)
             if fits:
-                check_is_of_work(error)
+                if not is_of_work(error):
+                    raise
                 failure = to_item_error(error) if len(works) == 1 else None
         # Outside of the handler, where the traceback no longer holds the tensors that did not fit.
         if outcomes is not None:

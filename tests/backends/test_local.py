@@ -197,7 +197,7 @@ def test_normalizations_take_away_what_the_labels_have_without_the_image(kind: s
         for label in labels:
             assert by_token[label] == pytest.approx(plain[label] / counts[label], abs=1e-4)
             assert informed[label] == pytest.approx(plain[label] - prior[label], abs=1e-4)
-    assert len(backend._flow._priors.list_keys()) == 1, "the same for every image"
+    assert len(backend._record.priors.list_keys()) == 1, "the same for every image"
     nothing_to_take_away = replace(blind, normalize="pmi")
     (error,) = backend.answer([nothing_to_take_away], IMAGES)
     assert isinstance(error, PromptError)

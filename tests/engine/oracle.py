@@ -9,8 +9,12 @@ from typing import Any
 
 import torch
 
+from idefics_cli.engine.engine import Engine, Work
+from idefics_cli.engine.flow import Flow
 from idefics_cli.engine.generate import Generation, generate
 from idefics_cli.engine.inputs import to_model
+from idefics_cli.engine.oom_retry import Done
+from idefics_cli.errors import ItemError
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.values import Choice, Decoding, Image, ModelSpec, Prompt
@@ -22,6 +26,14 @@ def opened(kind: str) -> tuple[Family, Any]:
     spec = ModelSpec(str(checkpoint(kind)))
     family = open_family(spec)
     return family, load_model(spec, family)
+
+
+def run_all(engine: Engine, works: Sequence[Work], *, rows: int) -> list[Done | ItemError]:
+    """What the engine answers to each work, in order."""
+    given = iter([works])
+    ended = Flow(engine, lambda count, wait: next(given, None), rows).run()
+    done = {id(work): one for work, one in (pair for pair in ended if pair is not None)}
+    return [done[id(work)] for work in works]
 
 
 @torch.inference_mode()

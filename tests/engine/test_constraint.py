@@ -11,11 +11,10 @@ from torch import Tensor
 
 from idefics_cli.engine.constraint import hide_others
 from idefics_cli.engine.engine import Engine
-from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.oom_retry import Done
 from idefics_cli.values import Decoding
-from tests.engine.oracle import opened, plain_answer
+from tests.engine.oracle import opened, plain_answer, run_all
 from tests.models.tiny import document, picture
 
 KINDS = ("idefics", "idefics3")

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from idefics_cli.engine.engine import Engine, Outcome
-from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation
 from idefics_cli.engine.oom_retry import Done
 from idefics_cli.models.families.family import Encoded
 from idefics_cli.values import Decoding, Image, ImagePart, Prompt
-from tests.engine.oracle import opened, plain_answer
+from tests.engine.oracle import opened, plain_answer, run_all
 from tests.models.tiny import KINDS, assistant, document, picture, user
 
 SHORT = Decoding(max_new_tokens=6)

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from idefics_cli.engine.engine import Engine
-from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.oom_retry import Done
 from idefics_cli.models.families.family import Encoded
 from idefics_cli.values import Decoding, Image, Prompt
-from tests.engine.oracle import opened, plain_answer
+from tests.engine.oracle import opened, plain_answer, run_all
 from tests.models.tiny import KINDS, document, picture, user
 
 SIZES = [(40, 30), (30, 60), (80, 20), (28, 28), (50, 50), (33, 44)]

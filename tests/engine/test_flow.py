@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from idefics_cli.engine.decoder import Pace
 from idefics_cli.engine.engine import Engine, Work
-from idefics_cli.engine.flow import answer_all, run_all
+from idefics_cli.engine.flow import Flow
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.listener import Listener
 from idefics_cli.engine.oom_retry import Done
 from idefics_cli.errors import InternalError, ItemError
 from idefics_cli.models.families.family import Encoded
 from idefics_cli.values import Decoding
-from tests.engine.oracle import opened, plain_answer
+from tests.engine.oracle import opened, plain_answer, run_all
 from tests.engine.test_engine import prompts
 from tests.models.tiny import KINDS
 
@@ -87,7 +87,7 @@ def test_an_answer_is_that_of_the_full_prompt_alone(
         del coming[:size]
         return taken
 
-    ended = [pair for pair in answer_all(engine, take, rows=rows) if pair is not None]
+    ended = [pair for pair in Flow(engine, take, rows).run() if pair is not None]
     answers = {id(work): done for work, done in ended}
     assert len(answers) == len(works)
     for work, case in zip(works, asked, strict=True):
@@ -179,7 +179,7 @@ def test_short_answers_do_not_wait_for_a_long_one() -> None:
         works = [Continuation(rows[0], replace(GREEDY, max_new_tokens=60))]
         works += [Continuation(rows[1 + index % 8], replace(GREEDY, max_new_tokens=3)) for index in range(11)]
         given_works = iter([works])
-        pairs = answer_all(Engine(model, family), lambda *_: next(given_works, None), rows=4)
+        pairs = Flow(Engine(model, family), lambda *_: next(given_works, None), 4).run()
         ended = [pair[0] for pair in pairs if pair is not None]
     finally:
         family.stop_ids = own_stops

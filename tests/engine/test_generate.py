@@ -10,13 +10,12 @@ import torch
 
 from idefics_cli.engine.detokenizer import AnswerText
 from idefics_cli.engine.engine import Engine
-from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.listener import Listener
 from idefics_cli.engine.oom_retry import Done
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.values import Decoding, Image, Prompt
-from tests.engine.oracle import opened
+from tests.engine.oracle import opened, run_all
 from tests.models.tiny import KINDS, assistant, document, picture, user
 
 A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 20))

@@ -18,14 +18,13 @@ from pydantic import BaseModel
 
 from idefics_cli.config import resolve_model
 from idefics_cli.engine.engine import Engine
-from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.grammar import Grammars
 from idefics_cli.errors import AnswerError, ItemError, UsageError
 from idefics_cli.models.loading import open_family
 from idefics_cli.prompts.answer_format import check_schema, parse_regex, read_data, to_choices, to_grammar
 from idefics_cli.values import AnswerFormat, Decoding, ModelSpec
-from tests.engine.oracle import opened
+from tests.engine.oracle import opened, run_all
 from tests.models.tiny import document, picture
 
 KINDS = ("idefics", "idefics2", "idefics3", "smolvlm")

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from idefics_cli.engine.engine import Engine
-from idefics_cli.engine.flow import run_all
 from idefics_cli.engine.label_scoring import Ranking, split_labels
 from idefics_cli.engine.oom_retry import Done
 from idefics_cli.ranking import normalize, rank
 from idefics_cli.values import Choice, Image, Prompt
-from tests.engine.oracle import opened, plain_scores
+from tests.engine.oracle import opened, plain_scores, run_all
 from tests.models.tiny import KINDS, assistant, document, picture, user
 
 A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 20))

@@ -43,6 +43,6 @@ def batch(
 
     Paths are relative to the file.
     """
-    from ..ask import ask_lines
+    from ..ask import ask, list_lines
 
-    ask_lines(items, settings)
+    ask(list_lines(items, settings), settings)

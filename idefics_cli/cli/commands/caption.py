@@ -20,6 +20,6 @@ def caption(
     ] = None,
 ) -> None:
     """Say what is in each image."""
-    from ..ask import Question, ask
+    from ..ask import Question, ask, list_asked
 
-    ask(images or [], Question("caption", prompt=prompt), settings)
+    ask(list_asked(images or [], Question("caption", prompt=prompt), settings), settings)

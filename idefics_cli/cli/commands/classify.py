@@ -41,7 +41,7 @@ def classify(
 ) -> None:
     """Choose the likeliest of the given labels for each image."""
     from ...prompts.tasks import parse_labels
-    from ..ask import Question, ask
+    from ..ask import Question, ask, list_asked
 
     if labels is None:
         raise UsageError("classify needs labels", hint="write --labels cat,dog,bird or --labels @labels.txt")
@@ -50,13 +50,16 @@ def classify(
     if generate and normalize is not None:
         raise UsageError("--normalize ranks labels, --generate does not", hint="leave one of them away")
     ask(
-        images or [],
-        Question(
-            "classify",
-            labels=parse_labels(labels),
-            is_ranked=not generate,
-            normalize=normalize or "none",
-            top=top,
+        list_asked(
+            images or [],
+            Question(
+                "classify",
+                labels=parse_labels(labels),
+                is_ranked=not generate,
+                normalize=normalize or "none",
+                top=top,
+            ),
+            settings,
         ),
         settings,
     )

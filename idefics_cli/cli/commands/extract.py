@@ -27,7 +27,7 @@ def extract(
 ) -> None:
     """Fill in the fields of a JSON schema from each image: the answer always parses."""
     from ...prompts.answer_format import parse_fields
-    from ..ask import Question, ask
+    from ..ask import Question, ask, list_asked
 
     if (fields is None) == (settings.prompt.schema is None):
         raise UsageError(
@@ -35,4 +35,4 @@ def extract(
             hint='write --fields "vendor, date:date, total:number" or --schema receipt.json',
         )
     wanted = None if fields is None else parse_fields(fields)
-    ask(images or [], Question("extract", answer_format=wanted), settings)
+    ask(list_asked(images or [], Question("extract", answer_format=wanted), settings), settings)

@@ -30,18 +30,21 @@ def rate(
 ) -> None:
     """Rate each image: the mean over a scale by how likely the model holds each step, or how likely a yes is."""
     from ...prompts.tasks import parse_scale
-    from ..ask import Question, ask
+    from ..ask import Question, ask, list_asked
 
     if question is None:
         raise UsageError("rate needs a question", hint='write --question "How sharp is it?"')
     steps = parse_scale(scale)
     ask(
-        images or [],
-        Question(
-            "rate",
-            fields=(("question", question), ("scale", steps.wording)),
-            labels=steps.labels,
-            values=steps.values,
+        list_asked(
+            images or [],
+            Question(
+                "rate",
+                fields=(("question", question), ("scale", steps.wording)),
+                labels=steps.labels,
+                values=steps.values,
+            ),
+            settings,
         ),
         settings,
     )

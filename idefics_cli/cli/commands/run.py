@@ -26,9 +26,14 @@ def run(
     ] = None,
 ) -> None:
     """Ask with any template, built in or your own."""
-    from ..ask import Question, ask
+    from ..ask import Question, ask, list_asked
 
-    ask(images or [], Question("run", template=template, fields=parse_fields(set_ or [])), settings)
+    ask(
+        list_asked(
+            images or [], Question("run", template=template, fields=parse_fields(set_ or [])), settings
+        ),
+        settings,
+    )
 
 
 def parse_fields(settings: list[str]) -> tuple[tuple[str, str], ...]:

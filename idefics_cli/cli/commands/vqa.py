@@ -22,6 +22,6 @@ def vqa(
     ] = None,
 ) -> None:
     """Answer one or more questions about each image."""
-    from ..ask import Question, ask
+    from ..ask import Question, ask, list_asked
 
-    ask(images or [], Question("vqa", questions=tuple(question or ())), settings)
+    ask(list_asked(images or [], Question("vqa", questions=tuple(question or ())), settings), settings)

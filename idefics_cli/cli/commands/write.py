@@ -20,6 +20,6 @@ def write(
     ] = None,
 ) -> None:
     """Write a story, an ad or any other text guided by each image."""
-    from ..ask import Question, ask
+    from ..ask import Question, ask, list_asked
 
-    ask(images or [], Question("write", prompt=prompt), settings)
+    ask(list_asked(images or [], Question("write", prompt=prompt), settings), settings)
