@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from .errors import ModelError, UsageError
+from .errors import ModelError, UsageError, describe_problems
 from .files import read_file
 from .values import Style
 
@@ -236,9 +236,7 @@ def _read_models(path: Path, *, folders_from: Path) -> dict[str, Checkpoint]:
     try:
         entries = TypeAdapter(dict[str, Checkpoint]).validate_python(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise UsageError(f"{path}: {place or 'the file'}: {first['msg']}") from error
+        raise UsageError(f"{path}: {describe_problems(error)}") from error
     for name, entry in entries.items():
         if (entry.repo is None) == (entry.folder is None):
             raise UsageError(f"{path}: {name}: give either repo or folder")

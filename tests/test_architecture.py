@@ -71,10 +71,11 @@ PLACES = {
     "httpx2": ("images", "models/hub", "doctor", "backends/openai"),
     "tenacity": ("http_retry",),
     "packaging": ("doctor",),
+    "psutil": ("models", "serve"),
     "filelock": ("models", "backends/daemon"),
     "platformdirs": ("config", "backends/daemon"),
     "pydantic": (
-        *("config", "prompts", "runner", "serve", "review", "eval/benchmarks"),
+        *("config", "cli/resolve", "prompts", "runner", "serve", "review", "backends/daemon", "eval/benchmarks"),
         *("models/dimensions", "models/families", "models/hub"),
     ),
     "llguidance": ("prompts/answer_format", "engine/grammar"),

@@ -86,9 +86,6 @@ def _read_limits(options: InputOptions) -> Limits:
     return limits
 
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-
-
 def _read_cache_bytes(options: DecodingOptions) -> int | None:
     """The bytes of --cache-memory, None if it was not given."""
     if options.cache_memory is None:
@@ -127,8 +124,13 @@ def _read_max_memory(options: ModelOptions) -> tuple[tuple[str, int], ...]:
 
 def _read_size(text: str) -> int | None:
     """The bytes of a size as people write it, None for what is none."""
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d+)?) *([kmg]i?)?b?", text.strip(), re.IGNORECASE | re.ASCII)
-    return None if match is None else int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    written = re.sub("i$", "iB", text.strip(), flags=re.IGNORECASE)  # as Kubernetes writes it: 2Gi
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(written))
+    except ValidationError:
+        return None
 
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}

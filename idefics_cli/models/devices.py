@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
 from ..errors import ModelError
@@ -144,21 +144,20 @@ def list_devices() -> list[Device]:
     if torch.backends.mps.is_available():
         free = count_free_bytes(torch.device("mps"))
         found.append(Device("Apple GPU", "mps", free, int(torch.mps.recommended_max_memory())))
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = psutil.virtual_memory().total
     found.append(Device(_name_processor(), "cpu", count_free_bytes(torch.device("cpu")), total))
     return found
 
 
 def count_free_bytes(device: torch.device) -> int:
-    """Memory that could still be had on a device, 0 where nobody can tell."""
+    """Memory that could still be had on a device."""
     if device.type in ("cuda", "xpu"):
         driver = getattr(torch, device.type)
         free = driver.mem_get_info(device)[0]
         return int(free + driver.memory_reserved(device) - driver.memory_allocated(device))
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    free_ram = count_free_ram()
-    return free_ram[0] if free_ram else 0
+    return count_free_ram()[0]
 
 
 def _name_processor() -> str:

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import IdeficsError, SourceError, UsageError
+from ..errors import IdeficsError, SourceError, UsageError, describe_problems
 from ..jsonl import dump_row
 from .session import NEEDED, Action, Outdated, ReviewSession, View
 from .thumbnails import EDGES, MEDIA_TYPE
@@ -248,7 +248,7 @@ async def _read_body(call: Call, kind: type[T]) -> T:
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:
-        raise UsageError(f"the call is not one of the page's: {error.errors()[0]['msg']}") from error
+        raise UsageError(f"the page does not make such a call: {describe_problems(error)}") from error
 
 
 def _reply(content: Mapping[str, Any]) -> Response:

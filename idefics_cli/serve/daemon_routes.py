@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
-from ..backends.daemon.protocol import dump_line, dump_outcomes, unpack
+from ..backends.daemon.protocol import dump_line, dump_outcomes, dump_preview, unpack
 from ..errors import ModelError, to_item_error
 from ..values import Image, Request
 from .body import count_declared, read_body, read_pieces
@@ -63,12 +63,7 @@ def list_private_routes(state: ServerState) -> list[Route]:
                 found = await asyncio.wrap_future(shown)
             except BaseException as error:
                 return Response(dump_line({"outcomes": dump_outcomes([to_item_error(error)])}))
-        fields = {
-            "text": found.text,
-            "image_tokens": found.image_tokens,
-            "prompt_tokens": found.prompt_tokens,
-        }
-        return Response(dump_line({"preview": fields}))
+        return Response(dump_line({"preview": dump_preview(found)}))
 
     async def stop(call: Call) -> Response:
         state.ending.set()

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
-import resource
-import sys
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 
 def keep_loaded() -> None:
@@ -28,9 +26,5 @@ def release_freed() -> None:
 
 
 def count_resident_bytes() -> int:
-    """What this process holds now; where the system does not tell, the most it ever held."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+    """What this process holds now."""
+    return psutil.Process().memory_info().rss

@@ -7,7 +7,7 @@ import base64
 import time
 from typing import Any, cast
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from idefics_cli.images import Limits

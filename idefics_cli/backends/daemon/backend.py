@@ -20,7 +20,7 @@ from ... import __version__
 from ...errors import ItemError, ModelError, UsageError
 from ...values import Answer, Image, ModelSpec, Request, Style
 from ..backend import Preview
-from .protocol import build, build_outcomes, dump_line, pack
+from .protocol import dump_line, pack, read_outcomes, read_preview
 from .runtime_dir import SOCKET, check_folder, find_folder, identify
 
 GREETING_SECONDS = 5.0
@@ -81,15 +81,15 @@ class ResidentBackend:
             if "outcomes" in reply:
                 break
             time.sleep(reply["retry_after_seconds"])
-        return build_outcomes(reply["outcomes"])
+        return read_outcomes(reply["outcomes"])
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         reply = self._post(PREVIEW, pack([request], images))
         if "outcomes" in reply:
-            (error,) = build_outcomes(reply["outcomes"])
+            (error,) = read_outcomes(reply["outcomes"])
             assert isinstance(error, ItemError)
             raise error
-        return build(Preview, reply["preview"])
+        return read_preview(reply["preview"])
 
     def close(self) -> None:
         self._session.close()

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...errors import BadItem, IdeficsError, ModelError, PromptError, SourceError, is_of_item
+from ...errors import (
+    BadItem,
+    IdeficsError,
+    ModelError,
+    PromptError,
+    SourceError,
+    describe_problems,
+    is_of_item,
+)
 from ...images import name_source
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
 from ..dimensions import Dimensions
@@ -132,10 +140,8 @@ class Family(ABC):
         try:
             known: Dimensions = TypeAdapter(cls.sizes).validate_python(given).measure()
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(step) for step in first["loc"])
             raise ModelError(
-                f"the config of {name} is not one of its architecture: {place}: {first['msg']}",
+                f"the config of {name} does not fit its architecture: {describe_problems(error)}",
                 hint="check its config.json",
             ) from error
         return replace(known, tiles=cls.detail_tiles)

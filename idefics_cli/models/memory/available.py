@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -120,31 +119,16 @@ def _is_built_for(kind: str) -> bool:
 
 
 def _find_ram() -> list[Pool]:
-    found = count_free_ram()
-    return [Pool("ram", "RAM", "cpu", *found)] if found is not None else []
+    return [Pool("ram", "RAM", "cpu", *count_free_ram())]
 
 
-def count_free_ram() -> tuple[int, str] | None:
-    """Bytes of RAM that could still be had, and who says so; None where nobody does."""
+def count_free_ram() -> tuple[int, str]:
+    """Bytes of RAM that could still be had, and who says so. A container may have less than its machine."""
+    import psutil
+
+    free = psutil.virtual_memory().available
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
-    except (OSError, StopIteration):
-        return _guess_free_ram()
-    try:  # A container may have less than its machine.
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
     except (OSError, ValueError):
-        return free, "/proc/meminfo"
-    if limit - used < free:
-        return max(0, limit - used), "/sys/fs/cgroup"
-    return free, "/proc/meminfo"
-
-
-def _guess_free_ram() -> tuple[int, str] | None:
-    """Half of all there is, where the system does not say what is free."""
-    if sys.platform == "win32":
-        return None
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2, "half of all RAM"
-    except (OSError, ValueError):
-        return None
+        return free, "the system"
+    return min((free, "the system"), (max(0, limit - used), "/sys/fs/cgroup"))

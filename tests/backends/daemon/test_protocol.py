@@ -8,7 +8,7 @@ from dataclasses import replace
 import PIL.Image
 import pytest
 
-from idefics_cli.backends.daemon.protocol import build_outcomes, dump_line, dump_outcomes, pack, unpack
+from idefics_cli.backends.daemon.protocol import dump_line, dump_outcomes, pack, read_outcomes, unpack
 from idefics_cli.backends.daemon.runtime_dir import identify
 from idefics_cli.errors import AnswerError, ItemError, PromptError
 from idefics_cli.values import (
@@ -71,7 +71,7 @@ def test_outcomes_come_out_as_they_went_in() -> None:
         Answer(""),
         AnswerError("none", code="no_label"),
     ]
-    found = build_outcomes(json.loads(dump_line({"outcomes": dump_outcomes(outcomes)}))["outcomes"])
+    found = read_outcomes(json.loads(dump_line({"outcomes": dump_outcomes(outcomes)}))["outcomes"])
     assert [found[0], found[2]] == [outcomes[0], outcomes[2]]
     assert [one.to_failure() for one in found if isinstance(one, ItemError)] == [
         one.to_failure() for one in outcomes if isinstance(one, ItemError)
