@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from idefics_cli.backends import close_backends
+
 PACKAGE = Path(__file__).parents[1] / "idefics_cli"
 CIRCLE = PACKAGE / "shapes" / "samples" / "red-circle.png"
 MOST_CALLS = 10
@@ -26,6 +28,7 @@ def test_the_way_of_a_question_to_the_model_is_short(
             names = [(Path(frame.filename).name, frame.name) for frame in frames]
             ways.add(tuple(names[names.index(("vqa.py", "vqa")) :]))
 
+    close_backends()  # what earlier questions left to share would be another way
     hook = register_module_forward_pre_hook(look)
     try:
         result = run("vqa", CIRCLE, "-q", "What colour is the circle?", "--model", "shapes", *options)
