@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ class Draft:
                 os.chmod(self._path, stat.S_IMODE(former.st_mode))
         os.fsync(self.file)
         os.replace(self._path, self._target)
-        _sync_folder(self._target.parent)
+        sync(self._target.parent)
 
     def discard(self) -> None:
         with suppress(OSError):
@@ -97,6 +98,25 @@ def open_draft(path: Path, flags: int = 0) -> Iterator[Draft]:
     except BaseException:
         draft.discard()
         raise
+
+
+@contextmanager
+def open_folder_draft(path: Path, prefix: str = ".") -> Iterator[Path]:
+    """A folder beside its place, which it takes in the end; gone if anything goes wrong."""
+    draft = path.with_name(f"{prefix}{secrets.token_hex(6)}.tmp")
+    draft.mkdir()
+    try:
+        yield draft
+        former = path.with_name(f".{secrets.token_hex(6)}.tmp") if os.path.lexists(path) else None
+        if former is not None:
+            os.rename(path, former)
+        os.rename(draft, path)
+        sync(path.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    if former is not None:
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def write_all(file: int, data: bytes) -> None:
@@ -126,10 +146,10 @@ def lock(file: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """See to it that a new name is on the disk too, where a folder can be synced."""
+def sync(path: Path) -> None:
+    """See to it that a file, or a new name in a folder, is on the disk, where that can be done."""
     with suppress(OSError):
-        file = os.open(folder, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY)
         try:
             os.fsync(file)
         finally:

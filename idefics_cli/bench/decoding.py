@@ -15,6 +15,7 @@ from ..backends import Backend, close_backends
 from ..errors import ItemError
 from ..models.devices import choose_device, choose_dtype
 from ..models.loading import open_family
+from ..tables import align
 from .measure import ArmJob, Open, open_local, read_peak, reset_peak
 from .roofline import PROBE, count_decoding_bytes, measure_copy_rate, name_device
 from .workloads import compose_work
@@ -115,15 +116,13 @@ def tabulate_decoding(model: str, measured: DecodingSpeed) -> str:
             for speed in measured.speeds
         ),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(
         [
             f"{model} on {measured.device}, {held}",
             f"this machine copies at {measured.copy_bytes / 1e9:.1f} GB/s; "
             f"a step reads {measured.read_bytes / 1e6:.1f} MB of weights",
             "",
-            *lines,
+            *align(rows, right_from=0),
         ]
     )
 

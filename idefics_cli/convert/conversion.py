@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 from ..errors import BadItem, ItemError, UsageError
-from ..files import is_own_stream, open_draft
+from ..files import is_own_stream, open_draft, open_folder_draft
 from ..images import Limits
 from ..jsonl import parse_line, read_lines
 from .columns import choose_columns, find_columns
@@ -101,7 +99,7 @@ def convert(
         left_out += 1
         tell(line, why)
 
-    with _open_folder(target) if form.is_folder else _open_file(target) as place:
+    with open_folder_draft(target) if form.is_folder else _open_file(target) as place:
         table: RowTable = make(place, found, limits or Limits()) if form.is_folder else make(place, found)
         for line, row in _read(rows, leave_out):
             try:
@@ -134,22 +132,3 @@ def _open_file(target: Path) -> Iterator[IO[bytes]]:
             yield stream
         draft.keep()
         os.close(draft.file)
-
-
-@contextmanager
-def _open_folder(target: Path) -> Iterator[Path]:
-    """A folder beside its place, which it takes in the end."""
-    draft = target.with_name(f".{secrets.token_hex(6)}.tmp")
-    draft.mkdir()
-    try:
-        yield draft
-        if os.path.lexists(target):
-            former = target.with_name(f".{secrets.token_hex(6)}.tmp")
-            os.rename(target, former)
-            os.rename(draft, target)
-            shutil.rmtree(former)
-        else:
-            os.rename(draft, target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise

@@ -6,7 +6,6 @@ May be called from many threads. Knows no HTTP.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..images import name_source
+from ..lru import LRUCache
 from .corrections import (
     Corrections,
     State,
@@ -87,7 +87,7 @@ class ReviewSession:
         """Grows with every correction, whoever makes it."""
         self.trouble = ""
         self._lock = self.index.lock
-        self._views: OrderedDict[object, Found] = OrderedDict()
+        self._views: LRUCache[object, Found] = LRUCache(_KEPT)
         self._labels: list[str] = []
         self._duplicates = threading.Event()
         self._ending = threading.Event()
@@ -243,8 +243,7 @@ class ReviewSession:
             table = Snapshot(self.index, self.index.count)
             generation, mask = self.index.generation, self.index.all_rows()
             key = (view, generation, table.count, self.index.duplicates_known)
-            if (known := self._views.get(key)) is not None:
-                self._views.move_to_end(key)
+            if (known := self._views.find(key)) is not None:
                 return known
         try:
             selection = select(parse_query(view.query), table)
@@ -255,10 +254,7 @@ class ReviewSession:
                 raise Outdated("the file was replaced meanwhile") from None
             raise
         found = Found(table, int(mask.sum()), rows.astype(np.int32), selection)
-        with self._lock:
-            self._views[key] = found
-            while len(self._views) > _KEPT:
-                self._views.popitem(last=False)
+        self._views.keep(key, found)
         return found
 
     def _count(self, found: Found) -> dict[str, list[tuple[str, int]]]:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 
+from ...files import open_folder_draft, sync
 from ...values import ModelSpec
 from ..families.family import Family
 from ..hub.cache import find_commit
@@ -73,20 +72,15 @@ def keep(entry: QuantizedEntry, model: Any) -> None:
             if entry.is_there:
                 return
             _remove_drafts(root, entry.folder.name)
-            draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{entry.folder.name}-", dir=root))
-            try:
+            with open_folder_draft(entry.folder, f"{DRAFT}{entry.folder.name}-") as draft:
                 _write(draft, entry, model)
-                shutil.rmtree(entry.folder, ignore_errors=True)  # half removed by somebody
-                os.replace(draft, entry.folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
     except Timeout:
         return  # another process is writing the same
     except (OSError, SafetensorError) as error:
-        log.info("the quantized weights are not kept (%s); --no-quantized-cache does not try", error)
+        log.info("the quantized weights cannot be kept (%s); --no-quantized-cache does not try", error)
         return
     log.info(
-        "the quantized weights are kept in %s (%s), for later runs to read only those",
+        "kept the quantized weights in %s (%s): later runs load only these",
         entry.folder,
         format_bytes(count_folder_bytes(entry.folder)),
     )
@@ -104,7 +98,7 @@ def widen(model: Any, dtype: torch.dtype) -> None:
 
 def discard(entry: QuantizedEntry, reason: str) -> None:
     """Remove an entry that cannot be read."""
-    log.info("the kept quantized weights in %s are of no use (%s) and are made anew", entry.folder, reason)
+    log.info("the quantized weights in %s cannot be read (%s); quantizing again", entry.folder, reason)
     shutil.rmtree(entry.folder, ignore_errors=True)
 
 
@@ -124,9 +118,7 @@ def _write(draft: Path, entry: QuantizedEntry, model: Any) -> None:
     model.config.save_pretrained(draft)
     (draft / ORIGIN).write_text(json.dumps(entry.origin, indent=2), encoding="utf-8")
     for path in draft.iterdir():
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
-    draft.chmod(0o777 & ~_read_umask())  # mkdtemp makes folders for one user only
+        sync(path)
 
 
 def _narrow(model: Any) -> dict[str, torch.Tensor]:
@@ -166,10 +158,4 @@ def _remove_outdated(entry: QuantizedEntry) -> None:
             continue
         if is_same and is_old and folder != entry.folder:
             shutil.rmtree(folder, ignore_errors=True)
-            log.info("outdated quantized weights are removed: %s (%s)", folder, format_bytes(size))
-
-
-def _read_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+            log.info("removed outdated quantized weights: %s (%s)", folder, format_bytes(size))
