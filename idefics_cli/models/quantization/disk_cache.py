@@ -77,10 +77,10 @@ def keep(entry: QuantizedEntry, model: Any) -> None:
     except Timeout:
         return  # another process is writing the same
     except (OSError, SafetensorError) as error:
-        log.info("the quantized weights cannot be kept (%s); --no-quantized-cache does not try", error)
+        log.info("the quantized weights were not kept (%s); --no-quantized-cache does not try", error)
         return
     log.info(
-        "kept the quantized weights in %s (%s): later runs load only these",
+        "quantized weights kept in %s (%s): later runs load only these",
         entry.folder,
         format_bytes(count_folder_bytes(entry.folder)),
     )
