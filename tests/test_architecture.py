@@ -75,7 +75,16 @@ PLACES = {
     "filelock": ("models", "backends/daemon"),
     "platformdirs": ("config", "backends/daemon"),
     "pydantic": (
-        *("config", "cli/resolve", "prompts", "runner", "serve", "review", "backends/daemon", "eval/benchmarks"),
+        *(
+            "config",
+            "cli/resolve",
+            "prompts",
+            "runner",
+            "serve",
+            "review",
+            "backends/daemon",
+            "eval/benchmarks",
+        ),
         *("models/dimensions", "models/families", "models/hub"),
     ),
     "llguidance": ("prompts/answer_format", "engine/grammar"),
