@@ -146,7 +146,8 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(read_file(path, MAX_YAML_BYTES).decode("utf-8-sig"))
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        hint = "check IDEFICS_CONFIG_DIR" if path.is_relative_to(user_folder()) else ""
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
     except BadYAML as error:

@@ -29,6 +29,7 @@ from .bugs import ask_to_report
 from .daemon import open_warm
 from .declare import join_flags
 from .inputs import ItemList, Question, list_lines
+from .long_labels import avoid_naming, may_not_fit
 from .model_choice import choose_model, choose_spec, list_run_details
 from .output import display_name, say, tell_failure
 from .progress import Progress, Tally
@@ -45,6 +46,11 @@ open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_wi
 
 def ask(work: ItemList, settings: Settings) -> None:
     """Answer all items. Raises typer.Exit(1) when some of them failed, Exit(130) when it was interrupted."""
+    with contextlib.ExitStack() as held:
+        _answer(work, settings, held)
+
+
+def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> None:
     if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
     listed = work.items()
@@ -55,7 +61,9 @@ def ask(work: ItemList, settings: Settings) -> None:
     output = choose_output(work, settings.output, is_single=is_single)
     index, shards = settings.shard
     own = work.share(index, shards) if work.share is not None and shards > 1 else None
-    items = check_sidecars(keep_inputs(own or chain(head, listed), output, work), settings.sidecars)
+    items: Iterable[Item] = check_sidecars(
+        keep_inputs(own or chain(head, listed), output, work), settings.sidecars
+    )
     if own is None:
         items = take_shard(items, index, shards, work.items if work.count is not None else None)
     _check_abilities(work, settings)
@@ -66,16 +74,20 @@ def ask(work: ItemList, settings: Settings) -> None:
     if settings.output.dry_run:
         from .dry_run import print_prompts
 
-        print_prompts(items, work.words, spec, model, settings)
+        print_prompts(work, items, head[0], spec, model, settings)
         return
+    opened: Backend | None = None
+    if not spec.servers and may_not_fit(work, settings):
+        opened = open_chosen(spec, model, settings, held)
+        work, items = avoid_naming(work, items, head[0], opened.style, opened.preview, settings)
     run_name = name_run(model.name, list_run_details(spec, settings), work.like)
     wanted = work.like.answer_format if work.like is not None else None
     tally = Tally(counts_choices=wanted is not None and wanted.kind == "choices")
     interrupts = Interrupts(is_gentle=not is_single)
-    with open_sinks(output, run_name, settings) as sinks, contextlib.ExitStack() as held:
+    with open_sinks(output, run_name, settings) as sinks:
         todo = sinks.skip_finished(items)
         if (first := next(todo, None)) is not None:
-            backend = open_chosen(spec, model, settings, held)
+            backend = opened or open_chosen(spec, model, settings, held)
             results = _open_run(chain([first], todo), work, settings, model, backend, sinks, interrupts)
             progress = Progress(
                 is_wanted=not (settings.output.quiet or is_single or output.is_watched),

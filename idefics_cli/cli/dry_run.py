@@ -18,6 +18,8 @@ from ..jsonl import dump_row
 from ..models.hub.cache import has_processor
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .daemon import open_warm
+from .inputs import ItemList
+from .long_labels import avoid_naming, may_not_fit
 from .output import display_name, emit, tell_failure
 from .settings import Settings
 
@@ -25,8 +27,9 @@ Render = Callable[[Request, Mapping[str, Image]], Preview]
 
 
 def print_prompts(
+    work: ItemList,
     items: Iterable[Item],
-    words: Callable[[Item, Style], Request],
+    first: Item,
     spec: ModelSpec,
     model: Model,
     settings: Settings,
@@ -34,7 +37,9 @@ def print_prompts(
     """Print the prompt of every item. Raises typer.Exit(1) when one of them could not be run."""
     with contextlib.ExitStack() as held:
         style, preview = _choose_preview(spec, model, settings, held)
-        has_failed = _print_each(items, words, style, preview, settings)
+        if may_not_fit(work, settings):
+            work, items = avoid_naming(work, items, first, style, preview, settings)
+        has_failed = _print_each(items, work.words, style, preview, settings)
     if has_failed:
         raise typer.Exit(1)
 

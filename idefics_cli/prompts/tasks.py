@@ -17,6 +17,8 @@ from ..files import read_file
 MAX_STEPS = 101
 _SCALE = re.compile(r"([0-9]{1,3})-([0-9]{1,3})")
 MAX_LABELS = 100_000
+MANY_LABELS = 10
+"""With more than these it is they that make a prompt long."""
 MAX_LABELS_BYTES = 10_000_000
 
 

@@ -15,7 +15,7 @@ from ..backends import Backend, PreparedRequest, StreamingBackend
 from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
-from ..prompts.tasks import match_label
+from ..prompts.tasks import MANY_LABELS, match_label
 from ..ranking import temper
 from ..rows import Result
 from ..values import Answer, AnswerWarning, Failure, Image, Item, Request
@@ -321,7 +321,7 @@ def _explain(error: ItemError, item: Item) -> Failure:
     failure = error.to_failure()
     if failure.code != "prompt_too_long" or item.task == "chat":
         return failure
-    ways = ["--template classify-photo, which names no labels"] if len(item.labels) > 10 else []
+    ways = ["--template classify-photo, which names no labels"] if len(item.labels) > MANY_LABELS else []
     ways += ["fewer --shots"] if item.examples else []
     ways += ["fewer images", "a lower --detail"] if len(item.images) > 1 else []
     ways += ["a shorter text or a smaller --max-new-tokens"] if not ways else []

@@ -1,11 +1,9 @@
-"""What somebody meets in the first hour: what is skipped, what failed, what is meant, where things are run."""
+"""What somebody meets in the first hour: what is skipped, what failed, what is meant."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +14,10 @@ from idefics_cli.errors import AnswerError, PromptError
 from idefics_cli.values import Request
 from tests.program import Run
 from tests.scripted import ScriptedBackend
-from tests.scripted_program import ROOT
 
 Program = Callable[..., Run]
 MODEL = ("--model", "idefics-9b")
+SAMPLES = Path(__file__).parents[2] / "idefics_cli" / "shapes" / "samples"
 
 
 @pytest.fixture
@@ -214,6 +212,28 @@ def test_a_prompt_too_long_is_said_once_with_a_way_out(run: Program, photos: Pat
     assert "prompt too long 4" in result.stderr
 
 
+def test_labels_that_do_not_fit_are_ranked_without_being_named(run: Program, tmp_path: Path) -> None:
+    labels, rows = tmp_path / "labels.txt", tmp_path / "rows.jsonl"
+    labels.write_text("\n".join((*(f"a thing of kind {number}" for number in range(198)), "circle", "star")))
+    images = (SAMPLES / "red-circle.png", SAMPLES / "blue-star.png")
+    words = ("classify", *images, "--labels", f"@{labels}", "--model", "shapes")
+    result = run(*words, "-o", rows)
+    assert result.code == 0
+    told = "using --template classify-photo, which does not name the 200 labels"
+    assert (result.stderr.count(told), len(result.stderr.splitlines())) == (1, 2), result.stderr
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [(row["label"], row["template"]) for row in found] == [
+        ("circle", "classify-photo@1"), ("star", "classify-photo@1"),
+    ]  # fmt: skip
+    assert "2 done before" in run(*words, "-o", rows).stderr
+    assert "a photo of a\n" in run(*words, "--dry-run").stdout
+    refused = run(*words, "--template", "classify")
+    assert refused.code == 1
+    assert refused.stderr.count("the prompt takes") == 1
+    few = run("classify", images[0], "--labels", "circle,star", "--model", "shapes")
+    assert (few.stdout, few.stderr) == ("circle\n", "")
+
+
 def test_a_variable_that_nothing_reads_is_told(run: Program, photos: Path) -> None:
     os.environ["IDEFICS_TEMPRATURE"] = "1"
     result = run("caption", photos / "a.png", *MODEL, backend=ScriptedBackend())
@@ -234,34 +254,3 @@ def test_pull_without_a_network_does_not_advise_itself(run: Program) -> None:
     assert result.code == 3
     assert "models pull" not in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-NO_HOME = ["unshare", "--user", "--map-user=12345", "env", "-i", "PYTHONDONTWRITEBYTECODE=1"]
-
-
-def run_elsewhere(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The program as a user without an entry in passwd and without HOME."""
-    given = [f"{name}={value}" for name, value in environment.items()]
-    program = [sys.executable, "-m", "tests.scripted_program", *map(str, words)]
-    done = subprocess.run([*NO_HOME, *given, *program], cwd=ROOT, capture_output=True, text=True, check=False)
-    if "unshare" in done.stderr:
-        pytest.skip("this system lets nobody be another user")
-    return done
-
-
-@pytest.mark.parametrize(
-    "environment", [{}, {"HOME": "/nowhere"}, {"TMPDIR": "/nowhere"}, {"XDG_CACHE_HOME": "/nowhere"}]
-)
-def test_without_a_home_it_works(photos: Path, environment: dict[str, str]) -> None:
-    done = run_elsewhere("caption", photos / "a.png", "--model", "shapes", **environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "It is a.png.\n", "")
-
-
-def test_settings_that_may_not_be_read_name_the_variable(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir()
-    (tmp_path / "locked" / "config.yaml").mkdir()
-    done = run_elsewhere(
-        "caption", photos / "a.png", "--model", "shapes", IDEFICS_CONFIG_DIR=str(tmp_path / "locked")
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1

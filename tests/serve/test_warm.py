@@ -171,6 +171,20 @@ def test_a_server_with_another_model_is_passed_over_with_a_note(meeting: Running
     )
 
 
+def test_without_a_name_the_running_model_answers_and_is_named(meeting: Running) -> None:
+    result = run_program("caption", SAMPLES / "red-circle.png")
+    assert (result.code, result.stdout) == (0, CAPTIONS["red-circle.png"] + "\n")
+    assert result.stderr == "idefics: using shapes, which the running server has (--model names another)\n"
+
+
+def test_another_name_is_told_which_model_runs(meeting: Running, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(SPEC.checkpoint, other)
+    result = run_program("caption", SAMPLES / "red-circle.png", "--model", other)
+    assert (result.code, result.stdout) == (0, CAPTIONS["red-circle.png"] + "\n")
+    assert "the running server has the model shapes loaded; loading the model here\n" in result.stderr
+
+
 def test_changed_files_are_another_model() -> None:
     own: dict[str, Any] = {"checkpoint": "/a", "dtype": "auto", "content": [["model.safetensors", 3, 4]]}
     assert describe_difference(own, own) == ""

@@ -77,7 +77,13 @@ def keep(entry: QuantizedEntry, model: Any) -> None:
     except Timeout:
         return  # another process is writing the same
     except (OSError, SafetensorError) as error:
-        log.info("the quantized weights were not kept (%s); --no-quantized-cache does not try", error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        log.info(
+            "the quantized weights were not kept (%s: %s); IDEFICS_CACHE_DIR names another folder, "
+            "--no-quantized-cache does not try",
+            root,
+            reason,
+        )
         return
     log.info(
         "quantized weights kept in %s (%s): later runs load only these",

@@ -1,0 +1,71 @@
+"""Labels too many to be named in a prompt: they are ranked with the template that names none, and that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import PIL.Image
+
+from ..backends import Preview
+from ..errors import ItemError
+from ..images import Limits, load
+from ..prompts.tasks import MANY_LABELS
+from ..prompts.templates import load_template
+from ..values import Image, Item, Request, Style, list_sources
+from .inputs import ItemList, choose_words
+from .settings import Settings
+
+NAMES_NONE = "classify-photo"
+"""The template that ranks labels without naming them."""
+
+
+def may_not_fit(work: ItemList, settings: Settings) -> bool:
+    """Whether labels are named in the prompt, so many that it is worth a look, and nobody chose how."""
+    like = work.like
+    return (
+        like is not None
+        and like.task == "classify"
+        and like.is_ranked
+        and len(like.labels) > MANY_LABELS
+        and settings.prompt.template is None
+    )
+
+
+def avoid_naming(
+    work: ItemList,
+    items: Iterable[Item],
+    first: Item,
+    style: Style,
+    preview: Callable[[Request, Mapping[str, Image]], Preview],
+    settings: Settings,
+) -> tuple[ItemList, Iterable[Item]]:
+    """The work and its items as they are where the first prompt fits, else worded without the labels."""
+    try:
+        request = work.words(first, style)
+        preview(request, {source: _load(source, settings.limits) for source in list_sources(request.prompt)})
+    except ItemError as error:
+        if error.code != "prompt_too_long":
+            return work, items
+        settings.talk.note(
+            f"{error}: using --template {NAMES_NONE}, which does not name the {len(first.labels)} labels"
+        )
+    else:
+        return work, items
+    template = load_template(NAMES_NONE)
+
+    def reword(item: Item) -> Item:
+        fields = tuple((name, value) for name, value in item.fields if name != "labels")
+        return replace(item, template=template.label, fields=fields)
+
+    assert work.like is not None
+    words = choose_words(template, settings.sidecars)
+    return replace(work, words=words, like=reword(work.like)), map(reword, items)
+
+
+def _load(source: str, limits: Limits) -> Image:
+    """The image, or a blank one in the place of what cannot be read: its own failure is told with its row."""
+    try:
+        return load(source, limits)
+    except ItemError:
+        return Image(source, PIL.Image.new("RGB", (64, 64), "white"), "blank")
