@@ -68,13 +68,58 @@ class Problems(Protocol):
     def errors(self) -> Sequence[Mapping[str, Any]]: ...
 
 
-def describe_problems(error: Problems, most: int = 3) -> str:
-    """What is wrong with typed data, the first things, in one line."""
-    reasons = []
-    for problem in error.errors()[:most]:
-        where = ".".join(str(step) for step in problem["loc"]) or "the whole"
-        reasons.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
-    return "; ".join(reasons)
+_WANTED = {
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dataclass_type": "an object",
+    "none_required": "null",
+}
+_KINDS_OF_UNIONS = {"str", "int", "float", "bool", "none"}
+
+
+def describe_problems(error: Problems, most: int = 3, *, subject: str = "it") -> str:
+    """What is wrong with typed data, the first things, in one line and in plain words."""
+    said: dict[str, str] = {}
+    kinds: dict[str, list[str]] = {}
+    for problem in error.errors():
+        steps = [str(step) for step in problem["loc"]]
+        if len(steps) > 1 and (steps[-1] in _KINDS_OF_UNIONS or "[" in steps[-1]):
+            steps.pop()
+        where = ".".join(steps)
+        if (kind := _WANTED.get(problem["type"])) is None:
+            reason = _say_problem(problem)
+            is_sentence = reason.startswith(("must ", "is "))
+            said[f"{where} {reason}"] = f"{where or subject}{' ' if is_sentence else ': '}{reason}"
+        else:
+            wanted = kinds.setdefault(where, [])
+            wanted.append(kind)
+            said[where] = (
+                f"{where or subject} must be {' or '.join(wanted)}{_say_input(problem.get('input'))}"
+            )
+    return "; ".join(list(said.values())[:most])
+
+
+def _say_problem(problem: Mapping[str, Any]) -> str:
+    said = {"missing": "is missing", "extra_forbidden": "is not known here"}.get(problem["type"])
+    return said or str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _say_input(value: object) -> str:
+    """What was given instead, where it is short enough to be repeated."""
+    shown = repr(value)
+    return f", not {shown}" if isinstance(value, str | int | float) and len(shown) <= 40 else ""
 
 
 def name_code(code: str) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import email.utils
 import math
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +19,18 @@ import tenacity
 MAX_PAUSE_SECONDS = 86_400.0
 """No server means a longer one."""
 Given = TypeVar("Given")
+
+
+def say_connection_error(error: BaseException) -> str:
+    """Why there was no connection, as the system says it: "connection refused"."""
+    said = str(error) or type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            is_of_names = isinstance(cause, socket.gaierror)  # their numbers are of another table
+            return (str(cause.strerror) if is_of_names else os.strerror(cause.errno)).lower()
+        cause = cause.__cause__ or cause.__context__
+    return said
 
 
 class Transient(Exception):

@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from .. import __version__
 from ..config import read_user_options
-from ..errors import IdeficsError, InternalError, UsageError
+from ..errors import IdeficsError, InternalError, UsageError, describe_problems
 from .bugs import ask_to_report, list_trace
 from .output import emit, say, say_error, use_utf8
 from .signals import INTERRUPTED
@@ -62,7 +62,7 @@ def open_app(names: Sequence[str] = COMMANDS) -> typer.Typer:
     """The program with these of its commands: building all takes longer than the help of one."""
     app = typer.Typer(
         name="idefics",
-        help="Ask vision-language models about images. Results go to stdout, talk goes to stderr.",
+        help="Ask vision-language models about images. Results go to stdout, messages go to stderr.",
         epilog="Every option has an environment variable (--num-beams is IDEFICS_NUM_BEAMS) and a place in "
         "config.yaml.",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -158,7 +158,14 @@ def _describe(error: typer.TyperException, config_path: object) -> str:
     """A usage error in one line: what, from where if not from the command line, and where to read on."""
     message = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
-    name = getattr(getattr(error, "param", None), "name", None)
+    param = getattr(error, "param", None)
+    name = getattr(param, "name", None)
+    flag = max(getattr(param, "opts", [""]), key=len)
+    cause: Any = error.__cause__
+    if param is not None and hasattr(cause, "errors"):  # in pydantic's words
+        message = describe_problems(cause, subject=flag).rstrip(".")
+    elif message.startswith(told := f"Invalid value for '{flag}': "):
+        message = f"{flag}: {message.removeprefix(told)}"
     if context is None:
         return message
     source = context.get_parameter_source(name) if name else None

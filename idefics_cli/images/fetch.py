@@ -23,7 +23,7 @@ import httpx2
 
 from .. import __version__
 from ..errors import SourceError
-from ..http_retry import Retry, Transient, is_transient, parse_retry_after
+from ..http_retry import Retry, Transient, is_transient, parse_retry_after, say_connection_error
 from .addresses import resolve_public
 from .deadline import Deadline
 from .encodings import decompress
@@ -171,7 +171,7 @@ async def _open_response(
     except httpx2.TimeoutException:
         raise Transient(SourceError(f"{name} does not answer in time", code="timeout")) from None
     except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
-        reason = str(error) or type(error).__name__
+        reason = say_connection_error(error)
         raise Transient(SourceError(f"{name} cannot be fetched: {reason}", code="fetch_failed")) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         reason = str(error) or type(error).__name__

@@ -87,7 +87,7 @@ class RowFile:
             )
         if difference and not run.began(row) and self.unsure is None:
             raise UsageError(
-                f"{self._name} line {number} was written with {difference}",
+                f"{self._name} line {number} {difference}",
                 hint="name another file, or start anew with --existing overwrite",
             )
         instead_of = row.get("instead_of")

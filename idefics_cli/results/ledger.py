@@ -22,6 +22,7 @@ from typing import Any, Literal
 from ..content import MARK_BYTES, UNKNOWN, read_mark
 from ..errors import IdeficsError, UsageError
 from ..images import is_url
+from ..prompts.tasks import TASKS
 from ..values import Decoding, Example, Item
 
 RUN_DIGITS, ITEM_DIGITS = 8, 16
@@ -40,17 +41,29 @@ class Run:
     shown: Mapping[str, Any]
 
     def describe_difference(self, row: Mapping[str, Any]) -> str | None:
-        """What sets a row of another run apart; None for one of this run."""
+        """How a row of another run was made; None for one of this run."""
         if str(row["key"]).startswith(f"{self.digest}-"):
             return None
         for name, value in self.shown.items():
             if row.get(name) != value:
-                return f"{name} {json.dumps(row.get(name))}, which is now {json.dumps(value)}"
-        return "another command, or other labels, shots or options of the model"
+                return _describe_prompt(row, self.shown) or (
+                    f"was written with {name} {json.dumps(row.get(name))}, which is now {json.dumps(value)}"
+                )
+        return "was written with another command, or other labels, shots or options of the model"
 
     def began(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of another run stands for one of this run."""
         return str(row.get("instead_of") or "").startswith(f"{self.digest}-")
+
+
+def _describe_prompt(row: Mapping[str, Any], shown: Mapping[str, Any]) -> str | None:
+    """What of --prompt sets a row apart, where it is that which chose its template."""
+    task = TASKS.get(str(shown.get("task")))
+    if task is None or row.get("model") != shown["model"]:
+        return None
+    templates = {task.template: "without --prompt", task.prompted_template: "with --prompt"}
+    own, now = (templates.get(str(one.get("template")).partition("@")[0] or None) for one in (row, shown))
+    return f"was made {own}" if own and now and own != now else None
 
 
 def name_run(model: str, details: Mapping[str, Any], like: Item | None) -> Run:

@@ -59,7 +59,7 @@ def test_it_is_refused_alike_everywhere(name: str, value: Any, reason: str, red_
     given = [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
     run = run_program("caption", red_circle, *given, "--model", "shapes", backend=ScriptedBackend())
     assert run.code == 2
-    assert run.stderr.startswith(f"idefics: error: Invalid value for '{flag}': ")
+    assert run.stderr.startswith(f"idefics: error: {flag}: ")
     assert reason in run.stderr
     assert len(run.stderr.splitlines()) == 1
     line = {"task": "caption", "image": str(red_circle), name: value}

@@ -19,7 +19,7 @@ import httpx2
 
 from ... import __version__
 from ...errors import AnswerError, ModelError, PromptError, ServerLost, UsageError
-from ...http_retry import Retry, Transient, is_transient, parse_retry_after
+from ...http_retry import Retry, Transient, is_transient, parse_retry_after, say_connection_error
 
 TIMEOUT_SECONDS = 300.0
 """How long one answer may take, where nobody said how long."""
@@ -166,8 +166,7 @@ class Connection:
                 message, code="timeout", hint="set a longer --server-timeout or a smaller --max-new-tokens"
             ) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            reason = str(error) or type(error).__name__
-            message = f"no server answers at {self._url} ({reason})"
+            message = f"no server answers at {self._url} ({say_connection_error(error)})"
             raise Transient(ServerLost(message, hint="start it, or check --server")) from error
         except httpx2.HTTPError as error:
             what = f"broke off ({error or type(error).__name__})"
