@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-import PIL.Image
-
 from ..backends import Preview
 from ..errors import ItemError
-from ..images import Limits, load
+from ..images import Limits, decode, load
 from ..prompts.tasks import MANY_LABELS
 from ..prompts.templates import load_template
 from ..values import Image, Item, Request, Style, list_sources
@@ -18,6 +16,7 @@ from .settings import Settings
 
 NAMES_NONE = "classify-photo"
 """The template that ranks labels without naming them."""
+_BLANK = b"P6 32 32 255\n" + bytes(3 * 32 * 32)
 
 
 def may_not_fit(work: ItemList, settings: Settings) -> bool:
@@ -68,4 +67,4 @@ def _load(source: str, limits: Limits) -> Image:
     try:
         return load(source, limits)
     except ItemError:
-        return Image(source, PIL.Image.new("RGB", (64, 64), "white"), "blank")
+        return decode(_BLANK, "blank", limits)
