@@ -237,7 +237,7 @@ def _read_models(path: Path, *, folders_from: Path) -> dict[str, Checkpoint]:
     try:
         entries = TypeAdapter(dict[str, Checkpoint]).validate_python(content)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe_problems(error)}") from error
+        raise UsageError(f"{path}: {describe_problems(error, subject='the file')}") from error
     for name, entry in entries.items():
         if (entry.repo is None) == (entry.folder is None):
             raise UsageError(f"{path}: {name}: give either repo or folder")

@@ -80,7 +80,7 @@ def test_the_users_models_come_first_and_folders_are_relative_to_the_file() -> N
         ("mine: {repo: a/b, architecture: idefics, style: verse}", "style"),
         ("mine: {repo: a/b, architecture: idefics, languages: en}", "languages"),
         ("mine: {repo: a/b, architecture: idefics, config: 9}", "config"),
-        ("- mine", "dictionary"),
+        ("- mine", "the file must be an object"),
         ("mine: [", "line"),
     ],
 )
