@@ -200,7 +200,7 @@ def test_an_answer_that_is_no_good_has_words_of_its_own(hub: Hub, tmp_path: Path
         "names-list": (Repo(folder, described={"sha": COMMIT, "siblings": [["a"]]}), "siblings.0"),
         "no-commit": (Repo(folder, described={"sha": "../x", "siblings": []}), "sha: String should match"),
         "negative": (Repo(folder, sizes={"config.json": -1}), "should be greater than or equal to 0"),
-        "no-size": (Repo(folder, described={"sha": COMMIT, "siblings": [{"rfilename": "a"}]}), "Field required"),
+        "no-size": (Repo(folder, described={"sha": COMMIT, "siblings": [{"rfilename": "a"}]}), "is missing"),
         "smaller": (Repo(folder, sizes={"config.json": 20}), "more of config.json than 20 bytes"),
         "larger": (Repo(folder, sizes={"config.json": 10**6}), "less of config.json than the 1,000,000 bytes"),
         "huge": (Repo(folder, sizes={"config.json": 10**12}), "more than settings have"),
