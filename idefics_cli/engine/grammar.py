@@ -36,14 +36,14 @@ class Grammars:
         return lambda: GrammarConstraint(matcher.deep_copy())
 
     def _parse_grammar(self, answer_format: AnswerFormat) -> Any:
-        matcher = LLMatcher(self._open_tokenizer(), to_grammar(answer_format), log_level=0)
+        matcher = LLMatcher(self.open_tokenizer(), to_grammar(answer_format), log_level=0)
         if matcher.is_error():
             raise BadItem(
                 f"the answer's format cannot be enforced ({matcher.get_error().splitlines()[0][:200]})"
             )
         return matcher
 
-    def _open_tokenizer(self) -> Any:
+    def open_tokenizer(self) -> Any:
         if self._tokenizer is None:
             try:
                 self._tokenizer = from_tokenizer(
@@ -58,10 +58,14 @@ class Grammars:
 
 
 class GrammarConstraint:
-    """How far one answer is in its grammar. What may come next is worked out at once, not when it is asked for."""
+    """How far one answer is in its grammar. What may come next is worked out at once, not when it is asked for.
+
+    The matcher is let be until that is done: it can be used by one thread at a time only.
+    """
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
+        self._is_over = bool(matcher.is_stopped())
         self._next: Future[bytes] = _open_pool().submit(matcher.compute_bitmask)
 
     def allow(self) -> Tensor | None:
@@ -69,8 +73,9 @@ class GrammarConstraint:
 
     def accept(self, token: int) -> None:
         self._next.result()
-        if not self._matcher.is_stopped():
+        if not self._is_over:
             self._matcher.consume_token(token)
+            self._is_over = bool(self._matcher.is_stopped())
             self._next = _open_pool().submit(self._matcher.compute_bitmask)
 
     def copy(self) -> GrammarConstraint:
@@ -79,7 +84,7 @@ class GrammarConstraint:
 
     @property
     def is_over(self) -> bool:
-        return bool(self._matcher.is_stopped())
+        return self._is_over
 
 
 @cache

@@ -6,7 +6,7 @@ White space is what decoding under a schema keeps to: one space after each comma
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -45,6 +45,8 @@ _FIELDS = (
     _Field(("empty",), "yesno", lambda s: not s.shapes),
     _Field(("place", "position"), "text", lambda s: _only(s, [shape.place for shape in s.shapes])),
 )
+PLAIN_FIELDS = _FIELDS[:6]
+"""Those that a few hundred steps are enough for."""
 
 
 def _only(scene: Scene, words: list[str]) -> str | None:
@@ -58,16 +60,16 @@ def scene_form(scene: Scene, schema: Mapping[str, Any] | None = None) -> SceneFo
     return SceneForm(check_schema(schema or SCENE_SCHEMA), _write({keys[0]: shapes, keys[3]: scene.ground}))
 
 
-def draw_form(random: Random, scene: Scene) -> SceneForm:
+def draw_form(random: Random, scene: Scene, *, is_plain: bool = False) -> SceneForm:
     """A form that the scene can fill in: its shapes one by one, or a few fields."""
-    if random.random() < 0.6:
+    if random.random() < (0.7 if is_plain else 0.6):
         return scene_form(scene, _draw_scene_schema(random))
-    return field_form(random, scene)
+    return field_form(random, scene, PLAIN_FIELDS if is_plain else _FIELDS)
 
 
-def field_form(random: Random, scene: Scene) -> SceneForm:
+def field_form(random: Random, scene: Scene, fields: Sequence[_Field] = PLAIN_FIELDS) -> SceneForm:
     """A few fields, by their short names or with choices and bounds."""
-    possible = [field for field in _FIELDS if field.read(scene) is not None]
+    possible = [field for field in fields if field.read(scene) is not None]
     chosen = random.sample(possible, min(len(possible), random.choices((1, 2, 3, 4), (2, 5, 4, 1))[0]))
     named = {random.choice(field.names): field for field in chosen}
     words = [

@@ -18,6 +18,7 @@ from transformers import IdeficsForVisionText2Text
 
 from ...models.families.idefics import IdeficsFamily
 from ...values import list_sources
+from .form_tokens import FormTokens
 from .lessons import Lesson, draw_lesson
 from .scenes import Scene
 from .words import LAYER, Finding, WordHeads, Words, find_words
@@ -49,6 +50,8 @@ class LessonPhase:
     word_share: float = WORD_SHARE
     has_ends: bool = False
     """Whether a document ends where its answer does; if not, it is left open what comes after an answer."""
+    skips_forced: bool = False
+    """Whether nothing is learnt of what a form's schema leaves no choice about."""
 
     @property
     def pictures(self) -> int:
@@ -70,6 +73,10 @@ ANSWERS = {
     "caption": 16, "prompted": 9, "question": 12, "lookup": 14, "label": 8, "writing": 4, "ending": 12,
     "few-shot": 18, "dialogue": 7, "form": 18,
 }  # fmt: skip
+FINISH = {
+    "caption": 16, "prompted": 9, "question": 14, "lookup": 15, "label": 9, "writing": 3, "ending": 7,
+    "few-shot": 22, "dialogue": 8, "plain form": 14,
+}  # fmt: skip
 PHASES = (
     LessonPhase("everything", 650, EVERYTHING, (96, 48, 32, 0), 0.5, (1.0, 0.4)),
     # Finding a shape by its name comes late; see `words`.
@@ -86,6 +93,18 @@ PHASES = (
         lessons_each=3,
         word_share=0.0,
         has_ends=True,
+    ),
+    LessonPhase(
+        "finish",
+        230,
+        FINISH,
+        (80, 28, 36, 16),
+        0.85,
+        (0.3, 0.0),
+        lessons_each=3,
+        word_share=0.0,
+        has_ends=True,
+        skips_forced=True,
     ),
 )
 
@@ -117,6 +136,8 @@ class LessonRow:
     start: int
     pictures: tuple[int, ...]
     findings: tuple[Finding, ...]
+    forced: frozenset[int] = frozenset()
+    """Places of the answer that nothing is learnt of."""
 
     @property
     def group(self) -> int:
@@ -131,6 +152,7 @@ def encode_lesson(
     words: Words,
     *,
     has_end: bool = False,
+    forms: FormTokens | None = None,
 ) -> LessonRow:
     prompt = lesson.request.prompt
     sources = list_sources(prompt)
@@ -139,8 +161,11 @@ def encode_lesson(
     if has_end and prompt[0].role == "document" and lesson.continuation.endswith("\n"):
         ids = (*ids, family.tokenizer.eos_token_id)
     start = next((i for i, (a, b) in enumerate(zip(asked, ids, strict=False)) if a != b), len(asked))
+    forced = frozenset[int]()
+    if forms is not None and lesson.answer_format is not None:
+        forced = forms.list_forced(lesson.answer_format, ids[start:], start)
     findings = find_words(ids, [scenes[int(source)] for source in sources], words, family.image_id or 0)
-    return LessonRow(lesson.kind, ids, start, tuple(places[source] for source in sources), findings)
+    return LessonRow(lesson.kind, ids, start, tuple(places[source] for source in sources), findings, forced)
 
 
 def draw_rows(
@@ -150,6 +175,7 @@ def draw_rows(
     random: Random,
     phase: LessonPhase,
     words: Words,
+    forms: FormTokens | None = None,
 ) -> list[LessonRow]:
     """The lessons of a step about the picked scenes, as many as the groups take."""
     places = {str(pick): place for place, pick in enumerate(picks)}
@@ -158,7 +184,15 @@ def draw_rows(
     for place, pick in cycle(enumerate(picks)):
         others = [*picks[:place], *picks[place + 1 :]]
         lesson = draw_lesson(random, scenes, pick, others, phase.shares)
-        row = encode_lesson(family, lesson, places, scenes, words, has_end=phase.has_ends)
+        row = encode_lesson(
+            family,
+            lesson,
+            places,
+            scenes,
+            words,
+            has_end=phase.has_ends,
+            forms=forms if phase.skips_forced else None,
+        )
         if room[row.group]:
             room[row.group] -= 1
             rows.append(row)
@@ -206,7 +240,8 @@ def _stack(rows: Sequence[LessonRow], image_id: int) -> Group:
         ids[index, :length] = torch.tensor(row.ids)
         mask[index, :length] = 1
         answer[index, row.start - 1 : length - 1] = True
-        weights[index, row.start - 1 : length - 1] = (length - row.start) ** -0.5
+        answer[index, [place - 1 for place in row.forced]] = False
+        weights[index, row.start - 1 : length - 1] = (length - row.start - len(row.forced)) ** -0.5
         pictures[index, : len(row.pictures)] = torch.tensor(row.pictures)
     latest = (ids == image_id).cumsum(1) - 1
     seen = F.one_hot(latest.clamp(min=0), count) * (latest >= 0)[..., None]

@@ -53,6 +53,7 @@ class Lesson:
 
     kind: str
     request: Request
+    answer_format: AnswerFormat | None = None
 
     @property
     def continuation(self) -> str:
@@ -71,7 +72,9 @@ def _lesson(
     images = () if index is None else (str(index),)
     item = Item(kind, images, tuple((fields or {}).items()), answer_format=wanted)
     return Lesson(
-        kind, compose(_template(template), style, item, task=kind, examples=examples, choices=(answer,))
+        kind,
+        compose(_template(template), style, item, task=kind, examples=examples, choices=(answer,)),
+        wanted,
     )
 
 
@@ -164,6 +167,11 @@ def ending_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[i
 
 def form_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
     form = draw_form(random, scenes[index])
+    return _lesson("form", "extract", _style(random), index, form.answer, wanted=form.answer_format)
+
+
+def plain_form_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
+    form = draw_form(random, scenes[index], is_plain=True)
     return _lesson("form", "extract", _style(random), index, form.answer, wanted=form.answer_format)
 
 
@@ -297,6 +305,7 @@ LESSONS: dict[str, Callable[[Random, Scenes, int, Sequence[int]], Lesson]] = {
     "dialogue": dialogue_lesson,
     "ending": ending_lesson,
     "form": form_lesson,
+    "plain form": plain_form_lesson,
 }
 
 

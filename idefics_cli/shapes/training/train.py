@@ -33,6 +33,7 @@ from transformers import AutoProcessor, GenerationConfig, IdeficsForVisionText2T
 from ...models.families.idefics import IdeficsFamily
 from ...values import TextPart
 from .architecture import new_config, new_model
+from .form_tokens import FormTokens
 from .language_stage import EVERYTHING, PHASES, draw_rows, find_phase, group_rows, measure, rate_factor
 from .lessons import draw_lesson
 from .pictures import load_all, paint_all, scene_number
@@ -179,7 +180,7 @@ def train_language(
     by_number = dict(enumerate(scenes))
     tallies: deque[dict[str, tuple[int, int]]] = deque(maxlen=50)
 
-    heads, words = WordHeads(), read_words(family.tokenizer)
+    heads, words, forms = WordHeads(), read_words(family.tokenizer), FormTokens(family)
     several = [number for number, scene in by_number.items() if len(scene.shapes) > 1]
     others = [number for number, scene in by_number.items() if len(scene.shapes) <= 1]
 
@@ -189,7 +190,7 @@ def train_language(
         crowded = round(phase.pictures * phase.several)
         picks = random.sample(several, crowded) + random.sample(others, phase.pictures - crowded)
         random.shuffle(picks)
-        rows = draw_rows(family, by_number, picks, random, phase, words)
+        rows = draw_rows(family, by_number, picks, random, phase, words, forms)
         groups = group_rows(rows, family.image_id or 0, phase.groups[0])
         return normalise(pictures[picks]), groups, phase.word_share
 
