@@ -6,6 +6,7 @@ torch kernels are left alone: they would need a C++ compiler.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Any
@@ -35,15 +36,25 @@ class Grammars:
         matcher = self._parse(answer_format)
         return lambda: GrammarConstraint(matcher.deep_copy())
 
+    def list_forced(self, answer_format: AnswerFormat, ids: Sequence[int]) -> list[bool]:
+        """Which ids of an answer its format leaves no choice about, those after its end included."""
+        matcher = self._parse(answer_format).deep_copy()
+        forced: list[bool] = []
+        while len(forced) < len(ids) and not matcher.is_stopped():
+            ahead = matcher.compute_ff_tokens()
+            forced += [True] * len(ahead) or [False]
+            matcher.consume_tokens(ahead or [ids[len(forced) - 1]])
+        return forced + [True] * (len(ids) - len(forced))
+
     def _parse_grammar(self, answer_format: AnswerFormat) -> Any:
-        matcher = LLMatcher(self.open_tokenizer(), to_grammar(answer_format), log_level=0)
+        matcher = LLMatcher(self._open_tokenizer(), to_grammar(answer_format), log_level=0)
         if matcher.is_error():
             raise BadItem(
                 f"the answer's format cannot be enforced ({matcher.get_error().splitlines()[0][:200]})"
             )
         return matcher
 
-    def open_tokenizer(self) -> Any:
+    def _open_tokenizer(self) -> Any:
         if self._tokenizer is None:
             try:
                 self._tokenizer = from_tokenizer(

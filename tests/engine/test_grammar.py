@@ -192,7 +192,7 @@ def walk(tokenizer: Any, closing: set[int], wanted: AnswerFormat, seed: int) -> 
 
 
 def test_schemas_of_the_world_are_enforced_whole_or_refused_by_name() -> None:
-    tokenizer = grammars_of("shapes").open_tokenizer()
+    tokenizer = grammars_of("shapes")._open_tokenizer()
     closing = {
         token for token in range(tokenizer.vocab_size) if tokenizer.decode_str([token])[:1] in ('"', "}", "]")
     }

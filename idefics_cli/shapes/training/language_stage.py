@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import IdeficsForVisionText2Text
 
+from ...engine.grammar import Grammars
 from ...models.families.idefics import IdeficsFamily
 from ...values import list_sources
-from .form_tokens import FormTokens
 from .lessons import Lesson, draw_lesson
 from .scenes import Scene
 from .words import LAYER, Finding, WordHeads, Words, find_words
@@ -152,7 +152,7 @@ def encode_lesson(
     words: Words,
     *,
     has_end: bool = False,
-    forms: FormTokens | None = None,
+    forms: Grammars | None = None,
 ) -> LessonRow:
     prompt = lesson.request.prompt
     sources = list_sources(prompt)
@@ -163,7 +163,8 @@ def encode_lesson(
     start = next((i for i, (a, b) in enumerate(zip(asked, ids, strict=False)) if a != b), len(asked))
     forced = frozenset[int]()
     if forms is not None and lesson.answer_format is not None:
-        forced = forms.list_forced(lesson.answer_format, ids[start:], start)
+        told = forms.list_forced(lesson.answer_format, ids[start:])
+        forced = frozenset(start + place for place, is_forced in enumerate(told) if is_forced)
     findings = find_words(ids, [scenes[int(source)] for source in sources], words, family.image_id or 0)
     return LessonRow(lesson.kind, ids, start, tuple(places[source] for source in sources), findings, forced)
 
@@ -175,7 +176,7 @@ def draw_rows(
     random: Random,
     phase: LessonPhase,
     words: Words,
-    forms: FormTokens | None = None,
+    forms: Grammars | None = None,
 ) -> list[LessonRow]:
     """The lessons of a step about the picked scenes, as many as the groups take."""
     places = {str(pick): place for place, pick in enumerate(picks)}

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoProcessor, GenerationConfig, IdeficsForVisionText2Text, IdeficsProcessor
 
+from ...engine.grammar import Grammars
 from ...models.families.idefics import IdeficsFamily
 from ...values import TextPart
 from .architecture import new_config, new_model
-from .form_tokens import FormTokens
 from .language_stage import EVERYTHING, PHASES, draw_rows, find_phase, group_rows, measure, rate_factor
 from .lessons import draw_lesson
 from .pictures import load_all, paint_all, scene_number
@@ -180,7 +180,7 @@ def train_language(
     by_number = dict(enumerate(scenes))
     tallies: deque[dict[str, tuple[int, int]]] = deque(maxlen=50)
 
-    heads, words, forms = WordHeads(), read_words(family.tokenizer), FormTokens(family)
+    heads, words, forms = WordHeads(), read_words(family.tokenizer), Grammars(family)
     several = [number for number, scene in by_number.items() if len(scene.shapes) > 1]
     others = [number for number, scene in by_number.items() if len(scene.shapes) <= 1]
 
