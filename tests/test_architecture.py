@@ -95,6 +95,7 @@ PLACES = {
     "pydantic_core": ("review/lines",),
     "datasets": ("eval/benchmarks",),
     "pyarrow": ("convert/parquet", "records/parquet_table"),
+    "pypdfium2": ("images/document",),
     "fsspec": ("images/remote",),
     "lance": ("records/lance_table",),
     **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),

@@ -14,7 +14,7 @@ from typing import IO
 
 from ..errors import NothingToDo, SourceError, UsageError
 from ..files import is_own_stream, name_kind
-from ..images import expand, name_source, read_names
+from ..images import Limits, expand, name_source, read_names
 from ..jsonl import read_lines
 from ..prompts.answer_format import (
     choose_new_tokens,
@@ -34,6 +34,7 @@ from .formats import FormatName
 from .model_choice import complete_decoding
 from .options import FORMATS, InputOptions, PromptOptions
 from .output import display_name
+from .pages import expand_pages, group_pages
 from .settings import Settings
 
 Words = Callable[[Item, Style], Request]
@@ -103,7 +104,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
 
     def items() -> Iterator[Item]:
         skipped: Counter[str] = Counter()
-        for group in _group(images, options, skipped):
+        for group in _group(images, options, settings.limits, skipped):
             yield from ask_each(
                 replace(like, id=_name_group(group, question), images=group), fields, question
             )
@@ -250,26 +251,31 @@ def complete_fields(question: Question, template: Template) -> tuple[tuple[str, 
     return fields
 
 
-def _group(images: Sequence[str], options: InputOptions, skipped: Counter[str]) -> Iterator[tuple[str, ...]]:
+def _group(
+    images: Sequence[str], options: InputOptions, limits: Limits, skipped: Counter[str]
+) -> Iterator[tuple[str, ...]]:
     """The images of each prompt."""
     if not images and options.files_from is None:
         yield ()
         return
-    sources = list_sources(images, options, skipped)
+    sources = expand_pages(list_sources(images, options, skipped), options.pages, limits)
     if not options.together:
         yield from ((source,) for source in sources)
-    elif together := tuple(sources):
-        yield together
+        return
+    yield from group_pages(tuple(sources))
 
 
 def list_sources(
     images: Sequence[str], options: InputOptions, skipped: Counter[str] | None = None
 ) -> Iterator[str]:
-    yield from expand(images, recursive=options.recursive, skipped=skipped)
+    documents = options.pages is not None
+    yield from expand(images, recursive=options.recursive, documents=documents, skipped=skipped)
     if options.files_from is not None:
         with _open(options.files_from) as stream:
             names = read_names(stream, is_null_separated=options.null)
-            yield from expand(names, recursive=options.recursive, patterns=False, skipped=skipped)
+            yield from expand(
+                names, recursive=options.recursive, patterns=False, documents=documents, skipped=skipped
+            )
 
 
 def _name_group(group: tuple[str, ...], question: Question) -> str:

@@ -69,6 +69,8 @@ def _read_limits(options: InputOptions) -> Limits:
     limits = Limits()
     if options.max_pixels is not None:
         limits = replace(limits, max_pixels=options.max_pixels)
+    if options.dpi is not None:
+        limits = replace(limits, dpi=options.dpi)
     if options.decode_timeout is not None:
         limits = replace(limits, decode_seconds=options.decode_timeout)
     if options.timeout is not None:

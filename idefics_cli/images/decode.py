@@ -25,8 +25,10 @@ from ..content import Content, describe_bytes, describe_file
 from ..errors import SourceError
 from ..values import Image
 from .deadline import Deadline
+from .document import draw_page, is_document, require
 from .isolated import decode_isolated
 from .limits import Limits
+from .members import split_page
 from .names import name_source
 from .opening import Opened, open_data
 from .picture import NeedsProcess, Reading, load_picture
@@ -73,29 +75,33 @@ def decode(data: bytes | Path, source: str, limits: Limits, deadline: Deadline |
     Raises SourceError: not_found (files only), not_an_image, too_large, timeout.
     """
     name = name_source(source)
+    named = split_page(source)
+    page = None if named is None else named[1]
     deadline = Deadline() if deadline is None else deadline
     deadline.start(limits.decode_seconds, name)
     with open_data(data, name, deadline) as opened:
         try:
-            pixels, notes = _decode(opened, name, limits, deadline, is_isolated=False)
+            pixels, notes = _decode(opened, page, name, limits, deadline, is_isolated=False)
         except NeedsProcess:
             whole = data if opened.content is None else opened.content
-            pixels, notes = decode_isolated(whole, name, limits, deadline)
+            pixels, notes = decode_isolated(whole, page, name, limits, deadline)
         content = None if opened.content is None else describe_bytes(opened.content, opened.status)
-        digest = _digest(content, limits, pixels)
+        digest = _digest(None if page is not None else content, limits, pixels)
         if content is None and isinstance(data, Path):
             content = describe_file(data)
         return Image(source, pixels, digest, tuple(notes), content)
 
 
-def decode_here(data: bytes | Path, name: str, limits: Limits) -> tuple[PIL.Image.Image, list[str]]:
+def decode_here(
+    data: bytes | Path, page: int | None, name: str, limits: Limits
+) -> tuple[PIL.Image.Image, list[str]]:
     """Pixels and notes, however long it takes: for a process that can be ended."""
     with open_data(data, name, Deadline()) as opened:
-        return _decode(opened, name, limits, Deadline(), is_isolated=True)
+        return _decode(opened, page, name, limits, Deadline(), is_isolated=True)
 
 
 def _decode(
-    opened: Opened, name: str, limits: Limits, deadline: Deadline, *, is_isolated: bool
+    opened: Opened, page: int | None, name: str, limits: Limits, deadline: Deadline, *, is_isolated: bool
 ) -> tuple[PIL.Image.Image, list[str]]:
     _prepare_pillow(limits)
     notes: list[str] = []
@@ -104,11 +110,24 @@ def _decode(
         opened.file.seek(0)
         if not head:
             raise SourceError(f"{name} is empty (0 bytes)", code="not_an_image")
+        if is_document(head):
+            return _draw_page(opened, page, name, limits, notes, is_isolated=is_isolated), notes
         reading = Reading(opened, head, name, limits, deadline, is_isolated, notes)
         image = load_picture(reading)
         pixels = _turn_upright(image, to_rgb(image, limits.background, notes), notes)
     _note_frames(image, notes)
     return pixels, notes
+
+
+def _draw_page(
+    opened: Opened, page: int | None, name: str, limits: Limits, notes: list[str], *, is_isolated: bool
+) -> PIL.Image.Image:
+    """A page of a document. Raises NeedsProcess, or SourceError."""
+    require(name)
+    if not is_isolated:
+        raise NeedsProcess
+    content = opened.content if opened.content is not None else opened.file.read()
+    return draw_page(content, page, name, limits, notes)
 
 
 def _digest(content: Content | None, limits: Limits, pixels: PIL.Image.Image) -> str:

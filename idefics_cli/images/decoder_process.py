@@ -8,6 +8,7 @@ from pathlib import Path
 from ..child_processes import IDLE_SECONDS, bound_memory, open_streams, receive, send, set_alarm
 from ..errors import SourceError
 from .decode import decode_here
+from .document import count_here
 from .limits import Limits
 
 GRACE_SECONDS = 5
@@ -29,7 +30,10 @@ def serve() -> None:
         bound_memory(MEMORY_BYTES + 16 * limits.max_pixels)
         data = content if asked["path"] is None else Path(os.fsdecode(bytes.fromhex(asked["path"])))
         try:
-            pixels, notes = decode_here(data, asked["name"], limits)
+            if "counts_pages" in asked:
+                send(sink, {"pages": count_here(data, asked["name"])})
+                continue
+            pixels, notes = decode_here(data, asked["page"], asked["name"], limits)
         except SourceError as error:
             send(sink, {"code": error.code, "message": str(error)})
         else:

@@ -6,6 +6,7 @@ import os
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 
@@ -18,11 +19,19 @@ decoders = ChildProcesses(f"{__package__}.decoder_process", kept=(os.cpu_count()
 
 
 def decode_isolated(
-    content: bytes | Path, name: str, limits: Limits, deadline: Deadline
+    content: bytes | Path, page: int | None, name: str, limits: Limits, deadline: Deadline
 ) -> tuple[PIL.Image.Image, list[str]]:
     """What `decode` makes of a file: pixels and notes, made elsewhere. Raises SourceError."""
+    reply, pixels = ask_decoder({"page": page}, content, name, limits, deadline)
+    return PIL.Image.frombytes("RGB", tuple(reply["size"]), pixels), reply["notes"]
+
+
+def ask_decoder(
+    question: dict[str, Any], content: bytes | Path, name: str, limits: Limits, deadline: Deadline
+) -> tuple[dict[str, Any], bytes]:
+    """What such a process answers about a file. Raises SourceError."""
     path = os.fsencode(content).hex() if isinstance(content, Path) else None
-    asked = {"name": name, "limits": asdict(limits), "path": path}
+    asked = {**question, "name": name, "limits": asdict(limits), "path": path}
     while True:
         deadline.check()
         process, is_used = decoders.take()
@@ -31,7 +40,7 @@ def decode_isolated(
         timer.start()
         deadline.call_when_given_up(process.kill)
         try:
-            reply, pixels = ask(process, asked, *([content] if isinstance(content, bytes) else []))
+            reply, body = ask(process, asked, *([content] if isinstance(content, bytes) else []))
         except (OSError, EOFError, ValueError):
             end(process)
             deadline.check()
@@ -47,4 +56,4 @@ def decode_isolated(
         decoders.keep(process)
         if "code" in reply:
             raise SourceError(reply["message"], code=reply["code"])
-        return PIL.Image.frombytes("RGB", tuple(reply["size"]), pixels), reply["notes"]
+        return reply, body

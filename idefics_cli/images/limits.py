@@ -23,6 +23,8 @@ class Limits:
     """The longer edge that a model makes of an image: a JPEG of more than four times it is decoded smaller."""
     decode_seconds: float = 30.0
     """For making pixels of what was read. A photo takes a tenth of a second; a file made to be slow never ends."""
+    dpi: int = 150
+    """At which pages of documents are drawn."""
     connect_timeout_seconds: float = 10.0
     total_timeout_seconds: float = 60.0
     """For everything a URL needs: redirects, retries and the waits between them."""

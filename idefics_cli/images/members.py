@@ -6,6 +6,18 @@ import os
 import re
 
 _MARK = re.compile("#")
+_PAGE = re.compile(r"(?P<document>.+\.pdf)#(?P<page>\d{1,6})", re.IGNORECASE | re.DOTALL)
+
+
+def split_page(source: str) -> tuple[str, int] | None:
+    """A document's name and the number of a page; None for what is no such source."""
+    match = _PAGE.fullmatch(source) if "#" in source else None
+    return None if match is None or os.path.lexists(source) else (match["document"], int(match["page"]))
+
+
+def is_document_name(name: str) -> bool:
+    """Whether a file has pages, by its name."""
+    return name.lower().endswith(".pdf")
 
 
 def split_member(source: str) -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ from .deadline import Deadline
 from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
-from .members import split_member
+from .members import is_document_name, split_member, split_page
 from .names import REMOTE_SCHEMES, name_source, parse_scheme, to_path
 
 _stdin_lock = threading.Lock()
@@ -37,13 +37,15 @@ def expand(
     *,
     recursive: bool,
     patterns: bool = True,
+    documents: bool = False,
     skipped: Counter[str] | None = None,
 ) -> Iterator[str]:
     """The sources that arguments stand for: folders and patterns become files, in byte order of names.
 
     Files, URLs of the web, "-" and what does not exist pass through: what is wrong is told when they are loaded.
     A pattern stands for what a shell would make of it, so `**` means `*`; without `patterns` names are only names.
-    What a folder holds besides is counted in `skipped`: subfolders as "", files by their suffix.
+    Of a folder documents are taken too with `documents`; what it holds besides is counted in `skipped`:
+    subfolders as "", files by their suffix.
     """
     if skipped is None:
         skipped = Counter()
@@ -53,7 +55,7 @@ def expand(
         elif is_url(argument):
             scheme = parse_scheme(argument)
             if scheme == "file":
-                yield from _expand_path(to_path(argument), recursive, skipped)
+                yield from _expand_path(to_path(argument), recursive, documents, skipped)
             elif scheme in REMOTE_SCHEMES:
                 from .remote import expand_remote
 
@@ -62,11 +64,11 @@ def expand(
                 # data:x.png is what it is called, if there is such a file.
                 yield f"./{argument}" if scheme == "data" and os.path.lexists(argument) else argument
         elif not patterns or os.path.lexists(argument) or not glob.has_magic(argument):
-            yield from _expand_path(argument, recursive, skipped)
+            yield from _expand_path(argument, recursive, documents, skipped)
         else:
             matches = sorted(glob.glob(argument), key=os.fsencode)
             for match in matches or [argument]:
-                yield from _expand_path(match, recursive, skipped)
+                yield from _expand_path(match, recursive, documents, skipped)
 
 
 def load(source: str, limits: Limits, deadline: Deadline | None = None) -> Image:
@@ -86,6 +88,8 @@ def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes
         from .fetch import fetch  # its client costs more to import than a local image to read
 
         return fetch(source, limits, deadline=deadline)
+    if (page := split_page(source)) is not None:
+        source = page[0]
     if (within := split_member(source)) is not None:
         from ..records.lookup import read_member
 
@@ -107,14 +111,14 @@ def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes
     return Path(source)
 
 
-def _expand_path(path: str, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
+def _expand_path(path: str, recursive: bool, documents: bool, skipped: Counter[str]) -> Iterator[str]:
     if os.path.isdir(path):
-        yield from _list_folder(path, recursive, skipped)
+        yield from _list_folder(path, recursive, documents, skipped)
     else:
         yield path
 
 
-def _list_folder(folder: str, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
+def _list_folder(folder: str, recursive: bool, documents: bool, skipped: Counter[str]) -> Iterator[str]:
     """The image files of a folder, then those of its subfolders. Hidden names are skipped.
 
     Links to folders are followed, and each folder is listed once, so a loop of links ends.
@@ -138,7 +142,7 @@ def _list_folder(folder: str, recursive: bool, skipped: Counter[str]) -> Iterato
         for path in (os.path.join(current, name) for name in names):
             if os.path.isdir(path):
                 folders.append(path)
-            elif has_image_suffix(path):
+            elif has_image_suffix(path) or (documents and is_document_name(path)):
                 yield path
             else:
                 skipped[os.path.splitext(path)[1] or os.path.basename(path)] += 1

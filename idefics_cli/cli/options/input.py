@@ -31,7 +31,26 @@ class InputOptions(Panel):
             help="Only the I-th of N parts of the items; auto: as SLURM, Kubernetes or torchrun number this process.",
         ),
     ] = None
-    together: Annotated[bool, flag("--together", panel=INPUT, help="All images in one prompt.")] = False
+    together: Annotated[
+        bool,
+        flag("--together", panel=INPUT, help="All images in one prompt; of documents, the pages of each."),
+    ] = False
+    pages: Annotated[
+        str | None,
+        option(
+            "--pages",
+            panel=INPUT,
+            metavar="LIST",
+            help="These pages of PDF documents, as 1-5,9; all reads those in folders too.",
+        ),
+    ] = None
+    dpi: Annotated[
+        int | None,
+        option(
+            "--dpi", panel=INPUT, min=10, max=1200, help="Draw pages at this resolution; 150 if not given."
+        ),
+        Fact.RUN,
+    ] = None
     max_pixels: Annotated[
         int | None, option("--max-pixels", panel=INPUT, min=1, help="Refuse larger images.")
     ] = None
