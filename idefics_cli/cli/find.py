@@ -17,8 +17,8 @@ from .output import emit, emit_name
 from .settings import Settings
 
 
-def find_rows(rows: str, query: str, sort: str, settings: Settings, *, end: str) -> None:
-    """Print what is found. Raises NothingToDo if nothing is."""
+def find_rows(rows: str, query: str, sort: str, settings: Settings, *, end: str, opens: bool) -> None:
+    """Print what is found, or show it in the browser. Raises NothingToDo if nothing is."""
     refuse_tables(settings.output.format)
     as_rows = settings.output.format == "jsonl"
     if as_rows and end == "\0":
@@ -34,6 +34,11 @@ def find_rows(rows: str, query: str, sort: str, settings: Settings, *, end: str)
         found = session.rows_of(View(query, sort))
         if not found:
             raise NothingToDo(f"no row of {rows} is found by {query!r}", hint="say less")
+        if opens:
+            from .review import serve_page  # which brings a server
+
+            serve_page(session, settings.talk, query=query)
+            return
         if as_rows:
             for row in found:
                 emit(index.read_line(row).decode("utf-8", "replace").rstrip("\r"))

@@ -163,10 +163,21 @@ def _read_changes(options: DecodingOptions) -> dict[str, Any]:
 
 
 def _read_sidecars(options: OutputOptions) -> Sidecars | None:
+    if options.write_metadata:
+        from ..results.image_metadata import EmbeddedMetadata
+
+        if options.sidecar is not None:
+            raise UsageError("--sidecar and --write-metadata are two places", hint="choose one")
+        return EmbeddedMetadata(".xmp")
     if options.sidecar is None:
         if options.sidecar_name is not None:
             raise UsageError("--sidecar-name needs --sidecar", hint="write --sidecar .txt")
         if options.overwrite_foreign:
             raise UsageError("--overwrite-foreign needs --sidecar", hint="write --sidecar .txt")
         return None
-    return Sidecars(options.sidecar, options.sidecar_name or "stem")
+    kind = Sidecars
+    if options.sidecar.lower().removeprefix(".") == "xmp":
+        from ..results.image_metadata import XmpSidecars
+
+        kind = XmpSidecars
+    return kind(options.sidecar, options.sidecar_name or "stem")

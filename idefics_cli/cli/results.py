@@ -6,7 +6,7 @@ import base64
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..content import has_changed, mark, read_mark
-from ..errors import UsageError
+from ..errors import BadItem, UsageError
 from ..files import is_own_stream
 from ..images import has_image_suffix, is_url
 from ..jsonl import dump_row
 from ..results.file import RowFile
+from ..results.keywords import list_keywords
 from ..results.ledger import Run, list_spellings, name_item, name_wording
 from ..results.sidecar_index import Origin
 from ..results.sidecars import Sidecars, SidecarState
@@ -45,10 +46,12 @@ class Sinks:
     overwrites: bool = False
     overwrites_foreign: bool = False
     retries_changed: bool = False
-    unwritten: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    unwritten: dict[str, tuple[str, bytes, Sequence[str]]] = field(default_factory=dict)
     """Texts and marks of rows after which a run did not come to write the sidecar, by their sources."""
     kept: Counter[SidecarState] = field(default_factory=Counter)
     """Texts that were there and were not replaced, by whose they are."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Images that no text could be written into, by why."""
     _wordings: dict[str, str] = field(default_factory=dict)
     """What the texts of items in hand are written for, by the items' keys."""
     codes: dict[str, str] = field(default_factory=dict)
@@ -90,8 +93,8 @@ class Sinks:
             if self.sidecars is not None:
                 wording = self._wordings[item.key] = name_wording(self.run, item)
                 if standing == "done" and item.images[0] in self.unwritten:
-                    text, known = self.unwritten.pop(item.images[0])
-                    self._write_sidecar(item.images[0], text, Origin(wording, known))
+                    text, known, words = self.unwritten.pop(item.images[0])
+                    self._write_sidecar(item.images[0], text, Origin(wording, known), words)
                 elif standing == "todo" and self.rows is None:
                     state = self.sidecars.inspect(item.images[0], wording)
                     self.changed += state == "changed"
@@ -117,6 +120,8 @@ class Sinks:
 
         A row that was to take the place of an unsure one and failed is not kept: the unsure one is still better.
         """
+        if self.sidecars is not None and self.sidecars.is_of_image:
+            result = replace(result, contents=())
         is_kept = result.error is None or not result.instead_of
         if self.rows is not None and is_kept:
             self.rows.append(dump_row(result.to_row()), result.key, result.instead_of)
@@ -125,25 +130,33 @@ class Sinks:
             wording = self._wordings.pop(result.key)
             if result.error is None:
                 origin = Origin(wording, mark(result.contents))
-                self._write_sidecar(result.images[0], result.text or "", origin, bool(result.instead_of))
+                words = list_keywords(result.label, result.data)
+                self._write_sidecar(
+                    result.images[0], result.text or "", origin, words, bool(result.instead_of)
+                )
 
     def _may_write(self, state: SidecarState) -> bool:
         if state == "foreign":
             return self.overwrites_foreign
         return state in ("none", "same", "changed") or self.overwrites
 
-    def _write_sidecar(self, source: str, text: str, origin: Origin, replaces_other: bool = False) -> None:
+    def _write_sidecar(
+        self, source: str, text: str, origin: Origin, keywords: Sequence[str], replaces_other: bool = False
+    ) -> None:
         assert self.sidecars is not None
         state = self.sidecars.inspect(source, origin.wording)
         if self._may_write(state) or (replaces_other and state == "other"):
-            self.sidecars.write(source, text, origin)
+            try:
+                self.sidecars.write(source, text, origin, keywords)
+            except BadItem as error:
+                self.refused[str(error)] += 1
         else:
             self.kept[state] += 1
 
     def describe_kept(self) -> list[str]:
         """What was not asked or not replaced, and what would."""
         foreign, other = self.kept["foreign"], self.kept["other"]
-        lines = []
+        lines = [f"metadata of {count:,} not written: {why}" for why, count in self.refused.most_common(3)]
         if changed := self.changed + (self.rows.changed if self.rows is not None else 0):
             have, them = ("image was", "it") if changed == 1 else ("images were", "them")
             way = "" if self.retries_changed else f"; --existing retry-changed asks about {them} again"
@@ -262,7 +275,7 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     """Lock and read what is there. Raises UsageError when it belongs to another run."""
     sidecars, existing = settings.sidecars, settings.output.existing
     rows = None
-    unwritten: dict[str, tuple[str, bytes]] = {}
+    unwritten: dict[str, tuple[str, bytes, Sequence[str]]] = {}
     codes: dict[str, str] = {}
     if output.path is not None and _keeps_rows(output.path, output.format.traits):
 
@@ -271,7 +284,8 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
                 codes[row["key"]] = row["error"]["code"]
             source = _source_of(row)
             if sidecars is not None and source is not None and not sidecars.has(source):
-                unwritten[source] = row["text"], read_mark(row)
+                words = list_keywords(row.get("label"), row.get("data"))
+                unwritten[source] = row["text"], read_mark(row), words
 
         rows = RowFile(
             output.path,

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import urllib.parse
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,13 @@ def _apply(wanted: Wanted, settings: Settings) -> None:
     settings.talk.note(", ".join([f"{report.written:,} {places[kind]}", corrected, *left_out]))
 
 
-def serve_page(session: ReviewSession, talk: Talk, port: int | None = None, *, opens: bool = True) -> None:
-    """Serve the page until Ctrl-C; it `opens` by itself where there is a person with a desktop."""
+def serve_page(
+    session: ReviewSession, talk: Talk, port: int | None = None, *, opens: bool = True, query: str = ""
+) -> None:
+    """Serve the page until Ctrl-C; it `opens` by itself where there is a person with a desktop, at what is found."""
     listener, token = open_socket(port or 0), make_token()
     port = listener.getsockname()[1]
-    address = f"http://{HOST}:{port}/{token}/"
+    address = f"http://{HOST}:{port}/{token}/{f'#{urllib.parse.quote(query)}' if query else ''}"
 
     def tell() -> None:
         emit(address)

@@ -17,7 +17,7 @@ from ..images import Limits
 from ..jsonl import parse_line, read_lines
 from .columns import choose_columns, find_columns
 
-FormName = Literal["csv", "parquet", "imagefolder", "jsonl"]
+FormName = Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool"]
 
 
 class RowTable(Protocol):
@@ -45,6 +45,8 @@ FORMS: dict[FormName, Form] = {
     "parquet": Form("parquet:ParquetTable", ".parquet", needs="pyarrow"),
     "imagefolder": Form("image_folder:ImageFolder", "", is_folder=True),
     "jsonl": Form("lines:JsonlTable", ".jsonl"),
+    "xmp": Form("photo_metadata:XmpFolder", "", is_folder=True),
+    "exiftool": Form("photo_metadata:ExiftoolList", ".json"),
 }
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..content import has_changed
 from ..errors import SourceError, UsageError
@@ -33,6 +33,8 @@ class Sidecars:
 
     suffix: str = ".txt"
     name: SidecarName = "stem"
+    is_of_image: ClassVar[bool] = False
+    """Whether the texts are in the images themselves, which are others from then on."""
     index: SidecarIndex = field(default_factory=SidecarIndex, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -113,10 +115,12 @@ class Sidecars:
                 f"{name_source(str(path))} cannot be read: {reason}", code="not_found"
             ) from error
 
-    def write(self, source: str, text: str, origin: Origin | None = None) -> None:
+    def write(
+        self, source: str, text: str, origin: Origin | None = None, keywords: Sequence[str] = ()
+    ) -> None:
         """Write the text beside a source, whole or not at all. A link there is replaced, as nobody named it.
 
-        What it was written for is remembered; without that it is a person's text.
+        What it was written for is remembered; without that it is a person's text. Keywords have no place in one.
         """
         path = self.path_of(source)
         assert path is not None, "check was not called"

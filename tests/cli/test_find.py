@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +97,18 @@ def test_names_keep_their_bytes_and_rows_may_come_from_a_pipe(tmp_path: Path) ->
         check=True,
     )
     assert (done.stdout, done.stderr) == (name + b"\0", b"")
+
+
+def test_open_serves_the_review_page_at_what_is_found(rows: Path) -> None:
+    command = [sys.executable, "-m", "idefics_cli", "find", str(rows), "red car", "--open"]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert program.stdout is not None
+        address = program.stdout.readline().strip()
+        assert address.endswith("/#red%20car")
+        with urllib.request.urlopen(address) as page:
+            assert b'id="query"' in page.read()
+    finally:
+        program.send_signal(signal.SIGINT)
+        _, talk = program.communicate(timeout=60)
+    assert program.returncode == 0, talk

@@ -22,6 +22,7 @@ _FOR_ONE_TASK = (
     "stream",
     "sidecar",
     "sidecar_name",
+    "write_metadata",
     "overwrite_foreign",
     *("table", "image_column", "id_column", "where"),
 )

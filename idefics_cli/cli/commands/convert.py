@@ -24,9 +24,11 @@ def convert(
         ),
     ],
     to: Annotated[
-        Literal["csv", "parquet", "imagefolder", "jsonl"],
+        Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool"],
         action(
-            "--to", panel=OUTPUT, help="For spreadsheets, for data frames, to train from, or flat JSON lines."
+            "--to",
+            panel=OUTPUT,
+            help="For spreadsheets, for data frames, to train from, flat JSON lines, for photo programs.",
         ),
     ],
     columns: Annotated[
@@ -39,7 +41,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Write rows as CSV, Parquet, a folder of images with metadata, or flat JSON lines.
+    """Write rows as CSV, Parquet, a folder of images with metadata, flat JSON lines, or metadata of photos.
 
     What is nested gets a column for each value (data.colour, scores.cat). Without --output the file stands beside ROWS.
     """

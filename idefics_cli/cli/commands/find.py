@@ -33,6 +33,9 @@ def find(
             "--sort", panel=OUTPUT, help="By confidence, length, label …; -confidence has the largest first."
         ),
     ] = None,
+    opens: Annotated[
+        bool, action("--open", panel=OUTPUT, help="Show the images in the browser, on the review page.")
+    ] = False,
     null: Annotated[
         bool, action("--null", "-0", panel=OUTPUT, help="End each name with NUL, as xargs -0 reads it.")
     ] = False,
@@ -43,4 +46,4 @@ def find(
     """
     from ..find import find_rows
 
-    find_rows(rows, " ".join(query), sort or "", settings, end="\0" if null else "\n")
+    find_rows(rows, " ".join(query), sort or "", settings, end="\0" if null else "\n", opens=opens)

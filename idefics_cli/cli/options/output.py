@@ -47,12 +47,25 @@ class OutputOptions(Panel):
     ] = None
     sidecar: Annotated[
         str | None,
-        option("--sidecar", panel=OUTPUT, metavar="EXT", help="Write each text beside its image (.txt)."),
+        option(
+            "--sidecar",
+            panel=OUTPUT,
+            metavar="EXT",
+            help="Write each text beside its image (.txt); xmp: as photo programs read it.",
+        ),
     ] = None
     sidecar_name: Annotated[
         Literal["stem", "full"] | None,
         option("--sidecar-name", panel=OUTPUT, help="cat.txt (stem) or cat.jpg.txt (full)."),
     ] = None
+    write_metadata: Annotated[
+        bool,
+        flag(
+            "--write-metadata",
+            panel=OUTPUT,
+            help="Write each text into its image (JPEG, PNG, WebP): description, alt text, keywords.",
+        ),
+    ] = False
     overwrite_foreign: Annotated[
         bool,
         flag(

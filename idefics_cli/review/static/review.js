@@ -212,6 +212,7 @@ byId("keys").append(...Object.entries(KEYS).flatMap(([keys, words]) => [make("dt
 byId("filters").open = matchMedia("(min-width: 761px)").matches;
 document.querySelector("[data-do=save]").hidden = !source.canSave;
 byId("find").addEventListener("submit", (event) => { event.preventDefault(); find().then(() => grid.go(0)); });
+if (location.hash) byId("query").value = decodeURIComponent(location.hash.slice(1));
 for (const name of ["query", "sort"]) byId(name).addEventListener("change", find);
 byId("ask-help").addEventListener("click", () => byId("help").showModal());
 for (const name of ["detail", "ask"]) byId(name).addEventListener("close", () => grid.go(grid.active));
