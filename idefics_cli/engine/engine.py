@@ -32,7 +32,6 @@ from .label_scoring import (
     Ranking,
     count_label_tokens,
     score_packed,
-    score_rows,
 )
 from .masks import mask_prompts
 from .prefix_cache import Prefix, Prefixes, PrefixUnits
@@ -267,9 +266,7 @@ class Engine:
         """A family that is not to be taken apart: whole prompts."""
         first = works[0]
         if isinstance(first, Ranking):
-            scores = [
-                score_rows(self._model, self._family, work) for work in works if isinstance(work, Ranking)
-            ]
+            scores = [self._whole.rank(work) for work in works if isinstance(work, Ranking)]
             return [Outcome(None, tuple(own)) for own in scores]
         if first.decoding.max_new_tokens < 1:
             return [Outcome(Generation("", 0, "length"), ())] * len(works)

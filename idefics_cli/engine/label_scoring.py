@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..models.devices import find_input_device
-from ..models.families.family import Encoded, Family
+from ..models.families.family import Encoded
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from .image_features import Features
 from .inputs import count_positions, lay_rows, place_rows, to_model
@@ -108,21 +108,6 @@ def score_packed(
             for index, edges in row.labels:
                 scores[place][index] = math.fsum(likelihoods[edge] for edge in edges)
     return scores
-
-
-def score_rows(model: Any, family: Family, ranking: Ranking) -> list[float]:
-    """The same for families whose prompts cannot be taken apart: one whole row a label."""
-    known: dict[tuple[int, ...], float] = {}
-    start = len(ranking.encoded.ids)
-    for row in ranking.rows:
-        if row.ids not in known:
-            logits = model(**to_model(model, family.collate([row])), use_cache=False).logits[
-                0, start - 1 : -1
-            ]
-            targets = torch.tensor(row.ids[start:], device=logits.device)
-            logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[:, None])
-            known[row.ids] = float(logprobs.double().sum())
-    return [known[row.ids] for row in ranking.rows]
 
 
 def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float]]:

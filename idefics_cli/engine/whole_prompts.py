@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import ItemError
+from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Encoded, Family
 from .batching import Batch
 from .generate import Continuation, Generation, batch_key, generate
 from .inputs import to_model
 from .label_scoring import Ranking
+from .whole_labels import WholeLabels
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class WholePrompts:
         self._family = family
         self._batch_tokens = batch_tokens
         self._are_batched: bool | None = None if family.has_batches else False
+        self._labels = WholeLabels(model, cast(ChatTemplateFamily, family), batch_tokens, self._may_batch)
 
     def plan(self, works: Sequence[Continuation | Ranking], rows: int) -> list[Batch]:
         """Prompts that are decoded alike together, those of like length first; labels by themselves."""
@@ -65,6 +68,10 @@ class WholePrompts:
             first.constrain,
             first.likeliest,
         )
+
+    def rank(self, work: Ranking) -> list[float]:
+        """The score of each label."""
+        return self._labels.score(work)
 
     def _count_tokens(self, work: Continuation | Ranking) -> int:
         new = work.decoding.max_new_tokens * work.decoding.num_beams if isinstance(work, Continuation) else 0

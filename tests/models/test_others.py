@@ -16,6 +16,7 @@ import transformers
 from idefics_cli.backends.local import LocalBackend
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.generate import Continuation
+from idefics_cli.engine.label_scoring import split_labels
 from idefics_cli.models.families.chat_template import ChatTemplateFamily
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.models.families.image_processors import explain_missing
@@ -256,6 +257,26 @@ def test_what_cannot_be_cut_is_batched_whole(name: str, caplog: pytest.LogCaptur
     expected = [1, 1, 2] if name == "mllama" else [1, 3]
     assert plan_of(*opened(name)) == expected, "prompts with as many images together, the one without alone"
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_prompt_of_many_labels_is_run_once(name: str) -> None:
+    family, model = opened(name)
+    prompt, choices = (user(A, "Which?"),), [Choice(f"{n} dogs", f"{n} dogs") for n in range(20)]
+    rows = family.encode_choices(prompt, [A], choices)
+    ranking = split_labels(family.encode(prompt, [A]), rows)
+    engine = Engine(model, family)
+    engine.run([ranking])  # looks whether it may
+    run: list[int] = []
+    hook = model.register_forward_hook(
+        lambda module, args, kwargs, output: run.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        (outcome,) = engine.run([ranking])
+    finally:
+        hook.remove()
+    assert sum(run) < 3 * len(rows[0].ids) + 20 * 10
+    assert len(outcome.scores) == 20
 
 
 def test_an_architecture_that_batches_wrongly_is_run_one_by_one(caplog: pytest.LogCaptureFixture) -> None:

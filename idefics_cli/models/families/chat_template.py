@@ -112,6 +112,10 @@ class ChatTemplateFamily(Family):
         head = len(whole.ids) - len(tails[0])
         return tuple(_end_with(whole, head, tail) for tail in tails)
 
+    def begin(self, encoded: Encoded, length: int) -> Encoded:
+        """The first tokens of a prompt, all of its images among them."""
+        return _end_with(encoded, length, ())
+
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Left-padded model inputs; the tensors of images one after the other. Raises ValueError where they differ."""
         import torch

@@ -1,0 +1,152 @@
+"""Labels after prompts that are not to be taken apart: the prompt is run once and its cache taken up by all of them.
+
+Whether an architecture goes on from its cache as it would have gone on without is looked at with its first labels; if
+not, they are run as whole rows, together or one by one.
+"""
+
+# transformers is typed in parts only.
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..models.devices import is_out_of_memory
+from ..models.families.chat_template import ChatTemplateFamily
+from ..models.families.family import Encoded
+from .inputs import to_model
+from .label_scoring import Ranking
+
+MOVED = {torch.float32: 1e-3}
+"""How far a score may move, of itself, by the way it is computed; numbers of 16 bits round further."""
+_MOVED_BY_16_BITS = 0.02
+_ALL = 1 << 20
+
+
+T = TypeVar("T")
+
+
+class WholeLabels:
+    """The labels of one model's prompts."""
+
+    def __init__(
+        self, model: Any, family: ChatTemplateFamily, batch_tokens: int, may_batch: Callable[[], bool]
+    ) -> None:
+        self._model = model
+        self._family = family
+        self._batch_tokens = batch_tokens
+        self._may_batch = may_batch
+        self._strides: tuple[int, ...] | None = None
+
+    @torch.inference_mode()
+    def score(self, ranking: Ranking) -> list[float]:
+        """The log-probability of each label. Equal labels get equal scores."""
+        rows = list({row.ids: row for row in ranking.rows}.values())
+        start = len(ranking.encoded.ids)
+        if self._strides is None:
+            self._strides = self._find_strides(rows, start)
+        strides = self._strides
+        scores = self._go_on(rows, start, strides[0]) if strides else self._run_rows(rows, start)
+        known = {row.ids: score for row, score in zip(rows, scores, strict=True)}
+        return [known[row.ids] for row in ranking.rows]
+
+    def _find_strides(self, rows: Sequence[Encoded], start: int) -> tuple[int, ...]:
+        """The ways to go on that change no score: by all tokens of a label, or one at a time as answers do."""
+        longest = sorted(rows, key=lambda row: len(row.ids))[-2:]
+        alone = [self._run_row([row], start)[0] for row in longest]
+        return tuple(stride for stride in (_ALL, 1) if self._looks_alike(longest, start, stride, alone))
+
+    def _looks_alike(self, rows: Sequence[Encoded], start: int, stride: int, alone: Sequence[float]) -> bool:
+        try:
+            together = self._go_on(rows, start, stride)
+        except (
+            ValueError,
+            RuntimeError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            NotImplementedError,
+        ) as error:
+            if is_out_of_memory(error):
+                raise
+            return False
+        moved = MOVED.get(self._model.dtype, _MOVED_BY_16_BITS)
+        pairs = zip(together, alone, strict=True)
+        return all(math.isclose(one, other, rel_tol=moved, abs_tol=moved) for one, other in pairs)
+
+    def _go_on(self, rows: Sequence[Encoded], start: int, stride: int) -> list[float]:
+        """From the cache of the prompt. Padding comes after the labels, where nothing of them sees it."""
+        prompt = dict(self._family.begin(rows[0], start).inputs or {})
+        begun = self._model(**to_model(self._model, prompt), use_cache=True, logits_to_keep=1)
+        first = begun.logits[:, -1:]
+        longest = max(len(row.ids) for row in rows)
+        scores: list[float] = []
+        for some in _divide(rows, self._batch_tokens // longest):
+            tails = [row.ids[start:] for row in some]
+            width = max(len(tail) for tail in tails) - 1
+            ids = torch.full((len(some), width), self._family.pad_id, dtype=torch.long)
+            mask = torch.ones((len(some), start + width), dtype=torch.long)
+            for place, tail in enumerate(tails):
+                ids[place, : len(tail) - 1] = torch.tensor(tail[:-1])
+                mask[place, start + len(tail) - 1 :] = 0
+            cache = copy.deepcopy(begun.past_key_values)
+            cache.reorder_cache(first.new_zeros(len(some), dtype=torch.long))
+            parts = [first.expand(len(some), -1, -1)]
+            for begin in range(0, width, stride):
+                part = ids[:, begin : begin + stride]
+                # What each token of the prompt sees of the images, and so do those after it.
+                seen = {
+                    name: value[:, -1:].expand(*part.shape, *value.shape[2:])
+                    for name, value in prompt.items()
+                    if value.ndim > 2 and value.shape[:2] == (1, start)
+                }
+                visible = mask[:, : start + begin + part.shape[1]]
+                inputs = to_model(self._model, {"input_ids": part, "attention_mask": visible, **seen})
+                places = self._model._prepare_position_ids_for_generation(
+                    inputs["input_ids"],
+                    {"attention_mask": inputs["attention_mask"], "past_key_values": cache},
+                )
+                inputs["position_ids"] = places[..., -part.shape[1] :]
+                more = self._model(**inputs, past_key_values=cache, use_cache=True)
+                parts.append(more.logits)
+            logits = torch.cat(parts, dim=1)
+            scores += [_sum_up(own[: len(tail)], tail) for own, tail in zip(logits, tails, strict=True)]
+        return scores
+
+    def _run_rows(self, rows: Sequence[Encoded], start: int) -> list[float]:
+        """Whole rows, those of like length together."""
+        size = max(1, self._batch_tokens // max(len(row.ids) for row in rows))
+        size = size if len(rows) > 1 and size > 1 and self._may_batch() else 1
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+        found = {
+            index: score
+            for some in _divide(order, size)
+            for index, score in zip(some, self._run_row([rows[one] for one in some], start), strict=True)
+        }
+        return [found[index] for index in range(len(rows))]
+
+    def _run_row(self, rows: Sequence[Encoded], start: int) -> list[float]:
+        inputs = to_model(self._model, self._family.collate(rows))
+        logits = self._model(**inputs, use_cache=False).logits
+        scores = []
+        for own, row in zip(logits, rows, strict=True):
+            tail = row.ids[start:]
+            scores.append(_sum_up(own[-len(tail) - 1 : -1], tail))
+        return scores
+
+
+def _divide(things: Sequence[T], size: int) -> list[Sequence[T]]:
+    size = max(1, size)
+    return [things[first : first + size] for first in range(0, len(things), size)]
+
+
+def _sum_up(logits: Tensor, tail: Sequence[int]) -> float:
+    """The log-probability of tokens, each from the logits before it."""
+    targets = torch.tensor(tail, device=logits.device)
+    logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[:, None])
+    return float(logprobs.double().sum())
