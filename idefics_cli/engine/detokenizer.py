@@ -11,6 +11,8 @@ from ..models.families.family import Family
 from .listener import Listener
 
 TAIL_TOKENS = 16
+FIRST_TOKENS = 3
+"""Of an answer, among which thoughts begin if there are any."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -21,6 +23,8 @@ class AnswerText:
         self._family = family
         self._stop = tuple(one for one in stop if one)
         self._tail = list(prompt_ids[-TAIL_TOKENS:])
+        self._thoughts = family.thought_marks
+        self._is_begun = self._thoughts is not None and _is_open(prompt_ids, *self._thoughts)
         self._before = family.decode(self._tail)
 
     def read(self, new_ids: Sequence[int]) -> str:
@@ -44,6 +48,18 @@ class AnswerText:
         return text
 
     def _decode(self, new_ids: Sequence[int]) -> str:
+        """The text of the ids behind thoughts; nothing while these last."""
+        if self._thoughts is None:
+            return self._read(new_ids)
+        begin, end = self._thoughts
+        if not self._is_begun and begin not in new_ids[:FIRST_TOKENS]:
+            return self._read(new_ids)
+        if end not in new_ids:
+            return ""
+        last = len(new_ids) - 1 - list(new_ids)[::-1].index(end)
+        return self._read(new_ids[last + 1 :]).lstrip()
+
+    def _read(self, new_ids: Sequence[int]) -> str:
         text = self._family.decode([*self._tail, *new_ids])
         if text.startswith(self._before):
             return text[len(self._before) :]
@@ -55,6 +71,12 @@ class AnswerText:
         begin = len(text) - len(text.lstrip())
         places = [place for one in self._stop if (place := text.find(one, 0 if one.strip() else begin)) >= 0]
         return min(places, default=len(text))
+
+
+def _is_open(ids: Sequence[int], begin: int, end: int) -> bool:
+    """Whether a prompt ends within thoughts."""
+    mark = next((index for index in reversed(ids) if index in (begin, end)), None)
+    return mark == begin
 
 
 class TextStream:

@@ -101,6 +101,8 @@ def open_family(spec: ModelSpec) -> Family:
         opened = family(processor, config, generation=_load_generation_config(spec), detail=spec.detail)
         if spec.style is not None:
             opened.check_style(spec.style)
+        if dict(spec.others).get("think"):
+            opened.think()
         _try_out(opened)
     return opened
 

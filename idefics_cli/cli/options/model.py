@@ -60,6 +60,13 @@ class ModelOptions(Panel):
         option("--detail", panel=MODEL, help="Tiles per image, for models that cut images into tiles."),
         WEIGHTS | Fact.RUN,
     ] = None
+    think: Annotated[
+        bool,
+        flag(
+            "--think", panel=MODEL, help="Let a model think first, if it can; thoughts are not in the text."
+        ),
+        WEIGHTS | Fact.RUN,
+    ] = False
     max_memory: Annotated[
         str | None,
         option(

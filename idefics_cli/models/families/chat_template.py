@@ -15,7 +15,8 @@ from jinja2 import TemplateError
 
 from ...errors import BadItem, ModelError
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
-from .family import Encoded, Family, check_images, list_added_tokens, preparing
+from .family import Encoded, Family, list_added_tokens
+from .image_checks import check_images, preparing
 from .image_processors import explain_missing, open_image_processor
 from .layout import DETAILS, continue_reply, is_chat, lay_out, trim_reply
 
@@ -33,6 +34,7 @@ OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_
 
 
 class ChatTemplateFamily(Family):
+    _thinks = False
     markers = ()
     unquantized = ("lm_head", ".*vision.*", ".*visual.*", ".*projector.*", ".*connector.*")
 
@@ -84,15 +86,25 @@ class ChatTemplateFamily(Family):
                 hint="leave --detail out",
             )
 
+    def think(self) -> None:
+        if "enable_thinking" not in str(self.processor.chat_template):
+            super().think()
+        self._thinks = True
+
     def render(self, prompt: Prompt) -> str:
+        return self._write(prompt, thinks=True)
+
+    def _write(self, prompt: Prompt, thinks: bool) -> str:
+        """The prompt text. It begins thoughts only where the model was told to think as well."""
         self._refuse_special_tokens(lay_out(prompt, strip_turns=False))
         if not is_chat(prompt):
             self.check_style("completion")
-        return self._apply(trim_reply(prompt), is_open=prompt[-1].role == "assistant")
+        is_open = prompt[-1].role == "assistant"
+        return self._apply(trim_reply(prompt), is_open=is_open, thinks=thinks and self._thinks)
 
-    def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
         check_images(lay_out(prompt, strip_turns=False), images)
-        return self._encode_text(self.render(prompt), images)
+        return self._encode_text(self._write(prompt, thinks), images)
 
     def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
         return self.encode_choices(prompt, images, [choice])[0]
@@ -151,7 +163,7 @@ class ChatTemplateFamily(Family):
         check_images(lay_out(prompt, strip_turns=False), images)
         labels = [choice.continuation.strip() for choice in choices]
         self._refuse_special_tokens(labels)
-        text = self.render(prompt)
+        text = self._write(prompt, thinks=False)
         before, after = self._find_seam(trim_reply(prompt), text)
         return [f"{text}{before}{label}{after}" for label in labels]
 
@@ -185,26 +197,26 @@ class ChatTemplateFamily(Family):
         end = self.tokenizer.eos_token_id
         return "" if end is None else str(self.tokenizer.convert_ids_to_tokens(end))
 
-    def _apply(self, prompt: Prompt, *, is_open: bool | None) -> str:
+    def _apply(self, prompt: Prompt, *, is_open: bool | None, thinks: bool = False) -> str:
         """The template's text: the last turn left open, a reply begun, or all turns finished (None)."""
         try:
-            text = self._word(prompt, is_open, as_text=False)
+            text = self._word(prompt, is_open, thinks, as_text=False)
         except ModelError as error:  # it may take a turn for a text
             try:
-                return self._word(prompt, is_open, as_text=True)
+                return self._word(prompt, is_open, thinks, as_text=True)
             except ModelError:
                 raise error from None
         if _PRINTED in text and not any(_PRINTED in one for one in _list_texts(prompt)):
-            text = self._word(prompt, is_open, as_text=True)
+            text = self._word(prompt, is_open, thinks, as_text=True)
         return text
 
-    def _word(self, prompt: Prompt, is_open: bool | None, *, as_text: bool) -> str:
+    def _word(self, prompt: Prompt, is_open: bool | None, thinks: bool, *, as_text: bool) -> str:
         messages = [
             {"role": message.role, "content": _write_content(message, as_text=as_text)} for message in prompt
         ]
         options = {"add_generation_prompt": is_open is False, "continue_final_message": is_open is True}
         if "enable_thinking" in str(self.processor.chat_template):
-            options["enable_thinking"] = False
+            options["enable_thinking"] = thinks
         try:
             text: str = self.processor.apply_chat_template(messages, tokenize=False, **options)
         except TemplateError as error:  # how a template says that it has no place for a role

@@ -11,30 +11,25 @@ from __future__ import annotations
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...errors import (
-    BadItem,
-    IdeficsError,
-    ModelError,
-    PromptError,
-    SourceError,
-    describe_problems,
-    is_of_item,
-)
-from ...images import name_source
+from ...errors import ModelError, PromptError, describe_problems
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
 from ..dimensions import Dimensions
-from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, lay_out, read_aloud
+from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, lay_out, read_aloud
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+THOUGHTS = (("<think>", "</think>"), ("<|channel>", "<channel|>"), ("[THINK]", "[/THINK]"))
+"""What stands around thoughts, by the habit of several makers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +185,22 @@ class Family(ABC):
                 hint="leave --detail out",
             )
 
+    def think(self) -> None:
+        """Have answers begin with thoughts, which are not part of them."""
+        raise ModelError(
+            f"--think has no meaning for {self.config.model_type}, whose template knows no thoughts",
+            hint="leave --think out",
+        )
+
+    @cached_property
+    def thought_marks(self) -> tuple[int, int] | None:
+        """The tokens that begin and end thoughts."""
+        vocabulary = self.tokenizer.get_vocab()
+        found = (tuple(vocabulary.get(one) for one in pair) for pair in THOUGHTS)
+        return next(
+            ((int(begin), int(end)) for begin, end in found if begin is not None and end is not None), None
+        )
+
     def read_prompt(self, prompt: Prompt) -> str:
         """The prompt as a person reads it, markers removed."""
         return read_aloud(lay_out(prompt, strip_turns=self.strip_turns))
@@ -220,8 +231,11 @@ class Family(ABC):
         """The prompt text, beginning of text included, with one marker per image."""
 
     @abstractmethod
-    def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
-        """The prompt as the model takes it. `images` are those of the prompt, in its order."""
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
+        """The prompt as the model takes it. `images` are those of the prompt, in its order.
+
+        An answer that is bound to labels or a grammar `thinks` not, whatever the model was told.
+        """
 
     @abstractmethod
     def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
@@ -318,32 +332,3 @@ def refuse_markers(pieces: Iterable[Piece], forbidden: re.Pattern[str]) -> None:
         found = forbidden.search(piece) if isinstance(piece, str) else None
         if found:
             raise _special_token(found.group())
-
-
-def check_images(pieces: Iterable[Piece], images: Sequence[Image]) -> None:
-    count = sum(isinstance(piece, Slot) for piece in pieces)
-    if count != len(images):
-        raise PromptError(
-            f"the prompt has {count} places for images and {len(images)} images came with it",
-            code="no_image",
-            hint="give one image for each place",
-        )
-
-
-@contextmanager
-def preparing(images: Sequence[Image], model_type: str) -> Iterator[None]:
-    """Whatever an image processor raises is about these images: too small, too narrow, or of a kind it never met."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, IdeficsError | MemoryError) or not is_of_item(error):
-            raise
-        reason = str(error) or type(error).__name__
-        if not images:
-            raise BadItem(f"{model_type} cannot take a prompt without an image: {reason}") from error
-        shown = (f"{name_source(one.source)} ({one.pixels.width} x {one.pixels.height})" for one in images)
-        raise SourceError(
-            f"{model_type} cannot take {', '.join(shown)}: {reason}",
-            code="unusable_image",
-            hint="make it larger or less narrow",
-        ) from error

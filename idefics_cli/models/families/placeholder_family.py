@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...errors import BadItem, ModelError
 from ...lru import LRUCache
 from ...values import Choice, Image, Prompt
-from .family import Encoded, Family, ImageSpan, Pixels, any_of, check_images, preparing, refuse_markers
+from .family import Encoded, Family, ImageSpan, Pixels, any_of, refuse_markers
+from .image_checks import check_images, preparing
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, continue_with, lay_out, spell
 from .pixel_table import PixelTable
 
@@ -72,7 +73,7 @@ class PlaceholderFamily(Family):
         """The prompt text, beginning of text included, with one marker per image."""
         return self._render(prompt, self.bos, self._forbidden)
 
-    def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
         """The prompt as ids, spans and pixels. `images` are those of the prompt, in its order."""
         self._check_roles(prompt)
         return self._encode(lay_out(prompt, strip_turns=self.strip_turns), images)

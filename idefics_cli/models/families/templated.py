@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ModelError
 from ...values import Choice, Image, Prompt
 from .chat_template import OF_TEXT, ChatTemplateFamily
-from .family import Encoded, ImageSpan, Pixels, check_images
+from .family import Encoded, ImageSpan, Pixels
+from .image_checks import check_images
 from .layout import lay_out
 from .placeholder_family import PlaceholderFamily, TokenRange
 
@@ -53,9 +54,9 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         self._shown = str(getattr(self.processor, "image_token", None) or self._marker)
         self.banned_ids = (self.image_id,)
 
-    def encode(self, prompt: Prompt, images: Sequence[Image]) -> Encoded:
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
         check_images(lay_out(prompt, strip_turns=False), images)
-        (row,) = self._encode_all([self.render(prompt)], images)
+        (row,) = self._encode_all([self._write(prompt, thinks)], images)
         return row
 
     def encode_choices(

@@ -1,0 +1,40 @@
+"""What can be wrong with the images of a prompt: too few of them, or of a kind that a processor never met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ...errors import BadItem, IdeficsError, PromptError, SourceError, is_of_item
+from ...images import name_source
+from ...values import Image
+from .layout import Piece, Slot
+
+
+def check_images(pieces: Iterable[Piece], images: Sequence[Image]) -> None:
+    count = sum(isinstance(piece, Slot) for piece in pieces)
+    if count != len(images):
+        raise PromptError(
+            f"the prompt has {count} places for images and {len(images)} images came with it",
+            code="no_image",
+            hint="give one image for each place",
+        )
+
+
+@contextmanager
+def preparing(images: Sequence[Image], model_type: str) -> Iterator[None]:
+    """Whatever an image processor raises is about these images: too small, too narrow, or of a kind it never met."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, IdeficsError | MemoryError) or not is_of_item(error):
+            raise
+        reason = str(error) or type(error).__name__
+        if not images:
+            raise BadItem(f"{model_type} cannot take a prompt without an image: {reason}") from error
+        shown = (f"{name_source(one.source)} ({one.pixels.width} x {one.pixels.height})" for one in images)
+        raise SourceError(
+            f"{model_type} cannot take {', '.join(shown)}: {reason}",
+            code="unusable_image",
+            hint="make it larger or less narrow",
+        ) from error
