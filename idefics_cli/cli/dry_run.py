@@ -74,10 +74,10 @@ def _choose_preview(
     spec: ModelSpec, model: Model, settings: Settings, held: contextlib.ExitStack
 ) -> tuple[Style, Render]:
     """How prompts are rendered: with the processor if it is here, else from the architecture in models.yaml."""
-    if model.entry is not None and not has_processor(spec.checkpoint, spec.revision):
-        from ..models.families import render_prompt
+    from ..models.families import FAMILIES, render_prompt
 
-        architecture = model.entry.architecture
+    architecture = model.entry.architecture if model.entry is not None else None
+    if architecture in FAMILIES and not has_processor(spec.checkpoint, spec.revision):
         return spec.style or "chat", lambda request, _: Preview(render_prompt(architecture, request.prompt))
 
     resident = open_warm(spec, model, settings, may_start=False)

@@ -48,7 +48,10 @@ def test_list_says_what_there_is_what_is_here_and_what_fits(run: Program) -> Non
     assert (
         rows["shapes"]["seconds"] < rows["smolvlm-256m"]["seconds"] or rows["smolvlm-256m"]["seconds"] is None
     )
-    assert {row["runs"] for row in rows.values()} == {"own adapter"}
+    assert {row["runs"] for row in rows.values()} == {"own adapter", "templated"}
+    assert rows["qwen3-vl-4b"]["runs"] == "templated"
+    assert rows["qwen3-vl-4b"]["weight_bytes"]["bf16"] == 2 * 4_437_815_808
+    assert rows["qwen3-vl-4b"]["seconds"] is None or rows["qwen3-vl-4b"]["seconds"] > 0
     assert not rows["idefics2"]["downloaded"]
     store(REPO, *SETTINGS, "model.safetensors", config=load_packaged_models()["idefics2"].config)
     assert rows_of(run, "list")["idefics2"]["downloaded"]

@@ -293,25 +293,6 @@ def test_an_architecture_that_batches_wrongly_is_run_one_by_one(caplog: pytest.L
     assert said == "qwen2_5_vl answers otherwise in a batch than alone, so its requests are run one by one"
 
 
-@pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl"])
-def test_detail_bounds_what_an_image_costs(name: str) -> None:
-    large = picture(9, (1200, 1000))
-    folder = str(other(name))
-    costs = [
-        len(open_family(ModelSpec(folder, detail=detail)).encode((user(large, "What?"),), [large]).ids)
-        for detail in ("low", "medium", "high")
-    ]
-    plain = len(opened(name)[0].encode((user(large, "What?"),), [large]).ids)
-    assert costs == sorted(costs)
-    assert costs[-1] == plain
-    assert name != "internvl" or costs[0] < plain
-
-
-def test_detail_that_cannot_be_chosen_is_refused() -> None:
-    with pytest.raises(Exception, match="settles it by itself; leave --detail out"):
-        open_family(ModelSpec(str(other("llava")), detail="low"))
-
-
 def test_only_tokens_of_the_model_are_refused() -> None:
     family, _ = opened("qwen2_vl")
     family.encode((user(A, "What does <image> mean, and <end_of_utterance>?"),), [A])

@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 
 from ...errors import BadItem, ModelError
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
+from .detail import choose_detail
 from .family import Encoded, Family, list_added_tokens
 from .image_checks import check_images, preparing
 from .image_processors import explain_missing, open_image_processor
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-_LOW_TOKENS = 256
-"""Of one image, as the makers of Qwen-VL suggest for little detail."""
 _PROBE = "qxlabelxq"
 """A label that no template treats in its own way."""
 _PRINTED = "{'type': 'text'"
@@ -71,16 +70,7 @@ class ChatTemplateFamily(Family):
             return
         if detail not in DETAILS:
             raise ModelError(f"unknown detail {detail!r}", hint=f"use one of {', '.join(DETAILS)}")
-        images = self.processor.image_processor
-        most, edge = getattr(images, "max_patches", None), dict(images.size or {}).get("longest_edge")
-        if most is not None:
-            images.max_patches = {"low": 1, "medium": max(1, most // 3), "high": most}[detail]
-        elif edge is not None and hasattr(images, "merge_size"):
-            token = (images.patch_size * images.merge_size) ** 2
-            least = dict(images.size).get("shortest_edge", 0)
-            tokens = {"low": _LOW_TOKENS, "medium": 4 * _LOW_TOKENS, "high": edge // token}[detail]
-            images.size = {"shortest_edge": least, "longest_edge": max(least, min(edge, tokens * token))}
-        else:
+        if not choose_detail(self.processor.image_processor, detail):
             raise ModelError(
                 f"--detail {detail} has no effect on {self.config.model_type}: its processor settles it by itself",
                 hint="leave --detail out",

@@ -123,6 +123,10 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
 
         core, device = model.model, find_input_device(model)
         known = signature(core.get_image_features).parameters
+        pinpoints = getattr(self.processor.image_processor, "image_grid_pinpoints", None)
+        if pinpoints and hasattr(core.config, "image_grid_pinpoints"):
+            # The model finds the tiles of an image by its size: from the same sizes as the processor.
+            core.config.image_grid_pinpoints = [list(pair) for pair in pinpoints]
         images = [one for one in pixels if isinstance(one, SpelledImage)]
         inputs = {
             name: torch.cat([one.tensors[name] for one in images]).to(device)

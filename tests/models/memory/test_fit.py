@@ -17,7 +17,7 @@ from idefics_cli.models.memory.speed import Rates
 
 GB = 10**9
 CANDIDATES = [
-    Candidate(name, measure(entry.config, name), is_downloaded=False)
+    Candidate(name, measure(entry.config, name, entry.parameters), is_downloaded=False)
     for name, entry in load_packaged_models().items()
     if entry.config is not None
 ]
