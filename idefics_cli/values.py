@@ -196,6 +196,11 @@ class Request:
     cache_answer: bool = False
     """Whether later requests go on from its answer, as the next turn of a conversation does."""
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether its answer is one of labels, or kept to a format."""
+        return bool(self.choices) or self.answer_format is not None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:

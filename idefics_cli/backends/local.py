@@ -242,11 +242,9 @@ class LocalBackend:
         return self._engine
 
     def _encode(self, request: Request, images: Mapping[str, Image]) -> Encoded:
-        sources = list_sources(request.prompt)
-        assert sources or not request.images, "a request never runs without its image"
-        is_bound = bool(request.choices) or request.answer_format is not None
-        own = [images[source] for source in sources]
-        encoded = self._family.encode(request.prompt, own, thinks=not is_bound)
+        own = [images[source] for source in list_sources(request.prompt)]
+        assert own or not request.images, "a request never runs without its image"
+        encoded = self._family.encode(request.prompt, own, thinks=not request.is_bound)
         self._tell_image_tokens(encoded)
         return encoded
 
