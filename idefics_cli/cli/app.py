@@ -31,6 +31,7 @@ COMMANDS = (
 """Each is a module in commands/, with a function or a Typer app for it."""
 
 
+HELP_OPTIONS = ["-h", "--help"]
 VARIABLES = {f"IDEFICS_{name}_DIR" for name in ("CONFIG", "CACHE", "STATE", "RUNTIME")}
 """What is read from the environment and is no option."""
 MEANT = {
@@ -65,7 +66,7 @@ def open_app(names: Sequence[str] = COMMANDS) -> typer.Typer:
         help="Ask vision-language models about images. Results go to stdout, messages go to stderr.",
         epilog="Every option has an environment variable (--num-beams is IDEFICS_NUM_BEAMS) and a place in "
         "config.yaml.",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": HELP_OPTIONS},
         pretty_exceptions_enable=False,
     )
     app.callback()(about)
@@ -98,9 +99,11 @@ def execute(arguments: Sequence[str]) -> int:
         defaults = _set_all_defaults(root, path, content)
         _check_environment(root)
         _check_command(arguments)
-        code = root.main(
-            list(arguments) or ["--help"], "idefics", standalone_mode=False, default_map=defaults
-        )
+        words = list(arguments) or ["--help"]
+        if (shown := _find_help(root, words)) is not None:
+            emit(shown)
+            return 0
+        code = root.main(words, "idefics", standalone_mode=False, default_map=defaults)
     except IdeficsError as error:
         say_error(str(error))
         return error.exit_code
@@ -120,6 +123,21 @@ def execute(arguments: Sequence[str]) -> int:
         ask_to_report(problem)
         return InternalError.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _find_help(root: Any, arguments: Sequence[str]) -> str | None:
+    """The help of a command that nothing else is said to. Parsing even this would import pydantic."""
+    *names, last = arguments
+    if last not in HELP_OPTIONS:
+        return None
+    command, context = root, root.context_class(root, info_name="idefics", **root.context_settings)
+    for name in names:
+        command = getattr(command, "commands", {}).get(name)
+        if command is None:
+            return None
+        context = command.context_class(command, info_name=name, parent=context, **command.context_settings)
+    shown: str = command.get_help(context)
+    return shown
 
 
 def _check_environment(root: Any) -> None:

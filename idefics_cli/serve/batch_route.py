@@ -28,7 +28,7 @@ HELD_BYTES = 250_000_000
 """Of the decoded images of one call."""
 
 
-class HouseBackend:
+class ServedBackend:
     """The backend of a run within the server: every window is a job like any other."""
 
     def __init__(self, state: ServerState) -> None:
@@ -81,7 +81,7 @@ class HouseBackend:
 
 
 def answer_items(
-    items: Sequence[Item], reader: ItemReader, state: ServerState, backend: HouseBackend
+    items: Sequence[Item], reader: ItemReader, state: ServerState, backend: ServedBackend
 ) -> list[dict[str, Any]]:
     """The rows of items, in order. Blocks; `backend.abandon` from another thread ends it early."""
     report = Report(model=state.name)

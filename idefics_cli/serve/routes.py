@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from ..errors import IdeficsError, ItemError, ModelError, describe_problems
 from ..jsonl import dump_row
 from ..values import list_sources
-from .batch_route import MAX_ITEMS, MAX_KEYS, HouseBackend, answer_items, open_reader, reserve
+from .batch_route import MAX_ITEMS, MAX_KEYS, ServedBackend, answer_items, open_reader, reserve
 from .body import read_json
 from .budget import Holding, OverBudget
 from .call import CallError, PendingCall, refuse, translate, unavailable, wait_until_gone, within
@@ -105,7 +105,7 @@ def list_routes(state: ServerState) -> list[Route]:
             )
             reserving = partial(reserve, items, state, holding)
             await within(state, deadline, anyio.to_thread.run_sync(reserving, limiter=state.loads))
-            backend = HouseBackend(state)
+            backend = ServedBackend(state)
             answering = partial(answer_items, items, reader, state, backend)
             work = asyncio.ensure_future(
                 anyio.to_thread.run_sync(answering, limiter=state.callers, abandon_on_cancel=True)

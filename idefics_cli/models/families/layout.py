@@ -1,6 +1,6 @@
 """How a prompt is laid out as text: turns, images and the markers around them, before any tokenizer.
 
-Words of the user and words of the house are kept apart here, so that nothing ever searches a question for a marker.
+Words of the user and markers of the model are kept apart here, so that nothing ever searches a question for a marker.
 Knows no architecture: how an image is spelled is its family's matter.
 """
 
@@ -32,7 +32,7 @@ SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Text of the house: role names and special tokens."""
+    """Text of the layout itself: role names and special tokens."""
 
     text: str
 
