@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
@@ -36,6 +36,18 @@ def restore_tokenizer(tokenizer: Any, spec: ModelSpec) -> Any:
     return tokenizer
 
 
+def _mark_words(tokenizer: Any) -> Any:
+    """A tokenizer of LLaMA that was built of `tokenizer.model` alone, with a word mark before every text, as it says.
+
+    Built by transformers it has none before a text that begins with a space, whichever way it was told to be.
+    """
+    if type(tokenizer).__name__.startswith("Llama"):
+        core = tokenizer.backend_tokenizer
+        core.normalizer = normalizers.Sequence([normalizers.Prepend(_WORD), normalizers.Replace(" ", _WORD)])
+        core.pre_tokenizer = None
+    return tokenizer
+
+
 def find_tokenizer_file(spec: ModelSpec) -> Path | None:
     found = cached_file(spec.checkpoint, FILE, **source_of(spec), _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
@@ -43,6 +55,8 @@ def find_tokenizer_file(spec: ModelSpec) -> Path | None:
 
 def keep_word_boundaries(tokenizer: Any, spec: ModelSpec) -> Any:
     """One that begins a word after an image, as IDEFICS and Idefics2 were trained; the newer LLaMA glues it on."""
+    if find_tokenizer_file(spec) is None:
+        tokenizer = _mark_words(tokenizer)
     if begins_words(tokenizer):
         return tokenizer
     built = AutoTokenizer.from_pretrained(spec.checkpoint, legacy=True, **source_of(spec))

@@ -6,13 +6,13 @@ import functools
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers.convert_slow_tokenizer import generate_merges
@@ -21,11 +21,14 @@ from idefics_cli.models.families.family import Family
 from idefics_cli.models.families.layout import lay_out, spell
 from idefics_cli.models.families.placeholder_family import PlaceholderFamily
 from idefics_cli.models.loading import open_family
-from idefics_cli.values import Choice, ModelSpec, Prompt
+from idefics_cli.prompts.compose import compose
+from idefics_cli.prompts.templates import load_template, template_names
+from idefics_cli.values import Choice, Item, ModelSpec, Prompt, Style
 from tests.models.tiny import EOU, FAKE, IMAGE, assistant, checkpoint, document, picture, user
 
 A, B = picture(1), picture(2)
 LEGACY = (None, False, True)
+STYLES: tuple[Style, Style] = ("completion", "chat")
 Pieces = Mapping[str, int]
 
 
@@ -56,24 +59,56 @@ def open_with(kind: str, core: Tokenizer, folder: Path, **changes: Any) -> Famil
     return open_family(ModelSpec(str(copied)))
 
 
-@functools.cache
-def mistral() -> tuple[Pieces, list[tuple[str, str]]]:
-    """The vocabulary of Mistral 7B, which Idefics2 took over."""
+def find_mistral() -> Path:
     found = importlib.util.find_spec("mistral_common")
     assert found is not None
     assert found.origin is not None
-    path = Path(found.origin).parent / "data" / "tokenizer.model.v1"
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    return Path(found.origin).parent / "data" / "tokenizer.model.v1"
+
+
+@functools.cache
+def mistral() -> tuple[Pieces, list[tuple[str, str]]]:
+    """The vocabulary of Mistral 7B, which Idefics2 took over."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(find_mistral()))
     vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.get_piece_size())}
     return vocabulary, generate_merges(
         vocabulary, {one: pieces.get_score(i) for one, i in vocabulary.items()}
     )
 
 
-@pytest.fixture(scope="module", params=LEGACY, ids=["missing", "false", "true"])
+@functools.cache
+def mistral_file() -> Tokenizer:
+    return as_the_hub_has_it(*mistral(), (FAKE, IMAGE, EOU))
+
+
+def open_slow(folder: Path, legacy: bool | None) -> Family:
+    """A checkpoint of Idefics2 from before there were fast tokenizers: `tokenizer.model` and no `tokenizer.json`."""
+    copied = Path(shutil.copytree(checkpoint("idefics2"), folder / "copy"))
+    (copied / "tokenizer.json").unlink()
+    shutil.copy(find_mistral(), copied / "tokenizer.model")
+    path = copied / "tokenizer_config.json"
+    added = {"special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+    kept = json.loads(path.read_text()) | {
+        "added_tokens_decoder": {
+            str(index): {"content": one, **added} for index, one in enumerate((FAKE, IMAGE, EOU), 32000)
+        },
+        "legacy": legacy,
+    }
+    path.write_text(json.dumps({name: value for name, value in kept.items() if value is not None}))
+    return open_family(ModelSpec(str(copied)))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(is_slow, legacy) for is_slow in (False, True) for legacy in LEGACY],
+    ids=[f"{kind}, legacy {legacy}" for kind in ("fast", "slow") for legacy in ("missing", "false", "true")],
+)
 def idefics2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    core = as_the_hub_has_it(*mistral(), (FAKE, IMAGE, EOU))
-    return open_with("idefics2", core, tmp_path_factory.mktemp("mistral"), legacy=request.param)
+    is_slow, legacy = request.param
+    folder = tmp_path_factory.mktemp("mistral")
+    return (
+        open_slow(folder, legacy) if is_slow else open_with("idefics2", mistral_file(), folder, legacy=legacy)
+    )
 
 
 def test_idefics2_ends_a_turn_as_it_was_trained_to(idefics2: Family) -> None:
@@ -83,6 +118,37 @@ def test_idefics2_ends_a_turn_as_it_was_trained_to(idefics2: Family) -> None:
     assert ids[:4] == (1, 1247, 28747, 32000)  # <s> ▁User :
     words = [FAKE, "▁What", "▁is", "▁in", "▁this", "▁image", "?"]
     assert idefics2.tokenizer.convert_ids_to_tokens(list(ids[-13:-6])) == words
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=3))
+def test_idefics2_takes_any_text_between_markers_as_its_file(idefics2: Family, texts: list[str]) -> None:
+    for text in ("".join(texts), FAKE.join(texts), EOU.join(texts)):
+        expected = mistral_file().encode(text, add_special_tokens=False).ids
+        assert idefics2.tokenizer(text, add_special_tokens=False)["input_ids"] == expected
+
+
+FIELDS = {"question": "What is it?", "labels": "a cat, a dog", "prompt": "A photo of", "message": "And now?"}
+
+
+def test_every_template_has_its_ids_of_mistral(idefics2: Family, golden: Callable[[str, str], None]) -> None:
+    """By the file's own encoding of the whole text, and as they were: a change is a change of behaviour."""
+    assert isinstance(idefics2, PlaceholderFamily)
+    lines = []
+    for name in template_names():
+        template = load_template(name)
+        given = {field: FIELDS.get(field, "a word") for field in template.fields}
+        item = Item("0", images=(A.source,), fields=tuple(given.items()))
+        for style in STYLES:
+            prompt = compose(template, style, item, task="run").prompt
+            encoded = idefics2.encode(prompt, [A])
+            images = [idefics2.spell_image(one) for one in encoded.pixels]
+            laid = lay_out(prompt, strip_turns=idefics2.strip_turns)
+            text = idefics2.bos + idefics2.mend(spell(laid, images))
+            assert mistral_file().encode(text, add_special_tokens=False).ids == list(encoded.ids)
+            seen = [index for index in encoded.ids if index != idefics2.image_id]
+            lines.append(f"{template.label} {style} {' '.join(map(str, seen))}")
+    golden("ids/idefics2.txt", "\n".join(lines) + "\n")
 
 
 def test_labels_of_idefics2_are_words_of_their_own(idefics2: Family) -> None:
@@ -152,7 +218,8 @@ TEXTS = st.text(max_size=20) | st.sampled_from(["<", "\n", " two", "1. one\n\n2.
 
 @settings(max_examples=60, deadline=None)
 @given(
-    texts=st.lists(TEXTS, min_size=1, max_size=3), kind=st.sampled_from(["idefics", "idefics2", "idefics3"])
+    texts=st.lists(TEXTS, min_size=1, max_size=3),
+    kind=st.sampled_from(["idefics", "idefics2", "idefics3", "smolvlm"]),
 )
 def test_texts_between_markers_make_the_ids_of_the_file(texts: list[str], kind: str) -> None:
     family, file = family_and_file(kind)
