@@ -7,7 +7,7 @@ QUICK := tests/prompts tests/results tests/runner tests/images tests/models/hub/
 	tests/test_architecture.py tests/test_config.py tests/test_jsonl.py tests/test_lru.py
 .DEFAULT_GOAL := all
 
-.PHONY: all help demo test quick test-browser test-buckets soak check golden accuracy shapes bench bench-gpu clean
+.PHONY: all help demo test quick test-browser test-buckets test-cluster soak check golden accuracy shapes bench bench-gpu clean
 
 all: check test
 
@@ -37,6 +37,10 @@ test-browser: $(READY) ## the page of `idefics review` in Debian's chromium: key
 test-buckets: $(READY) ## sources and outputs in a bucket, of an S3 that moto serves here
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[buckets]'
 	$(BIN)/python -m pytest -m buckets tests/images/test_buckets.py
+
+test-cluster: $(READY) ## a run on a Ray cluster of three nodes on this machine, which lose and win workers; needs unshare
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .constraints.txt --editable '.[cluster]'
+	$(BIN)/python -m pytest -m cluster tests/backends/cluster
 
 soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, half an hour of mutants, how busy the model is kept
 	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/backends tests/cli tests/serve tests/models/test_folder_check.py tests/review tests/images tests/records

@@ -4,7 +4,7 @@
     ├── UsageError               usage                2     a wrong option, template, label file, examples file
     ├── NothingToDo              no_inputs            4
     ├── ModelError               model                3     cannot be found, loaded or run
-    │   └── ServerLost                                      its server does not answer, or no longer
+    │   └── ServerLost                                      who has it does not answer, or no longer
     └── ItemError                                     1     one item fails, the run goes on
         ├── SourceError          not_found · not_an_image · too_large · fetch_failed · timeout · refused
     │   │                    unusable_image
@@ -149,7 +149,7 @@ class ModelError(IdeficsError):
 
 
 class ServerLost(ModelError):
-    """No server answers at its address: it was never there, or has gone away."""
+    """Whoever has the model does not answer: a server or a worker was never there, or has gone away."""
 
 
 class ItemError(IdeficsError):

@@ -42,15 +42,21 @@ def is_own_stream(path: Path | str) -> bool:
 
 def read_file(path: Path | str, max_bytes: int) -> bytes:
     """What is in a file. Pipes, devices and more than `max_bytes` are refused, and nothing is waited for."""
+    return read_file_and_status(path, max_bytes)[0]
+
+
+def read_file_and_status(path: Path | str, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """What is in a file, and its size and time as it was opened."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    if (kind := name_kind(os.fstat(file).st_mode)) is not None:
+    status = os.fstat(file)
+    if (kind := name_kind(status.st_mode)) is not None:
         os.close(file)
         raise OSError(errno.EINVAL, f"it is {kind}, not a file")
     with open(file, "rb") as stream:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
-    return content
+    return content, status
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -204,7 +204,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
-    """Upright RGB pixels and a digest: images of equal digests have equal pixels."""
+    """Upright RGB pixels and a digest: images of equal digests have equal pixels.
+
+    One that whoever answers is to read has no digest yet, and as `data` its file, if it cannot be reached from there.
+    """
 
     source: str
     pixels: PIL.Image.Image
@@ -212,6 +215,12 @@ class Image:
     warnings: tuple[str, ...] = ()
     content: Content | None = None
     """The bytes that it was decoded from."""
+    data: bytes | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory."""
+        return self.pixels.width * self.pixels.height * 3 + len(self.data or b"")
 
 
 _NOT_OF_WEIGHTS = {"is_of_weights": False}

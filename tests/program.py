@@ -7,10 +7,18 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from idefics_cli.backends import Backend
 from idefics_cli.cli.app import execute
 from idefics_cli.cli.ask import open_with
-from tests.scripted import ScriptedBackend
+from idefics_cli.values import ModelSpec
+
+
+class AnyBackend(Protocol):
+    """One that a test brings instead of a model."""
+
+    def open(self, spec: ModelSpec, batch_size: int) -> Backend: ...
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Run:
     stderr: str
 
 
-def run_program(*arguments: str | Path, backend: ScriptedBackend | None = None, stdin: bytes = b"") -> Run:
+def run_program(*arguments: str | Path, backend: AnyBackend | None = None, stdin: bytes = b"") -> Run:
     """Run one command line; a backend given here answers it instead of a model."""
     out, err = io.BytesIO(), io.BytesIO()
     stdout, stderr = (io.TextIOWrapper(s, "utf-8", "surrogateescape", newline="") for s in (out, err))

@@ -93,6 +93,7 @@ PLACES = {
     "uvicorn": ("serve", "review"),
     "anyio": ("serve", "review"),
     "pydantic_core": ("review/lines",),
+    "ray": ("backends/cluster",),
     "datasets": ("eval/benchmarks",),
     "pyarrow": ("convert/parquet", "records/parquet_table"),
     "pypdfium2": ("images/document",),

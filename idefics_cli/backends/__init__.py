@@ -6,25 +6,32 @@ for torch before a model is needed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from ..models.libraries import import_libraries
 from ..values import ModelSpec
 from .backend import (
     DEFAULT_BATCH_SIZE,
     WINDOW_BATCHES,
     Backend,
+    PoolingBackend,
     PreparedRequest,
     Preview,
+    Reading,
     SizedBackend,
     StreamingBackend,
 )
+from .opening import Opening, Workers
 
 if TYPE_CHECKING:
+    from .cluster.pool import ClusterPool
     from .local import LocalBackend
     from .openai.pool import ServerPool
+    from .pool.processes import ProcessPool
 
 __all__ = [
     "BACKENDS",
@@ -32,11 +39,16 @@ __all__ = [
     "WINDOW_BATCHES",
     "Backend",
     "BackendKind",
+    "Opening",
+    "PoolingBackend",
     "PreparedRequest",
     "Preview",
+    "Reading",
     "SizedBackend",
     "StreamingBackend",
+    "Workers",
     "close_backends",
+    "open_as",
     "open_backend",
     "pick_backend",
 ]
@@ -46,76 +58,96 @@ __all__ = [
 class BackendKind:
     """Who can answer, and what it can do. A server of our own in the background has a `local` one."""
 
-    open: Callable[[ModelSpec], Any]
-    adjust: Callable[[Any, int | None, float | None, float | None], None]
-    """Give an open one its bytes for what prompts share, its seconds for an answer and for a server to come back."""
+    open: Callable[[Opening], Any]
+    adjust: Callable[[Any, Opening], None]
+    """Tell an open one what else a command has set."""
     streams: bool = True
     ranks: bool = True
     has_beams: bool = True
 
 
-def _open_local(spec: ModelSpec) -> LocalBackend:
+def _open_local(opening: Opening) -> LocalBackend:
     import_libraries()
     from .local import LocalBackend
 
-    return LocalBackend(spec)
+    return LocalBackend(opening.spec)
 
 
-def _adjust_local(
-    backend: LocalBackend,
-    cache_bytes: int | None,
-    timeout_seconds: float | None,
-    wait_seconds: float | None,
-) -> None:
-    if cache_bytes is not None:
-        backend.limit_cache(cache_bytes)
+def _adjust_local(backend: LocalBackend, opening: Opening) -> None:
+    if opening.cache_bytes is not None:
+        backend.limit_cache(opening.cache_bytes)
 
 
-def _open_remote(spec: ModelSpec) -> ServerPool:
+def _open_remote(opening: Opening) -> ServerPool:
     from .openai.pool import ServerPool
 
-    return ServerPool(spec)
+    return ServerPool(opening.spec)
 
 
-def _adjust_remote(
-    backend: ServerPool, cache_bytes: int | None, timeout_seconds: float | None, wait_seconds: float | None
-) -> None:
-    backend.limit_seconds(timeout_seconds, wait_seconds)
+def _adjust_remote(backend: ServerPool, opening: Opening) -> None:
+    backend.limit_seconds(opening.timeout_seconds, opening.wait_seconds)
+
+
+def _open_processes(opening: Opening) -> ProcessPool:
+    from .pool.processes import ProcessPool
+
+    return ProcessPool(opening)
+
+
+def _open_cluster(opening: Opening) -> ClusterPool:
+    # Read when Ray is imported: what its machinery has to say is nothing to who asks about images.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        from .cluster.pool import ClusterPool
+    except ImportError as error:
+        raise UsageError(
+            f"--cluster needs Ray ({error})", hint="pip install 'idefics-cli[cluster]' on every machine"
+        ) from error
+    return ClusterPool(opening)
+
+
+def _adjust_pool(backend: Any, opening: Opening) -> None:
+    backend.limit_reading(opening.limits)
 
 
 BACKENDS = {
     "local": BackendKind(_open_local, _adjust_local),
     "openai": BackendKind(_open_remote, _adjust_remote, has_beams=False),
+    "devices": BackendKind(_open_processes, _adjust_pool, streams=False),
+    "cluster": BackendKind(_open_cluster, _adjust_pool, streams=False),
 }
-_open: dict[ModelSpec, Any] = {}
+_open: dict[tuple[ModelSpec, Workers], Any] = {}
 
 
-def pick_backend(servers: Sequence[str] | None) -> BackendKind:
-    """The kind that answers: of servers that were named, or of this machine."""
-    return BACKENDS["openai" if servers else "local"]
+def pick_backend(*, has_servers: bool, workers: Workers | None = None) -> BackendKind:
+    """The kind that answers: of servers that were named, of workers, or of this process."""
+    if has_servers:
+        return BACKENDS["openai"]
+    if workers is not None and workers.cluster is not None:
+        return BACKENDS["cluster"]
+    return BACKENDS["devices" if workers is not None and workers.devices else "local"]
 
 
 def open_backend(
-    spec: ModelSpec,
-    *,
-    batch_size: int | None = None,
-    cache_bytes: int | None = None,
-    timeout_seconds: float | None = None,
-    wait_seconds: float | None = None,
+    spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
 ) -> Backend:
-    """The backend of a spec. It stays open and is given again; another spec closes it, as memory holds one model.
+    """The backend of a spec, in this process or at its servers."""
+    return open_as(Opening(spec, batch_size=batch_size, cache_bytes=cache_bytes))
 
-    `cache_bytes` is for what prompts share here, by default a part of the memory that is free; `timeout_seconds` for
-    an answer of a server, `wait_seconds` for one to come back.
-    """
-    kind = pick_backend(spec.servers)
-    if spec not in _open:
+
+def open_as(opening: Opening) -> Backend:
+    """The backend that an opening describes. It stays open and is given again; another one closes it, as memory holds
+    one model."""
+    kind = pick_backend(has_servers=bool(opening.spec.servers), workers=opening.workers)
+    key = opening.spec, opening.workers
+    if key not in _open:
         close_backends()
-        _open[spec] = kind.open(spec)
-    backend = _open[spec]
-    if batch_size is not None:
-        backend.batch_size = batch_size
-    kind.adjust(backend, cache_bytes, timeout_seconds, wait_seconds)
+        _open[key] = kind.open(opening)
+    backend = _open[key]
+    if opening.batch_size is not None:
+        backend.batch_size = opening.batch_size
+    kind.adjust(backend, opening)
     opened: Backend = backend
     return opened
 

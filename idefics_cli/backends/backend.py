@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..errors import ItemError
 from ..values import Answer, Image, ModelSpec, Request, Style
@@ -31,8 +31,12 @@ class PreparedRequest:
     request: Request
     work: Any
     held_bytes: int = 0
+    images: dict[str, Image] = field(default_factory=dict)
+    """What there is to tell of its images, filled by whoever has read them elsewhere, once it has answered."""
 
 
+Reading = Literal["here", "sent", "there"]
+"""Where an image is read: in this process, by whoever answers from the file it is sent, or by them altogether."""
 TakePrepared = Callable[[int, bool], Sequence[PreparedRequest] | None]
 """At most so many that are ready; with True it may wait for some. None when there will be no more."""
 
@@ -97,4 +101,18 @@ class SizedBackend(Backend, Protocol):
     @property
     def image_edge(self) -> int | None:
         """The longer edge, None where that depends on the image."""
+        ...
+
+
+@runtime_checkable
+class PoolingBackend(StreamingBackend, Protocol):
+    """One that has others answer, who may read images themselves."""
+
+    @property
+    def capacity(self) -> int:
+        """How many requests it may have at a time."""
+        ...
+
+    def reads(self, source: str) -> Reading:
+        """Where the image of a source is to be read."""
         ...

@@ -26,7 +26,19 @@ from .signals import INTERRUPTED
 
 COMMANDS = (
     *("caption", "vqa", "classify", "extract", "rate", "write", "run", "batch", "chat", "serve"),
-    *("review", "eval", "calibrate", "merge", "convert", "find", "doctor", "bench", "models", "templates"),
+    *(
+        "review",
+        "eval",
+        "calibrate",
+        "merge",
+        "plan",
+        "convert",
+        "find",
+        "doctor",
+        "bench",
+        "models",
+        "templates",
+    ),
 )
 """Each is a module in commands/, with a function or a Typer app for it."""
 

@@ -16,7 +16,17 @@ from itertools import chain, islice
 
 import typer
 
-from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, SizedBackend, open_backend, pick_backend
+from ..backends import (
+    DEFAULT_BATCH_SIZE,
+    WINDOW_BATCHES,
+    Backend,
+    Opening,
+    SizedBackend,
+    Workers,
+    close_backends,
+    open_as,
+    pick_backend,
+)
 from ..config import Model
 from ..errors import ItemError, ModelError, ServerLost, UsageError
 from ..images import Limits
@@ -37,6 +47,7 @@ from .results import Sinks, check_sidecars, choose_output, keep_inputs, open_sin
 from .settings import Settings
 from .signals import INTERRUPTED, Interrupts
 from .table_inputs import list_asked
+from .workers import choose_all_cards, choose_workers
 
 __all__ = ["Question", "ask", "list_asked", "list_lines", "open_chosen", "open_with"]
 
@@ -87,7 +98,7 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
     with open_sinks(output, run_name, settings) as sinks:
         todo = sinks.skip_finished(items)
         if (first := next(todo, None)) is not None:
-            backend = opened or open_chosen(spec, model, settings, held)
+            backend = opened or open_chosen(spec, model, settings, held, is_single=is_single)
             results = _open_run(chain([first], todo), work, settings, model, backend, sinks, interrupts)
             progress = Progress(
                 is_wanted=not (settings.output.quiet or is_single or output.is_watched),
@@ -95,9 +106,13 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
                 parts=shards,
                 skipped=lambda: sinks.done_before + sinks.failed_before.total(),
             )
+
+            def show(tally: Tally, progress: Progress = progress, backend: Backend = backend) -> None:
+                progress.show(tally, getattr(backend, "workers", None))
+
             with contextlib.closing(results), interrupts, progress:
                 try:
-                    _write_results(results, sinks, tally, progress, settings)
+                    _write_results(results, sinks, tally, show, settings)
                 except ServerLost as error:
                     raise _describe_loss(error, tally, sinks) from error
     for line in sinks.describe_kept():
@@ -161,25 +176,44 @@ def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> flo
     return settings.calibration.temperature
 
 
-def open_chosen(spec: ModelSpec, model: Model, settings: Settings, held: contextlib.ExitStack) -> Backend:
-    """A running server that has the model, left when `held` is closed, or else the backend of the spec."""
+def open_chosen(
+    spec: ModelSpec,
+    model: Model,
+    settings: Settings,
+    held: contextlib.ExitStack,
+    *,
+    is_single: bool = True,
+) -> Backend:
+    """A running server that has the model, left when `held` is closed, or else the backend of the spec: of several
+    workers, where some were asked for or there is more than one item."""
     batch_size = settings.decoding.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
+    workers = choose_workers(settings)
+    is_here = not spec.servers and workers == Workers()
     # A server that has the model does not say which size it wants.
     if (
-        not spec.servers
+        is_here
         and not settings.input.fast_decode
         and (resident := open_warm(spec, model, settings)) is not None
     ):
         held.callback(resident.close)
         return resident
-    return open_backend(
-        spec,
-        batch_size=batch_size,
-        cache_bytes=settings.cache_bytes,
-        timeout_seconds=settings.model.server_timeout,
-        wait_seconds=settings.model.server_wait,
+    if is_here and not is_single:
+        workers = choose_all_cards(spec, model, settings)
+    if workers != Workers():
+        held.callback(close_backends)
+    return open_as(
+        Opening(
+            spec,
+            name=model.name,
+            batch_size=batch_size,
+            cache_bytes=settings.cache_bytes,
+            timeout_seconds=settings.model.server_timeout,
+            wait_seconds=settings.model.server_wait,
+            workers=workers,
+            limits=settings.limits,
+        )
     )
 
 
@@ -187,7 +221,7 @@ def _write_results(
     results: Iterable[Result],
     sinks: Sinks,
     tally: Tally,
-    progress: Progress,
+    show: Callable[[Tally], None],
     settings: Settings,
 ) -> None:
     """Write results as they come, until there are none or too many of them failed."""
@@ -196,7 +230,7 @@ def _write_results(
     for result in results:
         sinks.write(result)
         tally.add(result)
-        progress.show(tally)
+        show(tally)
         name = display_name(result.images) or result.id
         if result.error is not None and (talk.verbose or tally.is_news(result)):
             tell_failure(name, result.error.message)
@@ -271,7 +305,7 @@ def _say_where_failures_are(sinks: Sinks) -> str:
 
 def _check_abilities(work: ItemList, settings: Settings) -> None:
     """Find out before anything is loaded that who answers could not do it."""
-    kind = pick_backend(settings.model.server)
+    kind = pick_backend(has_servers=bool(settings.model.server), workers=choose_workers(settings))
     if settings.output.stream and not kind.streams:
         raise UsageError("this server does not stream", hint="leave --stream out")
     if work.like is not None and work.like.labels and work.like.is_ranked and not kind.ranks:

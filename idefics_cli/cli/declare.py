@@ -69,9 +69,9 @@ def option(*names: str, help: str, panel: str, **settings: Any) -> Any:
     )
 
 
-def action(*names: str, help: str, panel: str) -> Any:
+def action(*names: str, help: str, panel: str, **settings: Any) -> Any:
     """A flag that makes the command do something else: never a habit, so neither the environment nor a file has it."""
-    return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel)
+    return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel, **settings)
 
 
 def flag(*names: str, help: str, panel: str) -> Any:

@@ -142,5 +142,5 @@ def list_run_details(spec: ModelSpec, settings: Settings) -> dict[str, object]:
 
 def complete_decoding(settings: Settings) -> dict[str, Any]:
     """What replaces a template's decoding: what was given, and a single beam where the backend has no more."""
-    beams = {} if pick_backend(settings.model.server).has_beams else {"num_beams": 1}
+    beams = {} if pick_backend(has_servers=bool(settings.model.server)).has_beams else {"num_beams": 1}
     return beams | dict(settings.changes)

@@ -175,13 +175,21 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: Tally, workers: tuple[int, int] | None = None) -> None:
+        """How far it is, and how many workers of how many are there."""
         if self._bar is None:
             return
         rate = tally.total / max(time.monotonic() - self._began, 0.001)
         self._bar.update(
             self._line,
             completed=tally.total + self._skipped(),
-            rate=f"{rate:.1f}/s",
+            rate=f"{rate:.1f}/s{_count_workers(workers)}",
             failures=f"{tally.failed:,} failed" if tally.failed else "",
         )
+
+
+def _count_workers(workers: tuple[int, int] | None) -> str:
+    if workers is None:
+        return ""
+    here, all_there_are = workers
+    return f" of {here} workers" if here == all_there_are else f" of {here} of {all_there_are} workers"

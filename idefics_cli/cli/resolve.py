@@ -14,7 +14,15 @@ from ..results.sidecars import Sidecars
 from ..values import Decoding
 from .calibration import load_calibration
 from .declare import Panel
-from .options import DecodingOptions, InputOptions, ModelOptions, OutputOptions, PromptOptions, TableOptions
+from .options import (
+    DecodingOptions,
+    InputOptions,
+    ModelOptions,
+    OutputOptions,
+    PromptOptions,
+    TableOptions,
+    WorkerOptions,
+)
 from .output import Talk
 from .settings import Settings
 from .shards import name_shard, read_shard
@@ -35,6 +43,7 @@ def resolve(*given: Panel) -> Settings:
         output = replace(output, output=output.output.replace("{shard}", name_shard(*shard)))
     return Settings(
         model=model,
+        workers=_find(WorkerOptions, given),
         prompt=_find(PromptOptions, given),
         decoding=decoding,
         input=input,

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .declare import Fact, list_given, list_values
-from .options import DecodingOptions, InputOptions, ModelOptions, OutputOptions, PromptOptions, TableOptions
+from .options import (
+    DecodingOptions,
+    InputOptions,
+    ModelOptions,
+    OutputOptions,
+    PromptOptions,
+    TableOptions,
+    WorkerOptions,
+)
 
 if TYPE_CHECKING:  # commands import this file to declare themselves
     from ..images import Limits
@@ -22,6 +30,7 @@ class Settings:
     as if it had not been given."""
 
     model: ModelOptions
+    workers: WorkerOptions
     prompt: PromptOptions
     decoding: DecodingOptions
     input: InputOptions
@@ -43,12 +52,12 @@ class Settings:
 
     def list_given(self, fact: Fact | None = None) -> dict[str, Any]:
         """The options that were set, by their flags: all, or those with a fact."""
-        panels = (self.model, self.prompt, self.decoding, self.input, self.table, self.output)
+        panels = (self.model, self.workers, self.prompt, self.decoding, self.input, self.table, self.output)
         return {name: value for panel in panels for name, value in list_given(panel, fact).items()}
 
     def list_values(self, fact: Fact) -> dict[str, Any]:
         """The values of the options with a fact, by their names, as they are understood."""
-        panels = (self.model, self.prompt, self.decoding, self.input, self.table, self.output)
+        panels = (self.model, self.workers, self.prompt, self.decoding, self.input, self.table, self.output)
         values = {name: value for panel in panels for name, value in list_values(panel, fact).items()}
         understood = {
             "quantization": self.quantization,

@@ -11,7 +11,7 @@ from .limits import Limits
 from .lists import read_names
 from .members import split_member
 from .names import name_own_fields, name_source
-from .pixels import drop_pixels
+from .pixels import drop_pixels, leave_unread
 from .sources import expand, is_url, load, read
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "expand",
     "has_image_suffix",
     "is_url",
+    "leave_unread",
     "load",
     "name_own_fields",
     "name_source",

@@ -12,6 +12,7 @@ from dataclasses import replace
 import PIL.Image
 from PIL import ImageCms
 
+from ..content import Content
 from ..values import Image
 from .colour import SRGB_GAMMA, apply_gamma, convert_profile
 
@@ -26,7 +27,12 @@ _NO_PIXELS = PIL.Image.new("RGB", (1, 1))
 
 def drop_pixels(image: Image) -> Image:
     """What is told of an image, once nobody looks at it any more."""
-    return replace(image, pixels=_NO_PIXELS)
+    return replace(image, pixels=_NO_PIXELS, data=None)
+
+
+def leave_unread(source: str, data: bytes | None = None, content: Content | None = None) -> Image:
+    """An image that whoever answers is to read, of its file where that cannot be reached from there."""
+    return Image(source, _NO_PIXELS, digest="", content=content, data=data)
 
 
 def to_rgb(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:

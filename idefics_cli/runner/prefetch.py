@@ -15,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..backends import Reading
 from ..content import describe_bytes, describe_file
 from ..errors import ItemError, to_item_error
-from ..images import Limits, decode, drop_pixels, is_url, read
+from ..files import read_file_and_status
+from ..images import Limits, decode, drop_pixels, is_url, leave_unread, read
 from ..values import Image, Item, Request, list_sources
 from .prepared_item import Load, Prepare, Prepared, PreparedItem, compose_item, read_own
 from .threads import WorkerPool, start
@@ -29,7 +31,8 @@ PREPARERS = os.cpu_count() or 1
 MAX_HELD_BYTES = 1_000_000_000
 """Pixels that may wait for the model. Only what it is waiting for itself may go beyond."""
 REACH = 10_000
-"""How many items may overtake one that is stuck."""
+SIZES = 4
+"""How many items may overtake one that is stuck, and how many times as many as there may be at a time at least."""
 PATIENCE_SECONDS = 1.0
 """How long a window waits for its slowest image before it goes without; no item is waited for twice."""
 LISTING_SECONDS = 0.1
@@ -39,10 +42,15 @@ MAX_WAITING_BYTES = 250_000_000
 """Of images that came with their items and are not decoded yet."""
 
 
+def _here(source: str) -> Reading:
+    return "here"
+
+
 class Prefetcher:
     """Entries in the order of their items, made ready ahead of whoever takes them. A context manager.
 
-    Each source is loaded once as long as some entry that is not yet released shows it.
+    Each source is loaded once as long as some entry that is not yet released shows it. `size` is how many there may be
+    at a time, as a number or as it is now.
     """
 
     def __init__(
@@ -51,14 +59,17 @@ class Prefetcher:
         compose: Callable[[Item], Request],
         limits: Limits,
         *,
-        size: int,
+        size: int | Callable[[], int],
         prepare: Prepare | None = None,
+        reads: Callable[[str], Reading] = _here,
         max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         self._items = iter(items)
         self._compose = compose
         self._limits = limits
-        self._size = size
+        self._choose_size = size if callable(size) else lambda: size
+        self._size = self._choose_size()
+        self._reads = reads
         self._prepare_request = prepare
         self._max_held_bytes = max_held_bytes
         self._number = 0  # of the next item to be listed
@@ -195,9 +206,10 @@ class Prefetcher:
 
     def _wait_for_space(self) -> bool:
         with self._lock:
+            self._size = self._choose_size()
             while not self._is_closed and (
                 len(self._entries) >= self._size
-                or self._number - next(iter(self._entries), self._number) >= REACH
+                or self._number - next(iter(self._entries), self._number) >= max(REACH, SIZES * self._size)
                 or self._waiting_bytes >= MAX_WAITING_BYTES
             ):
                 self._space.wait()
@@ -224,7 +236,13 @@ class Prefetcher:
             self._go_on(entry)
 
     def _submit(self, source: str, data: bytes | Path | None) -> Load:
-        load = self._loads[source] = Load(source, data)
+        reading = self._reads(source)
+        if data is not None and reading == "there":  # nobody else has what came with the item
+            reading = "sent"
+        load = self._loads[source] = Load(source, data, reading=reading)
+        if reading == "there":
+            load.outcome = leave_unread(source)
+            return load
         self._waiting_bytes += load.waiting_bytes
         is_far = data is None and (source == "-" or is_url(source))
         (self._fetching if is_far else self._decoding).add(load)
@@ -247,7 +265,8 @@ class Prefetcher:
         data = load.data
         try:
             data = read(load.source, self._limits) if data is None else data
-            outcome: Image | ItemError = decode(data, load.source, self._limits)
+            unread = _read_whole(data, load.source, self._limits) if load.reading == "sent" else None
+            outcome: Image | ItemError = unread or decode(data, load.source, self._limits)
         except BaseException as error:
             outcome = to_item_error(error)
             if data is not None:
@@ -295,3 +314,14 @@ class Prefetcher:
 
     def _has_room(self, load: Load) -> bool:
         return load.is_urgent or self._held_bytes < self._max_held_bytes
+
+
+def _read_whole(data: bytes | Path, source: str, limits: Limits) -> Image | None:
+    """The image with the bytes of its file; None for one whose trouble, or size, is the decoder's to tell."""
+    if isinstance(data, bytes):
+        return leave_unread(source, data, describe_bytes(data))
+    try:
+        whole, status = read_file_and_status(data, limits.max_bytes)
+    except (OSError, ValueError):
+        return None
+    return leave_unread(source, whole, describe_bytes(whole, status))

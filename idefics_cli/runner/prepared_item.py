@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ..backends import Reading
 from ..content import Content
 from ..errors import ItemError, to_item_error
 from ..values import Image, Item, Request
@@ -32,6 +33,7 @@ class Load:
     users: int = 0
     is_shared: bool = False
     is_urgent: bool = False
+    reading: Reading = "here"
     content: Content | None = None
     """What could not be decoded; that of an image is its own."""
     waiting: list[PreparedItem] = field(default_factory=list)
@@ -47,9 +49,7 @@ class Load:
 
     @property
     def held_bytes(self) -> int:
-        if not isinstance(self.outcome, Image):
-            return 0
-        return self.outcome.pixels.width * self.outcome.pixels.height * 3
+        return self.outcome.held_bytes if isinstance(self.outcome, Image) else 0
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from ..backends import Backend, PreparedRequest, StreamingBackend
+from ..backends import Backend, PoolingBackend, PreparedRequest, StreamingBackend
 from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
@@ -67,14 +67,16 @@ def run(
     `on_text` is only for a single item; it hears the opening first.
     """
     streams = isinstance(backend, StreamingBackend) and on_text is None
-    prefetcher = Prefetcher(
-        items,
-        compose,
-        limits,
-        size=max(LEAST_AHEAD, WINDOWS_AHEAD * window),
-        max_held_bytes=max_held_bytes,
-        prepare=cast(StreamingBackend, backend).prepare if streams else None,
-    )
+    ahead: dict[str, Any] = {"prepare": cast(StreamingBackend, backend).prepare} if streams else {}
+    pool = backend if streams and isinstance(backend, PoolingBackend) else None
+    if pool is not None:
+        ahead["reads"] = pool.reads
+
+    def count_ahead() -> int:
+        """What is listed and has no answer yet: some windows, or what a backend has and half as much again."""
+        return max(LEAST_AHEAD, WINDOWS_AHEAD * window, 0 if pool is None else pool.capacity * 3 // 2)
+
+    prefetcher = Prefetcher(items, compose, limits, size=count_ahead, max_held_bytes=max_held_bytes, **ahead)
     finished: dict[int, Result] = {}
     due = 0
     with prefetcher:
@@ -155,7 +157,9 @@ def _answer_each(
             yield failed.copy()
             failed.clear()
         if pair is not None:
-            yield [(asked.pop(id(pair[0])), pair[1])]
+            entry = asked.pop(id(pair[0]))
+            entry.loads |= {source: Load(source, outcome=one) for source, one in pair[0].images.items()}
+            yield [(entry, pair[1])]
     if failed:
         yield failed
 

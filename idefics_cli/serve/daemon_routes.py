@@ -14,8 +14,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
-from ..backends.daemon.protocol import dump_line, dump_outcomes, dump_preview, unpack
+from ..backends.daemon.protocol import (
+    dump_images,
+    dump_line,
+    dump_outcomes,
+    dump_preview,
+    read_value,
+    unpack,
+)
+from ..backends.pool.answerer import AskedBatch
 from ..errors import ModelError, to_item_error
+from ..images import Limits
 from ..values import Image, Request
 from .body import count_declared, read_body, read_pieces
 from .budget import MESSAGE_COPIES, Holding, OverBudget
@@ -53,6 +62,9 @@ def list_private_routes(state: ServerState) -> list[Route]:
         with ExitStack() as stack:
             requests, images, others = await _receive(call, state, stack)
             streams = bool(others["streams"])
+            if state.answerer is not None:
+                batch = AskedBatch(requests, images, read_value(Limits, others["limits"]))
+                return StreamingResponse(_answer_batch(call, state, batch, stack.pop_all()))
             return StreamingResponse(_answer(call, state, requests, images, stack.pop_all(), streams=streams))
 
     async def preview(call: Call) -> Response:
@@ -82,8 +94,9 @@ def _unpack(
 ) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
     """What a message holds, its images ready for the model."""
     requests, images, others = unpack(message)
-    for image in images.values():
-        state.backend.prepare_image(image)
+    if state.answerer is None:  # who reads images itself prepares them too
+        for image in images.values():
+            state.backend.prepare_image(image)
     return requests, images, others
 
 
@@ -152,6 +165,30 @@ async def _answer(
         yield _tell(refuse(refusal))
     except CallError as error:
         yield _tell(error)
+
+
+async def _answer_batch(
+    call: Call, state: ServerState, batch: AskedBatch, held: ExitStack
+) -> AsyncIterator[bytes]:
+    """The same of a worker, which reads images itself and tells what they warn of."""
+    assert state.answerer is not None
+    with held, state.track_call():
+        work = asyncio.wrap_future(state.answerer.submit(batch))
+        gone = asyncio.ensure_future(wait_until_gone(call))
+        try:
+            ends: tuple[asyncio.Future[Any], ...] = (work, gone)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return
+            try:
+                reply = work.result()
+            except BaseException as error:
+                yield dump_line({"code": "model", "message": str(error)})
+                return
+            yield dump_line({"outcomes": dump_outcomes(reply.outcomes), "images": dump_images(reply.images)})
+        finally:
+            batch.abandon()
+            gone.cancel()
 
 
 def _tell(error: CallError) -> bytes:

@@ -19,6 +19,7 @@ import anyio
 
 from .. import __version__
 from ..backends.local import LocalBackend
+from ..backends.pool.answerer import BatchAnswerer
 from ..child_processes import ChildProcesses
 from ..errors import PromptError
 from ..images import Limits
@@ -69,6 +70,8 @@ class ServerState:
     keep_alive_seconds: float = math.inf
     addresses: tuple[str, ...] = ()
     metrics: Metrics = field(default_factory=Metrics)
+    answerer: BatchAnswerer | None = None
+    """What has the model where this is a worker of a command, instead of the scheduler."""
     scheduler: Scheduler = field(init=False)
     loads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOADS_AT_ONCE))
     parses: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PARSES_AT_ONCE))

@@ -182,6 +182,7 @@ def test_unknown_commands_are_one_line(run: Program) -> None:
             "serve",
             "review",
             "merge",
+            "plan",
             "eval",
             "convert",
             "find",

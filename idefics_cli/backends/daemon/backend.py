@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...errors import ItemError, ModelError, UsageError
+from ...errors import ItemError, ModelError, ServerLost, UsageError
 from ...values import Answer, Image, ModelSpec, Request, Style
 from ..backend import Preview
 from .protocol import dump_line, pack, read_outcomes, read_preview
@@ -75,13 +75,22 @@ class ResidentBackend:
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer | ItemError]:
         """Answer each request, in order. Waits as long as the server has no room for more."""
-        pieces = pack(requests, images, streams=on_text is not None)
+        return read_outcomes(self.send(requests, images, on_text)["outcomes"])
+
+    def send(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """What the server replies to requests, and whatever else it is told with them."""
+        pieces = pack(requests, images, streams=on_text is not None, **others)
         while True:
             reply = self._post(ANSWER, pieces, on_text)
             if "outcomes" in reply:
-                break
+                return reply
             time.sleep(reply["retry_after_seconds"])
-        return read_outcomes(reply["outcomes"])
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         reply = self._post(PREVIEW, pack([request], images))
@@ -110,7 +119,7 @@ class ResidentBackend:
                 if on_text is not None:
                     on_text(said["text"])
         except _LOST as error:
-            raise ModelError(
+            raise ServerLost(
                 f"the server with the model (process {self.pid}) ended while it was answering",
                 hint=GO_ON,
             ) from error
@@ -125,12 +134,14 @@ class ResidentBackend:
         return said
 
 
-def find_server(spec: ModelSpec, *, keep_alive_seconds: float | None = None) -> Search:
+def find_server(
+    spec: ModelSpec, *, keep_alive_seconds: float | None = None, folder: Path | None = None
+) -> Search:
     """Look for a running server of this version with this model. It is told how long to stay from now on, if given.
 
     Raises ModelError for a style that its checkpoint was never made for.
     """
-    path = find_folder() / SOCKET
+    path = (folder or find_folder()) / SOCKET
     if not path.parent.is_dir():
         return Search()
     try:

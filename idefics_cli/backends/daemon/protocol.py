@@ -1,20 +1,23 @@
 """Requests, images and answers as bytes, for the socket between a command and a running server.
 
-A message is one line of JSON and then the pixels of its images, one after the other. Values travel by all the fields
-they have; which fields those are is no matter here.
+A message is one line of JSON and then the pixels of its images, one after the other, and the files of those that are
+still to be read. Values travel by all the fields they have; which fields those are is no matter here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
 import PIL.Image
 from pydantic import TypeAdapter
 
+from ...content import Content
 from ...errors import ItemError
+from ...images import leave_unread
 from ...values import Answer, Image, Request
 from ..backend import Preview
 
@@ -29,14 +32,17 @@ def _adapt(kind: Any) -> TypeAdapter[Any]:
 
 def pack(requests: Sequence[Request], images: Mapping[str, Image], **others: Any) -> list[bytes]:
     """The pieces of a message: requests and the images of their sources, each distinct image once."""
-    distinct = {image.digest: image for image in images.values()}
+    distinct = {image.digest: image for image in images.values() if image.digest}
+    unread = {source: image.data for source, image in images.items() if not image.digest}
     head = {
         "requests": _adapt(list[Request]).dump_python(list(requests)),
-        "sources": {source: image.digest for source, image in images.items()},
+        "sources": {source: image.digest for source, image in images.items() if image.digest},
         "sizes": {digest: image.pixels.size for digest, image in distinct.items()},
+        **({"unread": {source: data and len(data) for source, data in unread.items()}} if unread else {}),
         **others,
     }
-    return [dump_line(head), *(image.pixels.tobytes() for image in distinct.values())]
+    files = [data for data in unread.values() if data]
+    return [dump_line(head), *(image.pixels.tobytes() for image in distinct.values()), *files]
 
 
 def unpack(message: bytes | bytearray) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
@@ -55,6 +61,9 @@ def unpack(message: bytes | bytearray) -> tuple[list[Request], dict[str, Image],
             pixels[digest] = PIL.Image.frombytes("RGB", (width, height), rest[:size])
             rest = rest[size:]
         images = {source: Image(source, pixels[digest], digest) for source, digest in sources.items()}
+        for source, size in head.pop("unread", {}).items():
+            images[source] = leave_unread(source, None if size is None else bytes(rest[:size]))
+            rest = rest[size or 0 :]
     except (LookupError, TypeError) as error:
         raise ValueError(f"not a message: {error!r}") from error
     if rest:
@@ -86,6 +95,30 @@ def dump_preview(preview: Preview) -> dict[str, Any]:
 def read_preview(value: Mapping[str, Any]) -> Preview:
     preview: Preview = _adapt(Preview).validate_python(value)
     return preview
+
+
+def read_value(kind: Any, value: Any) -> Any:
+    """A value of a type from what JSON made of it. Raises ValueError if it is none."""
+    return _adapt(kind).validate_python(value)
+
+
+def dump_images(images: Mapping[str, Image]) -> dict[str, Any]:
+    """What there is to tell of images that were read, by their sources."""
+    return {
+        source: [image.digest, image.warnings, image.content and asdict(image.content)]
+        for source, image in images.items()
+    }
+
+
+def build_images(values: Mapping[str, Any]) -> dict[str, Image]:
+    return {
+        source: replace(
+            leave_unread(source, content=content and read_value(Content, content)),
+            digest=digest,
+            warnings=tuple(warnings),
+        )
+        for source, (digest, warnings, content) in values.items()
+    }
 
 
 def dump_line(value: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from .model import ModelOptions
 from .output import OutputOptions
 from .prompt import PromptOptions
 from .table import TableOptions
+from .workers import WorkerOptions
 
 __all__ = [
     "DecodingOptions",
@@ -24,6 +25,7 @@ __all__ = [
     "OutputOptions",
     "PromptOptions",
     "TableOptions",
+    "WorkerOptions",
 ]
 
 Images = Annotated[
@@ -33,7 +35,15 @@ Images = Annotated[
     ),
 ]
 
-PANELS = (ModelOptions, PromptOptions, DecodingOptions, InputOptions, TableOptions, OutputOptions)
+PANELS = (
+    ModelOptions,
+    WorkerOptions,
+    PromptOptions,
+    DecodingOptions,
+    InputOptions,
+    TableOptions,
+    OutputOptions,
+)
 """What a command about images takes."""
 
 FORMATS = ("schema", "regex", "choices")

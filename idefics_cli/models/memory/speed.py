@@ -29,6 +29,26 @@ class Rates:
 
 
 CARD = Rates(2e13, 2e11)
+_OPERATIONS_SHARE, _READ_SHARE = 0.35, 0.6
+"""What of a card's published figures a model gets."""
+_PUBLISHED = {
+    "a10": (125e12, 0.6e12),
+    "a100": (312e12, 2.04e12),
+    "b200": (2250e12, 8e12),
+    "h100": (989e12, 3.35e12),
+    "h200": (989e12, 4.8e12),
+    "l4": (121e12, 0.3e12),
+    "l40s": (362e12, 0.864e12),
+    "rtx3090": (71e12, 0.936e12),
+    "rtx4090": (165e12, 1.008e12),
+    "t4": (65e12, 0.32e12),
+    "v100": (125e12, 0.9e12),
+}
+CARDS = {
+    name: Rates(_OPERATIONS_SHARE * operations, _READ_SHARE * read)
+    for name, (operations, read) in _PUBLISHED.items()
+}
+"""The rates of cards by their names: dense operations in 16 bits and bytes a second."""
 
 
 def find_rates(kind: str) -> Rates:
@@ -37,18 +57,18 @@ def find_rates(kind: str) -> Rates:
 
 
 def estimate_seconds(
-    dimensions: Dimensions, precision: Precision, rates: Rates, detail: str | None = None
+    dimensions: Dimensions, precision: Precision, rates: Rates, detail: str | None = None, *, rows: int = 1
 ) -> float:
-    """Seconds for one image, a question and a short answer."""
+    """Seconds for one image, a question and a short answer, of so many that are answered together."""
     tiles = count_tiles(dimensions, detail)
     text = count_quantized(dimensions)
     words = 2 * dimensions.vocabulary * dimensions.width
     vision = max(0, dimensions.parameters - text - words)
     tokens = ASKED_TOKENS + tiles * dimensions.tile_tokens
     operations = 2 * text * (tokens + NEW_TOKENS) + 2 * vision * tiles * dimensions.patches
-    slower = UNPACKED if precision.quantization is not None and rates is not CARD else 1
+    slower = UNPACKED if precision.quantization is not None and rates is not CARD and rows == 1 else 1
     read = NEW_TOKENS * count_weight_bytes(dimensions, precision)
-    return slower * (operations / rates.operations + read / rates.read_bytes)
+    return slower * (operations / rates.operations + read / rates.read_bytes / rows)
 
 
 def describe_seconds(seconds: float) -> str:

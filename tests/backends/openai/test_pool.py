@@ -16,7 +16,8 @@ import PIL.Image
 import pytest
 
 from idefics_cli.backends import close_backends
-from idefics_cli.backends.openai import client, pool
+from idefics_cli.backends.openai import client
+from idefics_cli.backends.pool import backend as pool
 from tests.backends.openai.server import OpenAIServer, open_server, say
 from tests.program import Run
 from tests.serve.running import SAMPLES, running, wait_for

@@ -1,0 +1,1 @@
+"""Several workers that answer one command: who is asked next, what becomes of what a lost one had."""

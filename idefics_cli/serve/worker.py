@@ -1,0 +1,50 @@
+"""A process that answers for a command of its own: one model on one device, for as long as that command lives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..backends.daemon.protocol import read_value
+from ..backends.daemon.runtime_dir import identify
+from ..backends.local import LocalBackend
+from ..backends.pool.answerer import BatchAnswerer
+from ..errors import raise_as_model_error
+from ..values import ModelSpec
+from .lifecycle import serve
+from .state import ServerState
+
+
+def run_worker(given: dict[str, Any]) -> None:
+    """Load the model and answer batches until standard input ends, as it does with the command. Raises ModelError."""
+    folder = Path(given["folder"])
+    logging.getLogger("idefics_cli").setLevel(logging.ERROR)
+    threading.Thread(target=_end_with_command, args=(folder,), name="lifeline", daemon=True).start()
+    spec = read_value(ModelSpec, given["spec"])
+    backend = LocalBackend(spec, batch_size=given["batch_size"], cache_bytes=given["cache_bytes"])
+    try:
+        backend.load()
+    except BaseException as error:
+        raise_as_model_error(error, f"{spec.checkpoint} cannot be loaded")
+    answerer = BatchAnswerer(backend)
+    serve(
+        lambda: ServerState(given["name"], backend, identify(spec), answerer=answerer),
+        folder,
+        tcp=None,
+        address=None,
+        on_ready=lambda: None,
+        on_ending=lambda: None,
+    )
+
+
+def _end_with_command(folder: Path) -> None:
+    """End when the other end of standard input does: nobody is left to be answered."""
+    while sys.stdin.read(65536):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
