@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,7 @@ from idefics_cli.values import (
 from tests.models.mrope_kinds import MROPE_KINDS
 from tests.models.others import ALL, TEMPLATED, other
 from tests.models.tiny import assistant, picture, user
+from tests.program import run_program
 
 A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 40))
 IMAGES = {image.source: image for image in (A, B, C)}
@@ -306,3 +309,31 @@ def test_what_needs_torchvision_says_so() -> None:
     assert said is not None
     assert str(said) == "the processor of llava needs torchvision; pip install torchvision"
     assert explain_missing(opened("llava")[0].config, ImportError("num2words")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("mistral3", {(3000, 10): "one of its sides would have no pixels left"}),
+        ("qwen2_5_vl", {(3000, 10): "aspect ratio must be smaller than 200, got 300.0"}),
+    ],
+)
+def test_an_odd_image_fails_alone_and_says_why(
+    name: str, bad: dict[tuple[int, int], str], tmp_path: Path
+) -> None:
+    sizes = [(40, 30), (1, 1), (3000, 10), (50, 60)]
+    for number, size in enumerate(sizes):
+        picture(number, size).pixels.save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(len(sizes))]
+    words = ("--format", "jsonl", "--model", other(name), "--max-new-tokens", "3")
+    run = run_program("caption", *paths, *words)
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert run.code == 1, run.stderr
+    assert [size for size, row in zip(sizes, rows, strict=True) if row["error"]] == list(bad)
+    for row in rows:
+        if row["error"]:
+            assert row["error"]["code"] == "unusable_image"
+            assert next(iter(bad.values())) in row["error"]["message"]
+        else:
+            alone = run_program("caption", row["id"], *words)
+            assert json.loads(alone.stdout)["text"] == row["text"]

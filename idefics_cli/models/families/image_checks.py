@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +10,9 @@ from ...errors import BadItem, IdeficsError, PromptError, SourceError, is_of_ite
 from ...images import name_source
 from ...values import Image
 from .layout import Piece, Slot
+
+_NO_SIDE = re.compile(r"\b(?:height|width)=0\b")
+"""What a processor has to say of an image that it has made too narrow."""
 
 
 def check_images(pieces: Iterable[Piece], images: Sequence[Image]) -> None:
@@ -30,6 +34,8 @@ def preparing(images: Sequence[Image], model_type: str) -> Iterator[None]:
         if isinstance(error, IdeficsError | MemoryError) or not is_of_item(error):
             raise
         reason = str(error) or type(error).__name__
+        if _NO_SIDE.search(reason):
+            reason = "one of its sides would have no pixels left"
         if not images:
             raise BadItem(f"{model_type} cannot take a prompt without an image: {reason}") from error
         shown = (f"{name_source(one.source)} ({one.pixels.width} x {one.pixels.height})" for one in images)

@@ -107,11 +107,13 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         import torch
 
         images = [one for one in pixels if isinstance(one, SpelledImage)]
-        found = self._look(model, images).pooler_output
+        counts = [one.spelling.count(self._marker) for one in images for _ in range(one.copies)]
+        # Of a single token a model may drop the axis of tokens, as Mistral 3 does: then it looks at two.
+        times = 2 if sum(counts) == 1 else 1
+        found = self._look(model, images * times).pooler_output
         self._is_list = isinstance(found, list | tuple)
         rows = torch.cat([one.flatten(0, -2) for one in found])
-        counts = [one.spelling.count(self._marker) for one in images for _ in range(one.copies)]
-        split = torch.split(rows, counts)
+        split = torch.split(rows, counts * times)
         firsts = accumulate((one.copies for one in images[:-1]), initial=0)
         return [split[first] for first in firsts]
 
