@@ -41,7 +41,11 @@ def dump_row(row: Mapping[str, Any]) -> str:
 
 def parse_line(line: bytes | str, *, max_bytes: int = MAX_LINE_BYTES) -> dict[str, Any]:
     """The object on a line. Raises BadItem with what is wrong."""
-    value = parse_value(line, "the line", max_bytes=max_bytes)
+    return check_object(parse_value(line, "the line", max_bytes=max_bytes))
+
+
+def check_object(value: Any) -> dict[str, Any]:
+    """The value of a line, if it is an object. Raises BadItem."""
     if not isinstance(value, dict):
         raise BadItem(f"the line is not a JSON object but {_KINDS[type(value)]}", hint='write {"image": "…"}')
     return value

@@ -15,6 +15,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from tests.images.test_bounds import of_frames, of_scans
 from tests.models.tiny import checkpoint, picture
 from tests.program import run_program
 from tests.prompts.test_decoding_ranges import REFUSED
@@ -26,6 +27,12 @@ SHORT = ("--max-new-tokens", "4")
 
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def one_bit_png(width: int, height: int) -> bytes:
+    """Of few bytes, and many pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 def write_palette_without_colours(path: Path) -> None:
@@ -55,6 +62,15 @@ def bind(path: Path) -> None:
         os.chdir(before)
 
 
+ODD_NAMES = (
+    "a" * 247 + ".png",
+    "\x1b[2J\u202e.png",
+    "#1.png",
+    "data:x.png",
+    b"caf\xe9 \n.png",
+    "nobody~.png",
+)
+"""Names that were taken for something else, or could not have a file beside them."""
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "palette": (write_palette_without_colours, "not_an_image"),
     "io": (lambda path: path.symlink_to("/proc/self/mem"), "not_found"),
@@ -66,6 +82,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "socket": (bind, "not_an_image"),
     "loop": (lambda path: path.symlink_to(path.name), "not_found"),
     "nowhere": (lambda path: path.symlink_to("nowhere"), "not_found"),
+    "scans": (lambda path: path.write_bytes(of_scans()), "timeout"),
+    "frames": (lambda path: path.write_bytes(of_frames()), "unusable_image"),
+    "bomb": (lambda path: path.write_bytes(one_bit_png(60_000, 60_000)), "too_large"),
+    "folder": (lambda path: path.mkdir(), ""),
 }
 
 
@@ -78,6 +98,8 @@ def folder(tmp_path: Path) -> Path:
         write_noise(folder / f"{number:02}-a.png", (30 + number, 30))
         make(folder / f"{number:02}-{name}.png")
     write_noise(folder / "99.png")
+    for name in ODD_NAMES:
+        write_noise(folder / os.fsdecode(name))
     return folder
 
 
@@ -85,21 +107,30 @@ def list_codes(rows: list[dict[str, Any]]) -> list[str | None]:
     return [row["error"] and row["error"]["code"] for row in rows]
 
 
-def test_a_folder_of_them(folder: Path) -> None:
-    run = run_program("caption", folder, "--format", "jsonl", *SHORT, *MODEL)
-    rows = [json.loads(line) for line in run.stdout.splitlines()]
+def test_a_folder_of_them(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    words = ("--decode-timeout", "2", *SHORT, *MODEL)
+    run = run_program("caption", folder, "--output", out, *words)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert run.code == 1, run.stderr
-    expected: dict[str, str | None] = {}
+    expected: dict[str, str | None] = {os.fsdecode(name): None for name in ODD_NAMES} | {"99.png": None}
     for number, (name, (_, code)) in enumerate(BAD.items()):
-        expected |= {f"{number:02}-a.png": None, f"{number:02}-{name}.png": code}
-    expected["99.png"] = None
-    assert {Path(row["id"]).name: row["error"] and row["error"]["code"] for row in rows} == expected
-    assert [Path(row["id"]).name for row in rows] == sorted(expected)
-    good = [name for name, code in expected.items() if code is None]
-    alone = run_program("caption", *(folder / name for name in good), "--format", "jsonl", *SHORT, *MODEL)
+        expected |= {f"{number:02}-a.png": None} | ({f"{number:02}-{name}.png": code} if code else {})
+    names = sorted(expected, key=os.fsencode)
+    assert list_codes(rows) == [expected[name] for name in names]
+    assert [row["id"] for row in rows] == [
+        str(folder / name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        for name in names
+    ]
+    good = [folder / name for name in names if expected[name] is None]
+    alone = run_program("caption", *good, "--format", "jsonl", *words)
     texts = [json.loads(line)["text"] for line in alone.stdout.splitlines()]
     assert [row["text"] for row in rows if row["error"] is None] == texts
     assert "internal" not in run.stderr
+    assert all(ord(letter) >= 32 or letter == "\n" for letter in run.stderr)
+    beside = run_program("caption", folder, "--sidecar", ".txt", "--sidecar-name", "full", *words)
+    assert beside.code == 1, beside.stderr
+    assert all(path.with_name(f"{path.name}.txt").read_text() for path in good[:-1] if len(path.name) < 200)
 
 
 def list_lines(good: str) -> list[dict[str, Any]]:
@@ -121,16 +152,37 @@ def list_lines(good: str) -> list[dict[str, Any]]:
     return [line for one in bad for line in (fine, one)] + [fine]
 
 
+BROKEN = (
+    b"{",
+    b"[]",
+    b"null",
+    b"7",
+    b"\xff",
+    b"\0" * 100,
+    b'{"task": "caption", "image": "good.png", "seed": NaN}',
+    b'{"task": "caption", "image": "good.png", "image": "good.png"}',
+    b'{"task": "vqa", "image": "good.png", "question": "\\ud83d"}',
+    b'{"task": "caption", "image": "good.png", "seed": ' + b"9" * 5000 + b"}",
+    b'{"task": "caption", "image": "good.png", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+)
+"""Lines that are no items, or no JSON."""
+
+
 def test_a_batch_of_them(tmp_path: Path) -> None:
     write_noise(tmp_path / "good.png")
     lines = list_lines("good.png")
     items = tmp_path / "items.jsonl"
-    items.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    fine = json.dumps(lines[0])
+    torn = [line for one in BROKEN for line in (one, fine.encode())]
+    items.write_bytes(
+        b"".join(line + b"\n" for line in [*(json.dumps(line).encode() for line in lines), *torn])
+    )
     run = run_program("batch", items, *MODEL)
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.code == 1, run.stderr
-    assert [row["id"] for row in rows] == [f"line {number}" for number in range(1, len(lines) + 1)]
-    assert [code is None for code in list_codes(rows)] == [number % 2 == 0 for number in range(len(lines))]
+    count = len(lines) + len(torn)
+    assert [row["id"] for row in rows] == [f"line {number}" for number in range(1, count + 1)]
+    assert [code is None for code in list_codes(rows)] == [number % 2 == 0 for number in range(count)]
     assert "internal" not in list_codes(rows)
     assert len({row["text"] for row in rows[::2]}) == 1
 
@@ -140,9 +192,12 @@ def test_the_same_over_http(folder: Path) -> None:
         return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
     good = as_url(folder / "99.png")
-    items = list_lines(good)
+    items: list[Any] = list_lines(good)
+    for none in ([], None, 7, "x", {str(number): 1 for number in range(2000)}):
+        items += [none, items[0]]
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.resolve().parent == folder:
+        is_slow = path.name.endswith("-scans.png")
+        if path.is_file() and path.resolve().parent == folder and not is_slow:
             items += [
                 {"task": "caption", "image": as_url(path), "max_new_tokens": 3},
                 {"task": "caption", "image": good, "max_new_tokens": 3},
@@ -150,12 +205,10 @@ def test_the_same_over_http(folder: Path) -> None:
     with running(*MODEL) as server:
         status, rows = server.ask("/v1/requests", items)
         assert (status, len(rows)) == (200, len(items)), rows
-        assert [code is None for code in list_codes(rows)[: len(list_lines(good))]] == [
-            number % 2 == 0 for number in range(len(list_lines(good)))
-        ]
+        count = len(list_lines(good)) + 10
+        assert [code is None for code in list_codes(rows)[:count]] == [n % 2 == 0 for n in range(count)]
         assert "internal" not in list_codes(rows), server.log.read_text()
         assert "unusable_image" in list_codes(rows)
-        assert all(row["error"] is None for row in rows[::2][: len(list_lines(good)) // 2])
         dot = {
             "role": "user",
             "content": [{"type": "image_url", "image_url": {"url": as_url(folder / "02-dot.png")}}],

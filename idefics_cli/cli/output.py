@@ -131,9 +131,14 @@ def display_name(sources: tuple[str, ...]) -> str:
 
 def tell_failure(name: str, message: str) -> None:
     """Say why an item failed, its name once."""
-    bare = name.partition("?")[0]
-    begins_so = message.startswith(bare) and message[len(bare) : len(bare) + 1] in {" ", "?", ":"}
-    say_error(message if begins_so else f"{name}: {message}")
+    from ..images import name_source
+
+    is_named = False
+    for called in (name, name_source(name)):  # messages show what a terminal would obey
+        bare = called.partition("?")[0]
+        begins_so = message.startswith(bare) and message[len(bare) : len(bare) + 1] in {" ", "?", ":"}
+        is_named = is_named or begins_so or f" {bare} (" in message
+    say_error(message if is_named else f"{name}: {message}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import transformers
 
@@ -47,6 +49,24 @@ def hush_libraries() -> None:
         library.propagate = False
         if not any(isinstance(handler, _Relay) for handler in library.handlers):
             library.addHandler(_Relay())
+
+
+@contextmanager
+def without_prints() -> Iterator[None]:
+    """What a library prints by itself is no result: meanwhile the standard output of the process leads nowhere."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
 
 
 class _Relay(logging.Handler):

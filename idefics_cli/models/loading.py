@@ -29,7 +29,7 @@ from .folder_check import check_checkpoint
 from .hub.cache import INDEX, find_folder
 from .hub.download import source_of
 from .hub.errors import check_folder, check_whole, translated
-from .library_logging import hush_libraries
+from .library_logging import hush_libraries, without_prints
 from .quantization.disk_cache import discard, find_entry, keep, widen
 from .quantization.entries import QuantizedEntry
 from .quantization.kinds import build_config, check_device, check_quantized, leave_narrow_unpacked
@@ -50,7 +50,7 @@ def load_processor(spec: ModelSpec) -> Any:
     """The processor of a checkpoint: PIL images, left padding, the tokenizer as the model was trained with it."""
     config = load_config(spec)
     limit_templates()
-    with translated(spec):
+    with translated(spec), without_prints():
         family = find_family(config.model_type, has_template=True)
         processor = family.open_processor(spec.checkpoint, config, source_of(spec))
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):

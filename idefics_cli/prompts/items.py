@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BadItem, ItemError, UsageError, describe_problems, to_item_error
-from ..jsonl import parse_line
+from ..jsonl import check_object, parse_line
 from ..values import AnswerFormat, Decoding, Example, Item, Normalization, Request, Style
 from .answer_format import check_schema, choose_new_tokens, parse_regex, to_choices
 from .compose import word
@@ -86,9 +86,15 @@ class ItemReader:
         """An item for each numbered line."""
         return self._read_each((number, partial(parse_line, line)) for number, line in lines)
 
-    def read_values(self, values: Iterable[Mapping[str, Any]]) -> Iterator[Item]:
-        """An item for each object, the first of which is on line 1."""
-        return self._read_each((number, partial(dict, each)) for number, each in enumerate(values, 1))
+    def read_values(self, values: Iterable[Any], *, most_keys: int) -> Iterator[Item]:
+        """An item for each value, the first of which is on line 1."""
+
+        def check(value: Any) -> dict[str, Any]:
+            if len(found := check_object(value)) > most_keys:
+                raise BadItem(f"it has more than {most_keys:,} keys")
+            return found
+
+        return self._read_each((number, partial(check, each)) for number, each in enumerate(values, 1))
 
     def _read_each(self, lines: Iterable[tuple[int, Callable[[], Mapping[str, Any]]]]) -> Iterator[Item]:
         numbers: dict[str, int] = {}

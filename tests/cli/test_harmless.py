@@ -49,6 +49,7 @@ def test_neither_names_nor_answers_reach_it(evil: Path, extra: tuple[str, ...]) 
     run = run_program("vqa", evil, "-q", f"What{EVIL}?", *extra, *MODEL, backend=backend)
     check(run)
     assert run.code == 1
+    assert extra or run.stderr.count(".png") == 1, "an error names its source once"
     if extra == ("--format", "jsonl"):
         row = json.loads(run.stdout.splitlines()[0])
         assert (row["text"], row["fields"]["question"]) == (f"said {EVIL}", f"What{EVIL}?"), (
