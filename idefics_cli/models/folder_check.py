@@ -23,7 +23,7 @@ from .settings_check import check_config, check_sizes, check_tokenizer, check_to
 
 MAX_BYTES = {".json": 10_000_000, ".jinja": 1_000_000, ".model": 50_000_000, ".txt": 50_000_000}
 MAX_TOKENIZER_BYTES = 64_000_000
-MAX_OBJECTS, MAX_VALUES, MAX_DEPTH = 1_500_000, 4_000_000, 32
+MAX_OBJECTS, MAX_VALUES, MAX_NAMES, MAX_DEPTH = 1_500_000, 4_000_000, 1_200_000, 32
 MAX_HEADER_BYTES = 50_000_000
 _LARGE = ("tokenizer.json", "vocab.json", INDEX)
 _PLAIN = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
@@ -95,6 +95,8 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         raise _refuse(folder, f"{name} cannot be read ({error.strerror})") from error
     if data.count(b"{") + data.count(b"[") > MAX_OBJECTS or data.count(b",") > MAX_VALUES:
         raise _refuse(folder, f"{name} has too many values")
+    if data.count(b":") > MAX_NAMES:
+        raise _refuse(folder, f"{name} has more than {MAX_NAMES:,} words")
     try:
         value = json.loads(data)
         _check_depth(value)

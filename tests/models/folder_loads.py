@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 ENDS_AFTER_SECONDS = 300.0
 
@@ -76,12 +78,13 @@ def main() -> None:
                 load_model(spec, family)
         except ModelError as refusal:
             error = str(refusal)
-        own, others = (
+        seconds = time.monotonic() - began
+        own, ended = (
             resource.getrusage(who).ru_maxrss * 1024
             for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
-        seconds = time.monotonic() - began
-        outcome = {"error": error, "seconds": seconds, "peak_bytes": own + others}
+        others = [child.memory_info().rss for child in psutil.Process().children()]
+        outcome = {"error": error, "seconds": seconds, "peak_bytes": own + max(ended, *others, 0)}
         sys.stdout.write(json.dumps(outcome) + "\n")
         sys.stdout.flush()
 

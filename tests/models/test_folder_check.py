@@ -89,7 +89,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "tokens without end": (put(IMAGES, "image_seq_len", to=10**9), "image_seq_len"),
     "special tokens in a list": (write("special_tokens_map.json", "[]"), "not an object"),
     "an adapter": (write("adapter_config.json", "{}"), "adapter"),
-    "a vocabulary": (swell, "1,500,000 words"),
+    "a vocabulary": (swell, "more than 1,200,000 words"),
     "a slow pattern": (
         put(
             TOKENIZER,
