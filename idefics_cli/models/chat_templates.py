@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -21,6 +22,9 @@ from transformers.utils import chat_template_utils
 from ..errors import ModelError
 from . import template_process
 from .template_process import SECONDS
+
+SPARED_SECONDS = 30.0
+TAKES_TOO_MUCH = f"it takes more than {SECONDS} seconds, or too much memory"
 
 
 class LimitedTemplate:
@@ -68,11 +72,16 @@ class _TemplateProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._endless: tuple[str, float] = ("", 0.0)
+        """The template that it had to be ended for last, and until when nobody waits for that again."""
         atexit.register(self.close)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         line = json.dumps(request) + "\n"
         with self._lock:
+            template, until = self._endless
+            if template == request["template"] and time.monotonic() < until:
+                return {"failure": TAKES_TOO_MUCH}
             process = self._open()
             ending = threading.Timer(SECONDS, process.kill)
             assert process.stdin is not None
@@ -88,7 +97,8 @@ class _TemplateProcess:
                 ending.cancel()
             if not answer.endswith("\n"):
                 self.close()
-                return {"failure": f"it takes more than {SECONDS} seconds, or too much memory"}
+                self._endless = request["template"], time.monotonic() + SPARED_SECONDS
+                return {"failure": TAKES_TOO_MUCH}
         reply: dict[str, Any] = json.loads(answer)
         return reply
 
