@@ -62,7 +62,7 @@ def bind(path: Path) -> None:
         os.chdir(before)
 
 
-ODD_NAMES = (
+ODD_NAMES: tuple[str | bytes, ...] = (
     "a" * 247 + ".png",
     "\x1b[2J\u202e.png",
     "#1.png",
@@ -98,8 +98,8 @@ def folder(tmp_path: Path) -> Path:
         write_noise(folder / f"{number:02}-a.png", (30 + number, 30))
         make(folder / f"{number:02}-{name}.png")
     write_noise(folder / "99.png")
-    for name in ODD_NAMES:
-        write_noise(folder / os.fsdecode(name))
+    for odd in ODD_NAMES:
+        write_noise(folder / os.fsdecode(odd))
     return folder
 
 
@@ -113,9 +113,11 @@ def test_a_folder_of_them(folder: Path, tmp_path: Path) -> None:
     run = run_program("caption", folder, "--output", out, *words)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert run.code == 1, run.stderr
-    expected: dict[str, str | None] = {os.fsdecode(name): None for name in ODD_NAMES} | {"99.png": None}
+    expected: dict[str, str | None] = dict.fromkeys([*map(os.fsdecode, ODD_NAMES), "99.png"])
     for number, (name, (_, code)) in enumerate(BAD.items()):
-        expected |= {f"{number:02}-a.png": None} | ({f"{number:02}-{name}.png": code} if code else {})
+        expected[f"{number:02}-a.png"] = None
+        if code:
+            expected[f"{number:02}-{name}.png"] = code
     names = sorted(expected, key=os.fsencode)
     assert list_codes(rows) == [expected[name] for name in names]
     assert [row["id"] for row in rows] == [
@@ -193,8 +195,8 @@ def test_the_same_over_http(folder: Path) -> None:
 
     good = as_url(folder / "99.png")
     items: list[Any] = list_lines(good)
-    for none in ([], None, 7, "x", {str(number): 1 for number in range(2000)}):
-        items += [none, items[0]]
+    none: list[Any] = [[], None, 7, "x", {str(number): 1 for number in range(2000)}]
+    items += [item for one in none for item in (one, items[0])]
     for path in sorted(folder.iterdir()):
         is_slow = path.name.endswith("-scans.png")
         if path.is_file() and path.resolve().parent == folder and not is_slow:

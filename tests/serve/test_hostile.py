@@ -264,7 +264,7 @@ def test_others_are_answered_meanwhile_and_all_is_given_back(server: Running, na
     if name == "huge JSON":
         assert set(found) <= {200, 400}  # an item that is none is a row
     if name == "large bodies":
-        assert set(found) == {400, 503}  # who is over the budget hears so
+        assert {400, 503} <= set(found) <= {0, 400, 503}  # who is over the budget hears so
     if name == "large pictures":
         assert (found[0], found[1]["error"]["code"]) == (503, "busy")
 
