@@ -32,6 +32,7 @@ from .misread import (
 )
 from .opening import Opened
 from .pixels import DEEP_CHANNELS, OPAQUE
+from .restarts import reaches_last_interval
 
 MAX_PAGES = 64
 """Pages of a TIFF that are looked at for one that is no thumbnail."""
@@ -203,9 +204,11 @@ def _load_without_end(reading: Reading) -> PIL.Image.Image | None:
     What is missing would be made of whatever comes next: two different continuations then give two pictures.
     """
     content = reading.opened.content
-    if content is None or b"\xff\xdd" in content:  # restart markers hide what is missing
+    if content is None:
         return None
     content = (content.rstrip(b"\0") if content.endswith(_UNFILLED) else content).removesuffix(b"\xff")
+    if not reaches_last_interval(content):
+        return None
     pictures: list[PIL.Image.Image] = []
     for padding in _PADDINGS:
         picture = PIL.Image.open(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -453,7 +454,26 @@ def photo(**options: Any) -> bytes:
     return encode(PIL.Image.merge("RGB", [ramp, ramp.rotate(90), ramp.rotate(180)]), "JPEG", **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 20}, {"subsampling": 0}])
+RESTARTS: list[dict[str, Any]] = [
+    {"restart_marker_rows": 1},
+    {"restart_marker_blocks": 3},
+    {"restart_marker_rows": 1, "progressive": True},
+]
+
+
+@pytest.mark.parametrize("options", RESTARTS)
+def test_a_jpeg_that_ends_at_a_restart_is_refused(options: dict[str, Any]) -> None:
+    """There a decoder would go on, with grey for all that is missing."""
+    whole = photo(**options)
+    restarts = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", whole)]
+    for place in restarts[-4:]:
+        for end in (place, place + 2):
+            assert "truncated" in str(fail(whole[:end]))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"quality": 20}, {"subsampling": 0}, *RESTARTS]
+)
 def test_a_jpeg_that_lacks_only_its_end_marker_is_read(options: dict[str, Any]) -> None:
     whole = photo(**options)
     for cut in (2, 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from idefics_cli.backends.openai.payload import write_messages
 from idefics_cli.errors import PromptError
 from idefics_cli.models.families import render_prompt
 from idefics_cli.models.families.layout import lay_out, read_aloud
@@ -68,6 +69,12 @@ def test_chat_of_the_later_architectures(architecture: str, bos: str) -> None:
 def test_last_message_of_the_assistant_is_left_open() -> None:
     prompt: Prompt = (user(A, "Which?"), assistant("The animal is a "))
     assert render_prompt("idefics3", prompt).endswith("<end_of_utterance>\nAssistant: The animal is a")
+
+
+def test_a_begun_reply_is_trimmed_alike_for_a_server() -> None:
+    prompt: Prompt = (user(A, "Which?"), assistant("The animal is a "))
+    *_, last = write_messages(prompt, {A.source: "data:,"})
+    assert last == {"role": "assistant", "content": "The animal is a"}
 
 
 @pytest.mark.parametrize(
