@@ -208,7 +208,7 @@ def test_what_cannot_be_meant_is_one_line(run: Program, tmp_path: Path) -> None:
         (("--from", table, "--together"), 2, "--together"),
         (("--from", table, "--sidecar", ".txt"), 2, "there is no place for a sidecar"),
         (("--where", "a = 1", tmp_path), 2, "--where needs a table"),
-        (("--from", "s3://bucket/data.parquet"), 2, "pip install 'idefics-cli[s3]'"),
+        (("--from", "gs://bucket/data.parquet"), 2, "pip install 'idefics-cli[gs]'"),
     ]:
         backend = ScriptedBackend()
         result = run("caption", *arguments, *MODEL, backend=backend)
