@@ -89,7 +89,7 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
         return
     opened: Backend | None = None
     if not spec.servers and may_not_fit(work, settings):
-        opened = open_chosen(spec, model, settings, held)
+        opened = open_chosen(spec, model, settings, held, is_single=is_single)
         work, items = avoid_naming(work, items, head[0], opened.style, opened.preview, settings)
     run_name = name_run(model.name, list_run_details(spec, settings), work.like)
     wanted = work.like.answer_format if work.like is not None else None

@@ -59,7 +59,7 @@ def _choose_running(settings: Settings) -> Model | None:
 
 def _choose_remote_model(given: Sequence[str], settings: Settings) -> Model:
     servers = _read_servers(given)
-    if idle := settings.list_given(Fact.LOCAL):
+    if idle := {name: one for name, one in settings.list_given(Fact.LOCAL).items() if name != "--detail"}:
         raise UsageError(f"{', '.join(idle)} cannot be told to a server", hint="leave it out with --server")
     if settings.model.style == "completion":
         raise UsageError("a server is asked in chat only", hint="leave --style completion out with --server")
@@ -104,7 +104,9 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
     """How the model is loaded. What no field of ModelSpec is called goes to `others`."""
     options = settings.model
     if options.server:
-        return ModelSpec(model.checkpoint, style="chat", servers=_read_servers(options.server))
+        return ModelSpec(
+            model.checkpoint, style="chat", detail=options.detail, servers=_read_servers(options.server)
+        )
     if options.revision is not None and Path(model.checkpoint).is_dir():
         raise UsageError("--revision is for checkpoints on the hub", hint=f"{model.name} is a folder")
     known = {

@@ -17,21 +17,28 @@ from typing import Any
 from ...errors import ItemError, ModelError, PromptError, ServerLost, to_item_error
 from ...lru import LRUCache
 from ...models.families.layout import lay_out, read_aloud
-from ...ranking import normalize, rank
 from ...values import (
     Answer,
     Image,
     ModelSpec,
     Request,
     Style,
-    Usage,
-    drop_images,
     list_sources,
 )
 from ..backend import DEFAULT_BATCH_SIZE, Preview
 from .client import TIMEOUT_SECONDS, Connection
-from .logprobs import add_up, check_ranking, read_tokens, split_choices, write_rankings
-from .payload import DIALECTS, Dialect, ServerReply, check_prompt, needs_dialect, write_chat, write_messages
+from .logprobs import check_ranking
+from .payload import (
+    DIALECTS,
+    Dialect,
+    ServerReply,
+    check_prompt,
+    needs_dialect,
+    write_chat,
+    write_detail,
+    write_messages,
+)
+from .remote_ranking import RemoteRanking
 
 PICTURE_CACHE_BYTES = 128_000_000
 """Encoded images that are kept: those of the shots and of a conversation come again with every request."""
@@ -103,7 +110,9 @@ class RemoteBackend:
         self._connection = Connection(self._server)
         self._learning = asyncio.Lock()
         self._dialect: Dialect | None = None
+        self._most_tokens: int | None = None
         self._pictures: LRUCache[str, str] = LRUCache(PICTURE_CACHE_BYTES)
+        self._ranking = RemoteRanking(self._connection, spec.checkpoint)
 
     @property
     def spec(self) -> ModelSpec:
@@ -151,8 +160,8 @@ class RemoteBackend:
     ) -> Answer | ItemError:
         """Answer one request. Raises ModelError for what is not its own failure: ServerLost if nobody answers."""
         async with self._learning:
-            if self._dialect is None and needs_dialect(request):
-                self._dialect = await self._find_dialect()
+            if self._dialect is None:
+                self._dialect = await self._find_dialect(request)
         try:
             return await self._answer(request, images, on_text)
         except BaseException as error:  # a cancellation goes through
@@ -189,9 +198,15 @@ class RemoteBackend:
         urls = {source: await self._encode(images[source]) for source in sources}
         said = read_aloud(lay_out(request.prompt, strip_turns=False))
         if request.choices:
-            answer = await self._rank(request, urls)
+            check_ranking(self._dialect or Dialect())
+            answer = await self._ranking.rank(request, urls)
         else:
-            reply = await self._generate(write_chat(request, urls, self._dialect or Dialect()), on_text)
+            body = write_chat(request, urls, self._dialect or Dialect())
+            if self._spec.detail is not None and urls:
+                body |= write_detail(self._spec.detail, self._spec.checkpoint, self._dialect or Dialect())
+            self._check_room(request.decoding.max_new_tokens)
+            reply = await self._generate(body, on_text)
+            self._check_whole(reply, request.decoding.max_new_tokens)
             answer = Answer(
                 text=reply.text,
                 finish_reason=reply.close(),
@@ -219,34 +234,44 @@ class RemoteBackend:
             take(whole)
         return reply
 
-    async def _rank(self, request: Request, urls: Mapping[str, str]) -> Answer:
-        check_ranking(self._dialect or Dialect())
-        labels = await self._read_labels(request, urls)
-        prior: list[float] = []
-        if request.normalize == "pmi":
-            if not urls:
-                raise PromptError(
-                    "pmi compares a prompt with the same one without its images, and this one has none",
-                    code="no_image",
-                    hint="rank with --normalize none or tokens",
-                )
-            prior = add_up(await self._read_labels(replace(request, prompt=drop_images(request.prompt)), {}))
-        scores = rank(request.choices, normalize(add_up(labels), request.normalize, labels, prior))
-        return Answer(text=scores[0].label, scores=scores, usage=Usage())
+    def _check_room(self, new_tokens: int) -> None:
+        """Raise PromptError where the model has no room for such an answer, whatever the prompt."""
+        if self._most_tokens is not None and new_tokens >= self._most_tokens:
+            raise PromptError(
+                f"an answer of {new_tokens:,} tokens leaves no room for a prompt: the server's model has "
+                f"{self._most_tokens:,}",
+                code="prompt_too_long",
+                hint="set a smaller --max-new-tokens",
+            )
 
-    async def _read_labels(self, request: Request, urls: Mapping[str, str]) -> list[Any]:
-        """The tokens of each choice. One at a time: each of them is this request's share of the server."""
-        rows = []
-        for body in write_rankings(request, urls):
-            answer = await self._connection.post("chat/completions", {"model": self._spec.checkpoint, **body})
-            rows.append(read_tokens(answer))
-        return split_choices(rows)
+    def _check_whole(self, reply: ServerReply, new_tokens: int) -> None:
+        """Raise PromptError for an answer that the end of the model's context has cut off, as vLLM does unasked."""
+        usage = reply.usage
+        asked = usage.prompt_tokens + new_tokens
+        is_cut = reply.finish_reason == "length" and usage.new_tokens < new_tokens
+        if self._most_tokens is not None and is_cut and asked > self._most_tokens:
+            raise PromptError(
+                f"the prompt has {usage.prompt_tokens:,} tokens, which leaves {usage.new_tokens:,} of the model's "
+                f"{self._most_tokens:,} for an answer of {new_tokens:,}",
+                code="prompt_too_long",
+                hint="use fewer --shots, fewer images, a shorter text or a smaller --max-new-tokens",
+            )
 
-    async def _find_dialect(self) -> Dialect:
-        models = await _list_models(self._connection, self._server)
+    async def _find_dialect(self, request: Request) -> Dialect:
+        """What the server is, by its list of models; one that has no list is like any other, if that will do."""
+        try:
+            models = await _list_models(self._connection, self._server)
+        except ServerLost:
+            raise
+        except ModelError:
+            if needs_dialect(request):
+                raise
+            return Dialect()
         mine = next(
             (one for one in models if one["id"] == self._spec.checkpoint), models[0] if models else {}
         )
+        most = mine.get("max_model_len")
+        self._most_tokens = most if isinstance(most, int) and 0 < most < 2**53 else None
         return DIALECTS.get(str(mine.get("owned_by")), Dialect())
 
     async def _encode(self, image: Image) -> str:

@@ -28,6 +28,16 @@ RETRY = Retry(attempts=4, backoff_seconds=0.5, max_retry_after_seconds=60.0)
 MAX_BODY_BYTES = 64_000_000
 KEY_VARIABLES = ("IDEFICS_API_KEY", "OPENAI_API_KEY")
 _SAID_CHARACTERS = 200
+_WAYS = (
+    (("at most", "image"), "use fewer images or --shots, or start it with a larger --limit-mm-per-prompt"),
+    (("mm_processor_kwargs",), "leave --detail out, or start it with --trust-request-mm-kwargs"),
+    (("mm-kwargs",), "leave --detail out, or start it with --trust-request-mm-kwargs"),
+    (("stop", "empty"), "leave the empty --stop out"),
+    (("stop",), "use four --stop at most"),
+    (("temperature",), "set --temperature 2 or less"),
+    (("bad_words",), "ask a newer server"),
+)
+"""Words of a refusal, and what to change where it has all of them."""
 _TOO_LONG = ("context length", "context size", "context window", "too long", "maximum model length")
 
 
@@ -80,8 +90,12 @@ class Connection:
         retry = RETRY if tries_again else replace(RETRY, attempts=1)
         return await retry.ask(lambda: self._read("GET", path, None))
 
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The JSON that the server answers. Raises ModelError for all requests, an ItemError for this one."""
+    async def post(self, path: str, body: dict[str, Any], *, is_of_api: bool = True) -> Any:
+        """The JSON that the server answers. Raises ModelError for all requests, an ItemError for this one.
+
+        What is not of the API is beside it: its path begins where the server's does.
+        """
+        path = path if is_of_api else f"../{path}"
         return await RETRY.ask(lambda: self._read("POST", path, body))
 
     async def post_for_events(
@@ -154,7 +168,7 @@ class Connection:
         try:
             async with (
                 asyncio.timeout(self.timeout_seconds),
-                self._client.stream(method, f"{self._url}/{path}", json=body) as response,
+                self._client.stream(method, self._locate(path), json=body) as response,
             ):
                 has_begun = True
                 if response.status_code != 200:
@@ -175,6 +189,11 @@ class Connection:
                     ServerLost(f"{self._url} {what}", hint="look into the server's log")
                 ) from error
             raise Transient(self._fail(what)) from error
+
+    def _locate(self, path: str) -> str:
+        if path.startswith("../"):
+            return f"{self._url.removesuffix('/v1')}/{path.removeprefix('../')}"
+        return f"{self._url}/{path}"
 
     def _explain(self, response: httpx2.Response, said: str) -> Exception:
         """What another status than 200 means."""
@@ -199,7 +218,8 @@ class Connection:
                 code="prompt_too_long",
                 hint="use fewer --shots, fewer images, a shorter text or a smaller --max-new-tokens",
             )
-        return AnswerError(f"{self._url} refuses this request ({told})", code="refused")
+        hint = next((hint for words, hint in _WAYS if all(word in said.lower() for word in words)), "")
+        return AnswerError(f"{self._url} refuses this request ({told})", code="refused", hint=hint)
 
     def _fail(self, what: str) -> AnswerError:
         return AnswerError(f"{self._url} {what}", code="fetch_failed")

@@ -27,6 +27,8 @@ _OF_VLLM = {"top_k": "top_k", "repetition_penalty": "repetition_penalty"}
 _OF_LLAMA_CPP = {"top_k": "top_k", "repetition_penalty": "repeat_penalty"}
 _SPECIAL = re.compile(rf"{any_of(SmolVLMFamily.markers).pattern}|<\|[^|<>\s]*\|>|</?s>")
 """Markers of the IDEFICS line, and what special tokens of others look like."""
+BANNED = SmolVLMFamily.markers[:2]
+"""What no answer says: a model that writes the marker of an image would wait for one."""
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -38,19 +40,38 @@ class Dialect:
     options: Mapping[str, str] = field(default_factory=dict)
     continues_turns: bool = False
     """Whether the assistant's turn may be left open, or closed for its likelihood to be read."""
+    takes_detail: bool = False
+    bans_words: bool = False
+    most_stops: int | None = None
+    most_temperature: float | None = None
 
 
 DIALECTS = {
-    "vllm": Dialect("vLLM", _OF_VLLM, continues_turns=True),
+    "vllm": Dialect(
+        "vLLM",
+        _OF_VLLM,
+        continues_turns=True,
+        takes_detail=True,
+        bans_words=True,
+        most_stops=4,
+        most_temperature=2.0,
+    ),
     "sglang": Dialect("SGLang", _OF_VLLM),
     "llamacpp": Dialect("llama.cpp", _OF_LLAMA_CPP),
 }
+
+
+FEW_STOPS, WARM = 4, 2.0
+"""What every server takes."""
 
 
 def needs_dialect(request: Request) -> bool:
     """Whether a request has something that not every server understands."""
     is_common = all(name in _KNOWN_TO_ALL for name in request.decoding.list_changes())
     has_format = request.answer_format is not None
+    decoding = request.decoding
+    if len(decoding.stop) > FEW_STOPS or "" in decoding.stop or decoding.temperature > WARM:
+        return True
     return has_format or bool(request.choices) or request.prompt[-1].role == "assistant" or not is_common
 
 
@@ -71,6 +92,8 @@ def write_chat(request: Request, images: Mapping[str, str], dialect: Dialect) ->
     }
     if dialect.options:
         body["logprobs"] = True  # what other servers make of it is not known
+    if dialect.bans_words and images:
+        body["bad_words"] = list(BANNED)
     if request.answer_format is not None:
         body |= write_format(request.answer_format, dialect.name)
     if request.prompt[-1].role != "assistant":
@@ -92,6 +115,7 @@ def write_messages(prompt: Prompt, images: Mapping[str, str]) -> list[dict[str, 
 
 def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
     """Decoding options by the server's names. Raises BadItem for one that it would not know."""
+    _check_ranges(decoding, dialect)
     names = {**_KNOWN_TO_ALL, **dialect.options}
     changes = decoding.list_changes()
     if decoding.temperature == 0:
@@ -107,6 +131,38 @@ def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
     given = {names[name]: value for name, value in changes.items()}
     sampling = {"seed": decoding.seed} if decoding.temperature > 0 else {}
     return {"max_tokens": decoding.max_new_tokens, "temperature": decoding.temperature, **sampling, **given}
+
+
+def _check_ranges(decoding: Decoding, dialect: Dialect) -> None:
+    """Refuse what the server is known to refuse, in our words."""
+    if "" in decoding.stop:
+        raise BadItem(f"{dialect.name} takes no empty --stop", hint="leave it out")
+    if dialect.most_stops is not None and len(decoding.stop) > dialect.most_stops:
+        raise BadItem(
+            f"{dialect.name} takes {dialect.most_stops} --stop, and this has {len(decoding.stop)}",
+            hint="leave some out",
+        )
+    if dialect.most_temperature is not None and decoding.temperature > dialect.most_temperature:
+        raise BadItem(
+            f"{dialect.name} takes a --temperature of {dialect.most_temperature:g} at most",
+            hint=f"set --temperature {dialect.most_temperature:g} or less",
+        )
+
+
+def write_detail(detail: str, checkpoint: str, dialect: Dialect) -> dict[str, Any]:
+    """The part of a body that says into how many tiles images are cut. Raises BadItem where that is not known."""
+    if not dialect.takes_detail:
+        raise BadItem(f"{dialect.name} is not known to take --detail", hint="leave it out")
+    edge = next((edge for name, edge in _TILE_EDGES if name in checkpoint.lower()), None)
+    if edge is None:
+        raise BadItem(f"it is not known how {checkpoint} cuts images", hint="leave --detail out")
+    return {"mm_processor_kwargs": {"size": {"longest_edge": edge * DETAIL_TILES[detail]}}}
+
+
+_TILE_EDGES = (("idefics3", 364), ("smolvlm-", 384), ("smolvlm", 512))
+"""The edge of a tile, by what the names of models have in them: SmolVLM-Instruct 384, its smaller sisters 512."""
+DETAIL_TILES = {"low": 1, "medium": 2, "high": 4}
+"""Tiles along the longer edge."""
 
 
 @dataclass(slots=True)
@@ -125,7 +181,7 @@ class ServerReply:
             said = said.get("message") if isinstance(said, Mapping) else said
             raise AnswerError(f"the server failed ({str(said)[:200]})", code="fetch_failed")
         if isinstance(event.get("usage"), Mapping):
-            self.usage = _read_usage(event["usage"])
+            self.usage = read_usage(event)
         choices = event.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else {}
         if not isinstance(choice, Mapping):
@@ -168,7 +224,11 @@ def _no_chat() -> AnswerError:
     return AnswerError("the server answers what is no chat completion", code="fetch_failed")
 
 
-def _read_usage(usage: Mapping[str, Any]) -> Usage:
+def read_usage(reply: Any) -> Usage:
+    """What a reply says that it took, as far as it does."""
+    usage = reply.get("usage") if isinstance(reply, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return Usage()
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
     counts = (usage.get("prompt_tokens"), cached, usage.get("completion_tokens"))

@@ -38,6 +38,9 @@ class OpenAIServer:
         }
         site.serve("/v1/models", (200, {"Content-Type": "application/json"}, json.dumps(models).encode()))
         site.pages["/v1/chat/completions"] = self._chat
+        site.pages["/tokenize"] = self._tokenize
+        self.tells_tokens = False
+        """Whether it tells the tokens of a prompt, and how likely any of them is, as vLLM does since 2026."""
 
     def _chat(self, page: Page) -> None:
         with self._lock:
@@ -55,11 +58,21 @@ class OpenAIServer:
             with self._lock:
                 self.at_once -= 1
 
+    def _tokenize(self, page: Page) -> None:
+        if not self.tells_tokens:
+            return say(page, 404, {"detail": "Not Found"})
+        words, _ = lay_out(json.loads(page.body))
+        tokens = [name_token(word) for word in words]
+        strings = [word if word == "\n" else f"\u0120{word}" for word in words]
+        return say(page, 200, {"count": len(tokens), "tokens": tokens, "token_strs": strings})
+
     def _answer(self, page: Page, body: dict[str, Any]) -> None:
         if body["model"] not in ("vl", "other"):
             return say(page, 404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         text = describe(body["messages"])
         usage = {"prompt_tokens": 40, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}}
+        if "logprob_token_ids" in body and self.tells_tokens:
+            return say(page, 200, tell_tokens(body, usage))
         if "prompt_logprobs" in body and self.owner == "vllm":
             choice = {"message": {"content": "x"}, "finish_reason": "length"}
             return say(page, 200, {"choices": [choice], "usage": usage, "prompt_logprobs": likelihoods(body)})
@@ -74,6 +87,26 @@ class OpenAIServer:
             page.wfile.flush()
         page.wfile.write(b": a comment\n\ndata: [DONE]\n\n")
         return None
+
+
+def name_token(word: str) -> int:
+    """The token of a word, which is found again by it."""
+    return WORDS.setdefault(word, len(WORDS) + 100)
+
+
+WORDS: dict[str, int] = {}
+
+
+def tell_tokens(body: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+    words, colour = lay_out(body)
+    by_token = {token: word for word, token in WORDS.items()}
+    told = [
+        {"token": f"token_id:{token}", "logprob": find_logprob(by_token[token], colour)}
+        for token in body["logprob_token_ids"]
+    ]
+    choice = {"message": {"content": "x"}, "finish_reason": "length"}
+    choice["logprobs"] = {"content": [{"token": "x", "logprob": -1.0, "top_logprobs": told}]}
+    return {"choices": [choice], "usage": usage, "prompt_token_ids": [name_token(word) for word in words]}
 
 
 def pieces(text: str) -> Iterator[dict[str, Any]]:
@@ -107,8 +140,22 @@ def describe(messages: list[dict[str, Any]]) -> str:
     return f"I see {named} in turn {len(messages)}."
 
 
+def find_logprob(word: str, colour: str) -> float:
+    return {colour: -0.1, "<end>": -0.5, "\n": -7.0}.get(word, -2.0)
+
+
 def likelihoods(body: dict[str, Any]) -> list[Any]:
     """Each word a token; a word that names the colour of the first image is likely."""
+    words, colour = lay_out(body)
+    told: list[Any] = [None]
+    for word in words[1:]:
+        likely = find_logprob(word, colour)
+        told.append({str(hash(word)): {"logprob": likely, "rank": 1, "decoded_token": word}})
+    return told
+
+
+def lay_out(body: dict[str, Any]) -> tuple[list[str], str]:
+    """The words of a prompt, and the colour of its first image."""
     messages = body["messages"]
     words = ["<s>"]
     colour = "none"
@@ -122,13 +169,11 @@ def likelihoods(body: dict[str, Any]) -> list[Any]:
                 colour, _ = look(part)
                 words += ["<image>"] * 3
         words += ["<end>", "\n"]
+    if body.get("continue_final_message") and "logprob_token_ids" in body:
+        words = words[:-2]
     if body["add_generation_prompt"]:
         words.append("assistant:")
-    told: list[Any] = [None]
-    for word in words[1:]:
-        likely = {colour: -0.1, "<end>": -0.5, "\n": -7.0}.get(word, -2.0)
-        told.append({str(hash(word)): {"logprob": likely, "rank": 1, "decoded_token": word}})
-    return told
+    return words, colour
 
 
 def say(page: Page, status: int, body: Any, **headers: str) -> None:

@@ -299,6 +299,77 @@ def test_labels_are_ranked_by_the_likelihood_of_a_finished_turn(
     assert against[0]["scores"][0]["logprob"] == pytest.approx(1.9)  # type: ignore[index]
 
 
+def test_labels_are_ranked_by_a_walk_through_their_tokens_where_the_server_tells_of_them(
+    vllm: OpenAIServer, folder: Path, run: Command
+) -> None:
+    words = ("classify", folder, "--labels", "red,blue,dark red,blue blue", "--format", "jsonl")
+    whole = rows_of(run(*words))
+    close_backends()
+    vllm.tells_tokens = True
+    vllm.bodies.clear()
+    walked = rows_of(run(*words))
+    for one, other in zip(walked, whole, strict=True):
+        assert one["scores"] == other["scores"]
+        assert one["usage"] == {"prompt_tokens": 40, "shared_tokens": 8, "new_tokens": 0}
+    assert all("prompt_logprobs" not in body for body in vllm.bodies)
+    steps = {body["messages"][-1]["content"] for body in vllm.bodies if body["continue_final_message"]}
+    assert steps == {"red", "blue", "dark", "dark red", "blue blue"}
+    assert len(vllm.bodies) == 12 * 6
+    close_backends()
+    vllm.bodies.clear()
+    assert rows_of(run(*words, "--normalize", "pmi"))[0]["label"] == "red"
+    assert len(vllm.bodies) == 13 * 6  # what labels score without an image is asked once
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--stop", "a", "--stop", "b", "--stop", "c", "--stop", "d", "--stop", "e"), "vLLM takes 4 --stop"),
+        (("--detail", "low"), "it is not known how vl cuts images; leave --detail out"),
+        (("--max-new-tokens", "5000"), "leaves no room for a prompt: the server's model has 4,096"),
+    ],
+)
+def test_what_vllm_would_refuse_is_one_line(
+    vllm: OpenAIServer, folder: Path, run: Command, words: tuple[str, ...], said: str
+) -> None:
+    models = {"data": [{"id": "vl", "owned_by": "vllm", "max_model_len": 4096}]}
+    vllm.site.pages["/v1/models"] = lambda page: say(page, 200, models)
+    result = run("vqa", folder / "00.png", "-q", "What is it?", *words)
+    assert (result.code, said in result.stderr) == (1, True), result.stderr
+    assert vllm.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ("At most 1 image(s) may be provided in one prompt.", "larger --limit-mm-per-prompt"),
+        ("stop cannot contain an empty string.", "leave the empty --stop out"),
+        ("temperature must be in [0, 2], got 3.0.", "set --temperature 2 or less"),
+        ("Per-request mm_processor_kwargs are not allowed", "start it with --trust-request-mm-kwargs"),
+    ],
+)
+def test_a_refusal_says_what_to_change(
+    server: OpenAIServer, folder: Path, run: Command, refusal: str, said: str
+) -> None:
+    server.troubles = [lambda page: say(page, 400, {"error": {"message": refusal}})]
+    result = run("vqa", folder / "00.png", "-q", "What is it?")
+    assert (result.code, said in result.stderr) == (1, True), result.stderr
+
+
+def test_an_answer_that_the_context_cut_off_is_none_and_no_marker_is_written(
+    vllm: OpenAIServer, folder: Path, run: Command
+) -> None:
+    models = {"data": [{"id": "vl", "owned_by": "vllm", "max_model_len": 50}]}
+    vllm.site.pages["/v1/models"] = lambda page: say(page, 200, models)
+    choice = {"message": {"content": "a red"}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 40, "completion_tokens": 10}
+    vllm.troubles = [lambda page: say(page, 200, {"choices": [choice], "usage": usage})]
+    result = run("vqa", folder / "00.png", "-q", "?", "--format=jsonl", "--max-new-tokens", "20")
+    assert rows_of(result)[0]["error"]["code"] == "prompt_too_long"  # type: ignore[index]
+    assert "leaves 10 of the model's 50 for an answer of 20" in result.stderr
+    assert vllm.bodies[0]["bad_words"] == ["<image>", "<fake_token_around_image>"]
+
+
 @pytest.mark.parametrize(
     ("logprob", "code"), [(10**400, "fetch_failed"), ("x", "fetch_failed"), (math.nan, "not_finite")]
 )

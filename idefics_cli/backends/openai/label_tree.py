@@ -1,0 +1,173 @@
+"""Ranking by a walk through the tokens of all labels, from the prompt on (`logprob_token_ids` of vLLM).
+
+Labels that begin alike share those steps, and each step reads the prompt from the server's cache, which the likelihood
+of a whole prompt does not. Knows bodies and replies, no connection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import AnswerError
+from ...models.families.layout import continue_reply, trim_reply
+from ...values import Message, Prompt, Request, TextPart, drop_images
+from .logprobs import Token
+from .payload import write_messages
+
+MOST_CHILDREN = 128
+"""vLLM tells of so many tokens at a time."""
+_ID = "token_id:"
+Path = tuple[int, ...]
+
+
+class CannotWalk(Exception):
+    """The server does not tell of the tokens that were asked for, or cuts the beginning of a label otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTree:
+    """The tokens of each label, and of each beginning of labels what it says and which tokens go on from it."""
+
+    labels: tuple[Path, ...]
+    texts: Mapping[Path, str] = field(default_factory=dict)
+
+    def list_steps(self) -> dict[Path, list[int]]:
+        """Every beginning, the prompt's own first, and the tokens that follow it."""
+        steps: dict[Path, list[int]] = {}
+        for label in self.labels:
+            for length, token in enumerate(label):
+                following = steps.setdefault(label[:length], [])
+                if token not in following:
+                    following.append(token)
+        return steps
+
+    def score(self, logprobs: Mapping[Path, Mapping[int, float]]) -> list[list[Token]]:
+        """The tokens of each label with their log-probabilities."""
+        return [
+            [(str(token), logprobs[label[:length]][token], "") for length, token in enumerate(label)]
+            for label in self.labels
+        ]
+
+
+def write_tokenizations(request: Request) -> list[dict[str, Any]]:
+    """The bodies that ask for the tokens of the prompt's words alone, then with each label as its finished reply."""
+    prompt = trim_reply(drop_images(request.prompt))
+    said = _find_said(prompt)
+    bodies = [_open(prompt, said)]
+    for choice in request.choices:
+        reply = Message("assistant", (*said, TextPart(_name(choice.continuation, has_said=bool(said)))))
+        messages = write_messages((*(prompt[:-1] if said else prompt), reply), {})
+        bodies.append({"messages": messages, "add_generation_prompt": False, "continue_final_message": False})
+    return [body | {"add_special_tokens": False, "return_token_strs": True} for body in bodies]
+
+
+def build_tree(request: Request, replies: Sequence[Any]) -> LabelTree:
+    """The tree of what the server makes of labels. Raises CannotWalk for what cannot be told apart."""
+    rows = [_read_tokens(reply) for reply in replies]
+    names = [ids for ids, _ in rows]
+    start = 0
+    while all(len(ids) > start and ids[start] == names[0][start] for ids in names):
+        start += 1
+    labels: list[Path] = []
+    texts: dict[Path, str] = {}
+    has_said = bool(_find_said(trim_reply(request.prompt)))
+    for choice, (ids, strings) in zip(request.choices, rows[1:], strict=True):
+        own, pieces = list(ids[start:]), list(strings[start:])
+        while len(own) > 1 and not _clean(pieces[-1]).strip():  # a template's line end after the turn
+            own.pop()
+            pieces.pop()
+        if not own:
+            raise CannotWalk
+        label = tuple(own)
+        labels.append(label)
+        name = _name(choice.continuation, has_said=has_said)
+        for length in range(1, len(label)):
+            said = "".join(map(_clean, pieces[:length]))
+            said = said if has_said else said.lstrip()
+            if not name.startswith(said):
+                raise CannotWalk
+            texts[label[:length]] = said
+    return LabelTree(tuple(labels), texts)
+
+
+def write_step(
+    request: Request, images: Mapping[str, str], said_so_far: str, children: Sequence[int]
+) -> dict[str, Any]:
+    """The body that asks how likely some tokens are after the prompt and the beginning of a label."""
+    prompt = trim_reply(request.prompt)
+    said = _find_said(prompt)
+    if said_so_far:
+        reply = Message("assistant", (*said, TextPart(said_so_far)))
+        prompt = (*(prompt[:-1] if said else prompt), reply)
+    goes_on = prompt[-1].role == "assistant"
+    return {
+        "messages": write_messages(prompt, images),
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": True,
+        "logprob_token_ids": list(children),
+        "return_tokens_as_token_ids": True,
+        "return_token_ids": True,
+        "add_generation_prompt": not goes_on,
+        "continue_final_message": goes_on,
+    }
+
+
+def split_children(children: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(children), MOST_CHILDREN):
+        yield children[start : start + MOST_CHILDREN]
+
+
+def read_step(reply: Any, path: Path, children: Sequence[int]) -> dict[int, float]:
+    """The log-probability of each child. Raises CannotWalk where the server does not tell, or read other tokens."""
+    try:
+        ids = reply["prompt_token_ids"]
+        told = {
+            one["token"]: one["logprob"]
+            for one in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        }
+        found = {child: float(told[f"{_ID}{child}"]) for child in children}
+    except (LookupError, TypeError, ValueError) as error:
+        raise CannotWalk from error
+    if path and (not isinstance(ids, list) or tuple(ids[-len(path) :]) != path):
+        raise CannotWalk
+    if not all(map(math.isfinite, found.values())):
+        raise AnswerError(
+            "the server tells a likelihood that is no number (NaN or infinite)",
+            code="not_finite",
+            hint="its model may be damaged, or its precision too low",
+        )
+    return found
+
+
+def _open(prompt: Prompt, said: Sequence[Any]) -> dict[str, Any]:
+    messages = write_messages(prompt, {})
+    return {
+        "messages": messages,
+        "add_generation_prompt": not said,
+        "continue_final_message": bool(said),
+    }
+
+
+def _find_said(prompt: Prompt) -> tuple[Any, ...]:
+    return prompt[-1].parts if prompt[-1].role == "assistant" else ()
+
+
+def _name(continuation: str, *, has_said: bool) -> str:
+    return continue_reply(continuation) if has_said else continuation.strip()
+
+
+def _read_tokens(reply: Any) -> tuple[list[int], list[str]]:
+    ids = reply.get("tokens") if isinstance(reply, Mapping) else None
+    strings = reply.get("token_strs") if isinstance(reply, Mapping) else None
+    if not isinstance(ids, list) or not isinstance(strings, list) or len(ids) != len(strings) or not ids:
+        raise CannotWalk
+    return ids, [str(one) for one in strings]
+
+
+def _clean(piece: str) -> str:
+    """A token as it reads: vocabularies write a space as one of two letters, a line end as another."""
+    return piece.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")
