@@ -1,4 +1,4 @@
-"""A real browser without a screen: Debian's Chromium, driven by Selenium (the extra `browser`)."""
+"""A real browser without a screen: Debian's Chromium, driven by Selenium."""
 
 from __future__ import annotations
 
