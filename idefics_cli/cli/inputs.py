@@ -18,12 +18,12 @@ from ..images import Limits, expand, name_source, read_names
 from ..jsonl import read_lines
 from ..prompts.answer_format import (
     choose_new_tokens,
-    count_least_characters,
     parse_regex,
     parse_schema,
     to_choices,
 )
 from ..prompts.compose import word
+from ..prompts.shortest import count_least_characters
 from ..prompts.tasks import name_labels, parse_labels, template_name
 from ..prompts.templates import Template, load_template
 from ..results.sidecars import Sidecars

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import AnswerError, UsageError
 from ..files import read_file
 from ..values import AnswerFormat
+from .shortest import count_least_characters, resolve
 
 MAX_SCHEMA_BYTES = 1_000_000
 MAX_DEPTH = 64
@@ -82,6 +83,10 @@ def check_schema(schema: Any) -> AnswerFormat:
     made = AnswerFormat("schema", text)
     _validate(made)
     _open_validator(text)
+    if math.isinf(count_least_characters(made)):
+        raise UsageError(
+            "the schema demands itself within itself, without end", hint="give a way out, such as null"
+        )
     return made
 
 
@@ -160,16 +165,6 @@ def choose_new_tokens(answer_format: AnswerFormat) -> int:
     return 128
 
 
-def count_least_characters(answer_format: AnswerFormat) -> int:
-    """How short an answer of this format can be at all."""
-    if answer_format.kind == "schema":
-        schema = json.loads(answer_format.text)
-        return _least(schema, schema, 0)
-    if answer_format.kind == "choices":
-        return min(map(len, json.loads(answer_format.text)), default=0)
-    return 0
-
-
 def to_grammar(answer_format: AnswerFormat) -> str:
     """The format as llguidance's Lark grammar. A leading space is free: sentencepiece begins words with one."""
     if answer_format.kind == "schema":
@@ -223,7 +218,7 @@ def _bound_tokens(schema: Any, root: Mapping[str, Any], depth: int) -> int:
         return SHORT_STRING_TOKENS
     root = root or schema
     if "$ref" in schema:
-        return _bound_tokens(_resolve(schema["$ref"], root), root, depth + 8)
+        return _bound_tokens(resolve(schema["$ref"], root), root, depth + 8)
     if isinstance(enum := schema.get("enum", [schema["const"]] if "const" in schema else None), list):
         return 4 + max((len(json.dumps(value)) for value in enum), default=0)
     several = [inner for name in ("anyOf", "oneOf") for inner in schema.get(name, ())]
@@ -238,37 +233,6 @@ def _bound_tokens(schema: Any, root: Mapping[str, Any], depth: int) -> int:
     if schema.get("type") in ("number", "integer", "boolean", "null"):
         return 12
     return 4 + int(schema.get("maxLength", SHORT_STRING_TOKENS))
-
-
-def _least(schema: Any, root: Mapping[str, Any], depth: int) -> int:
-    """The characters of the shortest value, or fewer."""
-    if not isinstance(schema, dict) or depth > MAX_DEPTH:
-        return 1
-    if "$ref" in schema:
-        return _least(_resolve(schema["$ref"], root), root, depth + 8)
-    if isinstance(enum := schema.get("enum"), list):
-        return min((len(json.dumps(value, ensure_ascii=False)) for value in enum), default=1)
-    several = [inner for name in ("anyOf", "oneOf") for inner in schema.get(name, ())]
-    if several:
-        return min(_least(inner, root, depth + 1) for inner in several)
-    if schema.get("type") == "object":
-        properties = schema.get("properties", {})
-        required = (name for name in schema.get("required", ()) if isinstance(name, str))
-        return 2 + sum(len(name) + 4 + _least(properties.get(name), root, depth + 1) for name in required)
-    if schema.get("type") == "array":
-        return 2 + int(schema.get("minItems", 0)) * (1 + _least(schema.get("items"), root, depth + 1))
-    if schema.get("type") == "string":
-        return 2 + int(schema.get("minLength", 0))
-    return 1
-
-
-def _resolve(pointer: Any, root: Mapping[str, Any]) -> Any:
-    """What a local reference points to; nothing for one that leads elsewhere."""
-    value: Any = root
-    for step in str(pointer).removeprefix("#").strip("/").split("/"):
-        name = step.replace("~1", "/").replace("~0", "~")
-        value = value.get(name) if isinstance(value, dict) and name else value
-    return value
 
 
 @lru_cache(maxsize=64)  # strangers may send a server as many schemas as they like

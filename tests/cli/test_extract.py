@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from idefics_cli.prompts.answer_format import check_schema
 from tests.scripted import ScriptedBackend
 
 SAMPLES = Path(__file__).parents[2] / "idefics_cli" / "shapes" / "samples"
@@ -111,6 +112,12 @@ def test_formats_may_stand_in_batch_lines_and_templates(run: Any, tmp_path: Path
         (("--schema", "{"), "is not JSON"),
         (("--schema", "none.json"), "No such file"),
         (("--schema", '{"type": "string", "minLength": 9000}', "--max-new-tokens", "50"), "50 tokens"),
+        (("--schema", '{"$ref": "#"}'), "without end"),
+        (
+            ("--schema", '{"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}'),
+            "without end",
+        ),
+        (("--schema", '{"type": "integer", "minimum": 5, "maximum": 3}'), "cannot be enforced"),
         (("--fields", "a, a"), "twice"),
         (("--fields", "a:colour"), "'colour' is not a kind of field"),
         (("--fields", "a", "--schema", "{}"), "one of them"),
@@ -124,6 +131,30 @@ def test_what_cannot_be_kept_to_is_refused_before_a_model_is_loaded(
     assert result.code == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--regex", "(a"), "cannot be enforced"),
+        (("--regex", "a(?=b)"), "cannot be enforced"),
+        (("--regex", "a{5000}", "--max-new-tokens", "10"), "no answer of 10 tokens"),
+    ],
+)
+def test_a_pattern_that_cannot_end_is_refused_before_a_model_is_loaded(
+    run: Any, flags: tuple[str, ...], said: str
+) -> None:
+    result = run("vqa", CIRCLE, "-q", "What?", *flags, "--model", "shapes")
+    assert result.code == 2
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_schema_may_be_within_itself_where_there_is_a_way_out() -> None:
+    leaf = {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}
+    node = {"type": "object", "properties": {"next": leaf}, "required": ["next"]}
+    check_schema({"$ref": "#/$defs/node", "$defs": {"node": node}})
+    check_schema({"type": "array", "items": {"$ref": "#"}})
 
 
 def test_choices_of_several_images_are_counted_at_the_end(run: Any, two_images: Any) -> None:
