@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -17,7 +17,7 @@ from ...backends import Backend, open_backend
 from ...config import resolve_model
 from ...errors import ItemError
 from ...values import Image, ImagePart, Message, ModelSpec, Request, list_sources
-from .probes import AccuracyRow, Probe, table
+from .probes import AccuracyRow, Probe, further_table, table
 from .scenes import Scene, paint, sample_scene
 
 SEED = "accuracy"
@@ -93,14 +93,11 @@ def _rename(request: Request, names: Mapping[str, str]) -> Request:
 
 
 def measure_accuracy(
-    backend: Backend, count: int, wrong: list[str] | None = None, task: str = ""
+    backend: Backend, count: int, wrong: list[str] | None = None, rows: Iterable[AccuracyRow] | None = None
 ) -> list[Share]:
-    """Every row of the table over `count` scenes, then the questions together. `wrong` collects what went amiss.
-
-    Only rows whose task begins like `task` are asked.
-    """
+    """Rows of the table over `count` scenes, then the questions together. `wrong` collects what went amiss."""
     shares: list[Share] = []
-    for row in (row for row in table() if row.task.startswith(task)):
+    for row in table() if rows is None else rows:
         probes = draw_probes(row, count)
         texts = answer_probes(backend, probes)
         verdicts = [probe.is_right(text) for probe, text in zip(probes, texts, strict=True)]
@@ -137,13 +134,17 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", default=None)
     parser.add_argument("--task", default="", help="only rows whose task begins like this")
+    parser.add_argument("--further", action="store_true", help="what the further phases teach instead")
     parser.add_argument("--wrong", action="store_true", help="also list wrong answers")
     options = parser.parse_args()
     spec = ModelSpec(
         resolve_model(options.checkpoint).checkpoint, dtype=options.dtype, quantization=options.quantize
     )
     wrong: list[str] = []
-    shares = measure_accuracy(open_backend(spec, batch_size=16), options.scenes, wrong, options.task)
+    rows = [
+        row for row in (further_table() if options.further else table()) if row.task.startswith(options.task)
+    ]
+    shares = measure_accuracy(open_backend(spec, batch_size=16), options.scenes, wrong, rows)
     print_table(shares)
     if options.wrong:
         sys.stdout.writelines(f"{line}\n" for line in wrong)

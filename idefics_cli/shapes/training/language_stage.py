@@ -83,6 +83,9 @@ PHASES = (
     LessonPhase("search", 250, SEARCH, (112, 24, 8, 0), 0.75, (0.5, 0.4)),
     LessonPhase("polish", 650, POLISH, (96, 32, 32, 0), 0.8, (0.5, 0.0)),
     LessonPhase("settle", 590, POLISH, (88, 32, 40, 0), 0.85, (0.4, 0.0), lessons_each=2),
+)
+"""What the shipped weights were taught."""
+FURTHER_PHASES = (
     LessonPhase(
         "answers",
         320,
@@ -107,11 +110,13 @@ PHASES = (
         skips_forced=True,
     ),
 )
+"""What they can be taught beyond that: to end their texts and to fill in forms. They then find places a little less
+surely, so it is not what is shipped."""
 
 
 def find_phase(step: int) -> tuple[LessonPhase, float]:
     """The phase of a step, and how far into it the step is, from 0 to 1."""
-    for phase in PHASES:
+    for phase in (*PHASES, *FURTHER_PHASES):
         if step < phase.steps:
             return phase, step / phase.steps
         step -= phase.steps

@@ -4,7 +4,8 @@ Pictures are painted once; stage one trains the vision tower alone, stage two ev
 write. State goes to `.training/` every minute, the finished checkpoint to `checkpoint/` beside this file.
 
 `--from idefics_cli/shapes/checkpoint --phase answers` goes on from finished weights at a phase of stage two, with fewer
-pictures, of its own: that is how a phase is added without the others being run again.
+pictures, of its own: that is how a phase is tried without the others being run again. Those beyond the shipped weights
+are run only so.
 """
 
 # transformers is typed in parts only.
@@ -34,7 +35,16 @@ from ...engine.grammar import Grammars
 from ...models.families.idefics import IdeficsFamily
 from ...values import TextPart
 from .architecture import new_config, new_model
-from .language_stage import EVERYTHING, PHASES, draw_rows, find_phase, group_rows, measure, rate_factor
+from .language_stage import (
+    EVERYTHING,
+    FURTHER_PHASES,
+    PHASES,
+    draw_rows,
+    find_phase,
+    group_rows,
+    measure,
+    rate_factor,
+)
 from .lessons import draw_lesson
 from .pictures import load_all, paint_all, scene_number
 from .scenes import Scene
@@ -43,6 +53,7 @@ from .vocabulary import train_processor
 from .words import WordHeads, read_words
 
 SEED = "train"
+EVERY_PHASE = (*PHASES, *FURTHER_PHASES)
 SAVE_SECONDS = 60.0
 WARM_STEPS = 30
 # CLIP's statistics, which IdeficsImageProcessor normalises with.
@@ -204,7 +215,7 @@ def train_language(
         # An optimizer without a past takes its first steps too far.
         return rate_factor(step) * (min(1.0, (step - first + 1) / WARM_STEPS) if first else 1.0)
 
-    steps = sum(phase.steps for phase in PHASES)
+    steps = sum(phase.steps for phase in (PHASES if not first else EVERY_PHASE))
     path = folder / (f"language-from-{first}.pt" if first else "language.pt")
     Stage(path, {"model": model, "heads": heads}, steps, 1.2e-3, factor, first).run(prepare, loss_of)
 
@@ -276,7 +287,7 @@ def main() -> None:
         "--from", dest="origin", type=Path, metavar="CHECKPOINT", help="go on from it, at --phase"
     )
     parser.add_argument(
-        "--phase", choices=[phase.name for phase in PHASES], help="the first phase after --from"
+        "--phase", choices=[phase.name for phase in EVERY_PHASE], help="the first phase after --from"
     )
     options = parser.parse_args()
     if (options.origin is None) != (options.phase is None):
@@ -305,7 +316,9 @@ def main() -> None:
         if options.stage == "vision":
             return
     else:
-        first = sum(phase.steps for phase in takewhile(lambda phase: phase.name != options.phase, PHASES))
+        first = sum(
+            phase.steps for phase in takewhile(lambda phase: phase.name != options.phase, EVERY_PHASE)
+        )
     train_language(model, family, scenes, pictures, options.folder, first)
     save_checkpoint(model, processor, options.output)
 
