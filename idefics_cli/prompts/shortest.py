@@ -21,7 +21,7 @@ def count_least_characters(answer_format: AnswerFormat) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            parsed = re._parser.parse(answer_format.text)  # type: ignore[attr-defined]
+            parsed = re._parser.parse(answer_format.text)
         except (re.error, RecursionError, OverflowError):
             return 0  # not written as Python does
     return int(parsed.getwidth()[0])
