@@ -1,7 +1,7 @@
 """One token for each row straight from a decoder's weights: few and large operators instead of the model's own forward.
 
 Queries, keys and values are one product, gate and up another; positions are rotated from a table. What is not laid out
-like LLaMA, or is quantized or spread over devices, is left to the model.
+like LLaMA, is spread over devices, or is quantized in a way that has no product here, is left to the model.
 """
 
 # torch is typed in parts only.
@@ -20,7 +20,7 @@ from ..models.families.family import Family
 from .cross_attention import CrossLayer, SeenImages, see_images
 from .kv_cache import ROOM_TOKENS
 from .masks import list_windows
-from .matrices import Matrix, choose_kind, is_plain, normalize
+from .matrices import Matrix, can_join, choose_kind, is_plain, normalize
 from .slot_state import SlotState
 
 PLAIN_TEXTS = ("llama", "mistral")
@@ -85,7 +85,7 @@ class DecoderStep:
         if any(hasattr(module, "_hf_hook") for module in model.modules()):
             return None
         crossed = [CrossLayer.list_linears(one) for one in getattr(text, "gated_cross_attn_layers", ())]
-        if not all(is_plain(part) for parts in crossed for part in parts):
+        if not all(can_join(part) for parts in crossed for part in parts):
             return None
         config = family.text_config
         rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
@@ -140,15 +140,17 @@ class DecoderStep:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a layer has the parts of LLaMA's and no others, none of them quantized."""
+    """Whether a layer has the parts of LLaMA's and no others, and there is a product for each."""
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
     names = ("q_proj", "k_proj", "v_proj", "o_proj")
-    parts = [getattr(attention, name, None) for name in names]
-    parts += [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    are_there = all(hasattr(attention, name) for name in names)
+    are_there = are_there and all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj"))
+    if not are_there or not all(can_join(part) for part in _list_linears(layer)):
+        return False
     norms = [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
     is_normal = all(hasattr(norm, "weight") and hasattr(norm, "variance_epsilon") for norm in norms)
     is_normed = getattr(attention, "qk_layer_norms", False) or hasattr(attention, "q_norm")
-    return is_plain(parts) and is_normal and not is_normed
+    return is_normal and not is_normed
 
 
 def _list_linears(layer: Any) -> list[list[Any]]:

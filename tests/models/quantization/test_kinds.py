@@ -138,3 +138,27 @@ def test_int8_names_the_extra_it_needs() -> None:
     spec = ModelSpec(str(checkpoint("idefics")), quantization="int8")
     with pytest.raises(ModelError, match=r"idefics-cli\[int8\]"):
         load_model(spec, open_family(spec))
+
+
+@pytest.mark.skipif(not HAS_QUANTO, reason="quanto is not installed")
+@pytest.mark.parametrize("kind", ["idefics-resampler", "idefics3"])
+def test_a_step_of_eight_bit_weights_is_that_of_the_model(kind: str) -> None:
+    spec = ModelSpec(
+        str(checkpoint(kind)), dtype="bfloat16", quantization="int8", device="cpu", keeps_quantized=False
+    )
+    family = open_family(spec)
+    model = load_model(spec, family)
+    row = family.encode(document(A, "Describe"), [A])
+    told = []
+    for is_fused in (True, False):
+        engine = Engine(model, family)
+        assert engine._step is not None
+        engine._step = engine._step if is_fused else None
+        decoder = engine.open_decoder()
+        work = Continuation(row, Decoding(max_new_tokens=9))
+        (running,) = decoder.admit([work], engine.open_prefix(work, ()))
+        with torch.inference_mode():
+            decoder._cache.begin_step()
+            told.append(decoder._run_step().float())
+        assert running.ids
+    assert (told[0] - told[1]).abs().max() < 0.05 * told[1].abs().max(), "as far as bfloat16 tells"
