@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.constraint import MakeConstraint
 from ..engine.engine import Engine, Work
-from ..engine.flow import Flow
+from ..engine.flow import Flow, Take
 from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
@@ -68,7 +68,7 @@ class LocalBackend:
     def __init__(
         self, spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
     ) -> None:
-        self.batch_size = batch_size or DEFAULT_BATCH_SIZE
+        self.batch_size = batch_size
         self._cache_bytes = cache_bytes
         self._spec = spec
         self.family = self._family = open_family(spec)
@@ -189,7 +189,8 @@ class LocalBackend:
         self, take: TakePrepared
     ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
         """Answer what is taken, each as it ends; None now and then while there is nothing."""
-        tasks, most = PendingTasks(take, self._record), WINDOW_BATCHES * self.batch_size
+        rows = self.batch_size or DEFAULT_BATCH_SIZE
+        tasks, most = PendingTasks(take, self._record), WINDOW_BATCHES * rows
         while (first := tasks.take(most, True)) == []:
             yield None
         if first is None:
@@ -202,7 +203,7 @@ class LocalBackend:
         # Weights are loaded for the first ones, and not if there are none.
         with (
             translated_device_errors(),
-            closing(Flow(self._open_engine(), take_works, self.batch_size).run()) as ended,
+            closing(self._open_flow(take_works, rows).run()) as ended,
         ):
             for pair in ended:
                 if pair is None:
@@ -211,6 +212,10 @@ class LocalBackend:
                     for answered in tasks.end(*pair, most_broken=most):
                         yield answered.prepared, self._read(answered)
             tasks.check()
+
+    def _open_flow(self, take: Take, rows: int) -> Flow:
+        engine = self._open_engine()
+        return Flow(engine, take, rows, engine.most_rows if self.batch_size is None else rows)
 
     def _read(self, answered: Answered) -> Answer | ItemError:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from ..backends import WINDOW_BATCHES, Backend, PreparedRequest, Preview, StreamingBackend
+from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, PreparedRequest, Preview, StreamingBackend
 from ..backends.backend import TakePrepared
 from ..errors import BadItem, ItemError
 from ..images import Limits, decode
@@ -50,7 +50,7 @@ def read_and_answer(backend: Backend, requests: Sequence[Request]) -> list[Resul
     """What a command does: photos are decoded and prepared while the model answers. Raises ItemError."""
     by_id = {str(number): request for number, request in enumerate(requests)}
     items = [Item(number, request.images) for number, request in by_id.items()]
-    window = WINDOW_BATCHES * getattr(backend, "batch_size", 1)
+    window = WINDOW_BATCHES * (getattr(backend, "batch_size", None) or DEFAULT_BATCH_SIZE)
     rows = run(items, lambda item: by_id[item.id], backend, Report(model=""), limits=Limits(), window=window)
     made = list(rows)
     for row in made:
@@ -65,7 +65,7 @@ class SleepingDevice:
     def __init__(self, backend: StreamingBackend, seconds: float) -> None:
         self._backend = backend
         self._seconds = seconds
-        self.batch_size = getattr(backend, "batch_size", 1)
+        self.batch_size = getattr(backend, "batch_size", None) or DEFAULT_BATCH_SIZE
 
     @property
     def spec(self) -> ModelSpec:

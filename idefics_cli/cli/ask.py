@@ -207,7 +207,7 @@ def open_chosen(
         Opening(
             spec,
             name=model.name,
-            batch_size=batch_size,
+            batch_size=settings.decoding.batch_size,
             cache_bytes=settings.cache_bytes,
             timeout_seconds=settings.model.server_timeout,
             wait_seconds=settings.model.server_wait,

@@ -45,6 +45,8 @@ CACHE_SHARE = {"cpu": 1 / 8, "cuda": 1 / 4}
 BATCH_SHARE = 0.4
 PASS_TOKENS = {"cpu": 16, "cuda": 256}
 """What a pass costs besides its tokens, in tokens: the weights are read once whatever is computed."""
+MOST_ROWS = {"cpu": 32, "cuda": 256}
+"""Where nobody said how many: more gain next to nothing, and the memory of their tokens is bounded besides."""
 RECENT_PROMPTS = 8
 
 
@@ -79,6 +81,7 @@ class Engine:
         self._store: LRUCache[Any, Any] = LRUCache(int(free * share) if cache_bytes is None else cache_bytes)
         self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
         self._pass_tokens = PASS_TOKENS[kind]
+        self.most_rows = MOST_ROWS[kind]
         self._step = DecoderStep.open(model, family)
         self._graphs = StepGraphs(self._device)
         self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)

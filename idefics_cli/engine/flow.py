@@ -24,6 +24,8 @@ from .running_row import RunningRow
 
 WAITING_BATCHES = 2
 """How many batches' worth of works wait here, so that alike ones are put together."""
+PATIENCE = 16
+"""How often as many rows as there may be have to fit before more are tried, where more did not fit before."""
 JOIN_SHARE = 4
 """One part in so many of the rows must be free before others join: each time they do costs a pass of its own."""
 
@@ -42,13 +44,15 @@ class _Planned:
 
 
 class Flow:
-    """The works of one run, at most `rows` of them written at a time."""
+    """The works of one run, at most `rows` of them written at a time; where there may be `most`, more as they fit."""
 
-    def __init__(self, engine: Engine, take: Take, rows: int) -> None:
+    def __init__(self, engine: Engine, take: Take, rows: int, most: int | None = None) -> None:
         self._engine = engine
         self._take = take
-        self._most = rows
+        self._most = most or rows
         self._rows = rows
+        self._patience = 1
+        self._full_joins = 0
         self._planned: deque[_Planned] = deque()
         self._decoder = engine.open_decoder() if engine.has_slots else None
         self._shared: dict[int, int] = {}
@@ -87,7 +91,7 @@ class Flow:
         if self._is_last or len(waiting) >= self._rows:
             return
         is_idle = not waiting and not self._running
-        works = self._take(WAITING_BATCHES * self._most - len(waiting), is_idle)
+        works = self._take(WAITING_BATCHES * self._rows - len(waiting), is_idle)
         if works is None:
             self._is_last = True
         elif works:
@@ -134,16 +138,27 @@ class Flow:
             self._shared[id(row)] = planned.prefix.reused if is_first else planned.prefix.length
         planned.is_begun = True
         self._drop(planned, len(works))
+        self._grow()
         yield from self._finish(row for row in rows if row.is_ended)
+
+    def _grow(self) -> None:
+        """More rows, once all that there may be have fitted; where others did not, only after a while."""
+        self._full_joins += len(self._running) >= self._rows
+        if self._full_joins >= self._patience:
+            self._rows, self._full_joins = min(self._most, 2 * self._rows), 0
+
+    def _fail(self, rows: int) -> None:
+        """Fewer rows, as so many did not fit."""
+        self._rows, self._full_joins, self._patience = rows, 0, PATIENCE
 
     def _make_do(self, planned: _Planned, count: int) -> Iterator[tuple[Work, Done | ItemError]]:
         """Less at a time, where so many works did not fit beside those that are running."""
         planned.prefix = None
         running = len(self._running)
         if count > 1:
-            self._rows = running + count // 2
+            self._fail(running + count // 2)
         elif running:
-            self._rows = running
+            self._fail(running)
         else:
             first = planned.works[0]
             self._drop(planned, 1)
@@ -184,7 +199,7 @@ class Flow:
         for row in rows[(len(rows) + 1) // 2 :]:
             self._decoder.evict(row)
             self._planned.appendleft(_Planned([row.work], ()))
-        self._rows = len(self._running)
+        self._fail(len(self._running))
 
     def _drop(self, planned: _Planned, count: int) -> None:
         """Let go of the first works of the first batch."""

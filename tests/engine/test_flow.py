@@ -199,3 +199,25 @@ def test_rows_that_move_together_keep_their_tokens(kind: str) -> None:
     finally:
         family.stop_ids = own_stops
     assert [one.outcome.generation for one in done if isinstance(one, Done)] == plain
+
+
+def test_rows_become_more_while_they_fit_and_fewer_where_they_do_not() -> None:
+    family, model = opened("idefics3")
+    works = [work_of("idefics3", (index % 16, 0, 13)) for index in range(60)]
+    held: list[int] = []
+
+    def widths(tokens: int) -> int:
+        """The most rows at a time where no more tokens than these fit."""
+        engine = Engine(model, family)
+        engine._step = None
+        given_works = iter([works[first : first + 4] for first in range(0, len(works), 4)])
+        with short_of_memory(model, tokens):
+            flow = Flow(engine, lambda *_: next(given_works, None), 2, 16)
+            for _ in flow.run():
+                held.append(flow._rows)
+        return max(held)
+
+    assert widths(100_000) == 16
+    held.clear()
+    assert widths(400) < 16
+    assert min(held) < max(held), "they grew and gave way"

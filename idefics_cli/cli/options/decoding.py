@@ -49,7 +49,12 @@ class DecodingOptions(Panel):
     seed: Annotated[int | None, _draw("seed", "Seed for sampling")] = None
     batch_size: Annotated[
         int | None,
-        option("--batch-size", panel=DECODING, min=1, help="Requests answered at a time."),
+        option(
+            "--batch-size",
+            panel=DECODING,
+            min=1,
+            help="Requests answered at a time, at most; without it as many as memory holds, up to 32 or on a GPU 256.",
+        ),
         Fact.HANDED_ON,
     ] = None
     cache_memory: Annotated[
