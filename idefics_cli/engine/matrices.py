@@ -43,7 +43,7 @@ def is_plain(linears: Sequence[Any]) -> bool:
 
 def can_join(linears: Sequence[Any]) -> bool:
     """Whether these can be one product here."""
-    return is_plain(linears) or all(_is_int8(one) for one in linears)
+    return is_plain(linears) or all(map(_is_int8, linears)) or all(map(_is_four_bit, linears))
 
 
 def choose_kind(parts: Sequence[Sequence[Any]]) -> MatrixKind:
@@ -52,9 +52,9 @@ def choose_kind(parts: Sequence[Sequence[Any]]) -> MatrixKind:
     packs = bool(whole) and _can_pack(whole[0], sum(weight.nbytes for weight in whole))
 
     def make(part: Sequence[Any]) -> Matrix:
-        if not is_plain(part):
-            return _join_int8(part)
-        return _pack(part) if packs else _leave(part)
+        if is_plain(part):
+            return _pack(part) if packs else _leave(part)
+        return _join_int8(part) if _is_int8(part[0]) else _join_results(part)
 
     return make
 
@@ -67,6 +67,21 @@ def _is_int8(linear: Any) -> bool:
         return False
     is_of_rows = data.dtype == torch.int8 and scale.dtype == torch.bfloat16 and scale.numel() == len(data)
     return is_of_rows and data.device.type == "cpu" and getattr(linear, "activation_qtype", None) is None
+
+
+def _is_four_bit(linear: Any) -> bool:
+    """Whether bitsandbytes holds it in four bits on a CPU, whose product of one row is twice as fast as a whole one."""
+    is_one = type(linear).__module__.startswith("bitsandbytes.") and type(linear).__name__ == "Linear4bit"
+    return is_one and linear.bias is None and linear.weight.device.type == "cpu"
+
+
+def _join_results(parts: Sequence[Any]) -> Matrix:
+    """Each multiplied as its library does."""
+
+    def multiply(hidden: Tensor) -> Tensor:
+        return torch.cat([part(hidden) for part in parts], dim=-1) if len(parts) > 1 else parts[0](hidden)
+
+    return multiply
 
 
 def _join_int8(parts: Sequence[Any]) -> Matrix:

@@ -53,7 +53,7 @@ class DecodingOptions(Panel):
             "--batch-size",
             panel=DECODING,
             min=1,
-            help="Requests answered at a time, at most; without it as many as memory holds, up to 32 or on a GPU 256.",
+            help="Requests answered at a time, at most.",
         ),
         Fact.HANDED_ON,
     ] = None

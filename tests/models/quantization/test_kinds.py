@@ -140,11 +140,15 @@ def test_int8_names_the_extra_it_needs() -> None:
         load_model(spec, open_family(spec))
 
 
-@pytest.mark.skipif(not HAS_QUANTO, reason="quanto is not installed")
 @pytest.mark.parametrize("kind", ["idefics-resampler", "idefics3"])
-def test_a_step_of_eight_bit_weights_is_that_of_the_model(kind: str) -> None:
+@pytest.mark.parametrize("quantization", [ALL[0], ALL[2]])
+def test_a_step_of_quantized_weights_is_that_of_the_model(kind: str, quantization: str) -> None:
     spec = ModelSpec(
-        str(checkpoint(kind)), dtype="bfloat16", quantization="int8", device="cpu", keeps_quantized=False
+        str(checkpoint(kind)),
+        dtype="bfloat16",
+        quantization=quantization,
+        device="cpu",
+        keeps_quantized=False,
     )
     family = open_family(spec)
     model = load_model(spec, family)
