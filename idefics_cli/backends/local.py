@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.constraint import MakeConstraint
 from ..engine.engine import Engine, Work
-from ..engine.flow import Flow, Take
+from ..engine.flow import Flow
 from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..models.devices import translated_device_errors
 from ..models.families.family import Encoded
-from ..models.families.placeholder_family import PIXEL_CACHE_BYTES, PlaceholderFamily
+from ..models.families.placeholder_family import PIXEL_CACHE_BYTES, PIXEL_PART, PlaceholderFamily
 from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
@@ -57,9 +57,6 @@ if TYPE_CHECKING:
     from ..engine.grammar import Grammars
 
 log = logging.getLogger(__name__)
-
-PIXEL_PART = 4
-"""One part in so many of what may be kept is for images that are prepared."""
 
 
 class LocalBackend:
@@ -203,7 +200,7 @@ class LocalBackend:
         # Weights are loaded for the first ones, and not if there are none.
         with (
             translated_device_errors(),
-            closing(self._open_flow(take_works, rows).run()) as ended,
+            closing(Flow(self._open_engine(), take_works, rows, grows=not self.batch_size).run()) as ended,
         ):
             for pair in ended:
                 if pair is None:
@@ -212,10 +209,6 @@ class LocalBackend:
                     for answered in tasks.end(*pair, most_broken=most):
                         yield answered.prepared, self._read(answered)
             tasks.check()
-
-    def _open_flow(self, take: Take, rows: int) -> Flow:
-        engine = self._open_engine()
-        return Flow(engine, take, rows, engine.most_rows if self.batch_size is None else rows)
 
     def _read(self, answered: Answered) -> Answer | ItemError:
         try:

@@ -44,12 +44,12 @@ class _Planned:
 
 
 class Flow:
-    """The works of one run, at most `rows` of them written at a time; where there may be `most`, more as they fit."""
+    """The works of one run, at most `rows` of them written at a time; more and more as they fit, if it `grows`."""
 
-    def __init__(self, engine: Engine, take: Take, rows: int, most: int | None = None) -> None:
+    def __init__(self, engine: Engine, take: Take, rows: int, *, grows: bool = False) -> None:
         self._engine = engine
         self._take = take
-        self._most = most or rows
+        self._most = max(rows, engine.most_rows) if grows else rows
         self._rows = rows
         self._patience = 1
         self._full_joins = 0

@@ -212,12 +212,12 @@ def test_rows_become_more_while_they_fit_and_fewer_where_they_do_not() -> None:
         engine._step = None
         given_works = iter([works[first : first + 4] for first in range(0, len(works), 4)])
         with short_of_memory(model, tokens):
-            flow = Flow(engine, lambda *_: next(given_works, None), 2, 16)
+            flow = Flow(engine, lambda *_: next(given_works, None), 2, grows=True)
             for _ in flow.run():
                 held.append(flow._rows)
         return max(held)
 
-    assert widths(100_000) == 16
+    assert widths(100_000) == 32
     held.clear()
     assert widths(400) < 16
     assert min(held) < max(held), "they grew and gave way"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PIXEL_CACHE_BYTES = 256 * 1024 * 1024
 """At most, for images that are prepared: more than are shown again soon."""
+PIXEL_PART = 4
+"""One part in so many of what may be kept is for them, where that is bounded."""
 LABEL_SETS = 16
 """How many sets of labels stay tokenised: one is enough for a folder of images that cost alike."""
 
