@@ -70,6 +70,11 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
         raise work.nothing
     is_single = len(head) == 1 and not work.is_stream
     output = choose_output(work, settings.output, is_single=is_single)
+    others = []
+    if settings.output.also:
+        from .convert import choose_forms, make_others
+
+        others = choose_forms(output, settings)
     index, shards = settings.shard
     own = work.share(index, shards) if work.share is not None and shards > 1 else None
     items: Iterable[Item] = check_sidecars(
@@ -117,10 +122,13 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
                     raise _describe_loss(error, tally, sinks) from error
     for line in sinks.describe_kept():
         settings.talk.note(line)
+    is_whole = not (interrupts.were_heard or tally.was_stopped)
     if output.table is not None:
         from .convert import make_table
 
-        make_table(output, settings, is_whole=not (interrupts.were_heard or tally.was_stopped))
+        make_table(output, settings, is_whole=is_whole)
+    if others and is_whole:
+        make_others(others, output, settings)
     _conclude(tally, sinks, work, settings, was_interrupted=interrupts.were_heard)
 
 

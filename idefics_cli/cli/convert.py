@@ -17,6 +17,7 @@ from .output import Output, tell_failure
 from .settings import Settings
 
 _COPY_BYTES = 1 << 20
+_FORMS: dict[str, FormName] = {".csv": "csv", ".parquet": "parquet"}
 
 
 def convert_rows(rows: str, form: FormName, columns: str | None, settings: Settings) -> None:
@@ -42,6 +43,32 @@ def make_table(output: Output, settings: Settings, *, is_whole: bool) -> None:
         _write_table(rows, form, table, [], settings, tell=lambda line, why: None)
     else:
         settings.talk.note(f"{table} is made when all is answered; what there is by now is in {rows}")
+
+
+def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, Path]]:
+    """The tables that are made besides, each with its form. Raises UsageError for one that could not be."""
+    chosen: list[tuple[FormName, Path]] = []
+    for name in settings.output.also or ():
+        form: FormName = (
+            "imagefolder" if name.endswith("/") else _FORMS.get(Path(name).suffix.lower(), "jsonl")
+        )
+        if form == "jsonl":
+            raise UsageError(
+                f"--also {name} is no table by its name", hint="name a .csv, a .parquet or a folder/"
+            )
+        if output.path is None or not output.format.traits.can_resume:
+            raise UsageError("--also makes tables of rows that are kept", hint="add --output rows.jsonl")
+        is_replaced = output.path.exists() or settings.output.existing == "overwrite"
+        check_form(form, Path(name), is_replaced=is_replaced)
+        chosen.append((form, Path(name)))
+    return chosen
+
+
+def make_others(forms: list[tuple[FormName, Path]], output: Output, settings: Settings) -> None:
+    """Make the tables that are wanted besides, of the same rows."""
+    for form, table in forms:
+        if output.path is not None and output.path.exists():
+            _write_table(output.path, form, table, [], settings, tell=lambda line, why: None)
 
 
 def _write_table(

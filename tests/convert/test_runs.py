@@ -108,3 +108,17 @@ def test_what_could_not_be_made_is_told_before_a_model_is_loaded(
         assert words in result.stderr
     assert (tmp_path / "mine.csv").read_text() == "mine"
     assert run("models", "list", "--format", "csv").code == 2
+
+
+def test_several_tables_are_made_of_the_rows_of_one_run(run: Program, pictures: Path, tmp_path: Path) -> None:
+    rows, table, folder = tmp_path / "rows.jsonl", tmp_path / "t.csv", tmp_path / "train"
+    command = ("caption", pictures, "-o", rows, "--also", table, "--also", f"{folder}/", *MODEL)
+    assert run(*command, backend=ScriptedBackend()).code == 0
+    assert (len(read_rows(rows)), len(read_ids(table)), len(list((folder / "images").iterdir()))) == (3, 3, 3)
+    backend = ScriptedBackend()
+    assert run(*command, backend=backend).code == 0
+    assert backend.requests == []
+    for arguments in (("--also", table), ("-o", rows, "--also", "t.xlsx"), ("-o", rows, "--also", tmp_path)):
+        backend = ScriptedBackend()
+        result = run("caption", pictures, *arguments, *MODEL, backend=backend)
+        assert (result.code, result.stderr.count("\n"), backend.requests) == (2, 1, []), result.stderr

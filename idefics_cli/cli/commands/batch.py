@@ -23,6 +23,7 @@ _FOR_ONE_TASK = (
     "sidecar",
     "sidecar_name",
     "write_metadata",
+    "also",
     "overwrite_foreign",
     *("table", "image_column", "id_column", "where"),
 )

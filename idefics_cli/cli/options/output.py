@@ -32,6 +32,15 @@ class OutputOptions(Panel):
             help="Write the results to a file; {shard} in its name is the part, as 2-of-4.",
         ),
     ] = None
+    also: Annotated[
+        list[str] | None,
+        option(
+            "--also",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Make a table of the rows too: a .csv, a .parquet, or a folder/ to train from (repeatable).",
+        ),
+    ] = None
     existing: Annotated[
         Literal["resume", "retry-errors", "retry-changed", "retry-unsure", "accept-errors", "overwrite"]
         | None,
