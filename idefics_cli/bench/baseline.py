@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Family
 from ..models.loading import load_model, open_family
-from ..values import Image, ModelSpec, Request, Style, list_sources
+from ..values import Choice, Image, ModelSpec, Request, Style, list_sources
 from .arms import ArmAnswer
 
 
@@ -93,7 +94,8 @@ class Script:
 
     def _score(self, inputs: dict[str, Any], lengths: Sequence[int]) -> list[float]:
         """The summed log-probability of the last `lengths` tokens of each row."""
-        if self.family.has_prefixes:
+        # Images that lie in three dimensions are placed by the model.
+        if self.family.has_prefixes and "mm_token_type_ids" not in inputs:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         longest = max(lengths)
         logits = self.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
@@ -106,7 +108,7 @@ class Script:
 
     def _process(self, rows: Sequence[tuple[Request, str]], images: Mapping[str, Image]) -> dict[str, Any]:
         """The checkpoint's own processor, called as its documentation says, on prompts and what continues them."""
-        texts = [self._continue(self.family.render(request.prompt), words) for request, words in rows]
+        texts = [self._word(request, words, images) for request, words in rows]
         pictures = [[images[source].pixels for source in list_sources(request.prompt)] for request, _ in rows]
         # Some tokenizers begin the text themselves.
         bos = self.family.tokenizer.bos_token or ""
@@ -115,6 +117,12 @@ class Script:
         options = self.family.call_processor(texts, pictures, adds_bos=adds_bos)
         inputs = self.family.processor(**options, return_tensors="pt")
         return dict(inputs.to(self.model.device, self.model.dtype))
+
+    def _word(self, request: Request, words: str, images: Mapping[str, Image]) -> str:
+        if not words or not isinstance(self.family, ChatTemplateFamily):
+            return self._continue(self.family.render(request.prompt), words)
+        own = [images[source] for source in list_sources(request.prompt)]
+        return self.family.write_choices(request.prompt, own, [Choice(words, words)])[0]
 
     def _continue(self, text: str, words: str) -> str:
         """A label after a prompt: as it is after a document, one space before and an end after in a conversation."""

@@ -103,7 +103,7 @@ class ChatTemplateFamily(Family):
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
     ) -> tuple[Encoded, ...]:
         """The prompt with each of the labels after it. What is prepared of the images is one for all of them."""
-        texts = self._continue(prompt, images, choices)
+        texts = self.write_choices(prompt, images, choices)
         whole = self._encode_text(texts[0], images)
         # Nothing merges across a special token, so what is before the last one is encoded only once.
         common = _find_common(min(texts), max(texts))
@@ -148,7 +148,7 @@ class ChatTemplateFamily(Family):
         padding = values.new_full((1, width - length, *values.shape[2:]), fill)
         return torch.cat([padding, values], dim=1)
 
-    def _continue(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> list[str]:
+    def write_choices(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> list[str]:
         """The texts of a prompt with each label as the assistant's finished turn, up to the token that ends it."""
         check_images(lay_out(prompt, strip_turns=False), images)
         labels = [choice.continuation.strip() for choice in choices]

@@ -62,7 +62,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
     def encode_choices(
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
     ) -> tuple[Encoded, ...]:
-        return self._encode_all(self._continue(prompt, images, choices), images)
+        return self._encode_all(self.write_choices(prompt, images, choices), images)
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         return PlaceholderFamily.collate(self, rows)
