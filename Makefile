@@ -42,7 +42,8 @@ test-cluster: $(READY) ## a run on a Ray cluster of three nodes on this machine,
 	$(BIN)/python -m pytest -m cluster tests/backends/cluster
 
 soak: $(READY) ## the long tests: 10,000 images, 10,000 calls, fifty kills, half an hour of mutants, how busy the model is kept
-	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/backends tests/cli tests/serve tests/models/test_folder_check.py tests/scale tests/review tests/images tests/records
+	$(BIN)/python -m pytest -m slow -s tests/test_soak.py tests/backends tests/cli tests/serve tests/models/test_folder_check.py tests/scale tests/review tests/images tests/records \
+		tests/engine/test_cost.py tests/shapes/test_calibration.py
 
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .
