@@ -32,6 +32,7 @@ from .misread import (
 )
 from .opening import Opened
 from .pixels import DEEP_CHANNELS, OPAQUE
+from .png_colours import note_colours
 from .restarts import reaches_last_interval
 
 MAX_PAGES = 64
@@ -100,6 +101,8 @@ def _load(reading: Reading, file: IO[bytes]) -> PIL.Image.Image:
         image = whole
     check_size(*image.size, reading.name, reading.limits)  # an icon's header may lie about the picture inside
     _mend(image, reading.head)
+    if image.format == "PNG":
+        note_colours(image, reading.opened.file, reading.name, reading.notes)
     return image
 
 

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ImageCms
 
+from idefics_cli.errors import SourceError
 from idefics_cli.images import Limits, decode
 from tests.images.matrix import chunk, colours, greys, quantize
 
@@ -173,3 +174,55 @@ def test_a_profile_comes_before_gamma() -> None:
     data = data[:header_end] + chunk(b"gAMA", struct.pack(">I", 100_000)) + data[header_end:]
     pixels, _ = read(data)
     assert np.abs(pixels - meant(stored.astype(float), "Adobe RGB")).mean() <= 1
+
+
+P3_TO_SRGB = (
+    (1.2249401762805598, -0.2249401762805597, 0.0),
+    (-0.0420569547096881, 1.042056954709688, 0.0),
+    (-0.0196375545903344, -0.0786360455506319, 1.0982736001409663),
+)
+"""Of linear values: Display P3 to sRGB, as CSS Color 4 publishes it (section 18)."""
+
+
+def with_chunks(data: bytes, *chunks: bytes) -> bytes:
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def from_p3(stored: Any) -> Any:
+    values = stored / 255
+    linear = (
+        np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        @ np.array(P3_TO_SRGB).T
+    )
+    linear = linear.clip(0, 1)
+    return 255 * np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def test_a_png_may_tell_its_colours_by_a_code() -> None:
+    stored = quantize(colours(), 8)
+    plain = encode(stored, "PNG")
+    pixels, notes = read(with_chunks(plain, chunk(b"cICP", bytes((12, 13, 0, 1)))))
+    assert np.abs(pixels - from_p3(stored)).mean() <= 1
+    assert not notes
+    pixels, _ = read(with_chunks(plain, chunk(b"cICP", bytes((1, 13, 0, 1)))))
+    assert (pixels == stored).all()
+    profiled = encode(stored, "PNG", icc_profile=rgb_profile("Adobe RGB"))
+    pixels, _ = read(with_chunks(profiled, chunk(b"cICP", bytes((1, 13, 0, 1)))))
+    assert (pixels == stored).all(), "the code comes before the profile"
+    _, notes = read(with_chunks(plain, chunk(b"cICP", bytes((77, 13, 0, 1)))))
+    assert notes == ("the colour coding 77/13 is unknown; the colours are used as they are stored",)
+    for transfer, name in ((16, "PQ"), (18, "HLG")):
+        with pytest.raises(SourceError, match=f"HDR PNG \\({name}\\)"):
+            read(with_chunks(plain, chunk(b"cICP", bytes((9, transfer, 0, 1)))))
+
+
+def test_a_png_may_tell_its_primaries() -> None:
+    stored = quantize(colours(), 8)
+    p3 = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+    primaries = chunk(b"cHRM", struct.pack(">8I", *p3))
+    pixels, _ = read(with_chunks(encode(stored, "PNG"), primaries))
+    assert np.abs(pixels - from_p3(stored)).mean() <= 1
+    pixels, _ = read(with_chunks(encode(stored, "PNG"), primaries, chunk(b"sRGB", b"\0")))
+    assert (pixels == stored).all()
+    _, notes = read(with_chunks(encode(stored, "PNG"), chunk(b"cHRM", bytes(32))))
+    assert notes == ("its primaries are no colours; the colours are used as they are stored",)
