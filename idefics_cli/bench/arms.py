@@ -1,4 +1,4 @@
-"""What the arms of the benchmark have in common: each answers the same requests in a way of its own."""
+"""What the arms of the benchmark have in common: each answers the same requests in its own way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ArmAnswer:
 
 
 class ArmBackend(Protocol):
-    """An arm at work: whoever answers requests in some way of its own."""
+    """An arm: answers requests in its own way."""
 
     @property
     def style(self) -> Style: ...

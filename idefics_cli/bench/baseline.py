@@ -1,6 +1,6 @@
 """What a person writes with transformers alone: a processor call and `generate`, nothing shared, nothing kept.
 
-The yardstick of the engine. One request a call is the task guide's loop; several are a batch made by hand.
+The baseline for the engine. One request a call is the task guide's loop; several are a batch made by hand.
 """
 
 # transformers is typed in parts only.

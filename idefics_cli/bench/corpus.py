@@ -1,6 +1,6 @@
 """What the workloads say: captions of the shots, questions, labels like the names of classes.
 
-Also the corpus of a tokenizer that is made on the spot.
+Also the corpus for the tokenizer of random checkpoints.
 """
 
 from __future__ import annotations
@@ -75,6 +75,6 @@ def list_labels(count: int) -> tuple[str, ...]:
 
 
 def list_corpus() -> list[str]:
-    """Text for a tokenizer. The nouns of the labels come seldom, so that they are made of pieces."""
+    """Text for a tokenizer. The nouns of the labels are rare, so that they become several tokens."""
     often = [*CAPTIONS, *QUESTIONS, *(f" a photo of a {kind} thing." for kind in KINDS)]
     return often * _OFTEN + [f" {noun}" for noun in NOUNS]

@@ -1,7 +1,7 @@
-"""How fast answers are written, alone and in a batch, and which part of the machine's copy rate that reaches.
+"""How fast answers are generated, alone and in a batch, and which part of the machine's copy rate that reaches.
 
 A step of decoding reads the weights once, however many rows it serves: those bytes a second are set against what the
-machine copies. The keys and values that a step reads as well are left out, so the share is a little more than told.
+machine copies. The keys and values that a step reads as well are left out, so the real share is a little higher.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class DecodingSpeed:
-    """What was measured. `read_bytes` is what a step reads of the weights."""
+    """The measured values. `read_bytes` are the bytes of weights that a step reads."""
 
     device: str
     dtype: str

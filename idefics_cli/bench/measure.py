@@ -43,7 +43,7 @@ WARM_LABELS = 20
 
 @dataclass(frozen=True, slots=True)
 class ArmJob:
-    """What is to be measured. A probe of the machine takes the same but looks at no workload."""
+    """What to measure. A probe of the machine takes the same, but uses no workload."""
 
     spec: ModelSpec
     workload: Workload
@@ -56,7 +56,7 @@ class ArmJob:
 
 @dataclass(frozen=True, slots=True)
 class ArmOutcome:
-    """What a job came to. With a `failure` there is nothing else."""
+    """The outcome of a job. With a `failure` it has no other values."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
@@ -149,7 +149,7 @@ class _Engine:
 def _stream(
     backend: StreamingBackend, requests: Sequence[Request], images: Mapping[str, Image]
 ) -> list[ArmAnswer]:
-    """As a run does, but for the threads that prepare: here all of it is on the clock."""
+    """As in a run, but without threads that prepare: here all work is timed."""
     waiting = deque(requests)
     order: list[PreparedRequest] = []
 

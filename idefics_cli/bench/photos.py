@@ -26,7 +26,7 @@ QUALITY = 90
 
 
 class PhotoFiles(Mapping[str, Image]):
-    """Photos by the names of their files, decoded anew whenever one is asked for."""
+    """Photos by the names of their files, decoded again at each access."""
 
     def __init__(self, images: Mapping[str, Image], *, are_large: bool) -> None:
         """Write pictures to the files that they are called."""

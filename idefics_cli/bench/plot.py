@@ -1,4 +1,4 @@
-"""The table as a picture: a group of bars for each workload, shorter is better. Drawn with Pillow alone."""
+"""The table as a chart: a group of bars for each workload, shorter is better. Drawn with Pillow alone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def check_plot(path: Path) -> None:
-    """Find out before an hour of measuring that the picture could not be kept."""
+    """Check, before an hour of measuring, that the chart can be written."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
-            f"--plot {path} is no picture", hint=f"name it {', '.join('*' + one for one in FORMATS)}"
+            f"--plot {path} is not an image file", hint=f"name it {', '.join('*' + one for one in FORMATS)}"
         )
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", hint="make it first")

@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs: comparisons, a table, one JSON line.
+"""The measured values, for people and for programs: comparisons, a table, one JSON line.
 
 Pure. The arms agree when every text is the same and no score differs by more than `TOLERANCE`.
 """
@@ -25,7 +25,7 @@ HEADINGS = ("workload", "arm", "seconds", "images/s", "x guide", "x batch", "pro
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A workload as it ran, on so many images, and what each arm made of it."""
+    """A workload, the number of its images, and the outcome of each arm."""
 
     workload: Workload
     images: int
@@ -81,10 +81,10 @@ def _compare(line: Line) -> Iterator[str]:
             texts += ours.text.strip() != theirs.text.strip()
         total = len(expected.replies)
         if texts:
-            yield f"{line.workload.name}: {texts} of {total} answers of {arm} are not those of {reference}"
+            yield f"{line.workload.name}: {texts} of {total} answers of {arm} differ from those of {reference}"
         if scores:
             yield (
-                f"{line.workload.name}: the scores of {scores} of {total} rankings of {arm} are not those of "
+                f"{line.workload.name}: the scores of {scores} of {total} rankings of {arm} differ from those of "
                 f"{reference}, by up to {gap:.2g}"
             )
 
@@ -112,7 +112,7 @@ def to_json(lines: Sequence[Line], setting: Setting) -> str:
 
 
 def _round(value: Any) -> Any:
-    """Figures as far as they mean something."""
+    """Figures with as many digits as are significant."""
     if isinstance(value, dict):
         return {key: _round(one) for key, one in value.items()}
     if isinstance(value, list):

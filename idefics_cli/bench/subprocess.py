@@ -1,4 +1,4 @@
-"""Work done in a fresh process, which neither outlives this one nor hears its Ctrl-C.
+"""Work done in a fresh process, which ends with this one and ignores its Ctrl-C.
 
 Where it is safe the process is forked from one that has torch imported already.
 """
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Runs(Protocol):
-    """Who does a piece of work: `run_in_child`, or a test that wants it done here."""
+    """How a piece of work is done: by `run_in_child`, or in this process by a test."""
 
     def __call__(self, work: Callable[[ArmJob], T], job: ArmJob, /) -> T: ...
 
@@ -61,7 +61,7 @@ def run_in_child(work: Callable[[ArmJob], T], job: ArmJob) -> T:
     except EOFError:
         code = _wait_for_code(child)
         if 0 <= code < SERVER_ENDED:
-            raise RuntimeError("a measurement failed, as told above") from None
+            raise RuntimeError("a measurement failed; its error is above") from None
         raise AnswerError(
             "the system ended the process" + (f" with signal {-code}" if code < 0 else ""),
             code="out_of_memory",
@@ -87,7 +87,7 @@ def _wait_for_code(child: Any) -> int:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started here never hear Ctrl-C; this one hears the next and ends them."""
+    """Processes started here ignore Ctrl-C; this process gets it and ends them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -108,7 +108,7 @@ def _work(work: Callable[[ArmJob], object], job: ArmJob, sender: Connection) -> 
 
 
 def _end_with_parent() -> None:
-    """However the parent went, nobody waits for the result."""
+    """End this process when its parent has ended: nobody waits for the result then."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

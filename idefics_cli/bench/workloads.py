@@ -46,7 +46,7 @@ class Workload:
     is_read: bool = False
     """Whether its pictures are photos in files, to be read while the clock runs."""
     device_seconds: float = 0.0
-    """What a stand-in for the model takes for an answer, where there is one: all photos are large then."""
+    """The seconds of a simulated device for an answer, where there is one; then all photos are large."""
     compared: bool = True
     """Whether the other arms run it too; a thousand full prompts an image would take them hours."""
 

@@ -45,7 +45,7 @@ COMMANDS = (
 
 HELP_OPTIONS = ["-h", "--help"]
 VARIABLES = {f"IDEFICS_{name}_DIR" for name in ("CONFIG", "CACHE", "STATE", "RUNTIME")}
-"""What is read from the environment and is no option."""
+"""Variables that are read from the environment and are not options."""
 MEANT = {
     **dict.fromkeys(("describe", "alt", "alt-text", "captions", "caption-image"), "caption"),
     **dict.fromkeys(("ask", "question", "answer"), "vqa"),
@@ -53,7 +53,7 @@ MEANT = {
     **dict.fromkeys(("pull", "download", "install"), "models pull"),
     **{"list": "models list", "server": "serve", "version": "--version", "ocr": "run ocr"},
 }
-"""What people write who have not read the help yet, and the command that does it."""
+"""Words that new users try, and the command that does it."""
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic"}
 
 
@@ -72,7 +72,7 @@ def about(
 
 
 def open_app(names: Sequence[str] = COMMANDS) -> typer.Typer:
-    """The program with these of its commands: building all takes longer than the help of one."""
+    """The program with only these commands: building all of them takes longer than showing one's help."""
     app = typer.Typer(
         name="idefics",
         help="Ask vision-language models about images. Results go to stdout, messages go to stderr.",
@@ -138,7 +138,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 
 def _find_help(root: Any, arguments: Sequence[str]) -> str | None:
-    """The help of a command that nothing else is said to. Parsing even this would import pydantic."""
+    """The help of a command that is called with --help alone. Parsing the options would import pydantic."""
     *names, last = arguments
     if last not in HELP_OPTIONS:
         return None
@@ -153,7 +153,7 @@ def _find_help(root: Any, arguments: Sequence[str]) -> str | None:
 
 
 def _check_environment(root: Any) -> None:
-    """Say of a variable of ours that nothing reads, which one was meant."""
+    """Warn of IDEFICS_* variables that nothing reads, and name the one that was probably meant."""
     ours = (
         {name for name in os.environ if name.startswith("IDEFICS_")} - VARIABLES - set(_list_variables(root))
     )
@@ -172,7 +172,7 @@ def _list_variables(command: Any) -> Iterator[str]:
 
 
 def _check_command(arguments: Sequence[str]) -> None:
-    """Raise where the first word is no command but what another one takes."""
+    """Raise UsageError if the first word is not a command but an image, or a word for a command."""
     first = arguments[0] if arguments else ""
     if not first or first.startswith("-") or first in COMMANDS:
         return
@@ -185,7 +185,7 @@ def _check_command(arguments: Sequence[str]) -> None:
 
 
 def _describe(error: typer.TyperException, config_path: object) -> str:
-    """A usage error in one line: what, from where if not from the command line, and where to read on."""
+    """A usage error in one line: what, from where if not from the command line, and which help to read."""
     message = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     param = getattr(error, "param", None)
@@ -227,7 +227,7 @@ def _suggest(key: str, known: Collection[str]) -> str:
 def _set_defaults(
     command: Any, wanted: dict[str, tuple[str, Any]], known: set[str], path: object
 ) -> dict[str, Any]:
-    """The defaults of one command, those of the commands in it among them; `known` gathers the names of options."""
+    """The defaults of one command and of its subcommands; `known` collects the names of options."""
     inner = getattr(command, "commands", {})
     defaults = {name: _set_defaults(one, wanted, known, path) for name, one in inner.items()}
     for option in (parameter for parameter in command.params if parameter.param_type_name == "option"):

@@ -1,4 +1,4 @@
-"""Arguments that are not what they are taken for: a question among files, a table for lines; and what folders hold."""
+"""Mistaken arguments: a question among files, a table instead of lines; and what was skipped in folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..images import has_image_suffix, is_url
 
 
 def check_lines(path: str) -> None:
-    """Raise for a file that has items, but not one in each line."""
+    """Raise UsageError for a file whose items are not one a line: a JSON array, a table."""
     if path == "-" or not Path(path).is_file():
         return
     with open(path, "rb") as stream:
@@ -22,8 +22,8 @@ def check_lines(path: str) -> None:
     name = shlex.quote(path)
     if head.startswith(b"["):
         raise UsageError(
-            f"{path} is one JSON array, not an item a line",
-            hint=f"jq -c '.[]' {name} > items.jsonl makes it one",
+            f"{path} is a JSON array, not one item a line",
+            hint=f"convert it: jq -c '.[]' {name} > items.jsonl",
         )
     first = head.split(b"\n")[0]
     if not head.startswith(b"{") and b"," in first and b"{" not in head:
@@ -34,7 +34,7 @@ def check_lines(path: str) -> None:
 
 
 def check_words(images: Sequence[str], task: str) -> None:
-    """Raise where an argument is no file but what should have been an option."""
+    """Raise UsageError if an argument is not a file but looks like the value of an option."""
     for name in images:
         if name == "-" or is_url(name) or os.path.lexists(name) or has_image_suffix(name):
             continue
@@ -50,13 +50,13 @@ def check_words(images: Sequence[str], task: str) -> None:
 
 
 def describe_skipped(skipped: Counter[str], sidecar: str) -> str:
-    """What folders hold that was left out, by suffix; texts beside images are no surprise."""
+    """What was skipped in folders, by suffix; texts beside images are expected."""
     folders = skipped.pop("", 0)
     skipped.pop(sidecar, None)
     kinds = [f"{kind} {count:,}" for kind, count in skipped.most_common(5)]
     if len(skipped) > len(kinds):
         kinds.append("others")
-    parts = [f"files that are no images: {', '.join(kinds)}"] if kinds else []
+    parts = [f"files that are not images: {', '.join(kinds)}"] if kinds else []
     if folders:
         parts.append(f"{folders:,} subfolder{'' if folders == 1 else 's'} (-r reads them too)")
     return f"skipped {'; '.join(parts)}" if parts else ""

@@ -52,7 +52,7 @@ from .workers import choose_all_cards, choose_workers
 __all__ = ["Question", "ask", "list_asked", "list_lines", "open_chosen", "open_with"]
 
 open_with: ContextVar[Callable[[ModelSpec, int], Backend]] = ContextVar("open_with")
-"""Who opens backends in this context, where a program brings its own; `open_backend` if nobody was set."""
+"""How backends are opened in this context, if a program sets its own way; else `open_backend`."""
 
 
 def ask(work: ItemList, settings: Settings) -> None:
@@ -161,7 +161,7 @@ def _open_run(
 
 
 def _limit_decoding(settings: Settings, backend: Backend) -> Limits:
-    """The limits on images, with the size that the model makes of them where they may be decoded for it."""
+    """The limits on images; with --fast-decode also the size to which the model scales them."""
     if not settings.input.fast_decode:
         return settings.limits
     edge = backend.image_edge if isinstance(backend, SizedBackend) else None
@@ -171,12 +171,13 @@ def _limit_decoding(settings: Settings, backend: Backend) -> Limits:
 
 
 def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> float | None:
-    """That of the probabilities of labels, if one was given. Raises UsageError for one fitted on another model."""
+    """The temperature of --calibration, if given. Raises UsageError if it was fitted on another model."""
     if settings.calibration is None:
         return None
     if settings.calibration.model != model.name:
         raise UsageError(
-            f"--calibration {settings.output.calibration} is of {settings.calibration.model}, not of {model.name}",
+            f"--calibration {settings.output.calibration} was fitted on {settings.calibration.model}, "
+            f"not on {model.name}",
             hint="fit one on this model's rows with `idefics calibrate`",
         )
     if work.like is not None and not (work.like.labels and work.like.is_ranked):
@@ -192,8 +193,8 @@ def open_chosen(
     *,
     is_single: bool = True,
 ) -> Backend:
-    """A running server that has the model, left when `held` is closed, or else the backend of the spec: of several
-    workers, where some were asked for or there is more than one item."""
+    """A running server that has the model, disconnected when `held` is closed; else the backend of the spec: of several
+    workers, if --workers or the number of items asks for them."""
     batch_size = settings.decoding.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
@@ -257,7 +258,7 @@ def _write_results(
 def _conclude(
     tally: Tally, sinks: Sinks, work: ItemList, settings: Settings, *, was_interrupted: bool
 ) -> None:
-    """Say what the run came to and raise its exit code."""
+    """Print the summary of the run and raise its exit code."""
     accepts = settings.output.existing == "accept-errors"
     before = sinks.done_before + sinks.failed_before.total()
     summary = tally.describe(sinks.done_before, sinks.failed_before, are_accepted=accepts)
@@ -295,12 +296,12 @@ def _conclude(
 
 
 def _describe_loss(error: ServerLost, tally: Tally, sinks: Sinks) -> ModelError:
-    """What ended a run that had begun, and how far it is."""
+    """The error that ended a run, with the number of rows that are done."""
     done = tally.total + sinks.done_before + sinks.failed_before.total()
     if done == 0:
         return error
     rows = "1 row is" if done == 1 else f"{done:,} rows are"
-    go_on = "; the same command goes on from there" if sinks.are_files else ""
+    go_on = "; run the same command again to continue" if sinks.are_files else ""
     return ModelError(str(error), hint=f"{rows} done{go_on}")
 
 
@@ -312,16 +313,18 @@ def _say_where_failures_are(sinks: Sinks) -> str:
 
 
 def _check_abilities(work: ItemList, settings: Settings) -> None:
-    """Find out before anything is loaded that who answers could not do it."""
+    """Check, before anything is loaded, that the backend can do what is asked."""
     kind = pick_backend(has_servers=bool(settings.model.server), workers=choose_workers(settings))
     if settings.output.stream and not kind.streams:
         raise UsageError("this server does not stream", hint="leave --stream out")
     if work.like is not None and work.like.labels and work.like.is_ranked and not kind.ranks:
-        raise UsageError("this server cannot rank labels", hint="ask in words with --generate")
+        raise UsageError(
+            "this server cannot rank labels", hint="add --generate to ask for the label in words"
+        )
 
 
 def _check_wording(request: Request, settings: Settings) -> None:
-    """Say which options cannot take effect, now that the template has been asked too."""
+    """Warn of options without effect, once the template's decoding is known too."""
     if request.choices:
         return
     decoding, talk = request.decoding, settings.talk
@@ -332,7 +335,7 @@ def _check_wording(request: Request, settings: Settings) -> None:
         talk.note(f"{join_flags(idle)} changes nothing without --temperature above 0")
     if settings.output.stream and decoding.num_beams > 1:
         talk.note(
-            f"{decoding.num_beams} beams cannot stream: the answer comes when it is done; --num-beams 1 streams"
+            f"{decoding.num_beams} beams cannot stream: the answer is shown when it is complete; --num-beams 1 streams"
         )
     if decoding.num_beams == 1 and "length_penalty" in settings.changes:
         talk.note("--length-penalty changes nothing without --num-beams above 1")

@@ -46,7 +46,7 @@ def choose_fitting(settings: Settings) -> Model:
     candidate, fit = found
     listing = listings[candidate.name]
     if not candidate.is_downloaded and not settings.output.dry_run:
-        talk.note(f"nothing that fits is downloaded; fetching {candidate.name}, {_describe_fit(fit)}")
+        talk.note(f"no downloaded model fits; downloading {candidate.name}, {_describe_fit(fit)}")
         pull(listing.model, options.revision or listing.revision, talk, is_agreed=options.yes)
     else:
         here = "that is downloaded and" if candidate.is_downloaded else "that"
@@ -57,7 +57,7 @@ def choose_fitting(settings: Settings) -> Model:
 
 
 def make_constraints(settings: Settings) -> Constraints:
-    """What the options leave to choose."""
+    """The constraints that the options put on the choice."""
     dtype = (settings.model.dtype or "auto").removesuffix("!")
     dtype = _DTYPES.get(dtype, dtype)
     return Constraints(
@@ -70,7 +70,7 @@ def make_constraints(settings: Settings) -> Constraints:
 def _settle(
     listing: Listing, fit: Fit, pools: list[Pool], constraints: Constraints, device: str | None
 ) -> Model:
-    """The model with what it takes to fit. What fits by itself is left to be chosen when it is loaded."""
+    """The model with the settings that make it fit. Settings that fit by default are chosen at loading."""
     first = constraints.list_precisions(fit.pools[0].kind)[0]
     is_first = fit.precision == first and first.quantization is None
     has_cards = any(pool.kind == "gpu" for pool in pools)

@@ -34,7 +34,7 @@ DEFAULT_WEIGHTS = "small"
 DECODED_TOKENS, DECODED_ROWS = 64, 16
 
 run_with: ContextVar[Runs] = ContextVar("run_with", default=run_in_child)
-"""Who runs the measurements in this context: a child process each, unless a program brings its own way."""
+"""How measurements run in this context: each in a child process, unless a program sets its own way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
         jobs = {workload.name: _list_jobs(workload, model, wanted, settings) for workload in workloads}
         first = next((job for listed in jobs.values() for job in listed), None)
         if first is None:
-            raise UsageError("that workload is run by idefics only", hint="add --arm idefics")
+            raise UsageError("only idefics can run that workload", hint="add --arm idefics")
         talk.note("measuring the machine")
         machine = run_with.get()(probe, first)
         lines = [
@@ -93,7 +93,7 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
         say(sentence)
     if differences and not setting.is_exact:
         say(
-            f"{machine.dtype} rounds, and how depends on the batch: only --dtype float32 tells whether the arms agree"
+            f"{machine.dtype} rounding depends on the batch: only --dtype float32 shows whether the arms agree"
         )
     emit(to_json(lines, setting))
     if failures or (differences and setting.is_exact):
@@ -103,7 +103,7 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
 def _run_decoding(wanted: BenchOptions, settings: Settings) -> None:
     """Measure decoding alone, print its table and its JSON line."""
     if wanted.workloads or wanted.arms or wanted.images or wanted.plot:
-        raise UsageError("--decoding has no workloads, arms, images or plot", hint="leave those out")
+        raise UsageError("--decoding takes no --workload, --arm, --images or --plot", hint="leave them out")
     import_libraries()
     from ..bench.decoding import measure_decoding, tabulate_decoding, to_json
     from ..bench.roofline import PROBE
@@ -140,7 +140,7 @@ def _check_names(kind: str, names: Collection[str], known: Collection[str]) -> N
 
 @contextmanager
 def _choose_checkpoint(wanted: BenchOptions, settings: Settings) -> Iterator[Model]:
-    """The checkpoint named, or a folder of random weights that lasts as long as the measurements."""
+    """The checkpoint named, or a temporary folder of random weights, removed after the measurements."""
     if settings.model.model is not None and wanted.random_weights is None:
         yield choose_model(settings)
         return
@@ -174,7 +174,7 @@ def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, settings:
 
 
 def _measure_all(jobs: Sequence[ArmJob], repeat: int, talk: Talk) -> dict[Arm, ArmOutcome]:
-    """Each arm's fastest run; the arms take turns, so that a busy minute hits them all."""
+    """Each arm's fastest run; the arms take turns, so that other load on the machine affects them all."""
     outcomes: dict[Arm, ArmOutcome] = {}
     for job in [*jobs] * repeat:
         try:

@@ -33,10 +33,10 @@ def find_benchmark(name: str) -> Benchmark | None:
 
 
 def run_benchmark(name: str, benchmark: Benchmark, draw: Draw, settings: Settings) -> BenchmarkRun:
-    """Ask what is to be asked; rows that were answered before are not asked again. Raises typer.Exit when the run was
+    """Ask the benchmark's items; rows that were answered before are not asked again. Raises typer.Exit when the run was
     interrupted."""
     if draw.without_image and not draw.shots:
-        raise UsageError("--shots-without-image is about shots", hint="add --shots 2")
+        raise UsageError("--shots-without-image needs --shots", hint="add --shots 2")
     if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported
     model = choose_model(settings).name

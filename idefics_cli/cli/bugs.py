@@ -1,4 +1,4 @@
-"""What nobody foresaw: its traceback for those who want to see it, and where it is to be reported."""
+"""Unexpected errors: the traceback for those who want to see it, and where to report them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DISTRIBUTION = "idefics-cli"
 
 
 def ask_to_report(problem: str) -> None:
-    """Say what to report, all in one line, and where."""
+    """Print what to report, in one line, and where."""
     told = f"idefics {__version__}, Python {platform.python_version()}, {platform.system()}: {problem}"
     say(f"please report it {_find_address()}with this line: {told}")
 
@@ -25,7 +25,7 @@ def list_trace(error: BaseException) -> Iterable[str]:
 
 
 def _find_address() -> str:
-    """Where the project takes reports, if it says so."""
+    """The address for reports, if the package's metadata has one."""
     try:
         urls = metadata(DISTRIBUTION).get_all("Project-URL") or []
     except PackageNotFoundError:

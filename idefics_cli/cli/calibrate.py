@@ -28,6 +28,6 @@ def calibrate_rows(path: Path, references: Path | None, settings: Settings) -> N
     emit(document)
     before, after = (f"{100 * one:.1f} %" for one in fitted.ece)
     settings.talk.note(
-        f"expected calibration error {before}, with a temperature of {fitted.temperature:g} {after} on rows it was not "
+        f"expected calibration error: {before}; with temperature {fitted.temperature:g}: {after}, on rows it was not "
         f"fitted on; --calibration {target} applies it"
     )

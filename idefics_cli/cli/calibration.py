@@ -15,7 +15,7 @@ _MAX_BYTES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The temperature at which a model's probabilities of labels are honest."""
+    """The temperature at which a model's probabilities of labels are calibrated."""
 
     temperature: float
     model: str
@@ -37,5 +37,5 @@ def load_calibration(name: str) -> Calibration:
         or not isinstance(model, str)
         or not (math.isfinite(temperature) and temperature > 0)
     ):
-        raise UsageError(f"{name} is no calibration", hint="make it with `idefics calibrate`")
+        raise UsageError(f"{name} is not a calibration file", hint="make it with `idefics calibrate`")
     return Calibration(float(temperature), model)

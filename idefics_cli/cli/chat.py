@@ -1,4 +1,4 @@
-"""What `chat` does: opens a conversation and leads it on a terminal, or line by line through a pipe."""
+"""What `chat` does: holds a conversation on a terminal, or line by line through a pipe."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from .settings import Settings
 from .signals import INTERRUPTED
 
 AGAIN_SECONDS = 1.0
-"""How long a SIGTERM may go unheard."""
+"""After so long, a SIGTERM that had no effect is sent again."""
 
 
 def converse(images: Sequence[str], settings: Settings, *, system: str | None, saved: str | None) -> None:
-    """Talk until there is nothing more to say. Raises typer.Exit(1) when a question of a pipe failed."""
+    """Talk until the input ends. Raises typer.Exit(1) when a question from a pipe failed."""
     if "-" in images:
         raise UsageError("standard input has the questions, so it cannot be an image", hint="name a file")
     if settings.model.offline:
@@ -68,7 +68,7 @@ def converse(images: Sequence[str], settings: Settings, *, system: str | None, s
 
 
 def _choose_spec(model: Model, settings: Settings) -> ModelSpec:
-    """Base checkpoints go on with a document, unless they were trained on conversations too."""
+    """Base checkpoints get --style completion, unless they were trained on conversations too."""
     spec = choose_spec(model, settings)
     is_base = spec.style == "completion" and not (model.entry and model.entry.converses)
     return replace(spec, style=settings.model.style or ("completion" if is_base else "chat"))
@@ -106,7 +106,7 @@ def _write(result: Result, settings: Settings) -> None:
 
 @contextlib.contextmanager
 def _ending_at_sigterm() -> Iterator[None]:
-    """SIGTERM ends the conversation; only Ctrl-C stops no more than a reply."""
+    """SIGTERM ends the conversation, while Ctrl-C stops only the current reply."""
     has_ended = threading.Event()
 
     def send_again() -> None:
@@ -116,7 +116,7 @@ def _ending_at_sigterm() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> NoReturn:
         """Any exception but this one and KeyboardInterrupt would be lost in the event loop of the prompt.
 
-        One that comes within a finaliser is lost all the same, so the signal is sent again until it is heard.
+        One that is raised within a finaliser is lost too, so the signal is sent again until it has an effect.
         """
         again = threading.Timer(AGAIN_SECONDS, send_again)
         again.daemon = True

@@ -36,7 +36,7 @@ def as_message(line: str) -> str:
 
 
 def looks_like_image(message: str) -> bool:
-    """Whether a message is nothing but the name of an image that is there."""
+    """Whether a message is only the name of an image that exists."""
     name = os.path.expanduser(message.strip().strip("'\""))
     return has_image_suffix(name) and (is_url(name) or os.path.isfile(name))
 
@@ -49,9 +49,9 @@ def obey(session: Session, line: str) -> str:
         raise UsageError(f"no command /{name}", hint="/help lists them; write // for a message with a slash")
     argument = argument.strip()
     if argument and not command.argument:
-        raise UsageError(f"/{name} takes nothing after it")
+        raise UsageError(f"/{name} takes no argument")
     if command.argument.isupper() and not argument:
-        raise UsageError(f"/{name} needs more", hint=f"write /{name} {command.argument}")
+        raise UsageError(f"/{name} needs an argument", hint=f"write /{name} {command.argument}")
     return command.run(session, argument)
 
 
@@ -65,7 +65,7 @@ def _show_image(session: Session, argument: str) -> str:
 def _undo(session: Session, argument: str) -> str:
     if not session.conversation.undo():
         return "there is nothing to take back"
-    waiting = ", its images wait for the next" if session.conversation.waiting else ""
+    waiting = "; its images go with the next one" if session.conversation.waiting else ""
     return f"took back the last message and its reply{waiting}"
 
 
@@ -76,13 +76,13 @@ def _reset(session: Session, argument: str) -> str:
 
 def _set_system(session: Session, argument: str) -> str:
     session.set_system(argument)
-    return "the model is told so first" if argument else "no system message any more"
+    return "system message set" if argument else "system message removed"
 
 
 def _save(session: Session, argument: str) -> str:
     path = expand_user(argument)
     if path.exists() and not ask_yes_or_no(f"replace {path}?"):
-        return f"{path} is as it was"
+        return f"{path} was not replaced"
     session.save(path)
     return f"saved as {path}"
 
@@ -110,7 +110,7 @@ def _list_commands(session: Session, argument: str) -> str:
     lines = [(f"/{one.name} {one.argument}".rstrip(), one.help) for one in COMMANDS.values()]
     lines += [
         ("Alt-Enter", "a new line within the message"),
-        ("Ctrl-C", "stop the reply; what was said stays"),
+        ("Ctrl-C", "stop the reply; what was written stays"),
         ("Ctrl-D", "end; so do /exit and /quit"),
     ]
     return "\n".join(f"{keys:<20} {help}" for keys, help in lines)
@@ -137,10 +137,13 @@ COMMANDS = {
         Command("undo", "", "take back the last message and its reply", _undo),
         Command("reset", "", "begin a new conversation", _reset),
         Command(
-            "system", "[text]", "say first how the model is to behave; nothing to leave it out", _set_system
+            "system",
+            "[text]",
+            "set how the model should behave (system message); no text removes it",
+            _set_system,
         ),
         Command("save", "FILE", "write the conversation to a file", _save),
-        Command("load", "FILE", "go on with a saved conversation", _load),
+        Command("load", "FILE", "continue a saved conversation", _load),
         Command("set", "[name value]", "show the decoding options, or change one", _set),
         Command("help", "", "list the commands", _list_commands),
     )

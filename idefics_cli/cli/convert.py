@@ -1,4 +1,4 @@
-"""What `idefics convert` does, and how a run ends whose results are to be a table."""
+"""What `idefics convert` does, and how the table of a run is written at its end."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
 
 
 def make_table(output: Output, settings: Settings, *, is_whole: bool) -> None:
-    """Make the table of a run, if it has one, from its rows, anew, once all items have one."""
+    """Write the table of a run, if it has one, from all its rows, once all items have one."""
     form, rows, table = settings.output.format, output.path, output.table
     if form is None or form == "text" or table is None or rows is None or not rows.exists():
         return
     if is_whole:
         _write_table(rows, form, table, [], settings, tell=lambda line, why: None)
     else:
-        settings.talk.note(f"{table} is made when all is answered; what there is by now is in {rows}")
+        settings.talk.note(f"{table} is written when all items are answered; the rows so far are in {rows}")
 
 
 def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, Path]]:
@@ -80,7 +80,7 @@ def _write_table(
     *,
     tell: Callable[[str, str], None] = tell_failure,
 ) -> int:
-    """Make rows into a table and say so; how many were left out."""
+    """Convert rows to a table and say so; returns how many were left out."""
     try:
         done = convert(rows, form, target, columns=columns, limits=settings.limits, tell=tell)
     except BrokenPipeError as error:
@@ -110,7 +110,7 @@ def _choose_target(rows: str, form: FormName, output: str | None) -> Path:
 
 @contextmanager
 def open_rows(rows: str) -> Iterator[Path]:
-    """The file of rows; what comes from standard input is put into one, because it is read twice."""
+    """The file of rows; standard input is copied into a file, because rows are read twice."""
     if rows != "-":
         if not Path(rows).is_file():
             raise UsageError(f"{rows} is not a file of rows", hint="make one with --output rows.jsonl")

@@ -1,6 +1,6 @@
 """The way to a model that is loaded already: find the server that has it, or start one in the background.
 
-Nothing here imports torch, and whatever goes wrong with a server, the model is loaded in this process instead.
+Nothing here imports torch. If anything is wrong with a server, the model is loaded in this process instead.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ def start_server(
         if process.poll() is not None and not is_locked(folder):
             # Once more: another one may have come up and be asked for the first time.
             search = find_server(spec)
-            reason = f"no server came up ({_read_last_line(folder / LOG)})"
+            reason = f"the server did not start ({_read_last_line(folder / LOG)})"
             return search if search.backend is not None else Search(reason=reason)
         time.sleep(LOOK_SECONDS)
 
 
 def _start(command: list[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A process that goes on when this one and its terminal are gone."""
+    """A process that keeps running when this one and its terminal end."""
     mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         mode |= os.O_TRUNC
@@ -130,7 +130,7 @@ def _start(command: list[str], log: Path, environment: Mapping[str, str]) -> sub
 
 
 def _list_environment() -> dict[str, str]:
-    """What a server needs of the environment: no secrets, nor where it is to listen, and no path from here."""
+    """The environment for a server: without secrets, without addresses to listen on, and with absolute paths."""
     kept = {
         name: value
         for name, value in os.environ.items()

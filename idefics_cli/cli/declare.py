@@ -18,27 +18,27 @@ MODEL, PROMPT, DECODING, INPUT, TABLE, OUTPUT = "Model", "Prompt", "Decoding", "
 
 
 class Fact(Flag):
-    """What else follows from an option. Stands in its annotation, after the flag."""
+    """What else an option affects. Written in its annotation, after the flag."""
 
     RUN = auto()
-    """Answers depend on it: rows that were made with another value are of another run."""
+    """Answers depend on it: rows with another value belong to another run."""
     SPEC = auto()
-    """A model is loaded with it: a part of ModelSpec, in which a running server must agree."""
+    """A model is loaded with it: a part of ModelSpec, which must be the same in a running server."""
     LOCAL = auto()
-    """Only a model of this machine can be told."""
+    """Only a model on this machine can use it."""
     HANDED_ON = auto()
     """A server that a command starts in the background is started with it."""
 
 
 HELD = Fact.LOCAL | Fact.HANDED_ON
-"""How this machine has a model."""
+"""How this machine runs a model."""
 WEIGHTS = Fact.SPEC | HELD
-"""How this machine holds the weights: others are loaded anew."""
+"""How this machine holds the weights: another value needs them loaded again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """Options that stand together in the help, which has the panels in their order."""
+    """Options that are shown together in the help, which lists the panels by ORDER."""
 
     ORDER: ClassVar[int] = 0
 
@@ -70,7 +70,7 @@ def option(*names: str, help: str, panel: str, **settings: Any) -> Any:
 
 
 def action(*names: str, help: str, panel: str, **settings: Any) -> Any:
-    """A flag that makes the command do something else: never a habit, so neither the environment nor a file has it."""
+    """A flag that makes the command do something else: not a default, so neither the environment nor a file has it."""
     return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel, **settings)
 
 

@@ -1,4 +1,4 @@
-"""What `idefics eval` does: measure, print the table or the JSON document, and end as --fail-under wants it.
+"""What `idefics eval` does: measure, print the table or the JSON document, and exit with 1 if --fail-under says so.
 
 Imported when the command runs, never for `--help`.
 """
@@ -47,7 +47,7 @@ class EvalOptions:
 
 
 def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
-    """Measure and tell. Raises typer.Exit(1) when a value is under what it has to be."""
+    """Measure and print. Raises typer.Exit(1) when a value is below --fail-under."""
     least = read_least(wanted.fail_under, METRICS)
     if wanted.review and not wanted.worst:
         raise UsageError("--review shows the rows of --worst", hint="add --worst 20")
@@ -97,7 +97,7 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
 
 
 def _run_benchmark(wanted: EvalOptions, settings: Settings) -> BenchmarkRun | None:
-    """What is named is a benchmark: ask it. None for files of rows."""
+    """If a benchmark is named, ask it. None for files of rows."""
     first = wanted.paths[0]
     benchmark = find_benchmark(str(first)) if len(wanted.paths) == 1 else None
     if benchmark is not None:
@@ -143,7 +143,7 @@ def _keep_worst(evaluation: Evaluation, path: Path) -> None:
 
 
 def _review_worst(evaluation: Evaluation, rows: Path, settings: Settings) -> None:
-    """Let a person look at them and correct them, in the file that they are of."""
+    """Open them in the browser, to correct them in the file they come from."""
     keys = [parse_row(case.line).get("key") for _, case in evaluation.worst]
     who = [
         (case.id, key if isinstance(key, str) else "")

@@ -33,7 +33,7 @@ def find_rows(rows: str, query: str, sort: str, settings: Settings, *, end: str,
         index = session.index
         found = session.rows_of(View(query, sort))
         if not found:
-            raise NothingToDo(f"no row of {rows} is found by {query!r}", hint="say less")
+            raise NothingToDo(f"no row of {rows} matches {query!r}", hint="say less")
         if opens:
             from .review import serve_page  # which brings a server
 

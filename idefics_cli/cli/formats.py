@@ -1,4 +1,4 @@
-"""How results look: one class for each format, one row of a table each. A format is handed results and gives lines."""
+"""How results look: one class for each format, one row of a table each. A format turns results into lines."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FormatName = Literal["text", "jsonl", "csv", "parquet", "imagefolder"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What of a command decides how its results are laid out for people."""
+    """What decides the layout of a command's results for people."""
 
     is_single: bool = False
     """One row only: its text stands alone."""
     has_questions: bool = False
     """Several questions: a column says which one."""
     top: int | None = None
-    """How many labels with their probabilities are to be seen, if any."""
+    """How many labels are shown with their probabilities, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class JsonlFormat:
 
 @dataclass(frozen=True, slots=True)
 class TableFormat(JsonlFormat):
-    """For other programs: the rows as they come, of which `convert` makes a table when the run ends."""
+    """For other programs: the rows as they come, which `convert` turns into a table when the run ends."""
 
     traits: ClassVar = FormatTraits(can_resume=True, is_table=True)
 
@@ -79,7 +79,7 @@ FORMATS: dict[FormatName, type[ResultFormat]] = {
 
 
 def refuse_tables(name: FormatName | None) -> None:
-    """Raise UsageError for the formats of runs in a command that is none."""
+    """Raise UsageError for formats that only runs have, in a command that is not a run."""
     if name is not None and FORMATS[name].traits.is_table:
         raise UsageError(f"--format {name} is for answers about images", hint="choose text or jsonl")
 

@@ -39,7 +39,7 @@ from .settings import Settings
 
 Words = Callable[[Item, Style], Request]
 MOST_TOKEN_CHARACTERS = 8
-"""More characters than a token of an answer has on average."""
+"""An upper estimate of the characters in a token of an answer."""
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -59,7 +59,7 @@ class Question:
     """Whether labels are ranked, rather than asked for in words."""
     normalize: Normalization = "none"
     values: tuple[float, ...] = ()
-    """What each label counts, where their mean is asked for."""
+    """The number for each label, where their mean is asked for."""
     top: int | None = None
     answer_format: AnswerFormat | None = None
     """What answers must look like, where the command says so itself."""
@@ -74,15 +74,15 @@ class ItemList:
     nothing: NothingToDo
     """What to say if there are no items."""
     is_stream: bool = False
-    """Whether items may come at any time: nobody waits for a second one to see whether the first is alone."""
+    """Whether items may arrive at any time, so that none is delayed to see whether another one follows."""
     files: tuple[str, ...] = ()
-    """What it reads, as the user named it."""
+    """The input, as the user named it."""
     count: Callable[[], int] | None = None
-    """Find out how many there are, where they can be listed twice."""
+    """Counts the items, where they can be listed twice."""
     share: Callable[[int, int], Iterator[Item] | None] | None = None
     """The items of one part of so many, told their places; None where a part cannot be read without the others."""
     like: Item | None = None
-    """What all items have in common, if they are worded alike."""
+    """What all items have in common, if they have the same wording."""
     any_style: Style = "completion"
     format: FormatName = "text"
     questions: bool = False
@@ -146,7 +146,7 @@ def describe_item(question: Question, template: Template, settings: Settings) ->
     is_ranked = bool(question.labels) and question.is_ranked
     if is_ranked and settings.changes:
         flags = join_flags(settings.changes)
-        settings.talk.note(f"ranking labels draws no answer: {flags} changes nothing without --generate")
+        settings.talk.note(f"ranking labels generates no text: {flags} changes nothing without --generate")
     decoding = Decoding()
     if not is_ranked:
         drawn = replace(template.decoding.to_decoding(), **complete_decoding(settings))
@@ -170,7 +170,7 @@ def choose_format(options: PromptOptions) -> AnswerFormat | None:
     """What answers must look like, as the options say it. Raises UsageError."""
     given = [name for name in FORMATS if getattr(options, name) is not None]
     if len(given) > 1:
-        raise UsageError(f"{join_flags(given)} cannot be combined", hint="leave all but one away")
+        raise UsageError(f"{join_flags(given)} cannot be combined", hint="leave out all but one")
     if options.schema is not None:
         return parse_schema(options.schema)
     if options.regex is not None:
@@ -185,7 +185,7 @@ def complete_for_format(decoding: Decoding, wanted: AnswerFormat | None, setting
     beams = settings.changes.get("num_beams", 1)
     if beams > 1 and decoding.temperature > 0:
         raise UsageError(
-            "beams that are drawn cannot keep to a format", hint="leave out --temperature or --num-beams"
+            "sampling with beams cannot follow a format", hint="leave out --temperature or --num-beams"
         )
     tokens = settings.changes.get("max_new_tokens", choose_new_tokens(wanted))
     if count_least_characters(wanted) > tokens * MOST_TOKEN_CHARACTERS:

@@ -1,4 +1,4 @@
-"""What the layers below have to say while they work, as talk: they write to the log of the package and never print."""
+"""Shows messages of the layers below, which write to the log of the package and never print."""
 
 from __future__ import annotations
 

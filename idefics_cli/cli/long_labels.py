@@ -1,4 +1,4 @@
-"""Labels too many to be named in a prompt: they are ranked with the template that names none, and that is said."""
+"""Too many labels to name in a prompt: they are ranked with the template that names none, with a note that says so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLANK = b"P6 32 32 255\n" + bytes(3 * 32 * 32)
 
 
 def may_not_fit(work: ItemList, settings: Settings) -> bool:
-    """Whether labels are named in the prompt, so many that it is worth a look, and nobody chose how."""
+    """Whether the prompt names so many labels that it may be too long, and the user chose no template."""
     like = work.like
     return (
         like is not None
@@ -39,7 +39,7 @@ def avoid_naming(
     preview: Callable[[Request, Mapping[str, Image]], Preview],
     settings: Settings,
 ) -> tuple[ItemList, Iterable[Item]]:
-    """The work and its items as they are where the first prompt fits, else worded without the labels."""
+    """The work and its items, unchanged if the first prompt fits, else with a wording without the labels."""
     try:
         request = work.words(first, style)
         preview(request, {source: _load(source, settings.limits) for source in list_sources(request.prompt)})
@@ -63,7 +63,7 @@ def avoid_naming(
 
 
 def _load(source: str, limits: Limits) -> Image:
-    """The image, or a blank one in the place of what cannot be read: its own failure is told with its row."""
+    """The image, or a blank one if it cannot be read: its error is reported with its row."""
     try:
         return load(source, limits)
     except ItemError:

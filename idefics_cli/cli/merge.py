@@ -1,4 +1,4 @@
-"""What `idefics merge` does: one file of the parts, and a line for each thing that is not as it should be."""
+"""What `idefics merge` does: one file of the parts, and a line for each problem."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ def merge_parts(parts: Sequence[str], settings: Settings) -> None:
 def _describe(report: Merged) -> list[str]:
     lines = []
     if report.duplicates:
-        lines.append(f"{report.duplicates:,} rows were there twice; one of each is kept, a good one first")
+        lines.append(
+            f"{report.duplicates:,} rows are duplicates; one of each is kept, if possible without an error"
+        )
     if report.unlisted:
         lines.append(f"{report.unlisted:,} rows are about images that are not in the list; they come last")
     if not report.have_places:
         lines.append(
-            "not all rows say their place, as those of --shard do: gaps are found with --files-from LIST only"
+            "not all rows say their place (rows of --shard do); add --files-from LIST to find missing rows"
         )
     return lines
 

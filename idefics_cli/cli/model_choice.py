@@ -60,9 +60,11 @@ def _choose_running(settings: Settings) -> Model | None:
 def _choose_remote_model(given: Sequence[str], settings: Settings) -> Model:
     servers = _read_servers(given)
     if idle := {name: one for name, one in settings.list_given(Fact.LOCAL).items() if name != "--detail"}:
-        raise UsageError(f"{', '.join(idle)} cannot be told to a server", hint="leave it out with --server")
+        raise UsageError(f"{', '.join(idle)} cannot be set on a server", hint="leave it out with --server")
     if settings.model.style == "completion":
-        raise UsageError("a server is asked in chat only", hint="leave --style completion out with --server")
+        raise UsageError(
+            "a server takes chat messages only", hint="leave --style completion out with --server"
+        )
     named = settings.model.model
     if named is not None and len(servers) == 1:
         return Model(named, named)
@@ -101,7 +103,7 @@ def choose_revision(model: Model, settings: Settings) -> str | None:
 
 
 def choose_spec(model: Model, settings: Settings) -> ModelSpec:
-    """How the model is loaded. What no field of ModelSpec is called goes to `others`."""
+    """How the model is loaded. Options that are not fields of ModelSpec go to `others`."""
     options = settings.model
     if options.server:
         return ModelSpec(
@@ -134,7 +136,7 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
 
 
 def list_run_details(spec: ModelSpec, settings: Settings) -> dict[str, object]:
-    """What answers depend on besides the item and the model's name: rows of other details are of another run."""
+    """What answers depend on besides the item and the model's name: rows with other details belong to another run."""
     loaded = {field.name: getattr(spec, field.name) for field in fields(spec)} | dict(spec.others)
     details = {name: loaded.get(name, value) for name, value in settings.list_values(Fact.RUN).items()}
     if settings.calibration is not None:

@@ -1,6 +1,6 @@
 """The only place that prints: results on stdout or as text into a file, talk on stderr.
 
-How a result looks is said by its format (`formats`). A reader that goes away ends the program quietly.
+How a result looks is said by its format (`formats`). A closed pipe ends the program without a message.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def emit_folded(line: str) -> None:
 
 
 def emit_name(name: str, end: str) -> None:
-    """Write the name of a file to stdout: in its own bytes, unless a terminal would obey them."""
+    """Write the name of a file to stdout: in its own bytes, but without control codes on a terminal."""
     if sys.stdout is None or sys.stdout.isatty():
         emit(name, end)
     else:
@@ -55,7 +55,7 @@ def emit_name(name: str, end: str) -> None:
 
 
 def say(line: str) -> None:
-    """Write one line of talk to stderr. Nobody listening is no error."""
+    """Write one line of talk to stderr. A closed stderr is no error."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             told = f"idefics: {_make_harmless(one_line(line), sys.stderr)}"
@@ -68,9 +68,11 @@ def say_error(line: str) -> None:
 
 
 def ask_yes_or_no(question: str) -> bool:
-    """Ask on stderr; only a yes on a terminal is one. Raises UsageError where nobody can answer."""
+    """Ask on stderr; only `yes` typed on a terminal counts. Raises UsageError where nobody can answer."""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(f"{question} nobody is here to say so", hint="give --yes")
+        raise UsageError(
+            f"{question} needs an answer, and standard input is not a terminal", hint="give --yes"
+        )
     sys.stderr.write(fold(f"idefics: {one_line(question)} [y/N]", find_columns(sys.stderr)) + " ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
@@ -81,12 +83,12 @@ def may_fetch(urls: list[str]) -> bool:
     names = ", ".join(dict.fromkeys(url.split("/")[2].rpartition("@")[2] for url in urls))
     count = f"{len(urls)} images" if len(urls) > 1 else "an image"
     if not is_terminal():
-        raise UsageError(f"the conversation wants {count} fetched from {names}", hint="load it on a terminal")
+        raise UsageError(f"the conversation needs {count} from {names}", hint="load it on a terminal")
     return ask_yes_or_no(f"fetch {count} from {names}?")
 
 
 def say_at_once(line: str) -> None:
-    """Talk from within a signal handler, which may have interrupted `say` itself."""
+    """Write a message from within a signal handler, which may have interrupted `say` itself."""
     with contextlib.suppress(OSError):
         os.write(2, f"{fold(f'idefics: {line}', count_columns(2))}\n".encode())
 
@@ -97,7 +99,7 @@ def one_line(text: str) -> str:
 
 
 def drop_controls(text: str) -> str:
-    """The text without what a terminal would obey; line breaks stay."""
+    """The text without control codes for a terminal; line breaks stay."""
     return _CONTROLS.sub("", text)
 
 
@@ -143,7 +145,7 @@ def tell_failure(name: str, message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """What stderr hears: errors always, notes unless quiet, details when verbose."""
+    """What goes to stderr: errors always, notes unless quiet, details when verbose."""
 
     quiet: bool = False
     verbose: bool = False
@@ -164,9 +166,9 @@ class FormatTraits:
     can_resume: bool = False
     """Whether a file of it says what its rows are about, so that a run can be resumed from it."""
     streams: bool = False
-    """Whether a single answer can be seen while it is written."""
+    """Whether a single answer can be shown while it is generated."""
     is_table: bool = False
-    """Whether a file of it is made, when a run ends, of rows that are kept beside it."""
+    """Whether its file is written at the end of a run, from rows that are kept beside it."""
 
 
 class ResultFormat(Protocol):
@@ -177,7 +179,7 @@ class ResultFormat(Protocol):
     def __init__(self, layout: Any) -> None: ...
 
     def write(self, result: Result) -> Sequence[str]:
-        """The lines of one result, in order; none for one that is not to be seen."""
+        """The lines of one result, in order; none for a result that is not shown."""
         ...
 
 
@@ -191,9 +193,9 @@ class Output:
     is_kept_elsewhere: bool = False
     """Whether rows are written elsewhere, so that only failures are told here."""
     is_silent: bool = False
-    """Whether nothing but failures is to be seen."""
+    """Whether only failures are shown."""
     table: Path | None = None
-    """What is made of the rows in `path` when the run ends."""
+    """The table that is written from the rows in `path` when the run ends."""
     _file: int | None = field(default=None, init=False)
     _streamed: bool = field(default=False, init=False)
 
@@ -224,7 +226,7 @@ class Output:
             os.close(self._file)
 
     def write(self, result: Result) -> None:
-        """Write one result, if it is to be seen here."""
+        """Write one result, if it is shown here."""
         if not self.is_kept_elsewhere and not self.is_silent:
             for line in [""] if self._streamed else self.format.write(result):
                 self._line(line)

@@ -16,12 +16,12 @@ from ..images.document import count_pages
 from ..images.members import is_document_name, split_page
 
 MAX_PAGES = 10_000
-"""Of a document, where nobody said which."""
+"""The most pages of a document without --pages."""
 _RANGE = re.compile(r"(\d{1,6})(-(\d{1,6})?)?", re.ASCII)
 
 
 def expand_pages(sources: Iterable[str], wanted: str | None, limits: Limits) -> Iterator[str]:
-    """The sources, with each document's pages in its place. Raises UsageError for pages that cannot be meant.
+    """The sources, with each document's pages in its place. Raises UsageError for pages that do not exist.
 
     What a document elsewhere has is not known before it is fetched: all its pages are the first one, unless some are
     named. One that cannot be counted is its own row.

@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal: a line on stderr while it lasts, and the sum of it at the end."""
+"""How far a run is, on a terminal: a line on stderr while it runs, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 TIMES_SAID = 3
-"""How often a warning of a kind is said."""
+"""How often a warning of a kind is shown."""
 WARNINGS_SAID = 4
-"""How many warnings are said in all, so that those of a folder stay on a screen."""
+"""How many warnings are shown in all, so that those of a folder fit on a screen."""
 FAILURES_SAID = 5
-"""How many failures are named, before they are counted only."""
+"""How many failures are named; further ones are only counted."""
 _WIDE_COLUMNS = 60
 """A terminal that is narrower has no room for a bar."""
 _NUMBER = re.compile(r"\d[\d.,]*")
@@ -36,7 +36,7 @@ def count_codes(codes: Counter[str]) -> str:
 
 
 class Tally:
-    """What became of the items of this run."""
+    """The outcomes of the items of this run."""
 
     def __init__(self, *, counts_choices: bool = False) -> None:
         self.answered = 0
@@ -45,13 +45,13 @@ class Tally:
         self._counts_choices = counts_choices
         self.codes: Counter[str] = Counter()
         self.unforeseen = ""
-        """The first failure that nobody foresaw."""
+        """The first unexpected failure (a bug)."""
         self.was_stopped = False
         self.has_only_counted = False
-        """Whether there were warnings that nobody was told."""
+        """Whether there were warnings that were not shown."""
         self._warnings: Counter[str] = Counter()
         self._wordings: dict[str, str] = {}
-        """A kind of warning as it was said first, and its kind once it was said with other numbers."""
+        """A warning as it was shown first, and its kind once it was shown with other numbers."""
         self._said_warnings = 0
         self._began = time.monotonic()
 
@@ -66,7 +66,7 @@ class Tally:
                 self.unforeseen = self.unforeseen or result.error.message
 
     def choose_warnings(self, result: Result) -> list[str]:
-        """The warnings of a result that are to be said: three of a kind, four in all, after which they are counted."""
+        """The warnings of a result that are shown: three of a kind, four in all; further ones are counted."""
         chosen = []
         for warning in result.warnings:
             bare = _drop_source(warning, result.images)
@@ -79,11 +79,11 @@ class Tally:
                 continue
             self._said_warnings += 1
             is_last = self._warnings[kind] == TIMES_SAID or self._said_warnings == WARNINGS_SAID
-            chosen.append(f"{warning} (from here on only counted)" if is_last else warning)
+            chosen.append(f"{warning} (further ones are only counted)" if is_last else warning)
         return chosen
 
     def is_news(self, result: Result) -> bool:
-        """Whether why a result failed is to be said: not for each image that the same prompt is too long with."""
+        """Whether to show why a result failed: not for each image with which the same prompt is too long."""
         if result.error is None or result.error.code != "prompt_too_long":
             return result.error is not None and self.unsaid_failures == 0
         return self.codes[result.error.code] == 1

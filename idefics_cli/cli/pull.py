@@ -1,4 +1,4 @@
-"""Fetching a checkpoint, told on stderr: how much there is to fetch, a bar on a terminal, and that it is there."""
+"""Downloads a checkpoint, with messages on stderr: how much there is to fetch, a bar on a terminal, and the end."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from .output import Talk, ask_yes_or_no, is_terminal
 from .settings import Settings
 
 LARGE_BYTES = 2_000_000_000
-"""A download that takes long enough to be asked about."""
+"""The size from which the user is asked before a download."""
 
 
 def is_offline(settings: Settings) -> bool:
-    """Whether the network is not to be tried, as the user or huggingface_hub's own variable says."""
+    """Whether the user or huggingface_hub's own variable forbids the network."""
     said = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper()
     return settings.model.offline or said in {"1", "ON", "YES", "TRUE"}
 
 
 def pull_missing(model: Model, revision: str | None, settings: Settings) -> None:
-    """Fetch a checkpoint that is about to be used, unless it is here or the network is not to be tried."""
+    """Fetch a checkpoint that is about to be used, unless it is here or the network is forbidden."""
     is_here = Path(model.checkpoint).is_dir() or is_downloaded(model.checkpoint, revision)
     if not is_here and not settings.output.dry_run and not is_offline(settings):
         pull(model, revision, settings.talk)
 
 
 def pull(model: Model, revision: str | None, talk: Talk, *, is_agreed: bool = True) -> None:
-    """Fetch what is missing of a checkpoint; a download that broke off is gone on with.
+    """Fetch what is missing of a checkpoint; an interrupted download is resumed.
 
-    On a terminal a large one that nobody `is_agreed` to is asked about.
+    On a terminal it asks before a large one, unless `is_agreed`.
     """
     if Path(model.checkpoint).is_dir():
         raise UsageError(f"{model.name} is a folder of this machine", hint="there is nothing to download")

@@ -1,4 +1,4 @@
-"""From options to settings: sizes, durations, colours and parts are read here, once; what cannot be meant is told."""
+"""From options to settings: sizes, durations, colours and parts are read here, once; invalid values are errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Given = TypeVar("Given", bound=Panel)
 
 
 def resolve(*given: Panel) -> Settings:
-    """The settings of a command that takes these panels. Raises UsageError for what cannot be meant."""
+    """The settings of a command that takes these panels. Raises UsageError for invalid values."""
     model = _find(ModelOptions, given)
     decoding, input, output = (
         _find(DecodingOptions, given),
@@ -128,7 +128,7 @@ def _read_max_memory(options: ModelOptions) -> tuple[tuple[str, int], ...]:
         budgets[name] = size
     if options.device not in (None, "auto") and set(budgets) != {options.device}:
         raise UsageError(
-            f"--max-memory spreads a model and --device {options.device} does not", hint="give one of them"
+            f"--max-memory and --device {options.device} cannot be combined", hint="give one of them"
         )
     return tuple(budgets.items())
 
@@ -176,7 +176,7 @@ def _read_sidecars(options: OutputOptions) -> Sidecars | None:
         from ..results.image_metadata import EmbeddedMetadata
 
         if options.sidecar is not None:
-            raise UsageError("--sidecar and --write-metadata are two places", hint="choose one")
+            raise UsageError("--sidecar and --write-metadata cannot be combined", hint="choose one")
         return EmbeddedMetadata(".xmp")
     if options.sidecar is None:
         if options.sidecar_name is not None:

@@ -1,4 +1,4 @@
-"""Where the rows of a run go, and which of its items have been there before."""
+"""Where the rows of a run go, and which of its items were done before."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ class Sinks:
     overwrites_foreign: bool = False
     retries_changed: bool = False
     unwritten: dict[str, tuple[str, bytes, Sequence[str]]] = field(default_factory=dict)
-    """Texts and marks of rows after which a run did not come to write the sidecar, by their sources."""
+    """Texts and marks of rows whose sidecar a stopped run did not write, by their sources."""
     kept: Counter[SidecarState] = field(default_factory=Counter)
-    """Texts that were there and were not replaced, by whose they are."""
+    """Existing texts that were not replaced, counted by their origin."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Images that no text could be written into, by why."""
+    """Images that no text could be written into, counted by reason."""
     _wordings: dict[str, str] = field(default_factory=dict)
-    """What the texts of items in hand are written for, by the items' keys."""
+    """The origins of the texts of current items, by the items' keys."""
     codes: dict[str, str] = field(default_factory=dict)
     """Why the items of failed rows failed, by their keys."""
     left_alone: int = 0
     """Items that have no row, in a run that asks unsure rows again."""
     done_before: int = 0
     failed_before: Counter[str] = field(default_factory=Counter)
-    """How many failed in earlier runs, by why."""
+    """How many failed in earlier runs, by reason."""
     changed: int = 0
-    """How many texts are beside another image than they were written for."""
+    """How many texts belong to an image that was replaced since."""
 
     def __enter__(self) -> Self:
         return self
@@ -116,9 +116,9 @@ class Sinks:
         return replace(item, key=next(known, keys[0]))
 
     def write(self, result: Result) -> None:
-        """Write one result everywhere, at once. The row comes first: a missing sidecar can be made from it.
+        """Write one result everywhere, at once. The row is written first: a missing sidecar can be made from it.
 
-        A row that was to take the place of an unsure one and failed is not kept: the unsure one is still better.
+        A failed row does not replace an unsure one: the unsure one is still better.
         """
         if self.sidecars is not None and self.sidecars.is_of_image:
             result = replace(result, contents=())
@@ -154,7 +154,7 @@ class Sinks:
             self.kept[state] += 1
 
     def describe_kept(self) -> list[str]:
-        """What was not asked or not replaced, and what would."""
+        """What was not asked or not replaced, and the option that does it."""
         foreign, other = self.kept["foreign"], self.kept["other"]
         lines = [f"metadata of {count:,} not written: {why}" for why, count in self.refused.most_common(3)]
         if changed := self.changed + (self.rows.changed if self.rows is not None else 0):
@@ -163,9 +163,7 @@ class Sinks:
             lines.append(f"{changed:,} {have} replaced since the answer{way}")
         if self.left_alone:
             are = "item has no row and is" if self.left_alone == 1 else "items have no row and are"
-            lines.append(
-                f"{self.left_alone:,} {are} left alone; the command that began the file answers them"
-            )
+            lines.append(f"{self.left_alone:,} {are} skipped; the command that began the file answers them")
         if foreign:
             are = (
                 "text that idefics did not write is"
@@ -180,7 +178,7 @@ class Sinks:
 
 
 def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) -> Output:
-    """How results are shown. Finds out before the model is loaded that they could not be kept."""
+    """How results are shown. Checks before the model is loaded that they can be written."""
     path = Path(options.output) if options.output not in (None, "-") else None
     if path is not None:
         if has_image_suffix(str(path)):
@@ -188,7 +186,7 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
         _keep_apart(path, work)
     if options.existing == "retry-unsure" and (options.min_confidence is None or path is None):
         raise UsageError(
-            "--existing retry-unsure asks again what --min-confidence finds unsure in the rows of --output",
+            "--existing retry-unsure needs --min-confidence and --output",
             hint="give both",
         )
     name = options.format or ("jsonl" if path is not None else work.format)
@@ -208,9 +206,9 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
         if not is_single:
             raise UsageError("--stream is for a single answer", hint="give one image and one question")
         if not output.format.traits.streams or output.path is not None or options.sidecar is not None:
-            raise UsageError("--stream prints text", hint="leave --format, --output and --sidecar away")
+            raise UsageError("--stream prints text", hint="leave out --format, --output and --sidecar")
         if options.full_text:
-            raise UsageError("--stream and --full-text cannot be combined", hint="leave one of them away")
+            raise UsageError("--stream and --full-text cannot be combined", hint="leave one of them out")
     return output
 
 
@@ -240,7 +238,9 @@ def keep_inputs(items: Iterable[Item], output: Output, work: ItemList) -> Iterat
 def _place_rows(name: FormatName, table: Path | None, options: OutputOptions) -> Path:
     """Where the rows are kept of which a table is made. Raises UsageError if it could not be."""
     if table is None or is_own_stream(table):
-        raise UsageError(f"--format {name} is made of all rows at the end", hint="name a file with --output")
+        raise UsageError(
+            f"--format {name} is written from all rows at the end", hint="name a file with --output"
+        )
     assert name != "text"
     from ..convert.conversion import check_form
 
@@ -297,7 +297,7 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
         )
         if rows.unsure is not None and not rows.unsure.count:
             settings.talk.note(
-                f"{output.path} has no rows but this command's own; another --model or --template may be surer"
+                f"{output.path} has only rows of this same command; another --model or --template may be surer"
             )
         if rows.was_repaired:
             settings.talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
@@ -320,7 +320,7 @@ def _has_changed(known: bytes, item: Item) -> bool:
 
 
 def _keeps_rows(path: Path, traits: FormatTraits) -> bool:
-    """Whether a file can be gone on with: text does not say what it is about, and pipes forget."""
+    """Whether a file can be resumed: text does not say what it is about, and pipes keep nothing."""
     return traits.can_resume and (path.is_file() or not path.exists())
 
 

@@ -1,4 +1,4 @@
-"""What `idefics review` does: serve the page, write it to a file, or put corrections into effect."""
+"""What `idefics review` does: serve the page, write it to a file, or apply corrections."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Wanted:
 
 
 def review_rows(wanted: Wanted, settings: Settings) -> None:
-    """Do what was asked for; the page is served until Ctrl-C."""
+    """Do what the options ask for; the page is served until Ctrl-C."""
     talk = settings.talk
     for path in wanted.paths:
         if not path.is_file():
             raise UsageError(f"{path} is not a file of rows", hint="make one with --output rows.jsonl")
     if wanted.apply_as is not None and not wanted.apply:
-        raise UsageError("--as is for --apply", hint="add --apply")
+        raise UsageError("--as needs --apply", hint="add --apply")
     if settings.output.output is not None and not wanted.apply:
-        raise UsageError("--output is for --apply", hint="add --apply, or write the page with --html FILE")
+        raise UsageError("--output needs --apply", hint="add --apply, or write the page with --html FILE")
     if wanted.apply:
         _apply(wanted, settings)
         return
@@ -53,14 +53,14 @@ def review_rows(wanted: Wanted, settings: Settings) -> None:
     if wanted.html is not None:
         session.read_all()
         count = write_html(session, Path(wanted.html))
-        talk.note(f"{count:,} rows are in {wanted.html}, which opens anywhere; corrections are saved from it")
+        talk.note(f"{count:,} rows are in {wanted.html}, which any browser opens; it can save corrections")
         return
     serve_page(session, talk, wanted.port, opens=not wanted.no_browser)
 
 
 def _apply(wanted: Wanted, settings: Settings) -> None:
     if len(wanted.paths) > 1:
-        raise UsageError("--apply is about one file", hint="corrections are those of the first")
+        raise UsageError("--apply takes one file", hint="name only the file that was corrected")
     rows, kind = wanted.paths[0], wanted.apply_as or "rows"
     given = settings.output.output
     if given is not None and kind == "sidecars":
@@ -81,7 +81,7 @@ def _apply(wanted: Wanted, settings: Settings) -> None:
 def serve_page(
     session: ReviewSession, talk: Talk, port: int | None = None, *, opens: bool = True, query: str = ""
 ) -> None:
-    """Serve the page until Ctrl-C; it `opens` by itself where there is a person with a desktop, at what is found."""
+    """Serve the page until Ctrl-C; where there is a desktop and it `opens`, the browser shows it with the query."""
     listener, token = open_socket(port or 0), make_token()
     port = listener.getsockname()[1]
     address = f"http://{HOST}:{port}/{token}/{f'#{urllib.parse.quote(query)}' if query else ''}"
@@ -111,7 +111,7 @@ def serve_page(
 
 
 def _has_browser() -> bool:
-    """Whether a person is here, with a desktop: over ssh a browser would open where nobody sees it."""
+    """Whether this is a desktop with a person at it: over ssh a browser would open where nobody sees it."""
     if sys.stdin is None or not sys.stdin.isatty() or "SSH_CONNECTION" in os.environ:
         return False
     return sys.platform in ("win32", "darwin") or any(

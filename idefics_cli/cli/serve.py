@@ -1,4 +1,4 @@
-"""What `idefics serve` does: run a server here or in the background, ask how it is, end it."""
+"""What `idefics serve` does: run a server here or in the background, print its status, stop it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ServeOptions:
 def run_server(wanted: ServeOptions, settings: Settings) -> None:
     """Serve until told to end, or return once a server in the background is ready."""
     if wanted.port is None and wanted.host is not None:
-        raise UsageError("--host is for TCP", hint="give a --port too")
+        raise UsageError("--host needs --port", hint="add --port 8000")
     if wanted.port is None and wanted.api_key is not None:
         settings.talk.note("--api-key changes nothing without --port: the socket is yours alone")
     model = choose_model(settings)
@@ -56,7 +56,7 @@ def run_server(wanted: ServeOptions, settings: Settings) -> None:
 
 
 def print_status() -> None:
-    """Print how the running server is. Raises NothingToDo if there is none."""
+    """Print the status of the running server. Raises NothingToDo if there is none."""
     said = ask_server("GET", HEALTH)
     if said is None:
         raise NothingToDo("no server is running", hint="start one with `idefics serve`")
@@ -83,7 +83,7 @@ def _describe_seconds(seconds: float) -> str:
 
 
 def stop_server(settings: Settings) -> None:
-    """End the running server and wait for it. Raises NothingToDo if there is none."""
+    """Stop the running server and wait for its end. Raises NothingToDo if there is none."""
     said = ask_server("POST", STOP)
     if said is None:
         raise NothingToDo("no server is running")
@@ -157,5 +157,5 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
         tcp=tcp,
         address=address,
         on_ready=lambda: talk.note(f"serving {model.name} to {' and '.join(places)}"),
-        on_ending=lambda: talk.note("finishing the work in hand; again to end at once"),
+        on_ending=lambda: talk.note("finishing the current requests; press Ctrl-C again to stop now"),
     )

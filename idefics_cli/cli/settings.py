@@ -1,4 +1,4 @@
-"""What a command's work is told: everything the user set, checked and in the terms of the layers below."""
+"""The settings of a command: everything the user set, checked and in the types of the layers below."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Settings:
         return {name: value for panel in panels for name, value in list_given(panel, fact).items()}
 
     def list_values(self, fact: Fact) -> dict[str, Any]:
-        """The values of the options with a fact, by their names, as they are understood."""
+        """The values of the options with a fact, by their names, after parsing."""
         panels = (self.model, self.workers, self.prompt, self.decoding, self.input, self.table, self.output)
         values = {name: value for panel in panels for name, value in list_values(panel, fact).items()}
         understood = {

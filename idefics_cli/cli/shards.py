@@ -1,4 +1,4 @@
-"""Which part of the items this process answers: as it was told, or as what started it numbers its processes."""
+"""Which part of the items this process answers: as --shard says, or as the numbering of its launcher says."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def _find_shard(environment: Mapping[str, str]) -> tuple[int, int]:
     if not found:
         if "JOB_COMPLETION_INDEX" in environment:
             raise UsageError(
-                "--shard auto knows this pod's index but not of how many",
+                "--shard auto knows this pod's index but not the number of pods",
                 hint="set JOB_COMPLETIONS to the job's completions, as its env",
             )
         raise UsageError(
-            "--shard auto finds no part: nothing here numbers this process",
+            "--shard auto finds no part: no variable numbers this process",
             hint="start it with srun, as a job array, an indexed Job or torchrun, or write --shard 1/4",
         )
     number, count = next((pair for pair in found if pair[1] > 1), found[0])

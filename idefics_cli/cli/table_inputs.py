@@ -76,14 +76,14 @@ class _Reading:
             yield from enumerate(asked, (record.place - 1) * each)
 
     def fail_table(self, name: str, problem: str) -> Item:
-        """The row that stands for a table that cannot be opened."""
+        """The row for a table that cannot be opened."""
         return self._fail(hide_secrets(name), problem, "not_found")
 
     def _fail(self, name: str, problem: str, code: str) -> Item:
         return replace(self.like, id=name, problem=f"{name_source(name)}: {problem}", problem_code=code)
 
     def _read(self, record: Record, table: RecordTable, name: str) -> Item:
-        """Raises ItemError for a record that cannot be asked about."""
+        """Raises ItemError for a record without a usable image or field."""
         if record.problem:
             raise SourceError(record.problem, code="not_found")
         own = tuple(
@@ -106,7 +106,7 @@ class _Reading:
         return replace(item, id=_to_text(self.id_column, id), is_named=True)
 
     def _place(self, item: Item, cell: Any, table: str) -> Item:
-        """The item with the images of a cell that is there: names, bytes, or several of them."""
+        """The item with the images of a cell that is not empty: names, bytes, or several of them."""
         several = cell if isinstance(cell, list | tuple) else [cell]
         names: list[str] = []
         own: dict[str, bytes] = {}
@@ -134,9 +134,9 @@ class _Reading:
 
 def _list_table(images: Sequence[str], question: Question, settings: Settings, named: str) -> ItemList:
     if images or settings.input.files_from is not None:
-        raise UsageError("--from has the images", hint="leave the names of others away")
+        raise UsageError("--from already names the images", hint="leave out the other names")
     if settings.input.together:
-        raise UsageError("--together is for names of images", hint="a column may have a list of them")
+        raise UsageError("--together needs names of images", hint="use a column with lists of images")
     options = settings.table
     template = choose_template(question, settings)
     check_words(images, question.task)
@@ -165,7 +165,7 @@ def _list_table(images: Sequence[str], question: Question, settings: Settings, n
         items=lambda: _list_items(names, first, reading),
         words=_choose_words(template, settings),
         nothing=NothingToDo(
-            f"no row of {name_source(named)} is asked for", hint="check --where" if conditions else ""
+            f"no row of {name_source(named)} is selected", hint="check --where" if conditions else ""
         ),
         is_stream=True,
         files=tuple(name for name in names if parse_scheme(name) is None),
@@ -188,7 +188,7 @@ def _list_items(names: Sequence[str], first: RecordTable, reading: _Reading) -> 
 
 
 def _share(names: Sequence[str], reading: _Reading, index: int, count: int) -> Iterator[Item] | None:
-    """The items of every so many-th group of rows, from the first table on; None where there are too few of them."""
+    """The items of every n-th group of rows, counted over all tables; None where there are too few groups."""
     groups: list[tuple[str, int, int, int]] = []
     """The table, number of the group in it, how many rows are before that table and how many it has."""
     before = 0

@@ -1,4 +1,4 @@
-"""A conversation on a terminal: lines with a history in, replies as they are written out, as Markdown."""
+"""A conversation on a terminal: input lines with a history, replies shown while they are generated, as Markdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WAYS_OUT = {
 
 
 class Terminal:
-    """Leads one session with the person at the keyboard."""
+    """Runs one session with the person at the keyboard."""
 
     def __init__(self, session: Session, model: str, talk: Talk) -> None:
         self._session = session
@@ -64,7 +64,7 @@ class Terminal:
                 self._ask(as_message(line))
 
     def _tell_of_images(self) -> None:
-        """Say once that nothing was shown yet: a question without an image is most often a slip."""
+        """Say once that no image was shown yet: a question without one is usually a mistake."""
         conversation = self._session.conversation
         if not (self._has_told_of_images or conversation.waiting or conversation.list_sources()):
             self._has_told_of_images = True
@@ -105,7 +105,7 @@ class Terminal:
 
 
 class LiveReply:
-    """A reply on the screen while it comes. A finished paragraph is printed for good, the one in hand is redrawn."""
+    """A reply on the screen while it comes. A finished paragraph is printed once, the current one is redrawn."""
 
     def __init__(self, console: Console) -> None:
         self.text = ""
@@ -175,7 +175,7 @@ def _bind_keys() -> KeyBindings:
 
 
 def _open_history() -> History:
-    """What was typed before, for this user's eyes only; where nothing can be written, only what is typed now."""
+    """Earlier input, in a file that only this user can read; else only that of this session."""
     path = state_folder() / "chat_history"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

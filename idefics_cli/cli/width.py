@@ -1,4 +1,4 @@
-"""Lines as wide as the terminal that shows them: broken between words, tables piled up where they are too wide."""
+"""Lines as wide as the terminal that shows them: broken between words; tables that are too wide become lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GAP = re.compile(r"(?:^|\S) {2,}(?=\S)")
 
 
 def find_columns(stream: TextIO | None) -> int | None:
-    """How wide a terminal is; None for what is no terminal, or does not say."""
+    """How wide a terminal is; None if it is not a terminal or does not say."""
     try:
         if stream is None or not stream.isatty():
             return None

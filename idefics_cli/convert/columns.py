@@ -1,4 +1,4 @@
-"""A row as the cells of a table: what is nested gets a column for each of its values, named with dots."""
+"""A row as the cells of a table: each nested value gets its own column, named with dots."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def find_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[TableColumn, ...]:
 
 
 def choose_columns(columns: Sequence[TableColumn], wanted: Sequence[str]) -> tuple[TableColumn, ...]:
-    """The columns by name, in this order; `data` stands for all that is in it. Raises UsageError for others."""
+    """The columns by name, in this order; `data` means all columns in it. Raises UsageError for unknown ones."""
     chosen: dict[str, TableColumn] = {}
     for name in wanted:
         found = [one for one in columns if one.name == name or one.name.startswith(f"{name}.")]
@@ -95,7 +95,7 @@ def _key_by_label(scores: list[Any]) -> Any:
 
 
 def _merge(kind: CellKind | None, value: Any) -> CellKind | None:
-    """What a column is whose cells were of this kind and that has this one too."""
+    """The kind of a column of this kind after one more cell, of that kind."""
     if value is None:
         return kind
     found = _kind_of(value)

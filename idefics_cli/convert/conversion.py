@@ -1,4 +1,4 @@
-"""A file of rows made into another form, whole or not at all. Memory does not grow with the rows."""
+"""Converts a file of rows to another form, completely or not at all. Memory does not grow with the rows."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class RowTable(Protocol):
     """Where rows are written in a form."""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Raises ItemError for a row that has no place in it."""
+        """Raises ItemError for a row that this form cannot hold."""
 
     def finish(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One row of the table of forms: who writes it, which is imported when that is asked for."""
+    """One row of the table of forms: its class, imported only when the form is used."""
 
     place: str
     suffix: str
     needs: str | None = None
-    """A library that is no part of the plain installation."""
+    """A library that the plain installation does not have."""
     is_folder: bool = False
 
 
@@ -52,19 +52,19 @@ FORMS: dict[FormName, Form] = {
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came of it: rows written, and left out."""
+    """The outcome: rows written, and left out."""
 
     written: int
     left_out: int
 
 
 def check_form(name: FormName, target: Path, *, is_replaced: bool) -> None:
-    """Raise UsageError if rows could not be made into this form, there."""
+    """Raise UsageError if rows cannot be written in this form, there."""
     form = FORMS[name]
     if form.needs is not None and find_spec(form.needs) is None:
         raise UsageError(f"{name} needs {form.needs}", hint="pip install 'idefics-cli[tables]'")
     if target.name in ("", ".."):
-        raise UsageError(f"{target} has no name of its own", hint="name a file, or a folder to be made")
+        raise UsageError(f"{target} is not a file name", hint="name a file, or a folder to be made")
     if is_own_stream(target) and not form.is_folder:
         return
     if not target.absolute().parent.is_dir():
@@ -88,7 +88,7 @@ def convert(
     limits: Limits | None = None,
     tell: Callable[[str, str], None],
 ) -> Conversion:
-    """Write the rows of a file in a form, in the place of what is there. What is left out is told, with its line."""
+    """Write the rows of a file in a form, replacing the target. Rows left out are reported, with their line."""
     form = FORMS[name]
     found = find_columns(row for _, row in _read(rows, lambda line, why: None))
     found = choose_columns(found, columns) if columns else found

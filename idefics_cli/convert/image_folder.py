@@ -28,7 +28,7 @@ _SUFFIXES = (
 
 
 class ImageFolder:
-    """An image and a line for each answered row. What has no one image to copy is refused, a row at a time."""
+    """An image and a line for each answered row. Each row without exactly one image to copy is left out."""
 
     def __init__(self, folder: Path, columns: Sequence[TableColumn], limits: Limits) -> None:
         (folder / IMAGES).mkdir()
@@ -38,12 +38,12 @@ class ImageFolder:
         self._count = 0
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Raises ItemError for a row that has no place here."""
+        """Raises ItemError for a row that cannot be in it."""
         if row.get("error") is not None:
             raise BadItem("it failed, so there is nothing to learn from it")
         sources = read_sources(row)
         if len(sources) != 1:
-            raise BadItem(f"it has {len(sources)} images, and a line of {METADATA} has one")
+            raise BadItem(f"it has {len(sources)} images, but a line of {METADATA} names one")
         self._count += 1
         name = f"{IMAGES}/{self._copy(sources[0])}"
         cells = flatten(row)
@@ -70,7 +70,7 @@ class ImageFolder:
             else:
                 (self._folder / IMAGES / name).write_bytes(data)
         except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
-            raise SourceError(f"{name_source(source)} cannot be read any more", code="not_found") from None
+            raise SourceError(f"{name_source(source)} can no longer be read", code="not_found") from None
         return name
 
 
@@ -81,5 +81,5 @@ def _name_copy(source: str, head: bytes) -> str:
     if not has_image_suffix(f"x{suffix}"):
         suffix = next((found for start, found in _SUFFIXES if head.startswith(start)), "")
     if not suffix:
-        raise SourceError(f"{name_source(source)} is of no format with a suffix", code="not_an_image")
+        raise SourceError(f"{name_source(source)} has an unknown image format", code="not_an_image")
     return f"{_UNSAFE.sub('_', stem)[:80]}{suffix.lower()}"

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 
 
 class CsvTable:
-    """A line for each row, as RFC 4180 has it, in UTF-8 with the mark by which spreadsheets know it.
+    """A line for each row, as RFC 4180 has it, in UTF-8 with a byte order mark for spreadsheets.
 
     A text that a spreadsheet would run gets an apostrophe before it. One image is its name, several are JSON.
     """

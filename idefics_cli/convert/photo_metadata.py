@@ -24,14 +24,14 @@ class XmpFolder:
         self._folder = folder
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Raises ItemError for a row that is not about one file, or about one that has its XMP already."""
+        """Raises ItemError for a row that is not about one file, or whose XMP file is already written."""
         source, text = read_answer(row)
         name = os.path.relpath(source) if os.path.isabs(source) else os.path.normpath(source)
         if name.startswith(".."):
             name = os.path.basename(name)
         target = self._folder / f"{os.path.splitext(name)[0]}.xmp"
         if target.exists():
-            raise BadItem(f"{os.path.splitext(name)[0]}.xmp is written for another row")
+            raise BadItem(f"{os.path.splitext(name)[0]}.xmp was already written for another row")
         target.parent.mkdir(parents=True, exist_ok=True)
         keywords = list_keywords(row.get("label"), row.get("data"))
         write_file(target, write_packet(None, Metadata(text, keywords)))

@@ -1,1 +1,1 @@
-"""What `idefics doctor` looks at: the machine, and the embedded checkpoint in each precision. Knows no terminal."""
+"""What `idefics doctor` checks: the machine, and the embedded checkpoint in each precision. Knows no terminal."""

@@ -1,4 +1,4 @@
-"""Whether this machine computes what it should: the embedded checkpoint asked what is known, in each precision."""
+"""Whether this machine computes what it should: the embedded checkpoint asked known questions, in each precision."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def _check(precision: PrecisionCheck, device: str) -> Check:
         ]
         answers = backend.answer(requests, images)
     except IdeficsError as error:
-        return Check(name, "broken", str(error), "nothing can be asked in this precision")
+        return Check(name, "broken", str(error), "no question can be asked in this precision")
     finally:
         if backend is not None:
             backend.close()
     wrong = [
-        f"{probe.image} is {_read(answer)!r} and not {probe.truth!r}"
+        f"{probe.image} is answered {_read(answer)!r}, not {probe.truth!r}"
         for probe, answer in zip(PROBES, answers, strict=True)
         if _read(answer) != probe.truth
     ]

@@ -1,4 +1,4 @@
-"""One thing that was looked at, and what came of it."""
+"""One check and its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ State = Literal["ok", "hint", "broken", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`text` is one line for people, `hint` what would make it better, `values` the figures for programs."""
+    """`text` is one line for people, `hint` what to do, `values` the figures for programs."""
 
     name: str
     state: State

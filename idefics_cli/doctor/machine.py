@@ -34,7 +34,7 @@ FEW_BYTES = 2e9
 
 
 def check_machine(*, is_offline: bool) -> Iterator[Check]:
-    """Look at one thing after the other."""
+    """Run one check after the other."""
     yield check_versions()
     devices = check_devices()
     yield devices
@@ -78,7 +78,7 @@ def check_versions() -> Check:
 
 
 def check_devices() -> Check:
-    """What there is to run on, the one chosen by itself first."""
+    """The devices, the default one first."""
     try:
         import_libraries()
     except ModelError as error:
@@ -97,13 +97,13 @@ def check_devices() -> Check:
     if devices[0].kind != "cpu":
         return Check("devices", "ok", text, values=values)
     if shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists():
-        hint = "there is an NVIDIA card that torch does not see: install torch with CUDA (pytorch.org) and a driver"
+        hint = "torch does not find the NVIDIA card:  install torch with CUDA (pytorch.org) and a driver"
         return Check("devices", "hint", text, hint, values)
     return Check("devices", "ok", text, "a GPU would be many times faster", values)
 
 
 def check_memory() -> Check:
-    """What is free on the device that is chosen by itself."""
+    """The free memory on the default device."""
     from ..models.devices import list_devices
 
     first = list_devices()[0]
@@ -131,7 +131,7 @@ def check_disk() -> Check:
 
 
 def check_caches() -> Check:
-    """What downloads and quantized weights take up, and which checkpoints are here."""
+    """The disk space of downloads and quantized weights, and which checkpoints are downloaded."""
     from ..models.hub.catalog import list_catalog
     from ..models.quantization.entries import list_entries
 
@@ -171,7 +171,7 @@ def check_settings() -> Check:
 
 
 def check_token() -> Check:
-    """Whether there is a token for the hub. Its value is nobody's business."""
+    """Whether there is a token for the hub. Its value is never shown."""
     path = expand_user(os.environ.get("HF_TOKEN_PATH") or str(hub_cache().parent / "token"), "HF_TOKEN_PATH")
     is_there = any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or path.is_file()
     text = "there is a token for the hub" if is_there else "no token for the hub; gated checkpoints need one"

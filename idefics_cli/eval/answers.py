@@ -20,7 +20,7 @@ _normalise_exact = lru_cache(maxsize=1 << 16)(normalise_exact)
 
 
 def is_exact(said: str, answers: Sequence[str]) -> bool:
-    """Whether an answer is one of the right ones, less case, spaces and a full stop."""
+    """Whether an answer is one of the right ones, ignoring case, spaces and a full stop."""
     return _normalise_exact(said) in map(_normalise_exact, answers)
 
 
@@ -113,7 +113,7 @@ def _list_fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def are_equal(said: Any, right: Any) -> bool:
-    """Whether two JSON values say the same: texts as in exact match, numbers by their value."""
+    """Whether two JSON values mean the same: texts as in exact match, numbers by their value."""
     if isinstance(said, str) and isinstance(right, str):
         return normalise_exact(said) == normalise_exact(right)
     if isinstance(said, bool) or isinstance(right, bool):

@@ -21,14 +21,14 @@ from ..files import write_file
 from ..prompts.templates import Strict, Template
 
 KEPT_FOR_SHOTS = 64
-"""So many rows of a split that has its own shots are never asked."""
+"""If shots come from the split itself, its first rows, so many, are never asked."""
 SHOT_POOL = 1000
 """Shots are drawn from so many rows at most: a split is read as a stream."""
 MAX_ROWS = 1_000_000
 
 
 class Columns(Strict):
-    """Where a row of a dataset has what."""
+    """Which column of a dataset has which part of a sample."""
 
     id: str | None = None
     images: list[str]
@@ -72,14 +72,14 @@ class Benchmark(Strict):
 
 
 class Draw(NamedTuple):
-    """What of a benchmark is asked, and with which shots."""
+    """Which part of a benchmark is asked, and with which shots."""
 
     limit: int | None = None
     shots: int = 0
     seed: int = 0
     without_image: bool = False
     data: Path | None = None
-    """A folder with the dataset, in place of the hub's."""
+    """A folder with the dataset, instead of the one on the hub."""
 
     @property
     def name(self) -> str:
@@ -120,7 +120,7 @@ def load_benchmarks() -> dict[str, Benchmark]:
 
 
 def prepare(name: str, benchmark: Benchmark, draw: Draw, cache: Path) -> BenchmarkFiles:
-    """Fetch what is asked and write it down, unless it was before. Raises UsageError where it cannot be had."""
+    """Fetch the items and write them to files, unless they are there. Raises UsageError if that fails."""
     # Whatever the limit, an item is the same one: a run of more goes on with the rows of fewer.
     same = json.dumps(
         [benchmark.model_dump(mode="json"), *map(str, draw._replace(limit=None))], sort_keys=True
@@ -145,7 +145,7 @@ def prepare(name: str, benchmark: Benchmark, draw: Draw, cache: Path) -> Benchma
                 references.append(_to_line({"id": sample.id, "answers": sample.answers}))
         if not references:
             raise UsageError(
-                f"nothing of {benchmark.split} of {draw.data or benchmark.dataset} can be asked",
+                f"no question in {benchmark.split} of {draw.data or benchmark.dataset} can be asked",
                 hint=f"it needs more than {begin} rows" if begin else "name another --data FOLDER",
             )
         # Last: where the references are, all is.
@@ -216,7 +216,7 @@ def _keep_images(sample: Sample, folder: Path, prefix: str = "") -> list[str]:
 
 
 class Samples:
-    """The rows of a split, read as a stream, from the first one each time."""
+    """The rows of a split, read as a stream, always from the first one."""
 
     def __init__(
         self, benchmark: Benchmark, rows: Iterable[Mapping[str, Any]], labels: tuple[str, ...]
@@ -291,7 +291,7 @@ def _read_image(value: Any) -> bytes | str:
 
 
 def _open_split(benchmark: Benchmark, split: str, data: Path | None) -> Samples:
-    """A split as a stream. Raises UsageError where the library or the dataset cannot be had."""
+    """A split as a stream. Raises UsageError if the library or the dataset is missing."""
     try:
         import datasets
     except ImportError as error:

@@ -25,7 +25,8 @@ def measure_cider(cases: Sequence[Case]) -> Measured:
     """
     if len(cases) < 2:
         raise UsageError(
-            "cider needs at least two images", hint="rare words are told by the other references"
+            "cider needs at least two images",
+            hint="it weighs words by how rare they are in the references of other images",
         )
     captions, grams = _count(cases)
     return take_mean(score_cider(captions, grams))

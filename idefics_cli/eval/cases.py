@@ -1,4 +1,4 @@
-"""Rows with what is right for them: what metrics work on. Any JSONL with ids or images will do."""
+"""Rows with their right answers: the input of metrics. Any JSONL with ids or images will do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .references import References
 
 
 class Case(NamedTuple):
-    """One answer and what it is held against. A failed row has said nothing, and so is wrong."""
+    """One answer and its references. A failed row has no answer, and so is wrong."""
 
     id: str
     said: str
@@ -26,7 +26,7 @@ class Case(NamedTuple):
     scores: tuple[tuple[str, float, float], ...]
     """Ranked labels, best first: name, log-likelihood, probability."""
     probability: float
-    """How sure the model was of what it said; NaN where that is not known."""
+    """How sure the model was of its answer; NaN if that is not known."""
     data: Any
     answers: tuple[str, ...]
     """The right ones; of several annotators where there were some."""
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 class Cases(list[Case]):
-    """Cases in order, and what several metrics count of them, counted once."""
+    """Cases in order, with counts that several metrics share."""
 
     @cached_property
     def captions(self) -> CaptionSet:

@@ -1,4 +1,4 @@
-"""Files of rows against references: cases held together, metrics, intervals, groups and tests."""
+"""Files of rows against references: common cases, metrics, intervals, groups and tests."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def _find_worst(cases: Sequence[Case], measured: Sequence[Measured], most: int) 
     if not most:
         return []
     if values is None:
-        raise UsageError("these metrics are of all cases together", hint="name one of single cases, as exact")
+        raise UsageError(
+            "these metrics have no value for a single case", hint="name one that has, such as exact"
+        )
     order = np.argsort(values, kind="stable")[:most]
     return [(float(values[place]), cases[place]) for place in order]
 
@@ -118,7 +120,7 @@ def _name_files(files: Sequence[CaseFile]) -> list[str]:
 
 
 def _list_notes(files: Sequence[CaseFile], references: References, count: int) -> list[str]:
-    """What of the files did not count, or counted as wrong."""
+    """Which rows did not count, or counted as wrong."""
     notes = []
     for file in files:
         parts = [f"{file.failed:,} failed rows count as wrong"] if file.failed else []
@@ -128,7 +130,7 @@ def _list_notes(files: Sequence[CaseFile], references: References, count: int) -
         if parts:
             notes.append(f"{file.path}: {', '.join(parts)}")
     if len(files) > 1 and any(len(file.cases) > count for file in files):
-        notes.append(f"{count:,} cases are in all files, and only those are measured")
+        notes.append(f"{count:,} cases are in all files; only those are measured")
     return notes
 
 

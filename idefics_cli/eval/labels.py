@@ -16,7 +16,7 @@ from .wording import normalise_exact
 
 ECE_BINS = 15
 MOST_CLASSES = 50
-"""One ranking is measured for each class; of more, nobody reads the mean."""
+"""The most classes with a ranking each; a mean over more says little."""
 Codes = npt.NDArray[np.int64]
 
 
@@ -115,7 +115,9 @@ def _measure_rankings(cases: Sequence[Case], positive: str | None, rank: Any) ->
         places = np.unique(chances, return_inverse=True)[1]
         rankings.append((is_right, places, int(places.max()) + 1))
     if not rankings:
-        raise UsageError("all references say the same, so nothing is ranked", hint="leave auc and ap out")
+        raise UsageError(
+            "all references are the same label, so a ranking cannot be measured", hint="leave auc and ap out"
+        )
 
     def evaluate(weights: Floats) -> float:
         values = []

@@ -1,4 +1,4 @@
-"""The table of metrics, and which of them a task is measured by unless others are named."""
+"""The table of metrics, and the default metrics of each task."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def choose_metrics(task: str, cases: Sequence[Case]) -> list[str]:
 
 
 def measure(name: str, cases: Sequence[Case], positive: str | None = None) -> Measured:
-    """A metric on cases. Raises UsageError where it has nothing to go by."""
+    """A metric on cases. Raises UsageError where the cases lack what it needs."""
     metric = METRICS[name]
     needs_truth = name == "fields"
     if needs_truth and all(case.truth is None for case in cases):

@@ -1,4 +1,4 @@
-"""The table as a picture: a bar for each value, a line for its interval. Drawn with Pillow alone."""
+"""The table as a chart: a bar for each value, a line for its interval. Drawn with Pillow alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WIDTH, MARGIN, NAME_WIDTH, LABEL_WIDTH, BAR, GAP = 1000, 24, 330, 190, 20, 6
 
 
 def check_plot(path: Path) -> None:
-    """Find out before anything is measured that the picture could not be kept."""
+    """Check, before anything is measured, that the chart can be written."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
-            f"--plot {path} is no picture", hint=f"name it {', '.join('*' + one for one in FORMATS)}"
+            f"--plot {path} is not an image file", hint=f"name it {', '.join('*' + one for one in FORMATS)}"
         )
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", hint="make it first")

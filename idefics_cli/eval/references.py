@@ -1,4 +1,4 @@
-"""What the right answers are: from JSONL, CSV or what was decided in review, found by a row's id or images."""
+"""The right answers: from JSONL, CSV or the decisions of a review, found by a row's id or images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..review.corrections import Corrections, review_path
 from ..review.summary import identify, read_images
 
 ANSWERS = ("answers", "references", "captions", "reference", "answer", "caption", "label", "text")
-"""Where a reference may say what is right; the first that is there counts."""
+"""The keys of a reference that may have the answer; the first one found counts."""
 IMAGES = ("images", "image", "file_name", "filename", "path")
 _MAX_BYTES = 4_000_000_000
 Key = tuple[str, str]
@@ -34,7 +34,7 @@ class Reference:
 
 
 class References:
-    """All that is right, by id, by image and question, and by the name of an image's file where only one has it."""
+    """All right answers, by id, by image and question, and by the name of an image's file where only one has it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class References:
             self._by_name[name] = None if name in self._by_name else reference
 
     def find(self, row: Mapping[str, Any], line: int) -> Reference | None:
-        """What is right for a row, if that is known: by its id first, then by its first image and its question."""
+        """The right answer for a row, if known: by its id first, then by its first image and its question."""
         if self.by_row:
             return self.by_row.get(identify(row, line))
         if (found := self._by_id.get(str(row.get("id")))) is not None:
@@ -103,11 +103,11 @@ def load_references(path: Path) -> References:
 
 
 def find_references(rows: Path) -> Path:
-    """What was decided in review about a file of rows. Raises UsageError where nothing was."""
+    """The decisions of a review about a file of rows. Raises UsageError if there are none."""
     beside = review_path(rows)
     if not beside.exists():
         raise UsageError(
-            "there is nothing to hold the rows against",
+            "there are no references for the rows",
             hint=f"name a file with --references, or correct some with `idefics review {rows}`",
         )
     return beside

@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs. Pure: nothing here reads or prints."""
+"""The measured values, for people and for programs. Pure: nothing here reads or prints."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _compare(comparison: Comparison) -> list[str]:
 
 
 def list_details(finding: Scored) -> Iterator[list[tuple[str, ...]]]:
-    """The tables behind a metric: classes, who was taken for whom, fields."""
+    """The tables behind a metric: classes, confusion matrix, fields."""
     details = finding.measured.details
     if classes := details.get("classes"):
         yield [
@@ -105,7 +105,7 @@ def list_details(finding: Scored) -> Iterator[list[tuple[str, ...]]]:
 
 
 def list_worst(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """What scored least: what was said and what is right."""
+    """The lowest scores: the answer and the right one."""
     return [
         ("SCORE", "ID", "SAID", "RIGHT"),
         *(
@@ -129,7 +129,7 @@ def _cut(text: str, most: int = 60) -> str:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The same for programs, with what lies behind each metric. Values are times 100, as in the table."""
+    """The same for programs, with the details of each metric. Values are times 100, as in the table."""
     return {
         "metrics": [_describe(one) for one in evaluation.findings],
         "worst": [

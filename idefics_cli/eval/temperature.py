@@ -1,4 +1,4 @@
-"""How honest the probabilities of labels are, and the temperature that makes them so."""
+"""How well calibrated the probabilities of labels are, and the temperature that calibrates them."""
 
 from __future__ import annotations
 

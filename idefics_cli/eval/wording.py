@@ -1,4 +1,4 @@
-"""What of an answer's wording does not count: for exact match, for VQA accuracy, and as the words of a caption."""
+"""Which differences in wording do not count: for exact match, for VQA accuracy, and as the words of a caption."""
 
 from __future__ import annotations
 

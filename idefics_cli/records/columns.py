@@ -1,4 +1,4 @@
-"""Which column of a table has the images, and that the others are there."""
+"""Which column of a table has the images, and that the others exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV as spreadsheets and programs write it: one line at a time, in UTF-8, whatever stands in it."""
+"""CSV as spreadsheets and programs write it: one line at a time, in UTF-8; damaged lines are records with a problem."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CsvReader:
                 place += 1
                 name = f"{self._name}#{place}"
                 if len(row) > len(self._columns) and any(row[len(self._columns) :]):
-                    problem = f"has {len(row)} cells, and there are {len(self._columns)} columns"
+                    problem = f"has {len(row)} cells, but there are {len(self._columns)} columns"
                 cells = {one: text for one, text in zip(self._columns, row, strict=False) if text}
                 if problem or hold(self._wanted.conditions, cells):
                     yield Record(name, place, cells, problem=problem)

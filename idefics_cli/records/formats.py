@@ -13,7 +13,7 @@ from .record import CellChoice, RecordTable
 
 @dataclass(frozen=True, slots=True)
 class TableKind:
-    """Who reads it, which is imported when one is read, and what that needs beyond the plain installation."""
+    """The class that reads it, imported when needed, and what it needs beyond the plain installation."""
 
     place: str
     needs: str = ""
@@ -36,7 +36,7 @@ TABLES: dict[str, TableKind] = {
 
 
 def find_kind(name: str) -> TableKind | None:
-    """The kind of a file by its name; None for what is no table."""
+    """The kind of a file by its name; None if it is not a table."""
     lowered = name.lower().rstrip("/")
     return next((TABLES[suffix] for suffix in TABLES if lowered.endswith(suffix)), None)
 
@@ -46,10 +46,12 @@ def has_table_suffix(name: str) -> bool:
 
 
 def open_kind(name: str, wanted: CellChoice) -> RecordTable:
-    """Open a table. Raises UsageError for what is none, or needs what is not there."""
+    """Open a table. Raises UsageError if it is not one, or if it needs a library that is not installed."""
     kind = find_kind(name)
     if kind is None:
-        raise UsageError(f"{name_source(name)} is no table by its name", hint=f"known: {', '.join(TABLES)}")
+        raise UsageError(
+            f"{name_source(name)} does not have the suffix of a table", hint=f"known: {', '.join(TABLES)}"
+        )
     if kind.needs and find_spec(kind.needs) is None:
         raise UsageError(
             f"{name_source(name)} needs {kind.needs}", hint=f"pip install 'idefics-cli[{kind.extra}]'"

@@ -22,7 +22,7 @@ class LanceReader:
         try:
             self._data = lance.dataset(name)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{name} is not a Lance dataset that can be read") from error
+            raise UsageError(f"{name} is not a readable Lance dataset") from error
         columns = self._data.schema.names
         large = [field.name for field in self._data.schema if "binary" in str(field.type)]
         self.image = choose_image(name, wanted, columns, large)

@@ -1,4 +1,4 @@
-"""One image of a table by its name, for who comes back to it: a page of rows, a folder of copies.
+"""One image of a table by its name, for later use: a page of rows, a folder of copies.
 
 Tables are read as they always are, from where the last image was: in order, all images cost one reading.
 """
@@ -47,7 +47,7 @@ def read_member(name: str, member: str, max_bytes: int) -> bytes:
     if isinstance(cell, dict):
         cell = cell.get("bytes")
     if not isinstance(cell, bytes):
-        raise SourceError(f"{name_source(source)} is not there, or has no image", code="not_found")
+        raise SourceError(f"{name_source(source)} does not exist or has no image", code="not_found")
     if len(cell) > max_bytes:
         raise SourceError(f"{name_source(source)} has more than {max_bytes:,} bytes", code="too_large")
     return cell

@@ -26,7 +26,7 @@ def list_tables(name: str) -> list[str]:
         if len(files) > MAX_FILES:
             raise UsageError(f"{name_source(name)} names more than {MAX_FILES:,} files", hint="name fewer")
     if not files:
-        raise UsageError(f"no table is found at {name_source(name)}", hint="name a .parquet, .csv or .tar")
+        raise UsageError(f"no table found at {name_source(name)}", hint="name a .parquet, .csv or .tar")
     return files
 
 
@@ -46,7 +46,7 @@ def open_table(name: str) -> IO[bytes]:
 
 
 def _expand_braces(name: str) -> Iterator[str]:
-    """`a-{0000..0003}.tar` and `{train,test}.csv` as a shell would write them out, wherever the shell did not."""
+    """`a-{0000..0003}.tar` and `{train,test}.csv` expanded as a shell does, if the shell did not."""
     numbers = _RANGE.search(name)
     choice = _CHOICE.search(name)
     if numbers is not None:

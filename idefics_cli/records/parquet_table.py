@@ -1,4 +1,4 @@
-"""Parquet: small columns a batch of rows at a time, images only as far as they are asked for.
+"""Parquet: small columns a batch of rows at a time, images only when they are used.
 
 A condition is read from its own column before any other: groups of rows in which none meets it are passed over without
 their images. What a file says of its smallest and largest values is not believed.
@@ -37,7 +37,7 @@ class ParquetReader:
             with self._open() as file:
                 self._metadata, schema = file.metadata, file.schema_arrow
         except _DAMAGE as error:
-            raise UsageError(f"{name} is not a Parquet file that can be read: {_describe(error)}") from error
+            raise UsageError(f"{name} is not a readable Parquet file: {_describe(error)}") from error
         columns = schema.names
         large = [field.name for field in schema if _is_large(field.type)]
         self.image = choose_image(name, wanted, columns, large)

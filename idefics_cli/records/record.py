@@ -1,4 +1,4 @@
-"""One row of a table, or one sample of a shard, and who reads them."""
+"""One row of a table, or one sample of a shard, and the protocol of their readers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Record:
     load: Callable[[], Any] | None = None
     """Reads the cell of the image, where that is large: before the next record is asked for, or not at all."""
     problem: str = ""
-    """Why it cannot be read, or all that was to follow."""
+    """Why it, or everything after it, cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def expand_remote(url: str) -> list[str]:
     except SourceError as error:
         raise UsageError(str(error)) from error
     if not found:
-        raise UsageError(f"no table is found at {name_source(url)}", hint="name its .parquet, .csv or .tar")
+        raise UsageError(f"no table found at {name_source(url)}", hint="name its .parquet, .csv or .tar")
     return found
 
 

@@ -58,7 +58,7 @@ class ShardReader:
             with closing(open_table(name)) as file, tarfile.open(fileobj=file, mode="r|*"):
                 pass
         except _DAMAGE as error:
-            raise UsageError(f"{name} is not a tar that can be read") from error
+            raise UsageError(f"{name} is not a readable tar file") from error
 
     def count_groups(self) -> list[int]:
         return []
@@ -102,7 +102,7 @@ class ShardReader:
             yield sample
 
     def _add(self, sample: _Sample, extension: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-        """Read a member that is wanted. What cannot be used is the sample's problem."""
+        """Read a member that is wanted. If it cannot be used, the sample has a problem."""
         sample.members += 1
         is_image = extension == self.image if self.image else has_image_suffix(f"x.{extension}")
         parts = member.name.split("/")

@@ -1,4 +1,4 @@
-"""`--where "column = value"`: which records are wanted, told from one cell each."""
+"""`--where "column = value"`: which records are wanted, by one cell each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The XMP packet in an image file: found, and put in its place, with every other byte as it was. JPEG, PNG, WebP."""
+"""The XMP packet in a JPEG, PNG or WebP file: read it or replace it; all other bytes stay the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _XMP_FLAG = 0x04
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a packet is, or goes: what it is between, and what there is of it."""
+    """Where a packet is, or goes: the bytes before and after it, and the packet if there is one."""
 
     start: int
     stop: int
@@ -32,15 +32,13 @@ def find_packet(image: bytes) -> bytes | None:
 
 
 def embed_packet(image: bytes, packet: bytes) -> bytes:
-    """The image with this packet in the place of its own. Raises BadItem."""
+    """The image with this packet instead of its own. Raises BadItem."""
     place = _find_place(image)
     before, after = image[: place.start], image[place.stop :]
     if image.startswith(_JPEG):
         body = _JPEG_XMP + packet
         if len(body) > _MAX_SEGMENT:
-            raise BadItem(
-                "its XMP would be larger than a JPEG has room for", hint="write it beside: --sidecar xmp"
-            )
+            raise BadItem("its XMP would be too large for a JPEG", hint="write it beside: --sidecar xmp")
         return before + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + after
     if image.startswith(_PNG):
         body = b"iTXt" + _PNG_XMP + b"\0\0\0\0" + packet

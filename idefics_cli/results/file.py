@@ -25,11 +25,11 @@ Existing = Literal["resume", "retry-errors", "retry-changed", "retry-unsure", "o
 _BEGINNING, _NEXT = b'{"id": "', b'", "images": ['
 _ID = re.compile(rb'\{"id": "(?:[^"\\]|\\.)*', re.DOTALL)
 _MAX_ZEROS = 1 << 16
-"""What is taken for a first row that a crash left as zeros; more of them and nothing else is another file."""
+"""A file of at most so many zeros is a first row lost in a crash; a longer one is another file."""
 
 
 class RowFile:
-    """The rows of one file, from opening to closing. Nothing that was there is lost before its replacement is there.
+    """The rows of one file, from opening to closing. Nothing is lost before its replacement is written.
 
     `settle` may be called from another thread than the rest.
     """
@@ -44,7 +44,7 @@ class RowFile:
         on_row: Callable[[dict[str, Any]], None] | None = None,
         has_changed: Callable[[bytes, Item], bool] = have_not_changed,
     ) -> None:
-        """Open and lock a file, read its rows, then repair its end. One that is not of this run is left as it is.
+        """Open and lock a file, read its rows, then repair its end. A file of another run is not changed.
 
         `has_changed` looks whether an item's images are others than when its row was marked. Rows of another run that
         are less sure than `least` are asked again where that is what is wanted of them.
@@ -54,7 +54,7 @@ class RowFile:
         self._path = Path(os.path.realpath(path))
         self._is_new = not self._path.exists()
         self._begins_anew = existing == "overwrite"
-        """Whether the first row is still to replace whatever the file holds."""
+        """Whether the first row will still replace the content of the file."""
         self._ledger = Ledger(
             retries=existing == "retry-errors",
             retries_changed=existing == "retry-changed",
@@ -62,7 +62,7 @@ class RowFile:
         )
         self._successions = Successions(self._ledger.count_good)
         self.unsure = UnsureRows(least) if existing == "retry-unsure" else None
-        """What other runs left in the file, where that is asked again."""
+        """The rows of other runs in the file, where these are asked again."""
         self.was_repaired = False
         self._file = self._open_locked()
         try:
@@ -82,7 +82,7 @@ class RowFile:
         difference = run.describe_difference(row)
         if self.unsure is not None and row["task"] != run.shown.get("task", row["task"]):
             raise UsageError(
-                f"{self._name} line {number} is of the task {row['task']}",
+                f"{self._name} line {number} is of another task, {row['task']}",
                 hint="ask again with the command that wrote it and another --model or --template",
             )
         if difference and not run.began(row) and self.unsure is None:
@@ -127,7 +127,7 @@ class RowFile:
         except OSError as error:
             raise UsageError(
                 f"cannot write to {self._name}: {error.strerror}",
-                hint="what is in it is whole: make room, then run the same command again",
+                hint="its rows are complete: free some space, then run the same command again",
             ) from error
         self._ledger.replace(key)
         if instead_of:
@@ -154,7 +154,7 @@ class RowFile:
             os.close(self._file)
 
     def _read_tail(self) -> bytes:
-        """What stands after the last line end; more than a line can hold is not read."""
+        """The bytes after the last line end; at most one line is read."""
         size, length, tail = os.fstat(self._file).st_size, 1 << 16, b""
         with open(self._file, "rb", closefd=False) as stream:
             while len(tail) < min(size, MAX_LINE_BYTES) and b"\n" not in tail:
@@ -218,7 +218,7 @@ class RowFile:
             os.close(file)  # another run has put a new file in its place since
 
     def _rewrite(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-        """Put a file with only these rows in place of this one, in one step and without giving up the lock."""
+        """Replace the file with one of only these rows, in one step and without releasing the lock."""
         try:
             with open_draft(self._path, os.O_APPEND) as draft:
                 lock(draft.file)
@@ -226,7 +226,7 @@ class RowFile:
                 draft.keep()
         except OSError as error:
             raise UsageError(
-                f"cannot write a new {self._name}: {error.strerror}", hint="the file is as it was"
+                f"cannot write a new {self._name}: {error.strerror}", hint="the file was not changed"
             ) from error
         os.close(self._file)
         self._file = draft.file
@@ -242,7 +242,7 @@ class RowFile:
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    """Whether the fields that a run goes on from are what a run wrote."""
+    """Whether the fields that resuming needs are valid."""
     error, images = row["error"], row["images"]
     return (
         all(isinstance(row[name], str) for name in ("id", "task", "key"))

@@ -24,13 +24,13 @@ MAX_IMAGE_BYTES = 1_000_000_000
 
 
 class XmpSidecars(Sidecars):
-    """cat.xmp beside cat.jpg, where Lightroom, digiKam and darktable look. What else is in one is kept."""
+    """cat.xmp beside cat.jpg, where Lightroom, digiKam and darktable look. Its other content is kept."""
 
     def has(self, source: str) -> bool:
         return self._describe(source) is not None
 
     def inspect(self, source: str, wording: str) -> SidecarState:
-        """Whose the description of a source is."""
+        """Who wrote the description of a source."""
         path = self.path_of(source)
         try:
             description = self._describe(source)
@@ -65,7 +65,7 @@ class XmpSidecars(Sidecars):
         except OSError as error:
             raise UsageError(
                 f"cannot write {name_source(str(path))}: {error.strerror}",
-                hint="those before it are whole: run the same command again to go on",
+                hint="those before it are complete: run the same command again to continue",
             ) from error
 
     def _describe(self, source: str) -> str | None:

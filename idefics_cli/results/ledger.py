@@ -29,7 +29,7 @@ RUN_DIGITS, ITEM_DIGITS = 8, 16
 COUNTING_SECONDS = 2.0
 """How long the first item of a part waits for the list to be counted."""
 COUNTED_AT_ONCE, PAUSE_SECONDS = 256, 0.01
-"""Of a list that is counted while its items are answered."""
+"""The same for a list that is counted while its items are answered."""
 Standing = Literal["todo", "done", "failed"]
 
 
@@ -52,7 +52,7 @@ class Run:
         return "was written with another command, or other labels, shots or options of the model"
 
     def began(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of another run stands for one of this run."""
+        """Whether a row of another run counts as one of this run."""
         return str(row.get("instead_of") or "").startswith(f"{self.digest}-")
 
 
@@ -101,7 +101,7 @@ def name_item(run: Run, item: Item) -> str:
 
 
 def name_wording(run: Run, item: Item) -> str:
-    """What a text was written for, whichever image it is beside."""
+    """What a text was written for, without the image."""
     return _digest(run.digest, _digest_wording(item), sorted(item.fields))[:ITEM_DIGITS]
 
 
@@ -185,7 +185,7 @@ class _Marks:
 
 
 def have_not_changed(mark: bytes, item: Item) -> bool:
-    """For who does not look."""
+    """The check when images are not compared."""
     return False
 
 
@@ -242,7 +242,7 @@ class Ledger:
             self._failed.add(key, mark)
 
     def count(self, row: Mapping[str, Any]) -> None:
-        """Count an answered row of another run that stands for one of this run."""
+        """Count an answered row of another run that counts as one of this run."""
         self._good.add(number_key(row["instead_of"]), read_mark(row))
 
     def count_good(self, number: int) -> int:
@@ -279,7 +279,7 @@ class Ledger:
         return has_changed and self.retries_changed
 
     def has(self, key: str) -> bool:
-        """Whether a row of a key stands for no item yet."""
+        """Whether a row of a key belongs to no item yet."""
         number = number_key(key)
         return number in self._good or number in self._failed
 
@@ -322,7 +322,7 @@ def _digest_words(
 
 
 def number_text(text: str) -> int:
-    """A number that stands for a text."""
+    """A number for a text."""
     return int(_digest(text)[:ITEM_DIGITS], 16)
 
 

@@ -23,12 +23,12 @@ _FLUSH_BYTES = 1 << 20
 _TOLD = ("model", "revision", "task", "template", "decoding")
 """Fields that tell runs apart, for a message; others are in the key only."""
 _NOWHERE = 1 << 60
-"""The place of what is in no list, and has none: after all others."""
+"""The place of rows that are not in the list: after all others."""
 
 
 @dataclass(slots=True)
 class Merged:
-    """What came of it."""
+    """The outcome of a merge."""
 
     written: int = 0
     failed: int = 0
@@ -47,7 +47,7 @@ class Merged:
 
 @dataclass(slots=True)
 class _Part:
-    """What the rows of a part say of it."""
+    """What the rows of a part say about it."""
 
     rows: int = 0
     items: int | None = None

@@ -1,6 +1,6 @@
 """Which texts beside images this program wrote, and for which wording: a hidden file in each of their folders.
 
-A text that was changed since is a person's. Without the index, which may be deleted, all texts are.
+A text that was changed since counts as a person's. Without the index, which may be deleted, all texts do.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SidecarIndex:
 
 
 def _parse(lines: list[bytes]) -> Iterator[tuple[str, str, Origin]]:
-    """What the lines say; those that say nothing are left out."""
+    """The entries of the lines; invalid lines are left out."""
     for line in lines:
         with suppress(ValueError, LookupError, TypeError, RecursionError):
             entry = json.loads(line)

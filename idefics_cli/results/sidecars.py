@@ -20,9 +20,9 @@ from ..values import Item
 from .sidecar_index import Origin, SidecarIndex
 
 MAX_BYTES = 1_000_000
-"""More is no text that a prompt could have."""
+"""A longer text cannot be part of a prompt."""
 NAMED = 10_000
-"""How far back the other of two items with one sidecar is named."""
+"""Of so many recent items, the one that shares a sidecar can be named."""
 SidecarName = Literal["stem", "full"]
 SidecarState = Literal["none", "same", "changed", "other", "foreign"]
 
@@ -65,7 +65,7 @@ class Sidecars:
             if not item.images:
                 raise UsageError("--sidecar writes beside images, and there are none")
             if len(item.images) > 1:
-                raise UsageError("--sidecar writes beside one image at a time", hint="leave --together away")
+                raise UsageError("--sidecar writes beside one image at a time", hint="leave out --together")
             path = self.path_of(item.images[0])
             if path is None:
                 raise UsageError(
@@ -83,7 +83,7 @@ class Sidecars:
         return path is not None and os.path.exists(path)
 
     def inspect(self, source: str, wording: str) -> SidecarState:
-        """Whose the text beside a source is: what this program wrote for the same wording, or for another.
+        """Who wrote the text beside a source: what this program wrote for the same wording, or for another.
 
         It is `changed` where another image has taken the place of the one that it was written for.
         """
@@ -132,7 +132,7 @@ class Sidecars:
         except OSError as error:
             raise UsageError(
                 f"cannot write {name_source(str(path))}: {error.strerror}",
-                hint="those before it are whole: run the same command again to go on",
+                hint="those before it are complete: run the same command again to continue",
             ) from error
 
 

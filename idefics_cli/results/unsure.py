@@ -1,4 +1,4 @@
-"""Answers that their model was not sure of, asked again of another one: which rows, and what stands in place of what.
+"""Answers that their model was not sure of, asked again of another one: which rows, and which new row replaces which.
 
 A row made so says whose place it takes (`instead_of`), which lets the run that began the file go on with it. Knows rows
 and items, no files.
@@ -19,7 +19,7 @@ from ..values import Item
 from .ledger import list_spellings, number_key, number_text
 
 _WORDED = ("labels", "schema")
-"""Fields that a template brings along, which another one may not have."""
+"""Fields that come from a template, which another one may not have."""
 Standing = Literal["unsure", "done", "failed", "none"]
 
 
@@ -45,7 +45,7 @@ class Successions:
         self._successors: dict[int, list[int]] = {}
 
     def add(self, key: str, instead_of: str | None, *, is_own: bool) -> bool:
-        """Note a row that was answered. Returns whether it takes the place of one that is there."""
+        """Note a row that was answered. Returns whether it replaces an earlier row."""
         own = number_key(key)
         took = False
         if instead_of:
@@ -91,13 +91,13 @@ class UnsureRows:
             self._others["done"][about] += 1
 
     def forget(self, row: Mapping[str, Any]) -> None:
-        """Count no longer what a row has taken the place of."""
+        """Stop counting the row that a new one has replaced."""
         about = self._name_row(row) if row.get("instead_of") else None
         if about is not None and row["instead_of"] in self._unsure[about]:
             self._unsure[about].remove(row["instead_of"])
 
     def lookup(self, item: Item) -> tuple[Standing, str]:
-        """What became of an item in another run, and the key whose place its new row takes. A row settles one item."""
+        """The outcome of an item in another run, and the key of the row to replace. A row settles one item."""
         spelled = [self._name_item(item, images) for images in list_spellings(_hide(item.images))]
         for about in spelled:
             if self._unsure[about]:

@@ -35,7 +35,7 @@ class Metadata:
 
 @dataclass(slots=True)
 class _Found:
-    """Where our properties stand in a packet, and what is in them."""
+    """Where our properties are in a packet, and their content."""
 
     spans: list[tuple[int, int]] = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def _find(packet: bytes) -> _Found:
     parser = expat.ParserCreate("UTF-8", " ")
 
     def refuse(*_: Any) -> None:
-        raise BadItem("its XMP defines entities, which nothing should")
+        raise BadItem("its XMP defines entities, which is not allowed")
 
     def start(name: str, attributes: dict[str, str]) -> None:
         if len(path) >= MAX_DEPTH:
@@ -140,7 +140,7 @@ def _find(packet: bytes) -> _Found:
         parser.Parse(content, True)
     except (expat.ExpatError, ValueError, UnicodeError) as error:
         raise BadItem(
-            "its XMP cannot be read", hint="take it out, or write it anew with another program"
+            "its XMP cannot be read", hint="remove it, or write it again with another program"
         ) from error
     if found.end < 0:
         raise BadItem("its XMP has no RDF in it")

@@ -1,4 +1,4 @@
-"""Corrections put into effect: rows written anew, texts beside images, shots for prompts. What was read stays."""
+"""Applies corrections: writes corrected rows, texts beside images, or shots for prompts. The input is not changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FLUSH_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Corrected:
-    """What came of it."""
+    """The outcome of applying corrections."""
 
     written: int = 0
     corrected: int = 0
@@ -47,9 +47,11 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Corrected:
     """
     corrections = Corrections(review_path(rows))
     if not corrections.read() and kind != "sidecars":
-        raise NothingToDo(f"nothing was decided about {rows}", hint=f"look at them: idefics review {rows}")
+        raise NothingToDo(
+            f"no row of {rows} has a decision", hint=f"review them first: idefics review {rows}"
+        )
     if os.path.realpath(target) in (os.path.realpath(rows), os.path.realpath(corrections.path)):
-        raise UsageError(f"{target} is what is read", hint="give another --output")
+        raise UsageError(f"{target} is the input file", hint="give another --output")
     if kind == "sidecars":
         return _write_sidecars(rows, corrections)
     report = Corrected()
@@ -69,7 +71,7 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Corrected:
                     waiting.clear()
             write_all(draft.file, bytes(waiting))
             if report.written == 0:
-                raise NothingToDo("no row was accepted", hint="press a on those that are to be examples")
+                raise NothingToDo("no row was accepted", hint="press `a` on rows to use as examples")
             draft.keep()
             os.close(draft.file)
     except OSError as error:
@@ -89,7 +91,9 @@ def _read_rows(
                 try:
                     row = parse_line(line)
                 except BadItem as error:
-                    raise UsageError(f"{rows} line {line_number}: {error}", hint="take it out") from error
+                    raise UsageError(
+                        f"{rows} line {line_number}: {error}", hint="remove that line"
+                    ) from error
                 state = corrections.states.get(identify(row, number))
                 if state is not None and state.decision == "reject":
                     report.rejected += 1
@@ -115,7 +119,7 @@ def _to_example(row: dict[str, Any], state: State, rows: Path, target: Path) -> 
             json.dumps(source, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise UsageError(
-                f"{name_source(source)} cannot be named in an example", hint="rename it as UTF-8"
+                f"{name_source(source)} has a name that an example cannot contain", hint="rename it as UTF-8"
             ) from None
         images.append(source)
     fields = row.get("fields")

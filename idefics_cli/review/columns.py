@@ -141,7 +141,7 @@ class TextStore:
         os.close(self._file)
 
     def _append(self, answers: Sequence[str], names: Sequence[str], rows: Sequence[int]) -> None:
-        """Write texts. Who searches meanwhile searches what was there before."""
+        """Write texts. A search that is running sees only the earlier ones."""
         texts = [f"{answer}{_MIDDLE}{name}\0" for answer, name in zip(answers, names, strict=True)]
         whole = "".join(texts)
         if whole.isascii() and whole.count("\0") == whole.count("\x1f") == len(texts):

@@ -70,7 +70,7 @@ def parse_change(row: Mapping[str, Any]) -> Change | None:
 
 
 def apply_state(row: dict[str, Any], state: State) -> dict[str, Any]:
-    """The row as it reads after correction, itself if nothing in it was. A person's answer is no failure any more."""
+    """The row after correction, itself if nothing changed. A person's answer is no longer a failure."""
     if state.answer == read_answer(row):
         return row
     return row | {"text": state.answer.text, "label": state.answer.label, "error": None}
@@ -95,7 +95,9 @@ class Corrections:
         try:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < self._end:
-                    raise UsageError(f"{self.path} has become shorter", hint="start `idefics review` anew")
+                    raise UsageError(
+                        f"{self.path} is shorter than before", hint="start `idefics review` again"
+                    )
                 file.seek(self._end)
                 data = file.read()
         except FileNotFoundError:

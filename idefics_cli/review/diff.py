@@ -7,7 +7,7 @@ import re
 from typing import Literal
 
 MAX_WORDS = 400
-"""Longer answers are told apart as a whole: the time grows with the square."""
+"""Longer answers are compared as a whole: the time grows with the square."""
 Side = Literal["both", "left", "right"]
 _PIECES = re.compile(r"\s+|[^\W_]+|.", re.DOTALL)
 

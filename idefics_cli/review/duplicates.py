@@ -19,7 +19,7 @@ TELL_EVERY = 500
 
 
 def find_duplicates(index: RowIndex, tell: Callable[[int, int], bool]) -> Mask | None:
-    """Which rows show what another row shows. `tell` hears how far it is, and says whether to stop.
+    """Which rows show what another row shows. `tell` gets the progress, and returns whether to stop.
 
     Files of one size only are read; several rows about one path are one image, and no duplicates.
     """

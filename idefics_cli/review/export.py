@@ -28,7 +28,7 @@ def write_html(session: ReviewSession, target: Path) -> int:
     if count > MAX_ROWS:
         raise UsageError(
             f"{count:,} rows are too many for one page, which holds {MAX_ROWS:,}",
-            hint=f"take some of them: head -n {MAX_ROWS} {session.paths[0]} > some.jsonl",
+            hint=f"choose some of them: head -n {MAX_ROWS} {session.paths[0]} > some.jsonl",
         )
     page = build_page(collect_content(session))
     try:

@@ -1,4 +1,4 @@
-"""Every row of one file, or of two: where it stands, what it is found by. Files still being written are read on.
+"""Every row of one file, or of two: where it stands, what it is found by. Growing files are read on.
 
 A row's number is its place in the index. Of two files, the rows of the second that match one of the first stand
 behind it; the others have a place of their own.
@@ -33,7 +33,7 @@ class RowIndex:
     """The rows of files. `extend` may run in a thread of its own beside everything else."""
 
     def __init__(self, paths: Sequence[Path], scratch: Path) -> None:
-        """Open the files. `scratch` is where the texts lie as long as the index."""
+        """Open the files. `scratch` is the folder of the texts while the index exists."""
         self.paths = tuple(paths)
         self.lock = threading.RLock()
         self._scratch = scratch
@@ -189,7 +189,7 @@ class RowIndex:
                 found[: len(self._duplicates)] = self._duplicates
             return found
         if partners is None:
-            raise UsageError(f"is:{name} is for two files", hint="idefics review one.jsonl other.jsonl")
+            raise UsageError(f"is:{name} needs two files", hint="idefics review one.jsonl other.jsonl")
         if name == "missing":
             return np.asarray(partners == NO_ROW)
         same = (partners != NO_ROW) & (answers == answers[partners])
@@ -211,7 +211,7 @@ class RowIndex:
         self._file.extend(np.full(len(rows), file, np.int8))
 
     def _reopen_replaced(self) -> None:
-        """Begin anew where a file has become another: a run that made failed rows again puts a new one in its place."""
+        """Start again where a file was replaced: a run that made failed rows again puts a new one in its place."""
         for path, file, end in zip(self.paths, self._files, self._ends, strict=True):
             status = os.fstat(file)
             try:

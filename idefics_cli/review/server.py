@@ -57,7 +57,7 @@ class Undo(BaseModel):
 
 
 class Decision(Undo):
-    """What to make of some rows, or of all rows of a view. `seen` has the versions that the page showed."""
+    """An action on some rows, or on all rows of a view. `seen` has the versions that the page showed."""
 
     action: Action
     values: dict[str, str] = Field(default_factory=dict)
@@ -180,7 +180,7 @@ class PageGuard:
     def _judge(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
         if headers.get(b"host", b"").lower() not in self._hosts:
-            return _refuse(421, "this server goes by another name")
+            return _refuse(421, "this server has another host name")
         origin = headers.get(b"origin")
         if origin not in (None, *self._origins) or (
             origin is None and scope["method"] not in ("GET", "HEAD")
@@ -190,7 +190,7 @@ class PageGuard:
             return _refuse(403, "only the page itself may ask")
         given = scope["path"][: len(self._prefix) + 1]
         if not hmac.compare_digest(given.encode("utf-8", "replace"), f"{self._prefix}/".encode()):
-            return _refuse(404, "there is nothing here: open the whole address that was printed")
+            return _refuse(404, "there is no page here: open the whole address that was printed")
         return None
 
 

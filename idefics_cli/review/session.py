@@ -47,7 +47,7 @@ NEEDED: dict[Action, tuple[str, ...]] = {"text": ("text",), "label": ("label",),
 
 
 class Outdated(Exception):
-    """What a page asks for was decided about rows that have changed since."""
+    """The page's request is about rows that have changed since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class ReviewSession:
         self._ending.set()
 
     def read_corrections(self) -> None:
-        """Take in what another program, or an earlier one, decided."""
+        """Read decisions of another program, or of an earlier one."""
         with self._lock:
             if found := self.corrections.read():
                 self.changes += 1
@@ -233,7 +233,7 @@ class ReviewSession:
         if action == "right":
             partner = self._partner(row)
             if partner is None:
-                raise UsageError("the other file has nothing to choose here")
+                raise UsageError("the other file has no answer for this row")
             return read_answer(partner), "right"
         return state.answer, action
 

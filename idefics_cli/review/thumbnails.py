@@ -33,7 +33,7 @@ class Thumbnails:
         Raises SourceError.
         """
         if source == "-":
-            raise SourceError("it came from standard input, which nobody kept", code="not_found")
+            raise SourceError("it came from standard input and was not kept", code="not_found")
         data = read(source, LIMITS) if is_url(source) else find_file(source, folder)
         key = digest_content(data)
         path = self._cache / key[:2] / f"{key}-{EDGES[size]}.webp"
@@ -49,7 +49,7 @@ class Thumbnails:
         return buffer.getvalue()
 
     def prune(self) -> None:
-        """Take out the oldest until what is kept is small enough."""
+        """Remove the oldest until the cache is small enough."""
         files = [(path.stat(), path) for path in self._cache.glob("*/*.webp")]
         left = sum(status.st_size for status, _ in files) - MAX_CACHE_BYTES
         for status, path in sorted(files, key=lambda each: each[0].st_mtime):

@@ -1,6 +1,6 @@
 """A conversation with a backend: asks, remembers what was said, and loads the images that were named.
 
-Knows no terminal. What it is told and cannot do raises and leaves it as it was.
+Knows no terminal. A call that fails raises and changes nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Session:
     def ask(self, message: str, on_text: Callable[[str], None] | None = None) -> Result:
         """Say something and take the reply into the conversation.
 
-        A message that fails is not taken in. Of a reply that is interrupted stays what was said so far.
+        A message that fails is not added. An interrupted reply keeps the text so far.
         """
         said: list[str] = []
 
@@ -69,7 +69,7 @@ class Session:
         self.conversation.waiting += sources
 
     def set_system(self, text: str) -> None:
-        """Say how the model is to behave. Raises ItemError where it has no place for that."""
+        """Set the system message. Raises ItemError if the model does not take one."""
         self._adopt(replace(self.conversation, system=text))
 
     def set_option(self, name: str, value: str) -> None:
@@ -92,15 +92,15 @@ class Session:
         save_conversation(self.conversation, path, self._report.model)
 
     def load(self, path: Path, may_fetch: Callable[[list[str]], bool]) -> None:
-        """Go on with a saved conversation; its URLs are asked about. Raises UsageError or ItemError."""
+        """Continue a saved conversation, after asking about its URLs. Raises UsageError or ItemError."""
         conversation = load_conversation(path)
         urls = [one for one in conversation.list_sources() if parse_scheme(one) in ("http", "https")]
         if (new := [url for url in urls if url not in self._images]) and not may_fetch(new):
-            raise UsageError(f"{path} is not loaded, as its images are not fetched")
+            raise UsageError(f"{path} was not loaded, because its images were not fetched")
         self._adopt(conversation)
 
     def _adopt(self, conversation: Conversation) -> None:
-        """Take over a conversation that the model can go on with."""
+        """Use a conversation, if the model can continue it."""
         self._load(conversation.list_sources())
         request = conversation.word(conversation.write_item("?"), self._backend.style)
         self._backend.preview(request, self._images)

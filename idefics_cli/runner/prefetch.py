@@ -34,7 +34,7 @@ REACH = 10_000
 SIZES = 4
 """How many items may overtake one that is stuck, and how many times as many as there may be at a time at least."""
 PATIENCE_SECONDS = 1.0
-"""How long a window waits for its slowest image before it goes without; no item is waited for twice."""
+"""How long a window waits for its slowest image before it starts without it; no item is waited for twice."""
 LISTING_SECONDS = 0.1
 """How long a window waits for one more item to be listed: a pipe may have no more to say for now."""
 _POLL_SECONDS = 0.1
@@ -128,7 +128,7 @@ class Prefetcher:
         return []
 
     def release(self, entries: Sequence[PreparedItem]) -> None:
-        """Let go of entries that were taken, and of the images that no other entry shows.
+        """Release entries that were taken, and the images that no other entry shows.
 
         An image that several entries have shown, such as a shot's, is kept for as many more as there may be ahead.
         """

@@ -61,9 +61,9 @@ def run(
 ) -> Generator[Result]:
     """Answer each item with one result, in order, or as they finish.
 
-    Whatever an item raises while it is composed, decoded or answered becomes its row, and harms no other. The model
+    Whatever an item raises while it is composed, decoded or answered becomes its row, and affects no other. The model
     alone ends the run, and what is no failure of an item: an interrupt, a closed pipe, a list that cannot be read.
-    When `should_stop` says so, the window in hand is the last; `items` are iterated in another thread.
+    When `should_stop` says so, the current window is the last; `items` are iterated in another thread.
     `on_text` is only for a single item; it hears the opening first.
     """
     streams = isinstance(backend, StreamingBackend) and on_text is None
@@ -125,7 +125,7 @@ def _answer_windows(
     should_stop: Callable[[], bool],
     on_text: Callable[[str], None] | None,
 ) -> Iterator[list[Answered]]:
-    """So many at a time, of a backend that has them prepared by nobody."""
+    """So many at a time, of a backend that does not prepare requests."""
     while entries := prefetcher.next_batch(window, should_stop):
         yield list(zip(entries, _answer(entries, backend, on_text), strict=True))
 
@@ -229,9 +229,9 @@ def _read(
         if label is None:
             said = " ".join(outcome.text.split())
             outcome = AnswerError(
-                f"the model said {said[:80]!r}, which is none of the labels",
+                f"the model answered {said[:80]!r}, which is not one of the labels",
                 code="no_label",
-                hint="rank the labels instead, without --generate",
+                hint="leave out --generate, so that labels are ranked",
             )
     data: Any = None
     if isinstance(outcome, Answer) and isinstance(request, Request) and request.answer_format is not None:
@@ -315,7 +315,7 @@ def _warn_of_doubt(answer: Answer, least: float | None) -> tuple[str, ...]:
 
 
 def _name_warning(warning: AnswerWarning, item: Item, images: Mapping[str, Image]) -> str:
-    """A warning of who has the model, with the image it is about where there are several."""
+    """A warning of the backend, with the image it is about where there are several."""
     about = [source for source in dict.fromkeys(item.images) if images[source].digest == warning.digest]
     return f"{about[0]}: {warning.text}" if about and len(item.images) > 1 else warning.text
 

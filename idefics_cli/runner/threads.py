@@ -1,4 +1,4 @@
-"""Threads that share out work: first come, first served, among what may begin.
+"""Threads that share work: first come, first served, among the tasks that may start.
 
 Knows nothing of what the work is.
 """
@@ -14,7 +14,7 @@ Task = TypeVar("Task")
 
 
 def start(target: Callable[[], None]) -> None:
-    """Run a function in a thread that the program does not wait for when it ends."""
+    """Run a function in a daemon thread, which the program does not wait for at its end."""
     threading.Thread(target=target, name="idefics", daemon=True).start()
 
 
@@ -47,7 +47,7 @@ class WorkerPool(Generic[Task]):
         self._condition.notify()
 
     def wake(self) -> None:
-        """Look again at what may begin."""
+        """Check again which tasks may start."""
         if self._queue:
             self._condition.notify_all()
 

@@ -101,7 +101,7 @@ def test_decoding_is_measured_alone_and_in_a_batch(run: Callable[..., Run]) -> N
     ("words", "code", "message"),
     [
         (("--device", "cuda"), 3, "there is no GPU for --device cuda here; this measurement needs one"),
-        (("--arm", "guide"), 2, "--decoding has no workloads, arms, images or plot; leave those out"),
+        (("--arm", "guide"), 2, "--decoding takes no --workload, --arm, --images or --plot; leave them out"),
     ],
 )
 def test_decoding_says_what_it_needs(
@@ -117,8 +117,8 @@ def test_decoding_says_what_it_needs(
 @pytest.mark.parametrize(
     ("workload", "sentence"),
     [
-        ("caption-0", "caption-0: 2 of 2 answers of idefics are not those of guide"),
-        ("rank-20", "rank-20: the scores of 2 of 2 rankings of idefics are not those of guide"),
+        ("caption-0", "caption-0: 2 of 2 answers of idefics differ from those of guide"),
+        ("rank-20", "rank-20: the scores of 2 of 2 rankings of idefics differ from those of guide"),
     ],
 )
 def test_answers_that_differ_are_told_and_exit_1(
@@ -150,7 +150,7 @@ def test_coarse_numbers_may_differ_and_are_told(run: Callable[..., Run]) -> None
             "bfloat16",
         )
     assert result.code == 0
-    assert "only --dtype float32 tells" in result.stderr
+    assert "only --dtype float32 shows" in result.stderr
     assert last_line(result)["is_exact"] is False
 
 
@@ -171,8 +171,8 @@ def test_a_failed_arm_is_a_row_and_exit_1(run: Callable[..., Run]) -> None:
         (["--workload", "captions"], "there is no workload 'captions'; known: caption-0"),
         (["--arm", "vllm"], "there is no arm 'vllm'; known: guide, batch, idefics"),
         (["--random-weights", "gpt"], "there are no random weights 'gpt'; known: tiny"),
-        (["--plot", "bars.pdf"], "--plot bars.pdf is no picture"),
-        (["--workload", "rank-1000", "--arm", "guide"], "that workload is run by idefics only"),
+        (["--plot", "bars.pdf"], "--plot bars.pdf is not an image file"),
+        (["--workload", "rank-1000", "--arm", "guide"], "only idefics can run that workload"),
     ],
 )
 def test_wrong_words_are_found_before_anything_is_measured(

@@ -87,7 +87,7 @@ def test_lines_are_questions_and_never_commands(run: Command, tmp_path: Path, re
         (("-",), 2, "standard input has the questions"),
         (("none.png",), 1, "none.png"),
         (("--load", "none.json"), 2, "cannot read none.json"),
-        (("--top-p", "0"), 2, "--top-p': 0.0 is not in the range 0.0001 to 1"),
+        (("--top-p", "0"), 2, "--top-p: 0.0 is not in the range 0.0001 to 1"),
     ],
 )
 def test_what_cannot_begin_is_one_line(
@@ -251,5 +251,5 @@ def test_images_of_a_loaded_conversation_are_not_fetched_unasked(run: Command, t
         path.write_text(json.dumps({"idefics_conversation": 1, "turns": [turn]}))
         result = run("chat", "--load", path, "--model", "idefics2", backend=scripted(), stdin=b"And?\n")
         assert (result.code, len(result.stderr.splitlines())) == (2, 1)
-        assert f"wants an image fetched from {url.split('/')[2]}; load it on a terminal" in result.stderr
+        assert f"needs an image from {url.split('/')[2]}; load it on a terminal" in result.stderr
         assert site.asked == []

@@ -57,7 +57,7 @@ def test_beams_keep_to_a_schema_too(run: Any) -> None:
     jsonschema_rs.validator_for(SCHEMA).validate(json.loads(result.stdout))
     drawn = run(*words, "--temperature", "0.7")
     assert drawn.code == 2
-    assert "beams that are drawn cannot keep to a format" in drawn.stderr
+    assert "sampling with beams cannot follow a format" in drawn.stderr
 
 
 def test_an_answer_that_its_limit_cuts_off_is_no_answer(run: Any) -> None:
@@ -120,8 +120,8 @@ def test_formats_may_stand_in_batch_lines_and_templates(run: Any, tmp_path: Path
         (("--schema", '{"type": "integer", "minimum": 5, "maximum": 3}'), "cannot be enforced"),
         (("--fields", "a, a"), "twice"),
         (("--fields", "a:colour"), "'colour' is not a kind of field"),
-        (("--fields", "a", "--schema", "{}"), "one of them"),
-        ((), "needs --schema or --fields"),
+        (("--fields", "a", "--schema", "{}"), "needs either --schema or --fields"),
+        ((), "needs either --schema or --fields"),
     ],
 )
 def test_what_cannot_be_kept_to_is_refused_before_a_model_is_loaded(

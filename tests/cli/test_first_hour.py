@@ -22,7 +22,7 @@ SAMPLES = Path(__file__).parents[2] / "idefics_cli" / "shapes" / "samples"
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three photos, nine files that are no images, and what is skipped."""
+    """Three photos, nine files that are not images, and what is skipped."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     for name in ("a", "b", "c", "more/d"):
@@ -108,7 +108,7 @@ def test_labels_are_a_list_in_a_row(run: Program, photos: Path) -> None:
 
 def test_what_a_folder_holds_besides_is_told_once(run: Program, photos: Path) -> None:
     result = run("caption", photos, *MODEL, backend=ScriptedBackend())
-    told = "skipped files that are no images: .CR2 2, .mp4 1; 1 subfolder (-r reads them too)"
+    told = "skipped files that are not images: .CR2 2, .mp4 1; 1 subfolder (-r reads them too)"
     assert result.stderr.count(told) == 1, result.stderr
     assert "subfolder" not in run("caption", photos, "-r", *MODEL, backend=ScriptedBackend()).stderr
 
@@ -181,7 +181,7 @@ def test_meta_is_copied_to_the_row(run: Program, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "hint"),
     [
-        ('[\n{"task": "caption"}]', "is one JSON array, not an item a line; jq -c '.[]'"),
+        ('[\n{"task": "caption"}]', "is a JSON array, not one item a line; convert it: jq -c '.[]'"),
         ("image,question\na.png,what\n", "is a table (CSV), not JSON lines"),
         ('{"task": "vqa", "image": "a.png", "question": ["x", "y"]}', "give one text, or a line for each"),
         ('{"task": "caption", "image": "a.png", "temprature": 1}', "did you mean temperature?"),

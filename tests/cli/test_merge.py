@@ -91,7 +91,7 @@ def test_a_row_that_is_there_twice_is_kept_once_and_a_good_one_first(run: Progra
     write("more.jsonl", bad)
     for order in (["more.jsonl", *parts], [*parts, "more.jsonl"]):
         merged = run("merge", *order, "-o", "all.jsonl")
-        assert "3 rows were there twice" in merged.stderr
+        assert "3 rows are duplicates" in merged.stderr
         assert "2 of them failed" in merged.stderr
     vqa(run, "-o", "whole.jsonl")
     assert Path("all.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()

@@ -92,13 +92,13 @@ def test_rows_made_with_another_value_are_of_another_run(red_circle: Path, tmp_p
 
 def test_a_server_of_somebody_else_cannot_be_told(red_circle: Path) -> None:
     done = run("caption", red_circle, "--server", "http://127.0.0.1:9", "--zoom", "2")
-    assert (done.returncode, "--zoom cannot be told to a server" in done.stderr) == (2, True)
+    assert (done.returncode, "--zoom cannot be set on a server" in done.stderr) == (2, True)
 
 
 def test_a_server_of_ours_is_started_with_it(red_circle: Path, tmp_path: Path) -> None:
     done = run("--real", "caption", red_circle, "--model", tmp_path, "--keep-alive", "60s", "--zoom", "2")
     # The server is the program as it is, which has no such option: that it was told is all there is to see.
-    assert "no server came up" in done.stderr
+    assert "the server did not start" in done.stderr
     assert "No such option: --zoom" in done.stderr
 
 

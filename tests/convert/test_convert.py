@@ -164,7 +164,7 @@ def test_an_image_folder_has_copies_and_a_line_for_each(run: Program, tmp_path: 
     result = run("convert", rows, "--to", "imagefolder", "--columns", "text,seconds")
     assert result.code == 1
     assert "line 4: it failed" in result.stderr
-    assert "gone.png cannot be read any more" in result.stderr
+    assert "gone.png can no longer be read" in result.stderr
     assert "line 6: it has 2 images" in result.stderr
     folder = tmp_path / "rows"
     lines = read_rows(folder / "metadata.jsonl")

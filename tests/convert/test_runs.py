@@ -85,7 +85,10 @@ def test_a_run_that_stopped_leaves_no_table(run: Program, pictures: Path, tmp_pa
     stopped = run(*command, "--fail-fast", backend=ScriptedBackend())
     assert stopped.code == 1
     assert not table.exists()
-    assert f"{table} is made when all is answered; what there is by now is in {table}.jsonl" in stopped.stderr
+    assert (
+        f"{table} is written when all items are answered; the rows so far are in {table}.jsonl"
+        in stopped.stderr
+    )
     assert run(*command, "--existing", "accept-errors", backend=ScriptedBackend()).code == 0
     assert read_ids(table) == ["0.png", "1.png", "2.png"]
 
@@ -98,7 +101,7 @@ def test_what_could_not_be_made_is_told_before_a_model_is_loaded(
         (("--format", "csv"), "name a file with --output"),
         (("--format", "csv", "-o", "/dev/stdout"), "name a file with --output"),
         (("--format", "csv", "-o", tmp_path / "mine.csv"), "mine.csv exists"),
-        (("--format", "imagefolder", "-o", "."), "has no name of its own"),
+        (("--format", "imagefolder", "-o", "."), "is not a file name"),
         (("--format", "csv", "-o", tmp_path / "no" / "t.csv"), "there is no folder"),
         (("--format", "imagefolder", "-o", pictures), "is read by the same command"),
     ]:

@@ -177,7 +177,7 @@ def test_a_value_under_what_is_wanted_fails(run: Program, ranked: Path, truth: P
         (("--metric", "best"), "there is no metric"),
         (("--fail-under", "accuracy"), "write accuracy=90"),
         (("--by", "nothing"), "have a field 'nothing'"),
-        (("--plot", "x.txt"), "is no picture"),
+        (("--plot", "x.txt"), "is not an image file"),
         (("-o", "x.jsonl"), "add --worst"),
         (("--review",), "add --worst"),
         (("--metric", "fields"), "no reference has `data`"),
@@ -200,7 +200,7 @@ def test_bad_references_name_their_line(run: Program, ranked: Path, tmp_path: Pa
         bad.write_text(line)
         result = run("eval", ranked, "--references", bad)
         assert (result.code, f"{bad} line 1" in result.stderr, said in result.stderr) == (2, True, True)
-    assert "nothing to hold the rows against" in run("eval", ranked).stderr
+    assert "no references for the rows" in run("eval", ranked).stderr
     write_rows(bad, [{"id": "elsewhere", "answer": "x"}])
     assert "no row of" in run("eval", ranked, "--references", bad).stderr
 

@@ -88,7 +88,7 @@ def test_folders_patterns_and_lists_in_a_bucket(run: Program, bucket: Any, tmp_p
         f"s3://photos/{n}" for n in ("a.png", "b.png", "empty.png", "sub/c.png")
     ]
     assert rows[2]["error"]["code"] == "not_an_image"
-    assert "skipped files that are no images: .txt 1" in result.stderr
+    assert "skipped files that are not images: .txt 1" in result.stderr
     (tmp_path / "list.txt").write_text("s3://photos/a.png\ns3://photos/gone.png\ns3://nowhere/a.png\n")
     result, rows = ask(run, "--files-from", tmp_path / "list.txt")
     assert [row["error"] and row["error"]["code"] for row in rows] == [None, "not_found", "not_found"]

@@ -139,7 +139,7 @@ def test_hostile_shards_are_rows(run: Program, tmp_path: Path) -> None:
         "its name leads out of the archive",
         *["is a link or a device in the archive, not a file"] * 3,
         "it has no image",
-        f"{tmp_path}/none.tar is not a tar that can be read",
+        f"{tmp_path}/none.tar is not a readable tar file",
     ]
     answered = [row for row in rows[6:] if row["error"] is None]
     assert [row["id"] for row in answered] == [
@@ -195,16 +195,16 @@ def test_what_cannot_be_meant_is_one_line(run: Program, tmp_path: Path) -> None:
     (tmp_path / "plain.csv").write_text("a,b\n1,2\n")
     for arguments, code, words in [
         (("--from", tmp_path / "gone.parquet"), 2, "cannot read"),
-        (("--from", tmp_path / "not.parquet"), 2, "is not a Parquet file that can be read"),
+        (("--from", tmp_path / "not.parquet"), 2, "is not a readable Parquet file"),
         (("--from", tmp_path / "empty.csv"), 2, "is empty"),
         (("--from", tmp_path / "wide.csv"), 2, "is UTF-16"),
         (("--from", tmp_path / "plain.csv"), 2, "--image-column: a, b"),
-        (("--from", tmp_path / "plain.xlsx"), 2, "is no table by its name"),
+        (("--from", tmp_path / "plain.xlsx"), 2, "does not have the suffix of a table"),
         (("--from", table, "--image-column", "picture"), 2, "has no column 'picture'"),
         (("--from", table, "--where", "cost = 1"), 2, "has no column 'cost'"),
         (("--from", table, "--where", "cheap"), 2, "is not a condition"),
         (("--from", table, "--where", "price > 5"), 4, "no row"),
-        (("--from", table, tmp_path), 2, "--from has the images"),
+        (("--from", table, tmp_path), 2, "--from already names the images"),
         (("--from", table, "--together"), 2, "--together"),
         (("--from", table, "--sidecar", ".txt"), 2, "there is no place for a sidecar"),
         (("--where", "a = 1", tmp_path), 2, "--where needs a table"),

@@ -184,6 +184,6 @@ for number in range(9):
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
-    assert f"cannot write to {path}: File too large; what is in it is whole" in result.stderr
+    assert f"cannot write to {path}: File too large; its rows are complete" in result.stderr
     assert 0 < len(ids(path)) < 9
     assert path.read_bytes().endswith(b"}\n")

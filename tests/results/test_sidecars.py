@@ -50,7 +50,7 @@ def item(*images: str, question: str = "") -> Item:
             "cat.jpg and cat.png would share cat.txt; add --sidecar-name full",
         ),
         ([item("cat.jpg", question="a"), item("cat.jpg", question="b")], "several questions about cat.jpg"),
-        ([item("a.jpg", "b.jpg")], "leave --together away"),
+        ([item("a.jpg", "b.jpg")], "leave out --together"),
         ([item()], "there are none"),
         ([item("https://a.org/x.jpg?key=secret")], "beside https://a.org/x.jpg?…;"),
         ([item("-")], "beside standard input"),

@@ -85,10 +85,10 @@ def test_sidecars_are_written_beside_images(
     [
         (("--as", "rows"), 2, "add --apply"),
         (("-o", "x.jsonl"), 2, "add --apply"),
-        (("--apply", "-o", "rows.jsonl"), 2, "is what is read; give another --output"),
+        (("--apply", "-o", "rows.jsonl"), 2, "is the input file; give another --output"),
         (("--apply", "-o", "nowhere/x.jsonl"), 2, "nothing was changed"),
         (("other.jsonl",), 2, "is not a file of rows"),
-        (("rows.jsonl", "--apply"), 2, "--apply is about one file"),
+        (("rows.jsonl", "--apply"), 2, "--apply takes one file"),
         (("--port", "99999"), 2, "choose another --port"),
     ],
 )

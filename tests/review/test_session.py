@@ -159,7 +159,7 @@ def test_two_files_are_joined_by_item(tmp_path: Path) -> None:
     only_right = session.show(View("is:missing"), 1, 1, facets=False)["rows"][0]["row"]
     with pytest.raises(UsageError, match=r"only in b\.jsonl"):
         session.decide([only_right], "accept", {}, {})
-    with pytest.raises(UsageError, match="nothing to choose"):
+    with pytest.raises(UsageError, match="no answer for this row"):
         session.decide([3], "right", {}, {})
 
 

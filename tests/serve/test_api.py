@@ -409,7 +409,7 @@ def test_a_call_that_takes_too_long_is_given_up_and_its_work_is_stopped() -> Non
         (("--port", "0", "--host", "0.0.0.0"), "needs --api-key"),
         (("--port", "0", "--host", "::"), "needs --api-key"),
         (("--port", "0", "--host", "example.com"), "needs --api-key"),
-        (("--host", "127.0.0.1"), "give a --port too"),
+        (("--host", "127.0.0.1"), "add --port 8000"),
         (("--keep-alive", "soon"), "not a duration"),
         (("--port", "70000"), "65535"),
     ],

@@ -45,13 +45,13 @@ def bench(
             "--arm",
             panel=PANEL,
             metavar="NAME",
-            help="Run this only (repeatable): guide is the task guide's loop, one image at a time; batch is what a "
-            "person makes with transformers by hand; idefics is this program.",
+            help="Run this only (repeatable): guide is the task guide's loop, one image at a time; batch is "
+            "hand-written batching with transformers; idefics is this program.",
         ),
     ] = None,
     images: Annotated[
         int | None,
-        option("--images", panel=PANEL, min=1, help="Images of a workload instead of its own number."),
+        option("--images", panel=PANEL, min=1, help="Images in each workload, instead of its own number."),
     ] = None,
     repeat: Annotated[
         int, option("--repeat", panel=PANEL, min=1, help="Measure N times and keep the fastest.")
@@ -61,11 +61,11 @@ def bench(
         flag(
             "--decoding",
             panel=PANEL,
-            help="Measure instead how fast answers are written, one at a time and --batch-size (16) together.",
+            help="Measure only how fast answers are generated, one at a time and --batch-size (16) together.",
         ),
     ] = False,
     plot: Annotated[
-        str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Draw the bars into a picture.")
+        str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Save the bars as an image.")
     ] = None,
 ) -> None:
     """Measure this machine and checkpoint against plain transformers scripts."""

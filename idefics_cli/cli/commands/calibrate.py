@@ -1,4 +1,4 @@
-"""`idefics calibrate`: make the probabilities of labels honest."""
+"""`idefics calibrate`: calibrate the probabilities of labels."""
 
 from __future__ import annotations
 

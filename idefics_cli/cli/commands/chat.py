@@ -30,11 +30,11 @@ def chat(
         ),
     ] = None,
     system: Annotated[
-        str | None, option("--system", panel=PROMPT, help="Say first how the model is to behave.")
+        str | None, option("--system", panel=PROMPT, help="System message: how the model should behave.")
     ] = None,
     load: Annotated[
         str | None,
-        option("--load", panel=PROMPT, metavar="FILE", help="Go on with a conversation saved by /save."),
+        option("--load", panel=PROMPT, metavar="FILE", help="Continue a conversation saved by /save."),
     ] = None,
 ) -> None:
     """Talk with a model about images.

@@ -23,7 +23,7 @@ def classify(
     generate: Annotated[
         bool,
         option(
-            "--generate", panel=PROMPT, help="Ask in words instead of ranking; the answer must be a label."
+            "--generate", panel=PROMPT, help="Let the model write a label instead of ranking all of them."
         ),
     ] = False,
     normalize: Annotated[
@@ -46,9 +46,9 @@ def classify(
     if labels is None:
         raise UsageError("classify needs labels", hint="write --labels cat,dog,bird or --labels @labels.txt")
     if generate and top is not None:
-        raise UsageError("--top ranks labels, --generate does not", hint="leave one of them away")
+        raise UsageError("--top ranks labels, --generate does not", hint="leave one of them out")
     if generate and normalize is not None:
-        raise UsageError("--normalize ranks labels, --generate does not", hint="leave one of them away")
+        raise UsageError("--normalize ranks labels, --generate does not", hint="leave one of them out")
     ask(
         list_asked(
             images or [],

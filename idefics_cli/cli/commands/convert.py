@@ -37,13 +37,13 @@ def convert(
             "--columns",
             panel=OUTPUT,
             metavar="A,B,C",
-            help="These columns only, in this order; data stands for all in it.",
+            help="These columns only, in this order; data means all in it.",
         ),
     ] = None,
 ) -> None:
     """Write rows as CSV, Parquet, a folder of images with metadata, flat JSON lines, or metadata of photos.
 
-    What is nested gets a column for each value (data.colour, scores.cat). Without --output the file stands beside ROWS.
+    What is nested gets a column for each value (data.colour, scores.cat). Without --output it is written beside ROWS.
     """
     from ..convert import convert_rows
 

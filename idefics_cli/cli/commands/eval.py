@@ -1,4 +1,4 @@
-"""`idefics eval`: hold rows against references."""
+"""`idefics eval`: compare rows with references."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def eval(
     by: Annotated[
         str | None,
         option(
-            "--by", panel=PANEL, metavar="FIELD", help="Also each value of a field of rows or references."
+            "--by",
+            panel=PANEL,
+            metavar="FIELD",
+            help="Also measure each value of this field of rows or references.",
         ),
     ] = None,
     positive: Annotated[
@@ -71,7 +74,7 @@ def eval(
             "--worst",
             panel=PANEL,
             min=0,
-            help="List the N items of the first file that score least; --output keeps their rows, for review.",
+            help="List the N items of the first file with the lowest scores; --output keeps their rows, for review.",
         ),
     ] = 0,
     review: Annotated[
@@ -88,7 +91,7 @@ def eval(
         ),
     ] = None,
     plot: Annotated[
-        str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Draw the values into a picture.")
+        str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Save the values as a chart.")
     ] = None,
     json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print one JSON document for programs.")] = False,
     shots: Annotated[
@@ -100,7 +103,7 @@ def eval(
         flag(
             "--shots-without-image",
             panel=BENCHMARK,
-            help="Without their images; 2 of these IDEFICS calls 0 shots.",
+            help="Shots without their images; IDEFICS calls 2 of these 0 shots.",
         ),
     ] = False,
     limit: Annotated[
@@ -109,7 +112,10 @@ def eval(
     data: Annotated[
         str | None,
         option(
-            "--data", panel=BENCHMARK, metavar="FOLDER", help="The dataset, in place of the one on the hub."
+            "--data",
+            panel=BENCHMARK,
+            metavar="FOLDER",
+            help="Use this dataset instead of the one on the hub.",
         ),
     ] = None,
 ) -> None:

@@ -31,7 +31,7 @@ def extract(
 
     if (fields is None) == (settings.prompt.schema is None):
         raise UsageError(
-            "extract needs --schema or --fields, one of them",
+            "extract needs either --schema or --fields",
             hint='write --fields "vendor, date:date, total:number" or --schema receipt.json',
         )
     wanted = None if fields is None else parse_fields(fields)

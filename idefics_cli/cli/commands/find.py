@@ -1,4 +1,4 @@
-"""`idefics find`: which of many rows say something."""
+"""`idefics find`: the rows that match a query."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def find(
     sort: Annotated[
         str | None,
         action(
-            "--sort", panel=OUTPUT, help="By confidence, length, label …; -confidence has the largest first."
+            "--sort", panel=OUTPUT, help="By confidence, length, label …; -confidence puts the largest first."
         ),
     ] = None,
     opens: Annotated[
@@ -40,7 +40,7 @@ def find(
         bool, action("--null", "-0", panel=OUTPUT, help="End each name with NUL, as xargs -0 reads it.")
     ] = False,
 ) -> None:
-    """Print the images whose rows say something, one name a line; with --format jsonl the rows.
+    """Print the images whose rows match a query, one name a line; with --format jsonl the rows.
 
     Words, "phrases" and /patterns/ must all be there, -words must not; a label:, task: or is: narrows it.
     """

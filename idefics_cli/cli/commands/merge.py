@@ -1,4 +1,4 @@
-"""`idefics merge`: the parts of a run put together."""
+"""`idefics merge`: put the parts of a run together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def merge(
 ) -> None:
     """Put the parts of a run together, in the order of its input, and say what is missing.
 
-    Rows of --shard know their place; --files-from gives the order where they do not. The file is as a run without parts
+    Rows of --shard know their place; for others --files-from gives the order. The file is as a run without parts
     would have written it: that run, with the same --output, answers the rest.
     """
     from ..merge import merge_parts

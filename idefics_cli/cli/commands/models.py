@@ -93,7 +93,7 @@ def remove(
     settings: Settings,
     yes: Annotated[bool, flag("--yes", "-y", panel=INPUT, help="Do not ask.")] = False,
 ) -> None:
-    """Delete a downloaded checkpoint, all its revisions, and what is kept of it in quantized form."""
+    """Delete a downloaded checkpoint, all its revisions, and its quantized copies."""
     from ...config import resolve_model
     from ...errors import NothingToDo, UsageError
     from ...models.hub.cache import remove_repo, repo_folder
@@ -104,7 +104,7 @@ def remove(
     model = resolve_model(name)
     if Path(model.checkpoint).is_dir():
         raise UsageError(
-            f"{name} is a folder and no download", hint="only what is in the hub's cache is removed"
+            f"{name} is a folder, not a download", hint="only what is in the hub's cache is removed"
         )
     listing = describe(model)
     if not repo_folder(model.checkpoint).is_dir():

@@ -42,7 +42,7 @@ def review(
         ),
     ] = None,
     apply: Annotated[
-        bool, action("--apply", panel=OUTPUT, help="Write the rows as they were corrected; open no page.")
+        bool, action("--apply", panel=OUTPUT, help="Write the corrected rows; open no page.")
     ] = False,
     apply_as: Annotated[
         Literal["rows", "sidecars", "examples"] | None,

@@ -49,7 +49,7 @@ def serve(
             "--request-timeout",
             panel=PANEL,
             min=0.1,
-            help="Seconds until a call of the API is given up; 300 if not given.",
+            help="Seconds until an API call times out; 300 if not given.",
         ),
     ] = None,
     max_memory_in_flight: Annotated[
@@ -57,7 +57,7 @@ def serve(
         option(
             "--max-memory-in-flight",
             panel=PANEL,
-            help="For all calls under way together, as 512MB; 2GB if not given.",
+            help="Memory for all running calls together, as 512MB; 2GB if not given.",
         ),
     ] = None,
     allow_private_addresses: Annotated[
@@ -71,9 +71,11 @@ def serve(
     background: Annotated[
         bool, flag("--background", panel=PANEL, help="Return as soon as the model is loaded.")
     ] = False,
-    status: Annotated[bool, action("--status", panel=PANEL, help="Print how the running server is.")] = False,
+    status: Annotated[
+        bool, action("--status", panel=PANEL, help="Print the status of the running server.")
+    ] = False,
     stop: Annotated[
-        bool, action("--stop", panel=PANEL, help="End the running server once its work in hand is done.")
+        bool, action("--stop", panel=PANEL, help="Stop the running server after its current requests.")
     ] = False,
 ) -> None:
     """Keep a model loaded: later commands find it, and with --port so do OpenAI clients.

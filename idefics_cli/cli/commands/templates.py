@@ -49,7 +49,7 @@ def show(
 def check(
     files: Annotated[list[str], typer.Argument(show_default=False, metavar="FILE…", help="Template files.")],
 ) -> None:
-    """Check template files; the first mistake is told in one line."""
+    """Check template files; the first mistake is reported in one line."""
     from ...prompts.templates import load_template
 
     for file in files:

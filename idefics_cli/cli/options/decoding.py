@@ -12,7 +12,7 @@ from ..declare import DECODING, HELD, Fact, Panel, option
 
 
 def _draw(name: str, help: str) -> Any:
-    """An option of `Decoding`, which says what it may be."""
+    """An option of `Decoding`, with its allowed range in the help."""
 
     def check(value: Any) -> Any:
         try:
@@ -27,7 +27,7 @@ def _draw(name: str, help: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingOptions(Panel):
-    """How answers are drawn, and how many at a time. Those of `Decoding` have its names."""
+    """How answers are drawn, and how many at a time. Options that are fields of `Decoding` have the same names."""
 
     ORDER: ClassVar[int] = 2
 
@@ -36,10 +36,12 @@ class DecodingOptions(Panel):
     temperature: Annotated[float | None, _draw("temperature", "Sample at this temperature; 0 is greedy")] = (
         None
     )
-    top_p: Annotated[float | None, _draw("top_p", "Sample from the likeliest tokens of this total")] = None
-    top_k: Annotated[int | None, _draw("top_k", "Sample from the K likeliest tokens; 0 is from all")] = None
+    top_p: Annotated[
+        float | None, _draw("top_p", "Sample from the likeliest tokens up to this total probability")
+    ] = None
+    top_k: Annotated[int | None, _draw("top_k", "Sample from the K likeliest tokens; 0 means all")] = None
     repetition_penalty: Annotated[
-        float | None, _draw("repetition_penalty", "Above 1 discourages what was said before")
+        float | None, _draw("repetition_penalty", "Above 1 discourages repeated words")
     ] = None
     no_repeat_ngram_size: Annotated[
         int | None, _draw("no_repeat_ngram_size", "Never repeat N tokens in a row")

@@ -14,7 +14,7 @@ class InputOptions(Panel):
 
     ORDER: ClassVar[int] = 3
 
-    recursive: Annotated[bool, flag("--recursive", "-r", panel=INPUT, help="Descend into folders.")] = False
+    recursive: Annotated[bool, flag("--recursive", "-r", panel=INPUT, help="Read subfolders too.")] = False
     files_from: Annotated[
         str | None,
         option("--files-from", panel=INPUT, metavar="FILE|-", help="Read names of images from a list too."),

@@ -10,7 +10,7 @@ from ..declare import OUTPUT, Fact, Panel, flag, option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions(Panel):
-    """Where results go, in which form, and how a run is told."""
+    """Where results go, in which form, and what is said about a run."""
 
     ORDER: ClassVar[int] = 5
 
@@ -44,11 +44,16 @@ class OutputOptions(Panel):
     existing: Annotated[
         Literal["resume", "retry-errors", "retry-changed", "retry-unsure", "accept-errors", "overwrite"]
         | None,
-        option("--existing", panel=OUTPUT, help="How to go on where results exist; resume if not given."),
+        option("--existing", panel=OUTPUT, help="What to do if results exist; resume if not given."),
     ] = None
     calibration: Annotated[
         str | None,
-        option("--calibration", panel=OUTPUT, metavar="FILE", help="Probabilities as calibrate fitted."),
+        option(
+            "--calibration",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Calibrate probabilities with a file of `calibrate`.",
+        ),
     ] = None
     min_confidence: Annotated[
         float | None,

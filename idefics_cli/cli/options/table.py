@@ -30,13 +30,16 @@ class TableOptions(Panel):
             "--image-column",
             panel=TABLE,
             metavar="NAME",
-            help="Has the images: bytes, names or URLs; found by name and type if not given.",
+            help="The column of images: bytes, names or URLs; found by name and type if not given.",
         ),
     ] = None
     id_column: Annotated[
         str | None,
         option(
-            "--id-column", panel=TABLE, metavar="NAME", help="Has the ids of the rows; their numbers if not."
+            "--id-column",
+            panel=TABLE,
+            metavar="NAME",
+            help="The column of row ids; row numbers if not given.",
         ),
     ] = None
     where: Annotated[

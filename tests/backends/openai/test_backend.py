@@ -256,8 +256,8 @@ def test_a_server_that_is_down_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--style", "completion"), "asked in chat only"),
-        (("--dtype", "bfloat16", "--4bit"), "--dtype, --4bit cannot be told to a server"),
+        (("--style", "completion"), "chat messages only"),
+        (("--dtype", "bfloat16", "--4bit"), "--dtype, --4bit cannot be set on a server"),
         (("--server", "localhost:8000"), "not the address of a server"),
         (("--server", "http://me:secret@localhost"), "put the key into $IDEFICS_API_KEY"),
     ],

@@ -189,7 +189,7 @@ def test_a_run_without_servers_waits_and_then_says_how_far_it_is(
     given_up = ask(run, folder, servers[:1], "-o", out, "--server-wait", "0.3")
     done = len(out.read_text().splitlines())
     assert given_up.code == 3
-    assert f"{done} rows are done; the same command goes on from there" in given_up.stderr
+    assert f"{done} rows are done; run the same command again to continue" in given_up.stderr
     assert 0 < done < 40
     time.sleep(1.5)
     assert ask(run, folder, servers[:1], "-o", out).code == 0

@@ -296,7 +296,7 @@ def test_auto_fetches_what_fits_and_says_so(hub: Hub, tmp_path: Path, red_circle
     )
     assert "using mine" in dry.stderr
     assert (first.code, again.code, offline.code) == (0, 0, 0)
-    assert "nothing that fits is downloaded; fetching mine, fp32 in RAM" in first.stderr
+    assert "no downloaded model fits; downloading mine, fp32 in RAM" in first.stderr
     assert "the best that is downloaded and fits" in again.stderr
     assert first.stdout == again.stdout == offline.stdout
     assert fetched(hub).count("model.safetensors") == 1
