@@ -95,7 +95,7 @@ def expand_user(path: str, name: str = "") -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         where = f"{name}: " if name else ""
-        raise UsageError(f"{where}there is no home folder for {path}", hint="write the whole path") from error
+        raise UsageError(f"{where}there is no home folder for {path}", hint="write the full path") from error
 
 
 NOWHERE = Path(os.devnull) / "idefics"

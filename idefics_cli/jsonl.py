@@ -114,7 +114,7 @@ def _collect_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise BadItem(f"the key {json.dumps(key[:100])} is there twice")
+            raise BadItem(f"the key {json.dumps(key[:100])} is given twice")
         found[key] = value
     return found
 

@@ -94,7 +94,7 @@ def _check_size(text: str) -> None:
         match event:
             case yaml.AliasEvent():
                 if any(anchor == event.anchor for anchor, _ in is_open):
-                    raise _at(f"*{event.anchor} stands within itself", event.start_mark)
+                    raise _at(f"the alias *{event.anchor} contains itself", event.start_mark)
                 nodes += sizes.get(str(event.anchor), 0)
             case yaml.CollectionStartEvent():
                 is_open.append((event.anchor, nodes))
@@ -108,9 +108,9 @@ def _check_size(text: str) -> None:
                 if event.anchor is not None:
                     sizes[event.anchor] = 1
         if len(is_open) > MAX_DEPTH:
-            raise _at(f"nested more than {MAX_DEPTH} deep", event.start_mark)
+            raise _at(f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
         if nodes > MAX_NODES:
-            raise _at(f"more than {MAX_NODES:,} values, its aliases followed", event.start_mark)
+            raise _at(f"more than {MAX_NODES:,} values, counted with its aliases expanded", event.start_mark)
 
 
 def _check_keys(root: Any) -> None:
@@ -124,7 +124,7 @@ def _check_keys(root: Any) -> None:
             if key.tag != _TEXT or not isinstance(key, yaml.ScalarNode):
                 raise _at("a key is not a text; put it in quotes", key.start_mark)
             if key.value in seen:
-                raise _at(f"the key {key.value[:100]!r} is there twice", key.start_mark)
+                raise _at(f"the key {key.value[:100]!r} is given twice", key.start_mark)
             seen.add(key.value)
 
 

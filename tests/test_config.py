@@ -125,4 +125,4 @@ def test_a_key_that_is_there_twice_is_refused(run: Callable[..., Run]) -> None:
     write_models("mine: {architecture: idefics2, repo: a/b}\nmine: {architecture: idefics2, repo: c/d}\n")
     result = run("models", "list")
     assert (result.code, len(result.stderr.splitlines())) == (2, 1)
-    assert "models.yaml line 2 is not valid YAML: the key 'mine' is there twice" in result.stderr
+    assert "models.yaml line 2 is not valid YAML: the key 'mine' is given twice" in result.stderr

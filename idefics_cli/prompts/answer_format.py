@@ -77,7 +77,7 @@ def check_schema(schema: Any) -> AnswerFormat:
         if keyword not in ENFORCED and keyword not in ANNOTATIONS:
             raise UsageError(
                 f"the schema's keyword {keyword!r}{place} is not enforced",
-                hint="leave it out or say it otherwise",
+                hint="leave it out or use another keyword",
             )
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     made = AnswerFormat("schema", text)
@@ -85,7 +85,7 @@ def check_schema(schema: Any) -> AnswerFormat:
     _open_validator(text)
     if math.isinf(count_least_characters(made)):
         raise UsageError(
-            "the schema demands itself within itself, without end", hint="give a way out, such as null"
+            "the schema requires itself again without end", hint="allow another value, such as null"
         )
     return made
 
@@ -135,7 +135,7 @@ def read_data(answer_format: AnswerFormat, text: str) -> Any:
     if answer_format.kind == "choices":
         if words in json.loads(answer_format.text):
             return words
-        raise _invalid("it is none of the choices")
+        raise _invalid("it is not one of the choices")
     if answer_format.kind == "regex":
         if _open_validator(json.dumps({"pattern": f"^(?:{answer_format.text})$"})).is_valid(words):
             return words
@@ -191,7 +191,7 @@ def _validate(answer_format: AnswerFormat) -> None:
         problem = str(error)
     if problem:
         what = {"schema": "the schema", "regex": "--regex"}.get(answer_format.kind, "the choices")
-        raise UsageError(f"{what} cannot be enforced ({_first_line(problem)})", hint="say it more simply")
+        raise UsageError(f"{what} cannot be enforced ({_first_line(problem)})", hint="make it simpler")
 
 
 def _list_keywords(schema: Any, place: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -249,7 +249,7 @@ def _open_validator(text: str) -> Any:
 
 
 def _invalid(why: str) -> AnswerError:
-    return AnswerError(f"the answer is not of the asked format: {why}", code="invalid_output")
+    return AnswerError(f"the answer is not in the requested format: {why}", code="invalid_output")
 
 
 def _refuse_constant(word: str) -> Any:

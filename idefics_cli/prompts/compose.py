@@ -135,7 +135,7 @@ def _check_shots(wanted: AnswerFormat, examples: Iterable[Example]) -> None:
             read_data(wanted, example.answer)
         except AnswerError as error:
             raise UsageError(
-                f"the answer of example {number} is not of the asked format",
+                f"the answer of example {number} is not in the requested format",
                 hint=f"it reads {example.answer[:60]!r}",
             ) from error
 

@@ -131,7 +131,7 @@ def save_conversation(conversation: Conversation, path: Path, model: str) -> Non
         try:
             load_conversation(path)
         except UsageError as error:
-            raise UsageError(f"{path} is another file", hint="save under another name") from error
+            raise UsageError(f"{path} is not a saved conversation", hint="save under another name") from error
     folder = path.absolute().parent
     saved = _File(
         idefics_conversation=1,

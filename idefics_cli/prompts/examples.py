@@ -75,7 +75,7 @@ def parse_example(entry: object, folder: Path, origin: str) -> Example:
         has_place = IMAGE in parsed.turn or IMAGES in parsed.turn
         if bool(sources) != has_place:
             raise UsageError(
-                f"{origin}: its turn and its images do not agree", hint=f"write `{IMAGE}` in the turn"
+                f"{origin}: its turn and its images do not match", hint=f"write `{IMAGE}` in the turn"
             )
         share_images(parsed.turn, sources)
     return Example(

@@ -230,7 +230,7 @@ def _find_format(line: _Line) -> AnswerFormat | None:
     """What the answer must look like, where the line says so."""
     given = [name for name in ("schema_", "regex", "choices") if getattr(line, name) is not None]
     if len(given) > 1:
-        raise BadItem("a line has one of schema, regex and choices", hint="leave the others out")
+        raise BadItem("a line may have only one of schema, regex and choices", hint="leave the others out")
     if line.schema_ is not None:
         return check_schema(line.schema_)
     if line.regex is not None:
@@ -263,7 +263,7 @@ def _sort_keys(line: _Line) -> tuple[dict[str, str], dict[str, Any]]:
     for key, value in (line.model_extra or {}).items():
         target = decoding if key in _DECODING else given
         if key in target:
-            raise BadItem(f"{key} is there twice")
+            raise BadItem(f"{key} is given twice")
         if target is given and not isinstance(value, str):
             raise BadItem(f"{key} is not a text", hint=_say_how_to_write(key, value))
         target[key] = value

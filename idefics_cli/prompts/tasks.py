@@ -106,8 +106,8 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
             continue
         if known[composed] != label:
             raise UsageError(
-                f"label {label!r} is given twice, once with its accents as characters of their own",
-                hint="leave one of them out: they are one label",
+                f"label {label!r} is given twice, with its accents encoded in two ways",
+                hint="leave one of them out",
             )
         raise UsageError(f"label {label!r} is given twice")
     if len(labels) < 2:

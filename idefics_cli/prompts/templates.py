@@ -240,7 +240,7 @@ def check_turn(turn: list[str]) -> list[str]:
     """A turn that says where its images stand. Raises ValueError."""
     if turn.count(IMAGES) > 1:
         raise ValueError(
-            f"a turn names `{IMAGES}` at most once; it stands for all that `{IMAGE}` leaves over"
+            f"a turn names `{IMAGES}` at most once; it stands for all images that no `{IMAGE}` takes"
         )
     return turn
 

@@ -170,7 +170,7 @@ def test_a_hostile_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -
     with pytest.raises(UsageError) as caught:
         load_conversation(path)
     assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(UsageError, match="is another file"):
+    with pytest.raises(UsageError, match="is not a saved conversation; save under"):
         save_conversation(Conversation(Decoding()), path, "idefics2")
     assert path.read_bytes() == content
 

@@ -145,7 +145,7 @@ def test_a_conversation_with_all_its_commands(
     screen.type(f"/save {first}\r")
     screen.wait_for("[y/N]")
     screen.type("y\n")
-    screen.wait_for("is another file; save under another name")
+    screen.wait_for("is not a saved conversation; save under another name")
 
     screen.type("/reset\r")
     screen.wait_for("a new conversation")

@@ -97,7 +97,7 @@ def test_templates_are_relative_to_the_file(tmp_path: Path) -> None:
     [
         (b"{", "line 1: the line is not JSON"),
         (b"[]", "line 1: the line is not a JSON object but a list"),
-        (b'{"task": "caption", "task": "vqa"}', 'the key "task" is there twice'),
+        (b'{"task": "caption", "task": "vqa"}', 'the key "task" is given twice'),
         ({}, "needs a task or a template; tasks: caption, vqa"),
         ({"task": "capton"}, "no task 'capton'; known: caption"),
         ({"task": "run"}, "needs a template"),
@@ -106,7 +106,7 @@ def test_templates_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"task": "caption", "images": "a.jpg"}, "images must be a list, not 'a.jpg'"),
         ({"task": "caption", "image": 3}, "image must be text, not 3"),
         ({"task": "vqa", "question": 3}, "question is not a text"),
-        ({"task": "vqa", "question": "a", "fields": {"question": "b"}}, "question is there twice"),
+        ({"task": "vqa", "question": "a", "fields": {"question": "b"}}, "question is given twice"),
         ({"task": "caption", "num_beams": 0}, "num_beams: 0 is not in the range 1 to 64"),
         ({"task": "caption", "num_beams": "2"}, "num_beams must be a whole number, not '2'"),
         ({"task": "classify", "image": "a"}, "classify needs labels"),
