@@ -51,7 +51,7 @@ class Deadline:
             raise SourceError(
                 f"{self._name} takes longer than {self._seconds:g} s to decode",
                 code="timeout",
-                hint="save it anew with another program, or allow more with --decode-timeout",
+                hint="save it again with another program, or set a longer --decode-timeout",
             )
 
 

@@ -57,7 +57,7 @@ def fetch(
     try:
         return asyncio.run(_fetch_in_time(url, limits, transport, deadline or Deadline()))
     except asyncio.CancelledError:
-        raise SourceError(f"{name_source(url)} is not wanted any more", code="timeout") from None
+        raise SourceError(f"{name_source(url)} was cancelled", code="timeout") from None
     finally:
         if deadline is not None:
             deadline.call_when_given_up(None)
@@ -115,7 +115,7 @@ async def _follow(client: httpx2.AsyncClient, url: str, limits: Limits) -> bytes
                 return await _read_body(response, name, limits)
             hop = _parse_url(response.headers["location"], hop, name)
             if limits.allow_private_addresses and not client.trust_env and not _needs_no_proxy(str(hop)):
-                raise SourceError(f"{name} leads to where only a proxy does", code="refused")
+                raise SourceError(f"{name} redirects to an address that needs a proxy", code="refused")
     raise SourceError(f"{name} redirects more than {MAX_REDIRECTS} times", code="fetch_failed")
 
 

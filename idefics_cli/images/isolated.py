@@ -46,7 +46,7 @@ def ask_decoder(
             deadline.check()
             if is_used:
                 continue  # it may have ended by itself, in the moment it was taken
-            raise SourceError(f"{name} is damaged: its decoder broke down", code="not_an_image") from None
+            raise SourceError(f"{name} is damaged: its decoder crashed", code="not_an_image") from None
         except BaseException:
             end(process)
             raise

@@ -175,11 +175,11 @@ def _choose_page(image: Any, reading: Reading) -> int:
                 if is_raw or image.tag_v2.get(330)
                 else "a TIFF that holds only a thumbnail"
             )
-            hint = "develop it to JPEG or PNG first" if "RAW" in what else "save the image itself anew"
+            hint = "develop it to JPEG or PNG first" if "RAW" in what else "save the full image instead"
             raise SourceError(f"{reading.name} is {what}", code="not_an_image", hint=hint) from None
         page += 1
     if page:
-        reading.notes.append(f"page {page + 1} is used; what comes before is smaller copies of it")
+        reading.notes.append(f"page {page + 1} is used; the pages before it are smaller copies")
     return page
 
 

@@ -125,7 +125,9 @@ def open_system(url: str) -> tuple[Any, str]:
             continue
         driver = DRIVERS.get(scheme)
         if driver is None:
-            raise SourceError(f"{name} leads to a {scheme}: URL, which is not read so", code="refused")
+            raise SourceError(
+                f"{name} leads to a {scheme}: URL, which is not supported there", code="refused"
+            )
         if find_spec(driver.module) is None:
             hint = f"pip install 'idefics-cli[{driver.extra}]'"
             raise SourceError(f"{name} needs {driver.module}", code="refused", hint=hint)
@@ -224,7 +226,7 @@ def _call_in_time(
     try:
         return asyncio.run(call_all())
     except asyncio.CancelledError:
-        raise SourceError(f"{name} is not wanted any more", code="timeout") from None
+        raise SourceError(f"{name} was cancelled", code="timeout") from None
     finally:
         if deadline is not None:
             deadline.call_when_given_up(None)
@@ -266,15 +268,15 @@ def translate_driver(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise SourceError(f"{name} is not there", code="not_found") from None
     except PermissionError:
-        hint = "check the credentials, as its driver reads them"
-        raise SourceError(f"{name} may not be read", code="refused", hint=hint) from None
+        hint = "check the credentials that its driver reads"
+        raise SourceError(f"access to {name} is denied", code="refused", hint=hint) from None
     except IsADirectoryError:
         raise SourceError(f"{name} is a folder, not an image", code="not_an_image") from None
     except TimeoutError:
         raise Transient(SourceError(f"{name} does not answer in time", code="timeout")) from None
     except Exception as error:
         if type(error).__name__ in _NO_KEYS:
-            hint = "set them as its driver reads them, as AWS_PROFILE"
+            hint = "set them where its driver reads them, such as AWS_PROFILE"
             raise SourceError(f"{name} needs credentials", code="refused", hint=hint) from None
         failure = SourceError(f"{name} cannot be read: {_describe(error)}", code="fetch_failed")
         if isinstance(error, ValueError | TypeError | LookupError | NotImplementedError | ImportError):

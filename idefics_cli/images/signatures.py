@@ -7,19 +7,19 @@ _CONVERT = "convert it to PNG first"
 _UNPACK = "unpack it first"
 
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs", "is a Git LFS pointer, not the image", "git lfs pull fetches the image"),
+    (0, b"version https://git-lfs", "is a Git LFS pointer, not the image", "run git lfs pull"),
     (0, b"FUJIFILMCCD-RAW", "is a camera RAW file", _DEVELOP),
     (0, b"IIRO", "is a camera RAW file (Olympus)", _DEVELOP),
     (0, b"IIRS", "is a camera RAW file (Olympus)", _DEVELOP),
     (0, b"IIU\0", "is a camera RAW file (Panasonic)", _DEVELOP),
     (0, b"FOVb", "is a camera RAW file (Sigma)", _DEVELOP),
     (4, b"ftypcrx ", "is a camera RAW file (Canon CR3)", _DEVELOP),
-    (0, b"v/1\x01", "is an OpenEXR image, whose light has no upper bound", "tone-map it to PNG first"),
-    (0, b"#?R", "is a Radiance HDR image, whose light has no upper bound", "tone-map it to PNG first"),
+    (0, b"v/1\x01", "is an OpenEXR image, which has a high dynamic range", "tone-map it to PNG first"),
+    (0, b"#?R", "is a Radiance HDR image, which has a high dynamic range", "tone-map it to PNG first"),
     (0, b"PF\n", "is a floating-point colour map (PFM)", _CONVERT),
     (0, b"P7\n", "is a PAM image", _CONVERT),
-    (128, b"DICM", "is a DICOM image, which has no fixed brightness", _CONVERT),
-    (0, b"SIMPLE  =", "is a FITS image, which has no fixed brightness", _CONVERT),
+    (128, b"DICM", "is a DICOM image, whose brightness range is not fixed", _CONVERT),
+    (0, b"SIMPLE  =", "is a FITS image, whose brightness range is not fixed", _CONVERT),
     (0, b"\x93NUMPY", "is a NumPy array", "save it as PNG first"),
     (0, b"\x89HDF", "is an HDF5 file", _CONVERT),
     (0, b"gimp xcf", "is a GIMP drawing", "export it as PNG first"),
@@ -52,7 +52,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"fLaC", "is a sound file", ""),
     (8, b"WAVE", "is a sound file", ""),
     (0, b"SQLite format 3", "is a database", ""),
-    (0, b"\0\x05\x16\x07", "is what macOS notes about a file of the same name, not the file", ""),
+    (0, b"\0\x05\x16\x07", "is macOS metadata about the file of the same name, not an image", ""),
     (0, b"\0\0\0\x01Bud1", "is a .DS_Store of macOS, not an image", ""),
     (0, b"\x7fELF", "is a program", ""),
     (0, b"MZ", "is a program", ""),
@@ -79,14 +79,14 @@ def describe_foreign(head: bytes, name: str) -> tuple[str, str]:
     if b"<svg" in text:
         return "is an SVG drawing, not an image of pixels", _CONVERT
     if text.startswith((b"<!doctype html", b"<html")) or b"<html" in text:
-        return "is a web page (HTML), not an image", "the address of the image itself is another"
+        return "is a web page (HTML), not an image", "give the address of the image itself"
     if text.startswith(b"%pdf"):
         return "is a PDF document, not an image", "convert its pages to PNG first"
     for place, signature, what, hint in _SIGNATURES:
         if head[place : place + len(signature)] == signature:
             return what, hint
     if not head.strip(b"\0"):
-        return "holds nothing but zeros", "its copy or download was interrupted; fetch it again"
+        return "contains only zeros", "its copy or download was interrupted; fetch it again"
     if text.startswith((b"{", b"[")) and _TEXT_BYTES.issuperset(head):
         return "is JSON, not an image", ""
     if text.startswith(b"<?xml"):

@@ -95,7 +95,7 @@ def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes
 
         return read_member(*within, limits.max_bytes)
     if (scheme == "file" or scheme in REMOTE_SCHEMES) and not limits.allow_private_addresses:
-        what = f"{name_source(source)} is no public address"
+        what = f"{name_source(source)} is not a public address"
         raise SourceError(what, code="refused", hint="leave --no-private-addresses out")
     if scheme == "file":
         return Path(to_path(source))

@@ -65,7 +65,7 @@ def tell_placement(model: Any) -> None:
     waiting = sum(place in ("cpu", "disk") for place in places)
     if "disk" in places or (waiting and waiting < len(places)):
         log.info(
-            "%d of %d parts of the model wait on the CPU or on disk until their turn, which is slow",
+            "%d of %d parts of the model are kept in CPU memory or on disk, which is slow",
             waiting if waiting < len(places) else places.count("disk"),
             len(places),
         )
@@ -106,13 +106,14 @@ def _spread(
     waiting = {place for place in places.values() if place in ("cpu", "disk")}
     if spec.quantization is not None and ("disk" in waiting or waiting not in (set(), {*places.values()})):
         raise ModelError(
-            f"the weights do not fit with --quantize {spec.quantization}, and what is quantized cannot wait "
-            "elsewhere until its turn",
+            f"the weights do not fit with --quantize {spec.quantization}, and quantized weights cannot be "
+            "offloaded",
             hint="use a smaller --model, --device cpu, or leave --quantize out",
         )
     if _find_place(model, places) == "disk":
         raise ModelError(
-            "not even the embeddings fit into that memory", hint="use a smaller --model or give more"
+            "not even the embeddings fit into that memory",
+            hint="use a smaller --model or a larger --max-memory",
         )
     folder = tempfile.mkdtemp(prefix="idefics-offload-")
     return {"device_map": places, "offload_folder": folder}

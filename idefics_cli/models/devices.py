@@ -92,8 +92,8 @@ def choose_dtype(name: str, device: torch.device, family: Family) -> torch.dtype
         raise ModelError(f"unknown dtype {name!r}", hint="use one of auto, bfloat16, float32, float16")
     if str(dtype).removeprefix("torch.") in family.unsafe_dtypes and not name.endswith(INSIST):
         raise ModelError(
-            f"{name} overflows in {family.config.model_type} and makes answers garbage",
-            hint=f"use --dtype bfloat16, or {name}{INSIST} to insist",
+            f"{name} overflows in {family.config.model_type}, so its answers are useless",
+            hint=f"use --dtype bfloat16, or {name}{INSIST} to use it anyway",
         )
     return dtype
 

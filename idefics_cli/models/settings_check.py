@@ -117,7 +117,7 @@ def check_tokenizer(tokenizer: Mapping[str, Any], where: str) -> None:
     rest = {key: value for key, value in tokenizer.items() if key not in ("model", "added_tokens")}
     for place, key, value in _walk(rest):
         if key == "Regex" and isinstance(value, str) and backtracks(value):
-            raise _refuse(where, place, f"is {value[:100]!r}, a pattern that may take for ever")
+            raise _refuse(where, place, f"is {value[:100]!r}, a pattern that may never finish")
         if key in ("content", "prepend") and isinstance(value, str) and place.startswith("normalizer"):
             growth *= max(1, len(value))
     if growth > MAX_GROWTH:
@@ -131,7 +131,7 @@ def check_tokenizer_settings(settings: Mapping[str, Any], where: str, folder: Pa
         if key.endswith("_file") and isinstance(value, str) and len(value) < 4096 and "\0" not in value:
             path = folder / value
             if path.exists() and not path.resolve().is_relative_to(folder.resolve()) and path.name != value:
-                raise _refuse(where, key, f"is {value[:100]!r}, which is not of the folder")
+                raise _refuse(where, key, f"is {value[:100]!r}, which is outside the folder")
 
 
 def backtracks(pattern: str) -> bool:
@@ -161,8 +161,8 @@ def _check_attention(value: Any, where: str, place: str) -> None:
     for one in value.values() if isinstance(value, dict) else [value]:
         if one is not None and (not isinstance(one, str) or one not in ATTENTIONS):
             raise ModelError(
-                f"{where}: {place} is {str(one)[:100]!r}, an attention from elsewhere, and no code is fetched",
-                hint="take the line out if you trust the rest",
+                f"{where}: {place} is {str(one)[:100]!r}, an attention that is not built in, and no code is downloaded",
+                hint="remove the line if you trust the rest",
             )
 
 

@@ -329,7 +329,7 @@ def test_truncated_is_refused(kind: str, share: float) -> None:
         (b"", "pic.bin is empty (0 bytes)"),
         (b"\x01\x02\x03" * 99, "is not an image in a format that can be read"),
         (b"just words", "is text, not an image"),
-        (b"\0" * 5000, "holds nothing but zeros"),
+        (b"\0" * 5000, "contains only zeros"),
         (b"\n<!DOCTYPE html><html><body>Log in</body></html>", "is a web page (HTML), not an image"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "is an SVG drawing"),
         (b"%PDF-1.7\n", "is a PDF document"),

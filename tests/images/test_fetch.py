@@ -265,7 +265,7 @@ def test_no_proxy_is_heeded_before_a_proxy_is_judged(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert fetch(site.serve("/a.png", (200, {}, b"here")), QUICK) == b"here"
     away = site.serve("/away.png", (302, {"Location": "http://a.invalid/"}, b""))
-    fails(away, "refused", "leads to where only a proxy does")
+    fails(away, "refused", "redirects to an address that needs a proxy")
 
 
 PUBLIC_ONLY = replace(QUICK, allow_private_addresses=False)

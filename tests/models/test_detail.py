@@ -69,5 +69,5 @@ def test_answers_at_another_detail_are_those_of_plain_transformers(name: str, de
 
 
 def test_detail_that_cannot_be_chosen_is_refused() -> None:
-    with pytest.raises(Exception, match="settles it by itself; leave --detail out"):
+    with pytest.raises(Exception, match="its processor decides this; leave --detail out"):
         open_family(ModelSpec(str(other("llava")), detail="low"))

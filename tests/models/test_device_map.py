@@ -51,7 +51,7 @@ def test_weights_on_disk_give_the_same_answers(kind: str, caplog: pytest.LogCapt
     assert places == {"cpu", "disk"}
     assert find_input_device(backend._model) == torch.device("cpu")
     assert weights.total_bytes > room
-    assert "wait on the CPU or on disk" in caplog.text
+    assert "are kept in CPU memory or on disk" in caplog.text
     assert answers_of(replace(whole, max_memory=(("cpu", room),))) == answers_of(whole)
 
 
@@ -80,7 +80,7 @@ def test_what_is_quantized_cannot_wait_elsewhere(monkeypatch: pytest.MonkeyPatch
     family = open_family(spec)
     monkeypatch.setattr(placement, "count_free_bytes", lambda device: 1000)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ModelError, match=r"cannot wait elsewhere until its turn; use a smaller --model"):
+    with pytest.raises(ModelError, match=r"quantized weights cannot be offloaded; use a smaller --model"):
         place(spec, family, torch.device("cuda"), torch.bfloat16)
 
 

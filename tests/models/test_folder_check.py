@@ -96,7 +96,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
             "pre_tokenizer",
             to={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"},
         ),
-        "take for ever",
+        "may never finish",
     ),
     "a tokenizer that swells": (
         put(

@@ -52,5 +52,5 @@ def test_labels_are_ranked_without_thoughts(name: str) -> None:
 
 
 def test_thinking_is_refused_where_it_has_no_meaning() -> None:
-    with pytest.raises(ModelError, match="--think has no meaning for llava"):
+    with pytest.raises(ModelError, match="--think has no effect on llava"):
         thinking("llava")

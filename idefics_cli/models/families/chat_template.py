@@ -72,7 +72,7 @@ class ChatTemplateFamily(Family):
             raise ModelError(f"unknown detail {detail!r}", hint=f"use one of {', '.join(DETAILS)}")
         if not choose_detail(self.processor.image_processor, detail):
             raise ModelError(
-                f"--detail {detail} has no effect on {self.config.model_type}: its processor settles it by itself",
+                f"--detail {detail} has no effect on {self.config.model_type}: its processor decides this",
                 hint="leave --detail out",
             )
 

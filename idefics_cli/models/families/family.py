@@ -173,7 +173,7 @@ class Family(ABC):
         """Refuse a style that the checkpoint was never made for."""
         if style == "chat" and self.eou_id is None:
             raise ModelError(
-                f"this checkpoint has no {END_OF_UTTERANCE} token, so it cannot converse",
+                f"this checkpoint has no {END_OF_UTTERANCE} token, so it cannot chat",
                 hint="use --style completion or an instruct checkpoint",
             )
 
@@ -181,14 +181,14 @@ class Family(ABC):
         """Choose how finely images are cut into tiles."""
         if detail is not None:
             raise ModelError(
-                f"--detail {detail} has no meaning for {self.config.model_type}, which takes every image at one size",
+                f"--detail {detail} has no effect on {self.config.model_type}, which takes every image at one size",
                 hint="leave --detail out",
             )
 
     def think(self) -> None:
         """Have answers begin with thoughts, which are not part of them."""
         raise ModelError(
-            f"--think has no meaning for {self.config.model_type}, whose template knows no thoughts",
+            f"--think has no effect on {self.config.model_type}, whose chat template has no thinking",
             hint="leave --think out",
         )
 

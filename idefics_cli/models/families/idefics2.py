@@ -96,7 +96,7 @@ class Idefics2Family(TiledFamily):
         processor = self.processor.image_processor
         width, height = image.size
         if processor.do_image_splitting and min(width, height) < 2:
-            raise ValueError("it cannot be cut into quarters, which --detail low does without")
+            raise ValueError("it cannot be cut into quarters; --detail low does not cut it")
         x, y = width // 2, height // 2
         boxes = [(0, 0, width, height)]
         if processor.do_image_splitting:

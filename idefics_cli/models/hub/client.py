@@ -131,9 +131,9 @@ async def _open(
             finally:
                 await response.aclose()
     except httpx2.UnsupportedProtocol as error:
-        raise ModelError(f"the hub sends {repo} to an address that is not http", hint=_CHECK) from error
+        raise ModelError(f"the hub redirects {repo} to an address that is not http", hint=_CHECK) from error
     except httpx2.TooManyRedirects as error:
-        raise ModelError(f"the hub redirects {repo} without end", hint=_CHECK) from error
+        raise ModelError(f"the hub redirects {repo} too often", hint=_CHECK) from error
     except TimeoutError as error:
         raise ModelError(f"the hub sends {repo} too slowly", hint=_CHECK) from error
     except httpx2.TransportError as error:
@@ -192,7 +192,7 @@ def _explain_status(response: httpx2.Response, repo: str, revision: str) -> Exce
         return ModelError(f"there is no checkpoint {repo} on the hub", hint=hint)
     if status == 403:
         hint = "run `hf auth login` with an account that may read it"
-        return ModelError(f"the hub forbids {repo} to you", hint=hint)
+        return ModelError(f"the hub denies you access to {repo}", hint=hint)
     refused = ModelError(f"the hub refused {repo} with status {status}", hint="try again later")
     if is_transient(status):
         return Transient(refused, parse_retry_after(response.headers.get("Retry-After")))

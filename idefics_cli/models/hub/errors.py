@@ -93,7 +93,7 @@ def _explain(spec: ModelSpec, error: BaseException) -> ModelError:
     if "No usable temporary directory" in str(error):
         return ModelError("no folder for temporary files can be written", hint="set TMPDIR to one that can")
     if has(HFValidationError):
-        return ModelError(f"{name} is no name of a checkpoint on the hub", hint="check the name")
+        return ModelError(f"{name} is not a valid name of a checkpoint on the hub", hint="check the name")
     if (failure := _explain_cache(name, causes)) is not None:
         return failure
     if has(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, httpx2.TransportError):

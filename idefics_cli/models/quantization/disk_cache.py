@@ -79,8 +79,8 @@ def keep(entry: QuantizedEntry, model: Any) -> None:
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         log.info(
-            "the quantized weights were not kept (%s: %s); IDEFICS_CACHE_DIR names another folder, "
-            "--no-quantized-cache does not try",
+            "the quantized weights were not kept (%s: %s); set IDEFICS_CACHE_DIR to another folder, "
+            "or use --no-quantized-cache",
             root,
             reason,
         )

@@ -40,7 +40,7 @@ def check_device(quantization: str, device: torch.device, family: Family) -> Non
     """Refuse what the library cannot do there, or what has been done to the checkpoint already."""
     if is_prequantized(family):
         raise ModelError(
-            f"this checkpoint is quantized already, so --quantize {quantization} cannot be",
+            f"this checkpoint is quantized already, so --quantize {quantization} cannot be used",
             hint="leave it out",
         )
     row = QUANTIZATIONS.get(quantization)
@@ -72,7 +72,7 @@ def check_quantized(model: nn.Module, family: Family) -> None:
     wrongly = sorted(name for name in quantized if kept.match(f"{name}."))
     if wrongly:
         raise ModelError(
-            f"{wrongly[0]} was quantized, which makes answers worthless",
+            f"{wrongly[0]} was quantized, which makes answers useless",
             hint="load it without --quantize and report this",
         )
     if not quantized:

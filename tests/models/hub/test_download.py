@@ -208,7 +208,7 @@ def test_an_answer_that_is_no_good_has_words_of_its_own(hub: Hub, tmp_path: Path
         "git-digest": (Repo(folder, headers=git), "config.json of someone/git-digest arrived damaged"),
         "file": (Repo(folder, status=302, headers={"Location": "file:///etc/passwd"}), "not http"),
         "round": (Repo(folder, status=302, headers={"Location": "config.json"}), "redirects someone/round without"),
-        "forbidden": (Repo(folder, status=403), "the hub forbids someone/forbidden to you; run `hf auth login`"),
+        "forbidden": (Repo(folder, status=403), "the hub denies you access to someone/forbidden; run `hf auth login`"),
         "broken": (Repo(folder, status=400), "refused someone/broken with status 400"),
         "many-words": (Repo(folder, endless="list"), "more of the list of files of someone/many-words than 50,000,000"),
         "much": (Repo(folder, endless="config.json"), "more of config.json than"),
