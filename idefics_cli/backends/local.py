@@ -288,7 +288,7 @@ class LocalBackend:
             return None
         if request.decoding.num_beams > 1 and request.decoding.temperature > 0:
             raise BadItem(
-                "beams that are drawn cannot keep to a format", hint="leave out --temperature or --num-beams"
+                "sampling with beams cannot follow a format", hint="leave out --temperature or --num-beams"
             )
         if self._grammars is None:
             from ..engine.grammar import Grammars  # llguidance is for those who ask for a format
@@ -319,7 +319,7 @@ class LocalBackend:
         request, outcome = task.request, done.outcome
         if not outcome.is_finite or not all(map(math.isfinite, prior)):
             return AnswerError(
-                "the model computed what is no number (NaN or infinite) for this item",
+                "the model computed values that are not numbers (NaN or infinite) for this item",
                 code="not_finite",
                 hint=NOT_FINITE_HINT,
             )

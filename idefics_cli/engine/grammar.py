@@ -62,7 +62,7 @@ class Grammars:
                 )
             except ValueError as error:
                 raise ModelError(
-                    f"the tokenizer of {self._family.config.model_type} cannot keep to a format ({error})",
+                    f"the tokenizer of {self._family.config.model_type} cannot enforce a format ({error})",
                     hint="ask without --schema, --regex and --choices",
                 ) from error
         return self._tokenizer

@@ -39,7 +39,7 @@ def is_of_work(error: BaseException) -> bool:
 
 def describe_no_room() -> AnswerError:
     return AnswerError(
-        "the memory of the device does not hold this request",
+        "this request does not fit into the memory of the device",
         code="out_of_memory",
         hint="use fewer or smaller images, a lower --detail, --4bit or a smaller --model",
     )

@@ -67,7 +67,7 @@ class StepGraphs:
             self._can_record = False
             self.clear()
             first_line = str(error).partition("\n")[0]
-            log.warning("steps of decoding cannot be recorded (%s): they are launched one by one", first_line)
+            log.warning("CUDA graphs cannot be used (%s): decoding is slower without them", first_line)
             return None
         self._graphs.keep(key, (graph, result))
         return graph, result

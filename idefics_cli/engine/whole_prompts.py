@@ -82,7 +82,7 @@ class WholePrompts:
             self._are_batched = self._looks_alike()
             if not self._are_batched:
                 log.warning(
-                    "%s answers otherwise in a batch than alone, so its requests are run one by one",
+                    "%s answers differently in a batch, so its requests are run one by one",
                     self._family.config.model_type,
                 )
         return self._are_batched

@@ -106,7 +106,7 @@ def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str
         return "loaded"
     if changed := [name for name in own if name != "content" and own[name] != asked.get(name)]:
         return "loaded with another " + ", ".join(changed)
-    return "as it was before its files changed" if own["content"] != asked["content"] else ""
+    return "loaded from files that have since changed" if own["content"] != asked["content"] else ""
 
 
 async def _receive(

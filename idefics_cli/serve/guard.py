@@ -57,7 +57,7 @@ class Guard:
         # A port may be empty; an address of IPv6 has its colons in brackets.
         name = _PORT.sub("", headers.get(b"host", b"").decode("latin-1").strip()).strip("[]").lower()
         if self._hosts and name not in self._hosts:
-            return respond(CallError(421, "the server is not called by this name", code="unknown_host"))
+            return respond(CallError(421, "the Host header does not name this server", code="unknown_host"))
         if self._key is None or path == HEALTH:
             return None
         scheme, _, given = headers.get(b"authorization", b"").strip().partition(b" ")

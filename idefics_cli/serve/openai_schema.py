@@ -89,8 +89,8 @@ class AnyObject(StrictSchema):
 class NamedSchema(StrictSchema):
     name: str = Field(default="answer", description="Not used.")
     description: str | None = Field(default=None, description="Not used.")
-    wanted: dict[str, Any] = Field(alias="schema", description="A JSON schema that the answer keeps to.")
-    strict: bool | None = Field(default=None, description="Not used: an answer always keeps to its schema.")
+    wanted: dict[str, Any] = Field(alias="schema", description="A JSON schema that the answer follows.")
+    strict: bool | None = Field(default=None, description="Not used: an answer always follows its schema.")
 
 
 class OfSchema(StrictSchema):

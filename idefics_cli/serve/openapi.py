@@ -29,7 +29,7 @@ _ITEM = {
         "generate": {"type": "boolean"},
         "normalize": {"enum": ["none", "tokens", "pmi"]},
         "scale": {**_TEXT, "description": "Of rate: 1-5, or yes/no."},
-        "schema": {"type": "object", "description": "A JSON schema that the answer keeps to."},
+        "schema": {"type": "object", "description": "A JSON schema that the answer follows."},
         "regex": {**_TEXT, "description": "A pattern that the answer matches."},
         "choices": {"type": "array", "items": _TEXT, "description": "The answer is one of these."},
     },
@@ -85,8 +85,8 @@ _REFUSALS = {
     "408": "The body came too slowly.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
-    "421": "The server is not called by this name.",
-    "503": "No room for it now, no answer in time, or the server is ending; Retry-After says when to come back.",
+    "421": "The Host header does not name this server.",
+    "503": "No room for it now, no answer in time, or the server is ending; Retry-After says when to try again.",
 }
 
 

@@ -66,9 +66,7 @@ def list_routes(state: ServerState) -> list[Route]:
             wording = partial(body.to_requests, has_system_role=has_system_role)
             requests = await anyio.to_thread.run_sync(wording, limiter=state.parses)
             if body.stream and (len(requests) > 1 or body.logprobs):
-                raise CallError(
-                    400, "n above 1 and logprobs are for answers that are not streamed", param="stream"
-                )
+                raise CallError(400, "n above 1 and logprobs do not work with `stream: true`", param="stream")
             request = requests[0]
             state.check_letters(request)
             loading = load_images(list_sources(request.prompt), state, holding)

@@ -126,7 +126,7 @@ class ServerState:
         )
         if letters > most:
             raise PromptError(
-                f"the text has {letters:,} letters, the model has room for {most:,} at most",
+                f"the text has {letters:,} characters, the model has room for {most:,} at most",
                 code="prompt_too_long",
                 hint="use a shorter text",
             )

@@ -293,7 +293,7 @@ def test_an_architecture_that_batches_wrongly_is_run_one_by_one(caplog: pytest.L
     family, model = opened("qwen2_5_vl")
     assert plan_of(Careless(family.processor, family.config), model) == [1, 1, 1, 1]
     (said,) = caplog.messages
-    assert said == "qwen2_5_vl answers otherwise in a batch than alone, so its requests are run one by one"
+    assert said == "qwen2_5_vl answers differently in a batch, so its requests are run one by one"
 
 
 def test_only_tokens_of_the_model_are_refused() -> None:

@@ -189,7 +189,7 @@ def test_changed_files_are_another_model() -> None:
     own: dict[str, Any] = {"checkpoint": "/a", "dtype": "auto", "content": [["model.safetensors", 3, 4]]}
     assert describe_difference(own, own) == ""
     changed = own | {"content": [["model.safetensors", 3, 5]]}
-    assert describe_difference(own, changed) == "as it was before its files changed"
+    assert describe_difference(own, changed) == "loaded from files that have since changed"
 
 
 def test_a_server_of_another_version_is_passed_over_with_a_note() -> None:
@@ -212,9 +212,7 @@ def test_a_dead_socket_is_passed_over_with_a_note() -> None:
     leave_dead_socket(make_folder())  # every server of these tests begins where one is, too
     result = run_program("caption", SAMPLES / "red-circle.png", *MODEL)
     assert result.stdout == CAPTIONS["red-circle.png"] + "\n"
-    assert result.stderr == (
-        "idefics: a server ended without taking its socket away; loading the model here\n"
-    )
+    assert result.stderr == ("idefics: a server ended and left its socket behind; loading the model here\n")
 
 
 def test_keep_alive_starts_one_server_however_many_want_it(monkeypatch: pytest.MonkeyPatch) -> None:

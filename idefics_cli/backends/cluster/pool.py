@@ -102,7 +102,7 @@ class ClusterPool(BackendPool):
         return "there" if is_shared else "sent"
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
-        raise UsageError("a cluster shows no prompts", hint="leave --cluster out of a --dry-run")
+        raise UsageError("--dry-run does not work with --cluster", hint="leave --cluster out")
 
     def close(self) -> None:
         for actor in (*self._starting.values(), *(one.worker for one in self._members.values())):
@@ -120,7 +120,7 @@ class ClusterPool(BackendPool):
         for member in list(self._members.values()):
             node = member.worker.node  # type: ignore[attr-defined]
             if node in draining and not member.seat.is_drained:
-                _log.info("%s is going; it is given nothing more", member.worker.name)
+                _log.info("%s is shutting down; it gets no more work", member.worker.name)
                 self._schedule.drain(member.seat)
             if node in nodes:
                 continue
@@ -153,7 +153,7 @@ class ClusterPool(BackendPool):
             self._read_starts()
             if not told and time.monotonic() > deadline - FIRST_SECONDS + STARTS_WITHIN_SECONDS:
                 told = True
-                _log.info("still waiting for the cluster to have room and the first worker its model")
+                _log.info("still waiting for free resources and for the first worker to load its model")
             if time.monotonic() > deadline:
                 break
         if self._first is None:

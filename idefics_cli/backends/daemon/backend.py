@@ -157,7 +157,7 @@ def find_server(
     except FileNotFoundError:
         return Search()
     except ConnectionRefusedError:
-        return Search(reason="a server ended without taking its socket away")
+        return Search(reason="a server ended and left its socket behind")
     except TimeoutError:
         return Search(reason="the running server does not answer", is_alive=True)
     except _LOST:

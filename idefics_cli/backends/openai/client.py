@@ -35,7 +35,7 @@ _WAYS = (
     (("stop", "empty"), "leave the empty --stop out"),
     (("stop",), "use four --stop at most"),
     (("temperature",), "set --temperature 2 or less"),
-    (("bad_words",), "ask a newer server"),
+    (("bad_words",), "use a newer server"),
 )
 """Words of a refusal, and what to change where it has all of them."""
 _TOO_LONG = ("context length", "context size", "context window", "too long", "maximum model length")
@@ -206,7 +206,7 @@ class Connection:
             )
         if response.status_code == 404:
             return ModelError(
-                f"{self._url} does not know this model or no chat ({told})",
+                f"{self._url} does not know this model or has no chat API ({told})",
                 hint="--model takes one of the server's own names, --server the address before /v1",
             )
         if is_transient(response.status_code):

@@ -136,7 +136,7 @@ def read_step(reply: Any, path: Path, children: Sequence[int]) -> dict[int, floa
         raise CannotWalk
     if not all(map(math.isfinite, found.values())):
         raise AnswerError(
-            "the server tells a likelihood that is no number (NaN or infinite)",
+            "the server returned a log-probability that is not a number (NaN or infinite)",
             code="not_finite",
             hint="its model may be damaged, or its precision too low",
         )

@@ -21,7 +21,7 @@ Token = tuple[str, float, str]
 def check_ranking(dialect: Dialect) -> None:
     if not dialect.continues_turns:
         raise BadItem(
-            f"{dialect.name} is not known to tell the likelihood of a prompt, which ranking needs",
+            f"{dialect.name} is not known to return prompt log-probabilities, which ranking needs",
             hint="use --generate, or a vLLM server",
         )
 
@@ -55,7 +55,7 @@ def read_tokens(answer: Any) -> list[Token]:
     told = answer.get("prompt_logprobs") if isinstance(answer, Mapping) else None
     if not isinstance(told, list) or not told:
         raise AnswerError(
-            "the server does not tell the likelihood of a prompt (prompt_logprobs), which ranking needs",
+            "the server does not return prompt log-probabilities (prompt_logprobs), which ranking needs",
             code="refused",
             hint="use --generate",
         )
@@ -74,7 +74,7 @@ def split_choices(rows: Sequence[Sequence[Token]]) -> list[list[Token]]:
         while len(label) > 1 and not label[-1][2].strip():
             label.pop()
     if not all(labels):
-        raise AnswerError("the server answers for a label what it answers for none", code="fetch_failed")
+        raise AnswerError("the server answers the same with a label as without one", code="fetch_failed")
     return labels
 
 
@@ -88,10 +88,12 @@ def _read_token(place: Any) -> Token:
         logprob = float(told["logprob"])
         text = str(told.get("decoded_token") or token)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, StopIteration) as error:
-        raise AnswerError("the server tells likelihoods that cannot be read", code="fetch_failed") from error
+        raise AnswerError(
+            "the server returned log-probabilities that cannot be read", code="fetch_failed"
+        ) from error
     if not math.isfinite(logprob):
         raise AnswerError(
-            "the server tells a likelihood that is no number (NaN or infinite)",
+            "the server returned a log-probability that is not a number (NaN or infinite)",
             code="not_finite",
             hint="its model may be damaged, or its precision too low",
         )

@@ -73,7 +73,10 @@ class RemoteRanking:
             try:
                 return await self._walk(request, urls)
             except CannotWalk:
-                _log.debug("%s does not tell of tokens; labels are asked one by one", self._checkpoint)
+                _log.debug(
+                    "%s does not return log-probabilities of chosen tokens; labels are asked one by one",
+                    self._checkpoint,
+                )
                 self._walks = False
         # One at a time: each of them is this request's share of the server.
         rows, usage = [], Usage()

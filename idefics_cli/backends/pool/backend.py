@@ -245,13 +245,13 @@ class BackendPool:
         failed: list[tuple[PreparedRequest, Outcome]] = []
         for batch in self._schedule.lose(member.seat):
             error = AnswerError(
-                f"{batch.losses} {self.noun}s went away while they had it, the last with nothing else",
+                f"{batch.losses} {self.noun}s went away while they had this request, the last with no other",
                 code="worker_lost",
                 hint=f"look into the {self.noun}'s log, then try it again with --existing retry-errors",
             )
             failed += [(unit, error) for unit in batch.units]
         if any(seat.has_answered for seat in self._schedule.seats):  # else nobody has seen it there
-            elsewhere = "its requests are asked elsewhere" if self._schedule.has_any else "waiting for it"
+            elsewhere = "others get its requests" if self._schedule.has_any else "waiting for it"
             _log.info("%s went away; %s", member.worker.name, elsewhere)
         return failed
 

@@ -57,7 +57,7 @@ def test_every_item_is_answered_once_whatever_befalls_the_cluster(
     assert seen.returncode == 0, seen.stderr[-3000:]
     said = json.loads(seen.stdout.splitlines()[-1])
     assert said["workers"] == 2
-    assert "went away; its requests are asked elsewhere" in said["first"]
+    assert "went away; others get its requests" in said["first"]
     assert 160 <= said["rows"] < 400
     assert said["code"] == 1, said["second"]
     assert (said["stopped"], "interrupted" in said["third"]) == (130, True), said["third"]

@@ -157,7 +157,7 @@ def test_what_a_lost_server_had_is_asked_elsewhere_and_it_comes_back(
     result = ask(run, folder, servers)
     check_all_seen(result)
     assert (result.code, mortal.deaths) == (0, 1)
-    assert "went away; its requests are asked elsewhere" in result.stderr
+    assert "went away; others get its requests" in result.stderr
 
 
 def test_a_request_that_ends_servers_fails_alone(

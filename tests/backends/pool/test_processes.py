@@ -76,7 +76,7 @@ def test_workers_and_the_command_itself_are_killed_and_every_row_is_there_once(
         program.kill()
         program.wait()
         assert program.stderr is not None
-        assert "the worker on cpu 1 went away; its requests are asked elsewhere" in program.stderr.read()
+        assert "the worker on cpu 1 went away; others get its requests" in program.stderr.read()
         wait_for(lambda: not any(map(is_running, workers)), seconds=60)
     assert count_rows(out) < 60
     resumed = run(*words, "--devices", "cpu:1", "-o", out)
