@@ -1,4 +1,4 @@
-"""Processes that are asked what a thread could not be stopped in, or would hold up all others with.
+"""Child processes for work that cannot be stopped in a thread, or that would block all other threads.
 
 They are kept for the next question and end by themselves after a while without one, or with their parent. Knows
 messages of JSON and bytes, not what is asked.

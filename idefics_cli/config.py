@@ -120,17 +120,17 @@ def _find_folder(kind: Literal["config", "cache", "state"]) -> Path:
 
 
 def user_folder() -> Path:
-    """The user's own settings: $IDEFICS_CONFIG_DIR, or where the platform keeps such things."""
+    """The folder of the user's settings: $IDEFICS_CONFIG_DIR, or the platform's own."""
     return _find_folder("config")
 
 
 def user_cache() -> Path:
-    """What can be made again: $IDEFICS_CACHE_DIR, or where the platform keeps such things."""
+    """The folder of what can be made again: $IDEFICS_CACHE_DIR, or the platform's own."""
     return _find_folder("cache")
 
 
 def state_folder() -> Path:
-    """Where what was typed is remembered: $IDEFICS_STATE_DIR, or where the platform keeps such things."""
+    """The folder of the history of what was typed: $IDEFICS_STATE_DIR, or the platform's own."""
     return _find_folder("state")
 
 

@@ -90,7 +90,7 @@ _KINDS_OF_UNIONS = {"str", "int", "float", "bool", "none"}
 
 
 def describe_problems(error: Problems, most: int = 3, *, subject: str = "it") -> str:
-    """What is wrong with typed data, the first things, in one line and in plain words."""
+    """The first problems of invalid data, in one line and in plain words."""
     said: dict[str, str] = {}
     kinds: dict[str, list[str]] = {}
     for problem in error.errors():
@@ -117,7 +117,7 @@ def _say_problem(problem: Mapping[str, Any]) -> str:
 
 
 def _say_input(value: object) -> str:
-    """What was given instead, where it is short enough to be repeated."""
+    """What was given instead, if it is short enough to show."""
     shown = repr(value)
     return f", not {shown}" if isinstance(value, str | int | float) and len(shown) <= 40 else ""
 
@@ -149,7 +149,7 @@ class ModelError(IdeficsError):
 
 
 class ServerLost(ModelError):
-    """Whoever has the model does not answer: a server or a worker was never there, or has gone away."""
+    """The server or worker that has the model does not answer: it was never there, or it is gone."""
 
 
 class ItemError(IdeficsError):
@@ -177,7 +177,7 @@ class BadItem(ItemError):
 
 
 class InternalError(ItemError):
-    """What nobody foresaw, by its type and place: enough to report it, and nothing of the machine it happened on."""
+    """An unexpected error by its type and place: enough to report it, and nothing about the user's machine."""
 
     def __init__(self, error: BaseException) -> None:
         said = str(error)[:_SAID_CHARACTERS]
@@ -188,7 +188,7 @@ class InternalError(ItemError):
 
 
 def is_of_item(error: BaseException) -> bool:
-    """Whether an item fails by it, rather than the run: not an interrupt, a closed pipe, a model that cannot run."""
+    """Whether the error fails one item, not the run: not an interrupt, a closed pipe, a model that cannot run."""
     if isinstance(error, IdeficsError):
         return isinstance(error, ItemError)
     # A panic in a library written in Rust is no Exception.
@@ -196,7 +196,7 @@ def is_of_item(error: BaseException) -> bool:
 
 
 def to_item_error(error: BaseException) -> ItemError:
-    """What the failure of an item is told as. Raises again what is not of an item."""
+    """The error that an exception becomes in its item's row. Raises again what does not belong to one item."""
     if isinstance(error, ItemError):
         return error
     if not is_of_item(error):
@@ -212,7 +212,7 @@ def to_item_error(error: BaseException) -> ItemError:
 
 
 def raise_as_model_error(error: BaseException, what: str) -> NoReturn:
-    """Raise what went wrong with a model as the line that ends a run, where nobody foresaw it."""
+    """Raise an unexpected failure of a model as a ModelError, whose line ends the run."""
     if not is_of_item(error):
         raise error
     _log.error("not foreseen", exc_info=error)

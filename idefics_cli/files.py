@@ -79,7 +79,7 @@ class Draft:
                 return
 
     def keep(self) -> None:
-        """Put it in its place, on the disk."""
+        """Move it to its place, synced to the disk."""
         with suppress(FileNotFoundError):
             former = os.lstat(self._target)
             if stat.S_ISREG(former.st_mode):
@@ -132,7 +132,7 @@ def write_all(file: int, data: bytes) -> None:
 
 
 def append_whole(file: int, data: bytes) -> None:
-    """Add to the end of a file, or leave it as it is where the disk has no room for all of it."""
+    """Append data to a file, or leave the file as it is if the disk has no room for all of it."""
     end = os.fstat(file).st_size
     try:
         write_all(file, data)
@@ -143,7 +143,7 @@ def append_whole(file: int, data: bytes) -> None:
 
 
 def lock(file: int) -> bool:
-    """Lock an open file until it is closed; False if another process has. Where there are no locks, it is."""
+    """Lock an open file until it is closed; False if another process holds the lock. True where locks do not exist."""
     if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,7 +153,7 @@ def lock(file: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """See to it that a file, or a new name in a folder, is on the disk, where that can be done."""
+    """Sync a file, or a new name in a folder, to the disk, where the system can."""
     with suppress(OSError):
         file = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Asking over HTTP again: when it may help, after which pause, and what a server says about that (Retry-After).
+"""Retries over HTTP: when they may help, after which pause, and what a server says about that (Retry-After).
 
 Knows no requests; whoever asks says what is `Transient`.
 """
@@ -52,7 +52,7 @@ class Retry:
     total_seconds: float = math.inf
 
     async def ask(self, function: Callable[[], Awaitable[Given]]) -> Given:
-        """What a function gives, called again as long as it raises Transient. Raises what that one comes to."""
+        """Call a function, and again while it raises Transient and tries are left; in the end its `error` is raised."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(self._is_worth_retrying),
             stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(self.total_seconds),
@@ -79,7 +79,7 @@ class Retry:
 
 
 def is_transient(status: int) -> bool:
-    """Whether a server that answers so may answer otherwise soon."""
+    """Whether a server that answers with this status may succeed soon."""
     return status in (408, 425, 429) or status >= 500
 
 

@@ -1,4 +1,4 @@
-"""A memory of computed things, bounded in bytes or in number: what was not used for longest goes first.
+"""A cache of computed values, bounded in bytes or in number: the least recently used goes first.
 
 Several threads may share one. Knows no torch.
 """
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Key, Value]):
-    """What is too large for it is not kept at all; callers hold on to what they are using."""
+    """A value that is too large for the cache is not kept; callers keep a reference to what they use."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes

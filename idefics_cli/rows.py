@@ -1,4 +1,4 @@
-"""The row of a result: one for each item, whatever became of it.
+"""The row of a result: one for each item, whatever its outcome.
 
 Knows how a value becomes JSON, not where rows are kept.
 """

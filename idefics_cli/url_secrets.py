@@ -1,4 +1,4 @@
-"""What of a URL is for nobody to see: passwords, and the signatures and tokens of its query."""
+"""The secrets in a URL: passwords, and the signatures and tokens of its query."""
 
 from __future__ import annotations
 

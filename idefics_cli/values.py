@@ -111,7 +111,7 @@ class Confidence:
     margin: float | None = None
 
     def to_row(self) -> dict[str, float | None]:
-        """To four decimals: what lies behind them depends on the company in a batch."""
+        """To four decimals: those after them depend on the other rows of a batch."""
         return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
 
 

@@ -1,1 +1,1 @@
-"""How encoded prompts are answered: generated or ranked, in batches whose size never shows in an answer."""
+"""How encoded prompts are answered: generated or ranked, in batches whose size never changes an answer."""

@@ -33,7 +33,7 @@ class ChosenToken:
 
 
 class Draws:
-    """How those of the rows that are sampled draw: the row of the logits of each, its settings and its chance.
+    """How those of the rows that are sampled draw: the row of the logits of each, its settings and its generator.
 
     A token is the one with the highest quotient of probability and exponential noise, as `multinomial` has it.
     """
@@ -53,15 +53,15 @@ class Draws:
         self.noise = torch.empty((len(rows), width), device=device)
 
     def renew(self) -> None:
-        """Chance for one token."""
+        """New random noise for one token."""
         for own, generator in zip(self.noise, self.generators, strict=True):
             own.exponential_(generator=generator)
 
-    def read_chance(self) -> list[Tensor]:
-        """Where each row's chance stands."""
+    def read_generators(self) -> list[Tensor]:
+        """The state of each row's generator."""
         return [generator.get_state() for generator in self.generators]
 
-    def set_chance(self, states: Sequence[Tensor]) -> None:
+    def set_generators(self, states: Sequence[Tensor]) -> None:
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)
 

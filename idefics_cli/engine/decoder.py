@@ -1,7 +1,7 @@
 """Answers written a token at a time, all rows in one pass; a row that ends leaves, and another one joins.
 
 A step asks the host nothing: tokens are chosen on the device, and what was chosen is read after some steps. What a row
-wrote behind its end by then is dropped. Knows neither plans nor memory limits. Company never shows in an answer.
+wrote behind its end by then is dropped. Knows neither plans nor memory limits. Other rows never change an answer.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Decoder:
         if self._cache.count_slots(2 * len(rows)) <= self._cache.slots:
             self._shrink()
         is_led = any(is_guided(row) for row in rows)
-        chance = [] if self._draws is None else self._draws.read_chance()
+        states = [] if self._draws is None else self._draws.read_generators()
         told: list[Tensor] = []
         done, count = 0, 1 if is_led else self._count_ahead(rows)
         try:
@@ -158,11 +158,11 @@ class Decoder:
                 self._cache.end_step()
                 done += 1
         except BaseException:
-            # The steps that went well are done anew as well: nobody has heard of them.
+            # The steps that went well are done again as well: no listener was given them.
             self._cache.rewind(done)
             self._resume()
             if self._draws is not None:
-                self._draws.set_chance(chance)
+                self._draws.set_generators(states)
             raise
         if is_led:
             self._take(list(self._rows), choose(told[0][list(self._rows)], rows, self._banned))

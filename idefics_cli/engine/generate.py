@@ -85,7 +85,7 @@ def generate(
     constrain: MakeConstraint | None = None,
     likeliest: int = 0,
 ) -> list[Generation]:
-    """Continue each prompt from its model inputs. Each row may have a listener, who hears it or ends it.
+    """Continue each prompt from its model inputs. Each row may have a listener, which gets its text or ends it.
 
     What is constrained is a single row.
     """

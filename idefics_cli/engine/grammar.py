@@ -71,7 +71,7 @@ class Grammars:
 class GrammarConstraint:
     """How far one answer is in its grammar. What may come next is worked out at once, not when it is asked for.
 
-    The matcher is let be until that is done: it can be used by one thread at a time only.
+    The matcher is not used until that is done: only one thread may use it at a time.
     """
 
     def __init__(self, matcher: Any) -> None:

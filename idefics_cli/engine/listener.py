@@ -1,4 +1,4 @@
-"""Who waits for an answer while it is written: hears its text, or has gone and wants no more of it.
+"""The receiver of an answer while it is written: it gets the text, and may cancel the answer.
 
 Knows no model and no torch.
 """

@@ -1,6 +1,6 @@
 """Batches run in whatever memory there is: what does not fit is tried without caches, in halves, in shorter rows.
 
-A batch that fails otherwise is tried in halves too, until it is known whose fault it was.
+A batch that fails otherwise is tried in halves too, until the request that fails is found.
 """
 
 from __future__ import annotations

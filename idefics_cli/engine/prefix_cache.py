@@ -1,6 +1,6 @@
 """Prefixes run once: the keys and values of what several prompts begin with, computed for one row and kept.
 
-A prefix is named by its units, so prompts with other images never meet. It may be taken from a longer one, and a
+A prefix is named by its units, so prompts with other images share none. It may be taken from a longer one, and a
 longer one goes on from it.
 """
 

@@ -1,4 +1,4 @@
-"""What looks on while a model's own `generate` writes, beams above all: what is no number, what is allowed, who hears.
+"""What a model's own `generate` is given, mostly for beams: checks for NaN, constraints, stop strings, listeners.
 
 Knows rows as ids, no model.
 """

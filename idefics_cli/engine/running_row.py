@@ -1,4 +1,4 @@
-"""One answer while it is being written: its tokens so far, what ends it, and who hears it."""
+"""One answer while it is being written: its tokens so far, what ends it, and its listener."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RunningRow:
 
     @property
     def is_heard(self) -> bool:
-        """Whether somebody hears each token as it comes."""
+        """Whether a listener gets each token as it comes."""
         return self._stream is not None and self._stream.streams
 
     def count_left(self) -> int:

@@ -1,7 +1,7 @@
 """URLs to bytes: http, https and data. Bounded in bytes, seconds, redirects and tries.
 
 Runs an event loop of its own for each URL, because only cancelling bounds the whole of a transfer: a timeout
-on reads never ends a server that drips. So it is not to be called from a running event loop.
+on reads never ends a server that sends byte by byte. So it is not to be called from a running event loop.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def estimate_bytes(family: Family, dtype: torch.dtype, quantization: str | None)
 
 
 def tell_placement(model: Any) -> None:
-    """Say what waits outside of the GPUs, for that is slow."""
+    """Log which parts are not on the GPUs, as that is slow."""
     places = list(getattr(model, "hf_device_map", {}).values())
     waiting = sum(place in ("cpu", "disk") for place in places)
     if "disk" in places or (waiting and waiting < len(places)):

@@ -1,4 +1,4 @@
-"""Where a model runs, in what precision and with which attention; nothing is chosen that its family cannot bear."""
+"""Where a model runs, in what precision and with which attention: only what its family supports."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def find_input_device(model: Any) -> torch.device:
 
 
 def list_devices() -> list[Device]:
-    """All there is to run on, the one that is chosen by itself first."""
+    """All devices of this machine, the default one first."""
     found: list[Device] = []
     for kind in ("cuda", "xpu"):
         driver = getattr(torch, kind)

@@ -1,4 +1,4 @@
-"""What the libraries underneath say: chatter is dropped, a real warning is passed on, once and in one line.
+"""Messages of the libraries underneath: noise is dropped, a real warning is passed on, once and in one line.
 
 It goes to the log of this package, which the command line shows on stderr. Who sets TRANSFORMERS_VERBOSITY hears
 transformers as it is.
@@ -37,7 +37,7 @@ CHATTER = re.compile(
 
 
 def hush_libraries() -> None:
-    """From now on the libraries are heard through this module only."""
+    """From now on messages of the libraries pass through this module only."""
     if not os.environ.get("TRANSFORMERS_VERBOSITY"):
         transformers.logging.set_verbosity_warning()
         transformers.logging.disable_default_handler()
@@ -53,7 +53,7 @@ def hush_libraries() -> None:
 
 @contextmanager
 def without_prints() -> Iterator[None]:
-    """What a library prints by itself is no result: meanwhile the standard output of the process leads nowhere."""
+    """Discard the standard output of the process meanwhile: what a library prints by itself is no result."""
     try:
         kept = os.dup(1)
     except OSError:  # it is closed
@@ -70,7 +70,7 @@ def without_prints() -> Iterator[None]:
 
 
 class _Relay(logging.Handler):
-    """Passes on warnings that are not chatter, each text once."""
+    """Passes on warnings that are not noise, each text once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -32,7 +32,7 @@ from .decoding_ranges import check_decoding
 IMAGE, IMAGES = "image", "images"
 """The words of a `turn` for an image of the item and for all of them; a single `image` stands for all too."""
 OWN_FIELDS = ("stem", "parent", "sidecar")
-"""What every image brings along: its file name without suffix, its folder's name, the text file beside it."""
+"""Fields that every image has: its file name without suffix, its folder's name, the text file beside it."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _ROLE_BEFORE = re.compile(r"[A-Z]\w*:")
 _ROLE_AFTER = re.compile(r"\s*[A-Z][\w ]*:\s*$")

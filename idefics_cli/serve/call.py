@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class CallError(Exception):
-    """An answer that is none: the status and what the client is told, in the words of the OpenAI API."""
+    """An error response: the status and what the client is told, in the words of the OpenAI API."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ def timed_out(state: ServerState) -> CallError:
 
 
 async def within(state: ServerState, deadline: float, work: Awaitable[T]) -> T:
-    """What comes of the work. Raises CallError when it takes until the deadline, in the time of the event loop."""
+    """The result of the work. Raises CallError if it is not there by the deadline, in the time of the event loop."""
     try:
         async with asyncio.timeout_at(deadline):
             return await work
@@ -114,7 +114,7 @@ class PendingCall:
             yield piece
 
     async def outcomes(self) -> Outcomes:
-        """What came of the requests, once all of it is there."""
+        """The outcomes of the requests, once all are there."""
         if not self._job.outcomes.done():
             async for _ in self.pieces():
                 pass

@@ -25,18 +25,18 @@ READ_BYTES = 1 << 16
 LOG_LINES_A_MINUTE, LOG_LINES = 10, 2000
 
 
-class Door:
-    """Who is connected."""
+class ConnectionLimits:
+    """The connections there are, of which each address may have so many."""
 
     def __init__(self, most: int = MOST_CONNECTIONS, most_of_an_address: int = MOST_OF_AN_ADDRESS) -> None:
         self._most = most
         self._most_of_an_address = min(most, most_of_an_address)
         self._counts: Counter[str] = Counter()
         self._waiting: dict[BoundedProtocol, None] = {}
-        """Those that may have to make room, the oldest first."""
+        """Those that may be closed for others, the oldest first."""
 
     def enter(self, one: BoundedProtocol) -> bool:
-        """Let one in; whoever has waited longest makes room for it. False where nobody can."""
+        """Accept one; the one that has waited longest is closed for it. False where none can be."""
         is_full = self._counts.total() >= self._most
         if is_full or self._counts[one.address] >= self._most_of_an_address:
             oldest = next((each for each in self._waiting if is_full or each.address == one.address), None)
@@ -56,7 +56,7 @@ class Door:
             self._counts[one.address] -= 1
 
     def note(self, one: BoundedProtocol, *, is_waiting: bool) -> None:
-        """Whether one may have to make room."""
+        """Note whether one may be closed for another."""
         if not is_waiting:
             self._waiting.pop(one, None)
         elif one.is_inside and one not in self._waiting:
@@ -64,9 +64,9 @@ class Door:
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection. `door` is set by `bound`."""
+    """One connection. `limits` is set by `bound`."""
 
-    door: Door
+    limits: ConnectionLimits
     address = ""
     is_inside = False
     _head: asyncio.TimerHandle | None = None
@@ -76,13 +76,13 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         self.address = self.client[0] if self.client else ""
-        if not self.door.enter(self):
+        if not self.limits.enter(self):
             transport.abort()
             return
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.door.leave(self)
+        self.limits.leave(self)
         for timer in (self._head, self._unread):
             if timer is not None:
                 timer.cancel()
@@ -109,7 +109,7 @@ class BoundedProtocol(H11Protocol):
     def _look(self) -> None:
         """The head has its deadline while no request is in hand; a request is in hand until it is answered."""
         has_request = self.cycle is not None and not self.cycle.response_complete
-        self.door.note(self, is_waiting=not has_request or self.cycle.more_body)
+        self.limits.note(self, is_waiting=not has_request or self.cycle.more_body)
         if has_request and self._head is not None:
             self._head.cancel()
             self._head = None
@@ -117,9 +117,9 @@ class BoundedProtocol(H11Protocol):
             self._head = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
 
-def bound(door: Door) -> type[BoundedProtocol]:
-    """The protocol of a listener whose connections come in by this door."""
-    return type("Bounded", (BoundedProtocol,), {"door": door})
+def bound(limits: ConnectionLimits) -> type[BoundedProtocol]:
+    """The protocol of a listener whose connections are counted there."""
+    return type("Bounded", (BoundedProtocol,), {"limits": limits})
 
 
 def count_connections() -> int:

@@ -1,4 +1,4 @@
-"""What stands before all routes: every call is counted, and none comes in without the key or under a foreign name."""
+"""The check before all routes: every call is counted, and refused without the key or with a foreign Host header."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PORT = re.compile(r":[0-9]*\Z")
 
 
 class Guard:
-    """Counts every call, and lets none in without the key or under a foreign name."""
+    """Counts every call, and refuses those without the key or with a foreign Host header."""
 
     def __init__(
         self, app: ASGIApp, state: ServerState, *, api_key: str | None, hosts: Collection[str]

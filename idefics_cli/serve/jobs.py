@@ -1,6 +1,6 @@
 """Jobs: requests that came together, and those who wait for them.
 
-A source is a name of its sender's own, so a job's images are named by their digests before they meet those of others.
+Each sender names its own sources, so a job's images are named by their digests before they join those of others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Outcomes = list[Answer | ItemError]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Requests, their images by digest, and the future of their outcomes. `on_text` hears the first request."""
+    """Requests, their images by digest, and the future of their outcomes. `on_text` gets the first one's text."""
 
     requests: tuple[Request, ...]
     images: dict[str, Image]

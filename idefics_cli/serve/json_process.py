@@ -1,4 +1,4 @@
-"""The process in which large bodies are read as JSON: what takes long there holds up nobody here."""
+"""The process in which large bodies are read as JSON, so that a slow one does not block the server."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from ..backends.daemon.runtime_dir import SOCKET
 from ..errors import UsageError
-from .connections import Door, bound, bound_logs, count_connections
+from .connections import ConnectionLimits, bound, bound_logs, count_connections
 from .process_memory import keep_loaded
 from .routes import build_api, build_private
 from .state import ServerState
@@ -122,7 +122,7 @@ def _log_briefly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
 
 
 class _ListeningServer(uvicorn.Server):
-    """Hears no signals of its own: all listeners of a server end together."""
+    """Handles no signals itself: all listeners of a server end together."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -163,8 +163,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, hear)
-    door = Door(count_connections())
-    servers = [_ListeningServer(_configure(app, door, listener)) for app, listener in listeners]
+    limits = ConnectionLimits(count_connections())
+    servers = [_ListeningServer(_configure(app, limits, listener)) for app, listener in listeners]
     tasks = [
         asyncio.create_task(server.serve([listener]))
         for server, (_, listener) in zip(servers, listeners, strict=True)
@@ -178,7 +178,7 @@ async def _serve(
         state.rest()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(state.ending.wait(), WATCH_SECONDS)
-    # Whoever is here is still answered; whoever comes now is told to come back.
+    # Calls under way are still answered; new ones are told to try again.
     while state.active_calls or not state.scheduler.is_idle:
         await asyncio.sleep(WATCH_SECONDS)
     state.scheduler.close()
@@ -188,10 +188,10 @@ async def _serve(
     await asyncio.gather(*tasks)
 
 
-def _configure(app: ASGIApp, door: Door, listener: socket.socket) -> uvicorn.Config:
+def _configure(app: ASGIApp, limits: ConnectionLimits, listener: socket.socket) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11" if listener.family == socket.AF_UNIX else bound(door),
+        http="h11" if listener.family == socket.AF_UNIX else bound(limits),
         loop="asyncio",
         ws="none",
         lifespan="off",

@@ -60,7 +60,7 @@ class Rules:
 
 @dataclass(slots=True, eq=False)
 class ServerState:
-    """One model and everybody who uses it."""
+    """One model and all clients that use it."""
 
     name: str
     """What `--model` called it."""
@@ -99,7 +99,7 @@ class ServerState:
 
     @contextmanager
     def track_call(self) -> Iterator[None]:
-        """Somebody is here: the server does not end for idleness. Raises Refused when it is ending already."""
+        """A client is active: the server does not end for idleness. Raises Refused when it is ending already."""
         if self.ending.is_set():
             raise Refused(is_ending=True)
         self.active_calls += 1
@@ -141,7 +141,7 @@ class ServerState:
 
     @property
     def is_expired(self) -> bool:
-        """Whether it has been idle for long enough to end; never before its first guest where nothing is kept."""
+        """Whether it has been idle for long enough to end; never before its first client where nothing is kept."""
         if self.keep_alive_seconds == 0 and not self._was_used:
             return False
         return (

@@ -1,4 +1,4 @@
-"""Where commands and a running server of the same user meet: a private folder with a socket, a lock and a log.
+"""Where commands find a running server of the same user: a private folder with a socket, a lock and a log.
 
 Knows names and permissions, and what makes two specs the same weights; speaks to nobody.
 """

@@ -27,7 +27,7 @@ ANSWER_BYTES = 50_000_000
 RETRY = Retry(attempts=4, backoff_seconds=0.5, max_retry_after_seconds=60.0)
 _CHECK = "run the same command again, or check HF_ENDPOINT"
 _SLOWEST_BYTES = 10_000
-"""What has to come within the time that an answer may take: less is a server that drips."""
+"""What has to come within the time that an answer may take: less is a server that is too slow."""
 
 
 class RepoFile(BaseModel):
@@ -141,7 +141,7 @@ async def _open(
 
 
 async def _pour(response: httpx2.Response, limit: int, take: Callable[[bytes], None], what: str) -> int:
-    """Hand on the bytes of a body that neither grows beyond a limit nor drips. Returns how many there were."""
+    """Pass on the bytes of a body that is neither too long nor too slow. Returns how many there were."""
     pieces = response.aiter_bytes()
     total = 0
     while True:

@@ -30,7 +30,7 @@ class Precision:
 
     @property
     def label(self) -> str:
-        """As people say it: fp32, bf16, 8bit, int8, 4bit."""
+        """Its short name: fp32, bf16, 8bit, int8, 4bit."""
         short = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[self.dtype]
         return self.quantization or short
 

@@ -72,7 +72,7 @@ def estimate_seconds(
 
 
 def describe_seconds(seconds: float) -> str:
-    """As people say it: 3 s, 2 min."""
+    """The time in short: 3 s, 2 min."""
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 

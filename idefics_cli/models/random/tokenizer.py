@@ -1,4 +1,4 @@
-"""A byte-level tokenizer made on the spot, of any size: words it learnt, and words it can only read aloud.
+"""A byte-level tokenizer made on the spot, of any size: tokens that it learnt, and fillers that it can only decode.
 
 A model of random weights says any of its tokens, so each must have a text of its own; of the words that it is asked,
 the frequent ones are one token and the others a few.
