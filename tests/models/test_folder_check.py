@@ -74,10 +74,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a list for an object": (put(CONFIG, "vision_config", to=[1]), "not an object"),
     "a list": (write(CONFIG, "[]"), "not an object"),
     "labels without end": (put(CONFIG, "num_labels", to=10**9), "num_labels"),
-    "a foreign kernel": (put(CONFIG, "_attn_implementation", to="org/kernel"), "no code is fetched"),
+    "a foreign kernel": (put(CONFIG, "_attn_implementation", to="org/kernel"), "no code is downloaded"),
     "a foreign kernel within": (
         put(CONFIG, "text_config", "attn_implementation", to={"": "org/kernel"}),
-        "no code is fetched",
+        "no code is downloaded",
     ),
     "levels": (write(CONFIG, '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "nested"),
     "forty levels": (write(IMAGES, '{"a":' + "[" * 40 + "]" * 40 + "}"), "nested"),
