@@ -125,7 +125,7 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
     chosen: dict[str, Any] = {
         name: value for values in (known, told) for name, value in values.items() if value and name in named
     }
-    others = {name: value for name, value in told.items() if name not in named}
+    others = {name: value for name, value in told.items() if value and name not in named}
     return ModelSpec(
         checkpoint=model.checkpoint,
         keeps_quantized=not options.no_quantized_cache,
@@ -136,12 +136,16 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
 
 
 def list_run_details(spec: ModelSpec, settings: Settings) -> dict[str, object]:
-    """What answers depend on besides the item and the model's name: rows with other details belong to another run."""
+    """What answers depend on besides the item and the model's name: rows with other details belong to another run.
+
+    What was not set is left out, so that a later version, with more options, can resume the file.
+    """
     loaded = {field.name: getattr(spec, field.name) for field in fields(spec)} | dict(spec.others)
     details = {name: loaded.get(name, value) for name, value in settings.list_values(Fact.RUN).items()}
     if settings.calibration is not None:
         details |= {"calibration": settings.calibration.temperature}
-    return details | ({"server": True} if spec.servers else {})
+    details |= {"server": True} if spec.servers else {}
+    return {name: value for name, value in details.items() if value is not None and value is not False}
 
 
 def complete_decoding(settings: Settings) -> dict[str, Any]:

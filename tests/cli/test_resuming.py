@@ -95,10 +95,7 @@ def test_overwriting_waits_for_a_successful_start(run: Program, folder: Path, tm
         (("caption", "in", "--model", "idefics2"), 'model "idefics-9b", which is now "idefics2"'),
         (("vqa", "in", "-q", "a?", *MODEL), 'task "caption", which is now "vqa"'),
         (("run", "alt-text", "in", *MODEL), 'task "caption", which is now "run"'),
-        (
-            ("caption", "in", *MODEL, "--prompt", "A"),
-            'template "caption@1", which is now "caption-prompted@1"',
-        ),
+        (("caption", "in", *MODEL, "--prompt", "A"), "was made without --prompt"),
         (("caption", "in", *MODEL, "--num-beams", "2"), "decoding"),
         (("caption", "in", *MODEL, "--4bit"), "options of the model"),
         (("caption", "in", *MODEL, "--examples", "shots.yaml"), "shots"),
