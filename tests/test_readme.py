@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+
+from tests.program import Run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,3 +67,61 @@ def test_the_tree_is_the_tree() -> None:
     here = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
     here |= {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     assert told == here
+
+
+def read_recipe() -> dict[str, list[str]]:
+    """The container's recipe: what is given to each of its instructions."""
+    found = re.search(r"^    FROM .*\n(?:    .*\n)+", README, re.MULTILINE)
+    assert found, "the README has a recipe for a container"
+    recipe: dict[str, list[str]] = {}
+    for line in found[0].splitlines():
+        word, _, given = line.strip().partition(" ")
+        recipe.setdefault(word, []).append(given)
+    return recipe
+
+
+def test_the_container_is_made_of_what_is_here(tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = read_recipe()
+    assert set(recipe) == {"FROM", "COPY", "RUN", "ENV", "VOLUME", "ENTRYPOINT"}
+    image = re.fullmatch(r"python:(3\.\d+)-slim", recipe["FROM"][0])
+    assert image
+    assert SpecifierSet(project["requires-python"]).contains(image[1])
+    source, place = recipe["COPY"][0].split()
+    assert (ROOT / source / "pyproject.toml").is_file()
+    (volume,) = recipe["VOLUME"]
+    pip, *others = recipe["RUN"][0].split(" && ")
+    wanted = re.fullmatch(rf"pip install --no-cache-dir {place}(?:\[([a-z,]+)\])?", pip)
+    assert wanted
+    assert set((wanted[1] or "").split(",")) - {""} <= set(project["optional-dependencies"])
+    assert others == [f"install -d -m 1777 {volume}"]
+    (entry,) = json.loads(recipe["ENTRYPOINT"][0])
+    assert entry in project["scripts"]
+
+    mine = tmp_path / "data"
+    subprocess.run(["sh", "-c", others[0].replace(volume, str(mine))], check=True)
+    assert mine.stat().st_mode & 0o7777 == 0o1777
+    given = [one.split("=", 1) for one in recipe["ENV"][0].split()]
+    assert all(path.startswith((f"{volume}/", "/tmp/")) for _, path in given)
+    environment = {name: str(mine / Path(path).name) for name, path in given}
+    (mine / "config").mkdir()
+    (mine / "config" / "config.yaml").write_text("model: shapes\n")
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / entry), "caption", str(SAMPLES / "red-circle.png")],
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "A red circle on a white background.\n"
+
+
+def test_the_service_starts_what_is_here(run: Callable[..., Run]) -> None:
+    start = re.search(r"^    ExecStart=\S+/(\w+) (.*)$", README, re.MULTILINE)
+    assert start
+    program, words = start[1], start[2].split()
+    assert program == "idefics"
+    told = run(words[0], "--help").stdout
+    assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", told))
+    assert run("models", "info", words[words.index("--model") + 1]).code == 0

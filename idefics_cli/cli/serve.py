@@ -66,6 +66,8 @@ def print_status() -> None:
     last = said.pop("last_call_seconds", None)
     said["last_call"] = "never" if last is None else f"{_describe_seconds(last)} ago"
     for name, value in said.items():
+        if value is None or value == []:
+            continue
         shown = ", ".join(value) if isinstance(value, list) else value
         is_time = name.endswith("_seconds") and isinstance(value, int | float)
         emit(

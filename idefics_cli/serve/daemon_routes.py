@@ -135,7 +135,7 @@ async def _receive(
 
 
 async def _hold(call: Call, state: ServerState, hello: Mapping[str, Any]) -> AsyncIterator[bytes]:
-    with state.track_call():
+    with state.track_call(is_session=True):
         yield dump_line(hello)
         ends = [asyncio.ensure_future(end) for end in (wait_until_gone(call), state.ending.wait())]
         try:

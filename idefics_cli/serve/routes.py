@@ -52,7 +52,8 @@ def build_private(state: ServerState) -> ASGIApp:
 def list_routes(state: ServerState) -> list[Route]:
     async def complete(call: Call) -> Response:
         deadline = state.next_deadline()
-        with state.track_call(), ExitStack() as stack:
+        with ExitStack() as stack:
+            stack.enter_context(state.track_call())
             holding = stack.enter_context(Holding(state.budget))
             reading = read_json(call, state, holding, most_values=CHAT_VALUES)
             body = _validate(ChatCall, await within(state, deadline, reading))
@@ -207,7 +208,7 @@ def _validate(kind: type[ChatCall], values: Any) -> ChatCall:
 async def _stream(
     pending: PendingCall, reply: ChatReply, state: ServerState, held: ExitStack, *, wants_usage: bool
 ) -> AsyncIterator[str]:
-    with held, state.track_call():
+    with held:
         async with pending:
             has_begun = False
             async for piece in pending.pieces():

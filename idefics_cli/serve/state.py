@@ -86,8 +86,8 @@ class ServerState:
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
     active_calls: int = 0
-    finished_calls: int = 0
     """Calls and sessions that are under way."""
+    finished_calls: int = 0
     _most_letters: int | None = None
     _last_used: float = field(default_factory=time.monotonic)
     _was_used: bool = False
@@ -98,8 +98,11 @@ class ServerState:
         self.scheduler = Scheduler(self.backend, self.metrics, rows=self.rules.rows, size=self.rules.queue)
 
     @contextmanager
-    def track_call(self) -> Iterator[None]:
-        """A client is active: the server does not end for idleness. Raises Refused when it is ending already."""
+    def track_call(self, *, is_session: bool = False) -> Iterator[None]:
+        """A client is active: the server does not end for idleness. Raises Refused when it is ending already.
+
+        A session is no call itself, so that a command counts as the calls it makes.
+        """
         if self.ending.is_set():
             raise Refused(is_ending=True)
         self.active_calls += 1
@@ -107,7 +110,7 @@ class ServerState:
             yield
         finally:
             self.active_calls -= 1
-            self.finished_calls += 1
+            self.finished_calls += not is_session
             self._last_used = time.monotonic()
             self._was_used = True
             self._is_resting = False

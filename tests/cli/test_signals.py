@@ -60,11 +60,28 @@ def test_the_first_signal_finishes_the_batch_and_says_how_to_go_on(
     assert len(rows) % 4 == 0  # whole windows of two batches
     assert "finishing the current batch; press Ctrl-C again to stop now" in err
     assert re.search(
-        rf"interrupted: {len(rows)} answered, .*; run the same command again to continue\n$", err
+        rf"interrupted: {len(rows)} answered, .*, {100 - len(rows)} to go; run the same command again to continue\n$",
+        err,
     ), err
     rest = start([*command, "-o", str(out)], 0)
     assert rest.communicate(timeout=60)[0] == ""
     assert (rest.returncode, len(out.read_text().splitlines())) == (0, 100)
+
+
+def test_how_many_are_to_go_counts_those_of_earlier_runs(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    out = tmp_path / "out.jsonl"
+    for _ in range(2):
+        before = out.stat().st_size if out.exists() else 0
+        process = start([*command, "-o", str(out)], 0.05)
+        while not out.exists() or out.stat().st_size <= before:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        left = 101 - len(out.read_text().splitlines())
+        assert 0 < left < 101
+        assert f", {left} to go; run the same command again" in err, err
 
 
 def test_the_second_signal_stops_at_once(command: list[str], tmp_path: Path) -> None:

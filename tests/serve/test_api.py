@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import select
 import socket
@@ -21,7 +22,7 @@ import pytest
 
 from idefics_cli.cli.app import execute
 from tests.program import run_program
-from tests.serve.running import PROGRAM, ROOT, Running, chat, data_url, running, wait_for
+from tests.serve.running import PROGRAM, ROOT, SAMPLES, Running, chat, data_url, running, wait_for
 from tests.shapes.test_truth import CAPTIONS
 
 NAMES = ("red-circle.png", "blue-star.png", "green-triangle.png")
@@ -463,3 +464,30 @@ def test_the_program_of_a_server_is_quiet(server: Running) -> None:
     )
     assert "model\tshapes\n" in result.stdout
     assert server.url in result.stdout
+
+
+def test_the_status_counts_each_call_once_and_says_how_long_ago_the_last_was(server: Running) -> None:
+    environment = {**os.environ, "IDEFICS_RUNTIME_DIR": str(server.folder), "OMP_NUM_THREADS": "1"}
+
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            [*PROGRAM, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    def read() -> dict[str, str]:
+        return dict(line.split("\t") for line in ask("serve", "--status").splitlines())
+
+    wait_for(lambda: server.ask("/health")[1]["calls"] == 0, 30)
+    before = read()
+    server.ask("/v1/chat/completions", chat("red-circle.png", "What is this?"))
+    server.ask("/v1/chat/completions", chat("red-circle.png", "What is this?", stream=True))
+    ask("caption", str(SAMPLES / "red-circle.png"), "--model", "shapes")
+    wait_for(lambda: server.ask("/health")[1]["calls"] == 0, 30)
+    after = read()
+    assert int(after["finished calls"]) - int(before["finished calls"]) == 3
+    assert (after["calls"], after["waiting requests"]) == ("0", "0")
+    assert not {"", "None"} & set(after.values()), after
+    a_time = r"\d+(\.\d)? s|\d+ min \d+ s|\d+ h \d+ min"
+    for name in ("uptime", "idle"):
+        assert re.fullmatch(a_time, after[name]), after
+    assert re.fullmatch(rf"({a_time}) ago", after["last call"]), after
