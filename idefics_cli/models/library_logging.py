@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,8 @@ def hush_libraries() -> None:
         transformers.logging.set_verbosity_warning()
         transformers.logging.disable_default_handler()
         transformers.logging.disable_progress_bar()
+        # What a later release will drop is for us to read, not for who asks about a photo.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     for name in LIBRARIES:
         library = logging.getLogger(name)
         if os.environ.get("TRANSFORMERS_VERBOSITY") and name == "transformers":

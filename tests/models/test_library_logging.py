@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,3 +48,9 @@ def test_an_eight_bit_run_says_only_what_it_keeps(run: Callable[..., Run], red_c
     assert not [line for line in lines if "cast" in line]
     again = run("caption", red_circle, "--quantize", "8bit", "--model", "shapes", "--no-quantized-cache")
     assert (again.stdout, again.stderr) == (result.stdout, "")
+
+
+def test_what_a_later_release_will_drop_is_not_for_the_reader(recwarn: pytest.WarningsRecorder) -> None:
+    hush_libraries()
+    warnings.warn_explicit("deprecated", FutureWarning, "generic.py", 1, module="transformers.utils.generic")
+    assert not recwarn.list
