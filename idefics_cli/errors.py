@@ -182,7 +182,7 @@ class InternalError(ItemError):
     def __init__(self, error: BaseException) -> None:
         said = str(error)[:_SAID_CHARACTERS]
         super().__init__(
-            f"unforeseen {type(error).__name__} at {_find_place(error)}{said and f': {said}'}",
+            f"unexpected {type(error).__name__} at {_find_place(error)}{said and f': {said}'}",
             code="internal",
         )
 

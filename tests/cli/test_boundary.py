@@ -39,7 +39,7 @@ def test_it_is_a_row_and_a_line_to_report(two_images: tuple[Path, Path], extra: 
     assert [row["error"] and row["error"]["code"] for row in rows] == [None, "internal", None]
     assert run.code == 1
     told = rows[1]["error"]["message"]
-    assert told.startswith("unforeseen KeyError at tests/cli/test_boundary.py:")
+    assert told.startswith("unexpected KeyError at tests/cli/test_boundary.py:")
     (line,) = [line for line in run.stderr.splitlines() if "please report" in line]
     assert line.endswith(told)
     assert f"idefics {__version__}" in line
@@ -58,7 +58,7 @@ def test_a_conversation_goes_on() -> None:
 
     run = run_program("chat", "--model", "shapes", backend=ScriptedBackend(say), stdin=b"One?\nTwo?\n")
     assert (run.code, run.stdout) == (1, "\nYes.\n")
-    assert "unforeseen RuntimeError" in run.stderr
+    assert "unexpected RuntimeError" in run.stderr
     assert "please report" in run.stderr
     assert TRACE not in run.stderr
 
@@ -68,7 +68,7 @@ def test_the_program_itself_ends_with_a_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("glob.glob", lambda *given: 1 // 0)
     run = run_program("caption", tmp_path / "*.png", backend=ScriptedBackend())
     assert run.code == 1
-    assert "error: unforeseen ZeroDivisionError at" in run.stderr
+    assert "error: unexpected ZeroDivisionError at" in run.stderr
     assert "please report" in run.stderr
     assert TRACE not in run.stderr
     verbose = run_program("caption", tmp_path / "*.png", "--verbose", backend=ScriptedBackend())

@@ -128,7 +128,7 @@ def test_what_was_not_foreseen_says_its_type_and_place_on_one_line(caplog: pytes
 
     (result,) = run([Item("0")], divide, ScriptedBackend(), REPORT, limits=Limits())
     assert result.error is not None
-    assert result.error.message.startswith("unforeseen ZeroDivisionError at ")
+    assert result.error.message.startswith("unexpected ZeroDivisionError at ")
     assert "tests/runner/test_boundary.py:" in result.error.message
     assert "/" + "/".join(Path(__file__).parts[1:4]) not in result.error.message, "a folder of this machine"
     assert "\n" not in result.error.message
