@@ -157,15 +157,15 @@ def test_rows_are_those_of_the_commands(server: Running) -> None:
 @pytest.mark.parametrize(
     ("change", "status", "reason"),
     [
-        ({"frequency_penalty": 1.0}, 400, "frequency_penalty: "),
+        ({"frequency_penalty": 1.0}, 400, "frequency_penalty must be "),
         ({"tools": [{"type": "function"}]}, 400, "tools: "),
         ({"functions": []}, 400, "functions is not supported"),
-        ({"n": 17}, 400, "n: "),
+        ({"n": 17}, 400, "n must be "),
         ({"max_tokens": 0}, 400, "max_tokens: "),
-        ({"temperature": "hot"}, 400, "temperature: "),
+        ({"temperature": "hot"}, 400, "temperature must be "),
         ({"stop": [""]}, 400, "stop"),
         ({"messages": []}, 400, "messages: "),
-        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role: "),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role must be "),
         (
             {"messages": [{"role": "user", "content": "x", "name": "me"}]},
             400,
