@@ -13,12 +13,14 @@ from idefics_cli.backends import close_backends
 
 PACKAGE = Path(__file__).parents[1] / "idefics_cli"
 CIRCLE = PACKAGE / "shapes" / "samples" / "red-circle.png"
-MOST_CALLS = 10
 
 
-@pytest.mark.parametrize(("options", "most_files"), [((), 6), (("--num-beams", "2"), 8)])
+@pytest.mark.parametrize(
+    ("options", "most_calls", "most_files"),
+    [((), 10, 6), (("--num-beams", "2"), 11, 8)],  # beams may find a prefix that an earlier question left
+)
 def test_the_way_of_a_question_to_the_model_is_short(
-    run: Any, options: tuple[str, ...], most_files: int
+    run: Any, options: tuple[str, ...], most_calls: int, most_files: int
 ) -> None:
     ways: set[tuple[tuple[str, str], ...]] = set()
 
@@ -37,5 +39,5 @@ def test_the_way_of_a_question_to_the_model_is_short(
     assert result.stdout == "red\n"
     assert ways
     for way in ways:
-        assert len(way) <= MOST_CALLS, way
+        assert len(way) <= most_calls, way
         assert len({file for file, _ in way}) <= most_files, way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -55,6 +56,9 @@ def test_a_row_has_the_promised_fields(run: Program, red_circle: Path) -> None:
     )
     (row,) = rows(result)
     assert len(row.pop("key")) == 25
+    data = red_circle.read_bytes()
+    (content,) = row.pop("content")
+    assert (content["sha256"], content["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
     assert [row] == [
         {
             "id": str(red_circle),

@@ -64,7 +64,7 @@ def test_a_wrong_answer_is_broken_and_exits_1(
     result = run("doctor", "--offline")
     assert result.code == 1
     assert (
-        "broken   model, float32   red-circle.png is 'A red circle on a white background.' and not"
+        "broken   model, float32   red-circle.png is answered 'A red circle on a white background.', not"
         in result.stdout
     )
 

@@ -124,7 +124,7 @@ def test_info_of_a_folder_reads_its_config(run: Program, tmp_path: Path) -> None
         (("info", "./nowhere"), 3, "not a folder"),
         (("info", "someone/else", "--offline"), 3, "run without --offline"),
         (("info", "smolvlm", "--tokens", "0"), 2, "--tokens"),
-        (("remove", "shapes"), 2, "no download"),
+        (("remove", "shapes"), 2, "not a download"),
         (("remove", "smolvlm"), 4, "not downloaded"),
         (("pull", "shapes"), 2, "nothing to download"),
         (("pull", "qqq"), 3, "known: "),

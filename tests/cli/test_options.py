@@ -78,7 +78,10 @@ def test_memory_by_device_and_the_quantized_cache_reach_the_spec(
         (("--max-memory", "0=20GB,gpu=1GB"), "cannot be read at 'gpu=1GB'"),
         (("--max-memory", "0=1GB,0=2GB"), "cannot be read at '0=2GB'"),
         (("--max-memory", "0=much"), "cannot be read at '0=much'"),
-        (("--max-memory", "0=1GB", "--device", "cuda:1"), "--device cuda:1 does not; give one of them"),
+        (
+            ("--max-memory", "0=1GB", "--device", "cuda:1"),
+            "--device cuda:1 cannot be combined; give one of them",
+        ),
     ],
 )
 def test_memory_that_cannot_be_read_is_told(

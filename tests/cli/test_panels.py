@@ -60,7 +60,7 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 
 def zoom(done: subprocess.CompletedProcess[str]) -> int | None:
     assert done.returncode == 0, done.stderr
-    found: int | None = json.loads(done.stdout.splitlines()[-1])["zoom"]
+    found: int | None = json.loads(done.stdout.splitlines()[-1]).get("zoom")
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -43,6 +45,15 @@ def make_image(number: int) -> tuple[dict[str, object], str]:
 
 IMAGE = {"_type": "Image"}
 TEXT = {"_type": "Value", "dtype": "string"}
+
+
+@pytest.fixture(autouse=True)
+def _collect_loops() -> Iterator[None]:
+    """The library leaves event loops to the collector, which would be held against whatever test runs then."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

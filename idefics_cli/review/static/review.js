@@ -1,5 +1,4 @@
 // The page: what is looked for, what keys and buttons do, and what others did meanwhile.
-
 import { byId, count, make } from "./card.js";
 import { Detail } from "./detail.js";
 import { Grid, PAGE } from "./grid.js";
@@ -212,7 +211,7 @@ byId("keys").append(...Object.entries(KEYS).flatMap(([keys, words]) => [make("dt
 byId("filters").open = matchMedia("(min-width: 761px)").matches;
 document.querySelector("[data-do=save]").hidden = !source.canSave;
 byId("find").addEventListener("submit", (event) => { event.preventDefault(); find().then(() => grid.go(0)); });
-if (location.hash) byId("query").value = decodeURIComponent(location.hash.slice(1));
+try { if (location.hash) byId("query").value = decodeURIComponent(location.hash.slice(1)); } catch { /* no address of ours */ }
 for (const name of ["query", "sort"]) byId(name).addEventListener("change", find);
 byId("ask-help").addEventListener("click", () => byId("help").showModal());
 for (const name of ["detail", "ask"]) byId(name).addEventListener("close", () => grid.go(grid.active));
