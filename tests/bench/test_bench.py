@@ -62,7 +62,8 @@ def test_every_workload_runs_and_the_arms_agree(run: Callable[..., Run], tmp_pat
         for arm in arms.values():
             assert arm["seconds"] > 0
             assert arm["images_per_second"] == pytest.approx(2 / arm["seconds"], rel=1e-3)
-            assert arm["computed_tokens"] > 0
+            is_simulated = WORKLOADS[workload["name"]].device_seconds > 0
+            assert (arm["computed_tokens"] > 0) is not is_simulated
         if "guide" in arms:
             expected = arms["guide"]["seconds"] / arms["idefics"]["seconds"]
             assert arms["idefics"]["over_guide"] == pytest.approx(expected, rel=1e-3)
