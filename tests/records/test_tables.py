@@ -233,10 +233,15 @@ def test_groups_of_rows_are_shared_and_merged(run: Program, tmp_path: Path) -> N
         f"{tmp_path}/{name}.parquet#{n}" for name, count in (("a", 12), ("b", 4)) for n in range(1, count + 1)
     ]
     assert [row["id"] for row in read_rows(tmp_path / "all.jsonl")] == every
-    lone = run(
-        "caption", "--from", tmp_path / "b.parquet", "--shard", "1/2", *MODEL, backend=ScriptedBackend()
-    )
-    assert 0 < len(lone.stdout.splitlines()) < 4  # too few groups: rows are shared one by one
+    lone = [
+        run(
+            *("caption", "--from", tmp_path / "b.parquet", "--shard", f"{number}/2", *MODEL),
+            backend=ScriptedBackend(),
+        )
+        for number in (1, 2)
+    ]
+    # Too few groups: rows are shared one by one, by their names, so a part may have none.
+    assert sum(len(part.stdout.splitlines()) for part in lone) == 4
 
 
 def test_a_run_goes_on_where_it_was_and_reads_no_image_again(run: Program, tmp_path: Path) -> None:
