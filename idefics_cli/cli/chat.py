@@ -123,9 +123,16 @@ def _ending_at_sigterm() -> Iterator[None]:
         again.start()
         raise SystemExit(INTERRUPTED)
 
-    before = signal.signal(signal.SIGTERM, end)
+    def tell(lost: sys.UnraisableHookArgs) -> None:
+        """Python prints what a finaliser raised; the end of the conversation is no fault to tell of."""
+        if not isinstance(lost.exc_value, SystemExit):
+            told_before(lost)
+
+    before, told_before = signal.signal(signal.SIGTERM, end), sys.unraisablehook
+    sys.unraisablehook = tell
     try:
         yield
     finally:
         has_ended.set()
+        sys.unraisablehook = told_before
         signal.signal(signal.SIGTERM, before)

@@ -74,8 +74,7 @@ class Screen:
             self.process.kill()
             self.process.wait()
             os.close(self._main)
-        # Python tells of a signal that a finaliser swallowed; it is sent again.
-        assert "Traceback" not in self.raw or "Exception ignored in" in self.raw, self.raw
+        assert "Traceback" not in self.raw, self.raw
         return code
 
     def _take(self, seconds: float) -> bool:
