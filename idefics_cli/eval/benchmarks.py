@@ -122,13 +122,14 @@ def load_benchmarks() -> dict[str, Benchmark]:
 def prepare(name: str, benchmark: Benchmark, draw: Draw, cache: Path) -> BenchmarkFiles:
     """Fetch the items and write them to files, unless they are there. Raises UsageError if that fails."""
     # Whatever the limit, an item is the same one: a run of more goes on with the rows of fewer.
+    data = None if draw.data is None else draw.data.resolve()
     same = json.dumps(
-        [benchmark.model_dump(mode="json"), *map(str, draw._replace(limit=None))], sort_keys=True
+        [benchmark.model_dump(mode="json"), *map(str, draw._replace(limit=None, data=data))], sort_keys=True
     )
     folder = cache / "benchmarks" / f"{name}-{hashlib.sha256(same.encode()).hexdigest()[:12]}"
     part = "all" if draw.limit is None else str(draw.limit)
     prepared = BenchmarkFiles(folder / f"items-{part}.jsonl", folder / f"references-{part}.jsonl")
-    if prepared.references.exists():
+    if draw.data is None and prepared.references.exists():  # a folder may hold something else by now
         return prepared
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -236,7 +237,7 @@ class Samples:
             number += 1
             try:
                 sample = read_sample(self._benchmark, row, number, self._labels)
-            except (KeyError, TypeError, ValueError, IndexError) as error:
+            except (LookupError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
                 raise UsageError(
                     f"row {number} of {self._benchmark.dataset} is not as benchmarks.yaml says: {error!r}",
                     hint="write its columns into your own benchmarks.yaml",
