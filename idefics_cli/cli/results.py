@@ -16,7 +16,7 @@ from typing import Any, Self
 from ..content import has_changed, mark, read_mark
 from ..errors import BadItem, UsageError
 from ..files import is_own_stream
-from ..images import has_image_suffix, is_url
+from ..images import has_image_suffix, is_url, name_source
 from ..jsonl import dump_row
 from ..results.file import RowFile
 from ..results.keywords import list_keywords
@@ -179,6 +179,11 @@ class Sinks:
 
 def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) -> Output:
     """How results are shown. Checks before the model is loaded that they can be written."""
+    if options.output is not None and is_url(options.output):
+        raise UsageError(
+            f"--output {name_source(options.output)} is not a local file",
+            hint="write a file here, then copy it there",
+        )
     path = Path(options.output) if options.output not in (None, "-") else None
     if path is not None:
         if has_image_suffix(str(path)):
