@@ -131,7 +131,11 @@ class BatchAnswerer:
                 mine = batch.reads[source] = Future()
         if reading is not None:
             return reading.result()
-        mine.set_result(self._read(given, batch.limits, is_shot=is_shot))
+        try:
+            mine.set_result(self._read(given, batch.limits, is_shot=is_shot))
+        except BaseException as error:
+            mine.set_exception(error)  # else who waits for it would wait for ever
+            raise
         return mine.result()
 
     def _read(self, given: Image, limits: Limits, *, is_shot: bool) -> Image | ItemError:
@@ -159,7 +163,11 @@ class BatchAnswerer:
             batch.outcomes[number] = outcome
             if len(batch.outcomes) < len(batch.requests) or batch.reply.done():
                 return
-        reads = {source: reading.result() for source, reading in batch.reads.items() if reading.done()}
+        reads = {
+            source: reading.result()
+            for source, reading in batch.reads.items()
+            if reading.done() and reading.exception() is None
+        }
         batch.reply.set_result(
             BatchReply(
                 [batch.outcomes[number] for number in range(len(batch.requests))],
