@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadItem, ItemError, NothingToDo, SourceError, UsageError
+from ..errors import BadItem, ItemError, NothingToDo, SourceError, UsageError, to_item_error
 from ..images import name_source, read
 from ..images.names import parse_scheme
 from ..prompts.templates import OWN_FIELDS, Template
@@ -70,8 +70,9 @@ class _Reading:
         for record in table.read(groups):
             try:
                 item = self._read(record, table, name)
-            except ItemError as error:
-                item = self._fail(record.name, str(error), error.code)
+            except BaseException as error:
+                failure = to_item_error(error)
+                item = self._fail(record.name, str(failure), failure.code)
             asked = [item] if item.problem else ask_each(item, item.fields, self.question)
             yield from enumerate(asked, (record.place - 1) * each)
 
