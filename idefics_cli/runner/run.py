@@ -272,7 +272,7 @@ def _read(
         if item.values:
             counts = dict(zip(item.labels, item.values, strict=True))
             data = round(math.fsum(counts[score.label] * score.probability for score in outcome.scores), 4)
-    warnings += _warn_of_doubt(outcome, report.least_confidence)
+    warnings += _warn_if_unsure(outcome, report.least_confidence)
     if report.full_text:
         text = outcome.full_text.strip()
     elif outcome.scores:
@@ -305,7 +305,7 @@ def _read(
     )
 
 
-def _warn_of_doubt(answer: Answer, least: float | None) -> tuple[str, ...]:
+def _warn_if_unsure(answer: Answer, least: float | None) -> tuple[str, ...]:
     """A warning of an answer whose label, or whose tokens on average, are less likely than they should be."""
     mean = answer.confidence.mean_logprob if answer.confidence is not None else None
     sure = answer.scores[0].probability if answer.scores else None if mean is None else math.exp(mean)

@@ -122,7 +122,7 @@ def eval(
     """Measure rows against references: metrics with 95 % intervals, files side by side with a paired test.
 
     A benchmark is fetched and asked first: its rows go to --output (NAME.jsonl if not given) and are resumed.
-    Values are times 100, as they are published.
+    The options of model and decoding are for benchmarks. Values are times 100, as they are published.
     """
     from pathlib import Path
 
