@@ -102,7 +102,7 @@ class Script:
         targets = inputs["input_ids"][:, -longest:]
         logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[..., None])[..., 0]
         return [
-            float(row[longest - length :].double().sum())
+            float(row[longest - length :].cpu().double().sum())
             for row, length in zip(logprobs, lengths, strict=True)
         ]
 

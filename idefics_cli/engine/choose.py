@@ -102,7 +102,8 @@ def pick(scores: Tensor, allowed: Tensor, draws: Draws | None) -> tuple[Tensor, 
         safe = torch.where(finite[:, None], allowed, torch.zeros_like(allowed[:1]))
         tokens = tokens.index_copy(0, draws.places, draws.draw(safe.index_select(0, draws.places)))
     logprobs = scores.gather(-1, tokens[:, None])[:, 0] - scores.logsumexp(dim=-1)
-    return tokens, torch.stack([tokens.double(), logprobs.double(), finite.double()])
+    # In float32, as MPS has no other: it holds every id below 2 ** 24.
+    return tokens, torch.stack([tokens.float(), logprobs, finite.float()])
 
 
 def ban(logits: Tensor, banned: Tensor | None) -> Tensor:

@@ -114,7 +114,7 @@ def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float
     """The log-probability of each edge of a row, for each prompt. `last` tells of the prompts' own last tokens."""
     places = torch.tensor([place for place, _ in row.edges], device=logits.device)
     tokens = torch.tensor([token for _, token in row.edges], device=logits.device)
-    found = torch.empty(len(last), len(row.edges), dtype=torch.float64, device=logits.device)
+    found = torch.empty(len(last), len(row.edges), device=logits.device)
     for of_prompt, source in ((True, last), (False, logits)):
         chosen = (places == PROMPT) == of_prompt
         if not chosen.any():
@@ -122,7 +122,7 @@ def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float
         at = torch.zeros_like(places[chosen]) if of_prompt else places[chosen]
         # A slice at a time: in full precision all of them together would be the largest thing in memory.
         totals = torch.cat([part.float().logsumexp(-1) for part in torch.split(source, _SLICE, dim=1)], dim=1)
-        found[:, chosen] = (source[:, at, tokens[chosen]].float() - totals[:, at]).double()
+        found[:, chosen] = source[:, at, tokens[chosen]].float() - totals[:, at]
     result: list[list[float]] = found.tolist()
     return result
 

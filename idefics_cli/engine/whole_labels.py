@@ -149,4 +149,4 @@ def _sum_up(logits: Tensor, tail: Sequence[int]) -> float:
     """The log-probability of tokens, each from the logits before it."""
     targets = torch.tensor(tail, device=logits.device)
     logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[:, None])
-    return float(logprobs.double().sum())
+    return math.fsum(logprobs[:, 0].tolist())
