@@ -12,8 +12,8 @@ import typer
 from ..config import user_cache
 from ..errors import UsageError
 from ..eval.benchmarks import Benchmark, Draw, load_benchmarks, prepare
+from ..eval.cases import read_rows
 from .ask import ask, list_lines
-from .model_choice import choose_model
 from .settings import Settings
 
 
@@ -39,7 +39,6 @@ def run_benchmark(name: str, benchmark: Benchmark, draw: Draw, settings: Setting
         raise UsageError("--shots-without-image needs --shots", hint="add --shots 2")
     if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported
-    model = choose_model(settings).name
     prepared = prepare(name, benchmark, draw, user_cache())
     rows = Path(settings.output.output or f"{name}.jsonl")
     try:
@@ -48,7 +47,8 @@ def run_benchmark(name: str, benchmark: Benchmark, draw: Draw, settings: Setting
     except typer.Exit as ended:
         if ended.exit_code != 1:  # failed items count as wrong
             raise
+    model = next((str(row.get("model")) for row, _ in read_rows(rows)), "")
     value = benchmark.published.get(model, {}).get(draw.name)
     what = "nothing" if value is None else f"{value:g}"
-    published = f"{what} is published for {model} with {draw.name} shots ({benchmark.source})"
+    published = f"{what} is published for {model} (shots: {draw.name}; {benchmark.source})"
     return BenchmarkRun(benchmark, rows, prepared.references, published)

@@ -87,7 +87,7 @@ def test_a_benchmark_is_fetched_asked_resumed_and_scored(run: Program, vqav2: Pa
     said = json.loads(result.stdout)["metrics"]
     assert [(one["metric"], one["cases"]) for one in said] == [("vqa", 3)]
     assert said[0]["value"] > 60
-    assert "nothing is published for shapes with 2 shots" in result.stderr
+    assert "nothing is published for shapes (shots: 2; " in result.stderr
     made = read_rows(rows)
     assert [row["id"] for row in made] == [str(KEPT_FOR_SHOTS + place) for place in range(3)]
     assert {row["template"] for row in made} == {"vqa-brief@1"}
@@ -106,7 +106,7 @@ def test_shots_may_come_without_their_images(run: Program, vqav2: Path) -> None:
         *("--shots", "2", "--shots-without-image", "--json", "-o", vqav2 / "rows.jsonl"),
     )
     assert result.code == 0, result.stderr
-    assert "published for shapes with 2 without images shots" in result.stderr
+    assert "published for shapes (shots: 2 without images; " in result.stderr
 
 
 def test_labels_of_the_dataset_are_ranked(run: Program, tmp_path: Path) -> None:
