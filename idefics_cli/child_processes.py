@@ -19,15 +19,29 @@ from pathlib import Path
 from typing import IO, Any
 
 IDLE_SECONDS = 60
-_ROOT = str(Path(__file__).parents[1])
+_MAIN = """
+import sys
+root, module, function = sys.argv[1:4]
+del sys.argv[1:4]
+if root not in sys.path:
+    sys.path.insert(0, root)
+from importlib import import_module
+getattr(import_module(module), function)()
+"""
 _HEAD = struct.Struct("<II")
+
+
+def write_command(module: str, function: str, *arguments: str) -> list[str]:
+    """What starts a function of ours in a Python of its own, wherever the package lies."""
+    root = str(Path(__file__).parents[1])
+    return [sys.executable, "-P", "-c", _MAIN, root, module, function, *arguments]
 
 
 class ChildProcesses:
     """Processes that run `serve` of one module of ours, so many of them kept while they have nothing to do."""
 
     def __init__(self, module: str, kept: int) -> None:
-        self._start = f"import sys; sys.path.insert(0, {_ROOT!r}); from {module} import serve; serve()"
+        self._command = write_command(module, "serve")
         self._kept = kept
         self._lock = threading.Lock()
         self._idle: list[subprocess.Popen[bytes]] = []
@@ -46,9 +60,8 @@ class ChildProcesses:
                 if process.poll() is None:
                     return process, True
                 end(process)
-        command = [sys.executable, "-P", "-c", self._start]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL), False
+        return subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL), False
 
     def keep(self, process: subprocess.Popen[bytes]) -> None:
         """Let it wait for the next question."""

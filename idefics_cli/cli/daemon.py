@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..backends.daemon.backend import ResidentBackend, Search, find_server
 from ..backends.daemon.runtime_dir import LOG, is_locked, make_folder
-from ..config import PACKAGE, Model
+from ..child_processes import write_command
+from ..config import Model
 from ..errors import UsageError
 from ..values import ModelSpec
 from .declare import Fact, write_arguments
@@ -23,14 +23,6 @@ from .settings import Settings
 
 LOOK_SECONDS = 0.05
 MAX_LOG_BYTES = 1_000_000
-_MAIN = """
-import sys
-root = sys.argv.pop(1)
-if root not in sys.path:
-    sys.path.insert(0, root)
-from idefics_cli.cli.app import main
-main()
-"""
 _NEEDED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|SYSTEMROOT|VIRTUAL_ENV|LD_LIBRARY_PATH|LD_PRELOAD"
     r"|SSL_CERT_(?:FILE|DIR)|(?i:(?:https?|all|no)_proxy)"
@@ -86,7 +78,7 @@ def start_server(
         folder = make_folder()
     except UsageError as error:
         return Search(reason=str(error))
-    command = [sys.executable, "-P", "-c", _MAIN, str(PACKAGE.parent), "serve", *arguments]
+    command = write_command("idefics_cli.cli.app", "main", "serve", *arguments)
     process = _start(command, folder / LOG, {**_list_environment(), **(environment or {})})
     _started.append(process)
     while True:

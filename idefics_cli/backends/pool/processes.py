@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ...config import PACKAGE
+from ...child_processes import write_command
 from ...errors import ModelError, ServerLost
 from ...files import is_own_stream
 from ...images import Limits
@@ -32,14 +31,6 @@ from .backend import BackendPool, Outcome, tell_images
 
 LOOK_SECONDS = 0.05
 END_SECONDS = 5.0
-_MAIN = """
-import sys
-root = sys.argv.pop(1)
-if root not in sys.path:
-    sys.path.insert(0, root)
-from idefics_cli.cli.worker import main
-main()
-"""
 
 
 class ProcessPool(BackendPool):
@@ -178,7 +169,7 @@ class _Process:
         threads = {"OMP_NUM_THREADS": str(self._threads)} if self._threads else {}
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _MAIN, str(PACKAGE.parent)],
+                write_command("idefics_cli.cli.worker", "main"),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
