@@ -23,6 +23,10 @@ MAX_TEXT_BYTES = 1_000_000
 MAX_MEMBERS = 1000
 """Of one sample."""
 _DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError)
+_LONG_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _TEXTS = ("txt", "text", "caption", "cls", "id")
 
 
@@ -35,6 +39,12 @@ class _Member(tarfile.TarInfo):
             return super().fromtarfile(tarfile_)
         except (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as error:  # type: ignore[attr-defined]
             raise EOFError("it has no end mark") from error
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> Any:
+        """Headers of headers are read whole, whatever they say their size is."""
+        if self.type in _LONG_HEADERS and self.size > MAX_TEXT_BYTES:
+            raise tarfile.ReadError(f"a header has more than {MAX_TEXT_BYTES:,} bytes")
+        return super()._proc_member(tarfile_)  # type: ignore[misc]  # which tarfile lets be overridden
 
 
 @dataclass(slots=True)
@@ -121,7 +131,7 @@ class ShardReader:
             sample.cells[extension] = _read(tar, member)
             sample.images.append(extension)
         elif extension == "json" and member.isfile() and member.size <= MAX_TEXT_BYTES:
-            sample.cells |= _read_object(_read(tar, member))
+            sample.cells = _read_object(_read(tar, member)) | sample.cells  # whose images stay images
         elif extension in self._texts and member.isfile() and member.size <= MAX_TEXT_BYTES:
             sample.cells[extension] = _read(tar, member).decode("utf-8", "surrogateescape").rstrip("\r\n")
 

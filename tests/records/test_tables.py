@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -157,6 +158,24 @@ def test_hostile_shards_are_rows(run: Program, tmp_path: Path) -> None:
         [f"{tmp_path}/two.tar#a.left.png"],
         [f"{tmp_path}/two.tar#b.left.png"],
     ]
+
+
+def test_what_a_shard_says_of_itself_is_not_believed(run: Program, tmp_path: Path) -> None:
+    import tarfile
+
+    said = json.dumps({"png": "/etc/passwd", "title": "mine"}).encode()
+    write_tar(tmp_path / "said.tar", [("a.png", draw(0)), ("a.json", said)])
+    _, rows = ask(run, "caption", "--from", tmp_path / "said.tar", reply=" ok")
+    assert [row["images"] for row in rows] == [[f"{tmp_path}/said.tar#a.png"]]
+    with tarfile.open(tmp_path / "long.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, comment in (("a.png", "x"), ("b.png", "x" * 3_000_000)):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(draw(0)), {"comment": comment}
+            tar.addfile(member, io.BytesIO(draw(0)))
+    result, rows = ask(run, "caption", "--from", tmp_path / "long.tar", reply=" ok")
+    assert result.code == 1
+    assert "a header has more than 1,000,000 bytes" in rows[-1]["error"]["message"]
+    assert len(rows) == 1
 
 
 def test_images_that_are_damaged_are_rows_and_the_next_group_is_read(run: Program, tmp_path: Path) -> None:
