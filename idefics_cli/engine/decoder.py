@@ -177,7 +177,7 @@ class Decoder:
 
     def _count_ahead(self, rows: Sequence[RunningRow]) -> int:
         """The steps until the tokens are read: those that are heard as they come are read at each."""
-        if any(row.is_heard for row in rows):
+        if any(row.streams for row in rows):
             return 1
         return min(self._pace.steps, max(row.count_left() for row in rows))
 

@@ -38,7 +38,7 @@ class RunningRow:
         self.is_finite = True
 
     @property
-    def is_heard(self) -> bool:
+    def streams(self) -> bool:
         """Whether a listener gets each token as it comes."""
         return self._stream is not None and self._stream.streams
 
