@@ -122,9 +122,29 @@ def _say_input(value: object) -> str:
     return f", not {shown}" if isinstance(value, str | int | float) and len(shown) <= 40 else ""
 
 
-def name_code(code: str) -> str:
-    """The code of an error as people read it: "prompt too long"."""
-    return code.replace("_", " ")
+_COUNTED = {
+    "not_an_image": ("not an image", "not images"),
+    "fetch_failed": ("failed fetch", "failed fetches"),
+    "timeout": ("timeout", "timeouts"),
+    "unusable_image": ("unusable image", "unusable images"),
+    "special_token": ("prompt with a special token", "prompts with special tokens"),
+    "prompt_too_long": ("prompt too long", "prompts too long"),
+    "no_image": ("without an image", "without an image"),
+    "no_label": ("without a label", "without a label"),
+    "invalid_output": ("invalid output", "invalid outputs"),
+    "not_finite": ("with numbers that are not finite", "with numbers that are not finite"),
+    "worker_lost": ("lost with a worker", "lost with a worker"),
+    "bad_item": ("bad item", "bad items"),
+    "internal": ("unexpected error", "unexpected errors"),
+}
+"""What one and several failures of a code are called, where the code's own words do not follow a number."""
+
+
+def count_failures(code: str, count: int) -> str:
+    """How many items failed of a code: "50 prompts too long"."""
+    name = code.replace("_", " ")
+    one, several = _COUNTED.get(code, (name, name))
+    return f"{count:,} {one if count == 1 else several}"
 
 
 class UsageError(IdeficsError):

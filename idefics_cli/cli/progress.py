@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..errors import IdeficsError, name_code
+from ..errors import IdeficsError, count_failures
 from ..rows import Result
 from ..runner.threads import start
 
@@ -31,8 +31,8 @@ _NUMBER = re.compile(r"\d[\d.,]*")
 
 
 def count_codes(codes: Counter[str]) -> str:
-    """How many failed of what: "not an image 12, timeout 4"."""
-    return ", ".join(f"{name_code(code)} {count:,}" for code, count in codes.most_common())
+    """How many failed of what: "12 not images, 4 timeouts"."""
+    return ", ".join(count_failures(code, count) for code, count in codes.most_common())
 
 
 class Tally:
@@ -112,8 +112,9 @@ class Tally:
             parts.append(f"{failed_before.total():,} failed before ({count_codes(failed_before)}; {way})")
         if self._warnings:
             counts = self._warnings.most_common()
-            kinds = ", ".join(f"{self._wordings[kind]} {count:,}" for kind, count in counts)
-            parts.append(f"{self._warnings.total():,} warnings ({kinds})")
+            kinds = "; ".join(f"{self._wordings[kind]}: {count:,}" for kind, count in counts)
+            total = self._warnings.total()
+            parts.append(f"{total:,} warning{'' if total == 1 else 's'} ({kinds})")
         seconds = time.monotonic() - self._began
         rate = f", {self.total / seconds:.1f} a second" if seconds > 1 and self.total else ""
         return f"{', '.join(parts)}, in {seconds:.1f} s{rate}"

@@ -53,7 +53,7 @@ def test_each_line_is_a_row_in_order(run: Program, lines: Path, tmp_path: Path) 
     assert (found[2]["label"], found[1]["decoding"]["max_new_tokens"]) == ("red", 5)
     assert found[0]["images"] == [str(tmp_path / "a.png")]
     assert "2 of 6 failed" not in result.stderr
-    assert "3 of 6 failed (bad item 2, not found 1)" in result.stderr
+    assert "3 of 6 failed (2 bad items, 1 not found)" in result.stderr
     assert [request.task for request in backend.requests] == ["caption", "vqa", "classify"]
 
 

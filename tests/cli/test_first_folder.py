@@ -91,10 +91,10 @@ def test_a_folder_of_376_files_is_told_of_in_twelve_lines(folder: Path, tmp_path
         assert f"{suffix} {count}" in done.stderr
     bad, fine = sum(BAD.values()), sum(FINE.values())
     not_images = bad - BAD["huge"]
-    counts = f"{fine} answered, {bad} of {bad + fine} failed (not an image {not_images}, too large 4)"
+    counts = f"{fine} answered, {bad} of {bad + fine} failed ({not_images} not images, 4 too large)"
     assert counts in told[-2]
-    assert "transparent areas were put on white 6" in told[-2]
-    assert "16-bit values were reduced to 8 bits 4" in told[-2]
+    assert "transparent areas were put on white: 6" in told[-2]
+    assert "16-bit values were reduced to 8 bits: 4" in told[-2]
     assert sum("error:" in line for line in told) == 5
     lister, _, ending = told[-1].removeprefix("idefics: ").partition(" lists what failed and why")
     assert ending == ""
@@ -111,4 +111,4 @@ def test_a_folder_of_376_files_is_told_of_in_twelve_lines(folder: Path, tmp_path
 
     again = ask("caption", folder, "-o", rows)
     assert len(again.stderr.splitlines()) <= 3, again.stderr
-    assert f"{fine} done before, {bad} failed before (not an image {not_images}, too large 4;" in again.stderr
+    assert f"{fine} done before, {bad} failed before ({not_images} not images, 4 too large;" in again.stderr

@@ -121,7 +121,7 @@ def test_a_warning_that_repeats_is_said_three_times_then_counted(tmp_path: Path)
     said = [line for line in run.stderr.splitlines() if "transparent" in line]
     assert len(said) == 4, run.stderr
     assert "only counted" in said[2]
-    assert "transparent areas were put on white 20" in said[3]
+    assert "transparent areas were put on white: 20" in said[3]
     assert len(run.stderr.splitlines()) < 16
 
 

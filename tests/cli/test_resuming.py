@@ -51,7 +51,7 @@ def test_the_same_command_again_does_nothing_twice(run: Program, folder: Path, t
     again = caption(run, folder, "-o", out, backend=backend)
     assert (again.code, out.read_bytes(), backend.batch_size) == (1, before, 0)  # not even a model was opened
     assert (
-        "58 done before, 2 failed before (not an image 2; --existing retry-errors tries them again)"
+        "58 done before, 2 failed before (2 not images; --existing retry-errors tries them again)"
         in again.stderr
     )
     PIL.Image.new("RGB", (8, 8)).save(folder / "99.png")
@@ -210,7 +210,7 @@ def test_the_limit_of_failures_stops_the_run(run: Program, folder: Path, tmp_pat
 def test_a_summary_says_what_failed_and_why(run: Program, folder: Path, tmp_path: Path) -> None:
     (folder / "empty.png").touch()
     result = caption(run, folder, folder / "gone.png")
-    assert "58 answered, 4 of 62 failed (not an image 3, not found 1), in " in result.stderr.splitlines()[-1]
+    assert "58 answered, 4 of 62 failed (3 not images, 1 not found), in " in result.stderr.splitlines()[-1]
     quiet = caption(run, folder / "00.png", folder / "01.png", "--quiet", "-o", tmp_path / "o.jsonl")
     assert (quiet.code, quiet.stderr) == (0, "")
 

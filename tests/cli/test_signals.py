@@ -139,7 +139,7 @@ def test_progress_is_for_terminals(command: list[str], tmp_path: Path) -> None:
     shown = watch([*command, "-o", str(tmp_path / "out.jsonl")])
     assert re.search(r"\d+/101", shown), shown[-2000:]
     assert re.search(r"[\d.]+/s", shown)
-    assert "100 answered, 1 of 101 failed (not an image 1)" in shown
+    assert "100 answered, 1 of 101 failed (1 not an image)" in shown
     again = watch([*command, "-o", str(tmp_path / "out.jsonl"), "--existing=overwrite", "--quiet"])
     assert "/101" not in again
     assert "/101" not in watch(command, stdout=subprocess.PIPE)  # the results themselves are watched

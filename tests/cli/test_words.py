@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from idefics_cli.errors import PromptError
+from idefics_cli.errors import AnswerCode, ItemError, PromptCode, SourceCode
 from idefics_cli.values import Request
 from tests.program import Run
 from tests.scripted import ScriptedBackend
@@ -70,15 +71,36 @@ def test_a_file_of_another_prompt_says_so(run: Program, red_circle: Path, tmp_pa
         assert f"line 1 was made {said} --prompt; name another file" in refused.stderr, refused.stderr
 
 
-def test_failures_are_counted_by_kind(run: Program, red_circle: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("none")
+def test_failures_are_counted_by_kind_in_english(run: Program, red_circle: Path, tmp_path: Path) -> None:
+    """One of a kind and several of it, in the summary and again where they failed before."""
+    codes: list[SourceCode | PromptCode | AnswerCode] = [
+        *typing.get_args(SourceCode), *typing.get_args(PromptCode), *typing.get_args(AnswerCode)
+    ]  # fmt: skip
+    codes = list(dict.fromkeys(codes))
+    images = [tmp_path / f"{number}.png" for number in range(3 * len(codes))]
+    for image in images:
+        image.symlink_to(red_circle)
 
-    def too_long(request: Request) -> PromptError:
-        return PromptError("the prompt takes 900 tokens", code="prompt_too_long")
+    def fail(request: Request) -> ItemError:
+        return ItemError("why", code=codes[int(Path(request.id).stem) % len(codes)])
 
-    words = ("caption", red_circle, tmp_path / "text.png", *MODEL)
-    result = run(*words, backend=ScriptedBackend(too_long))
-    assert "2 of 2 failed (prompt too long 1, not an image 1)" in result.stderr
+    def fail_once(request: Request) -> ItemError | str:
+        return fail(request) if int(Path(request.id).stem) < len(codes) else " fine"
+
+    words = ("caption", *images, *MODEL, "-o", tmp_path / "rows.jsonl")
+    first = run(*words, "--existing", "overwrite", backend=ScriptedBackend(fail_once)).stderr
+    for count in ("1 not an image", "1 prompt too long", "1 timeout", "1 failed fetch", "1 not found"):
+        assert re.search(rf"[(,] ?{count}[,)]", first), first
+    several = run(*words, "--existing", "overwrite", backend=ScriptedBackend(fail)).stderr
+    again = run(*words, backend=ScriptedBackend(fail)).stderr
+    for told in (several, again):
+        for count in (
+            *("3 not images", "3 prompts too long", "3 timeouts", "3 failed fetches", "3 not found"),
+            *("3 refused", "3 too large", "3 unusable images", "3 prompts with special tokens"),
+            *("3 without an image", "3 without a label", "3 invalid outputs", "3 out of memory"),
+            *("3 with numbers that are not finite", "3 lost with a worker"),
+        ):
+            assert re.search(rf"[(,] ?{count}[,;)]", told), told
 
 
 @pytest.mark.parametrize(
