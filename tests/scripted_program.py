@@ -1,7 +1,7 @@
 """The program with a scripted backend, in a process of its own: for signals, terminals and pipes.
 
 `$SCRIPTED_SECONDS` is how long each answer takes, `$SCRIPTED_CHARACTER_SECONDS` each character of it. A file name with
-"fail" in it fails. In a conversation it repeats what it hears.
+"fail" in it fails. In a conversation it says `$SCRIPTED_REPLY`, else repeats what it hears.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def reply(request: Request) -> str | ItemError:
 
 def repeat(request: Request) -> str | ItemError:
     """The message, what came before it, and the images, in Markdown."""
+    if said := os.environ.get("SCRIPTED_REPLY"):
+        return said
     message = dict(request.fields)["message"]
     if "<image>" in message:
         return PromptError("the text contains '<image>', a special token", code="special_token")

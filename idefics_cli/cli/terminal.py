@@ -12,12 +12,12 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
 from rich.live import Live
-from rich.markdown import Markdown
 
 from ..config import state_folder
 from ..errors import IdeficsError, ModelError, to_item_error
 from ..runner.chat_session import Session
 from .chat_commands import ENDS, as_message, is_command, looks_like_image, obey
+from .markdown import AsShown, WholeMarkdown
 from .output import Talk, ask_yes_or_no, drop_controls, say, say_error, tell_more
 
 REFRESH_SECONDS = 0.05
@@ -131,16 +131,16 @@ class LiveReply:
             self._print(rest[:end])
             self._shown += end
         if end or time.monotonic() - self._drawn_seconds > REFRESH_SECONDS:
-            self._live.update(self._render(self.text[self._shown :]), refresh=True)
+            self._live.update(AsShown(self._render(self.text[self._shown :])), refresh=True)
             self._drawn_seconds = time.monotonic()
 
     def _print(self, text: str) -> None:
         if text.strip():
-            self._console.print(self._render(text))
+            self._console.print(self._render(text), crop=False)
 
-    def _render(self, text: str) -> Markdown:
+    def _render(self, text: str) -> WholeMarkdown:
         # Links are shown with their address: what a model writes may name one and lead to another.
-        return Markdown(text, hyperlinks=False)
+        return WholeMarkdown(text, hyperlinks=False)
 
 
 def find_paragraph_end(text: str) -> int:

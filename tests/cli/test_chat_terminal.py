@@ -270,6 +270,57 @@ def test_no_word_is_broken_however_narrow_it_is(talk: Callable[..., Screen], col
     assert told <= set(" ".join(shown).split()), shown
 
 
+REPLY = """See {address} for more, and {wide} too.
+
+# {title}
+
+- short, then {snug} alone
+- one {address}/in-a-list
+
+1. {wide}つ
+
+> quoted {snug}q and {address}/quoted
+
+| name | where |
+|---|---|
+| cat | {address}/in-a-table |
+
+```python
+print("{code}")
+```
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_word_wider_than_the_screen_is_left_to_the_terminal(
+    talk: Callable[..., Screen], columns: int
+) -> None:
+    """It is one word to whoever copies it, whole where it fits on a line of its own, and shown once."""
+    words = {
+        "address": "https://example.org/" + "".join(f"{number:04}/" for number in range(40)) + "end",
+        "wide": "猫" * (columns + 3),  # twice as many cells
+        "title": "T" * (columns + 5),
+        "snug": "s" * (columns - 1),
+        "code": "c" * (2 * columns),
+    }
+    reply = REPLY.format(**words)
+    screen = talk(columns=columns, SCRIPTED_REPLY=reply, SCRIPTED_CHARACTER_SECONDS="0.0005")
+    screen.type("hello\r")
+    screen.wait_for(f'{words["code"]}")')
+    screen.wait_for(">")
+    screen.type("/quit\r")
+    assert screen.end() == 0
+    whole = [word for word in re.findall(r"\S+", reply) if len(word) >= columns - 1 and word[0] != "|"]
+    sent = _CODES.sub("", screen.raw)
+    assert all(word in sent for word in whole), sent
+    shown = draw(screen.raw, columns)
+    together = "".join(shown)
+    for name, times in (("address", 4), ("wide", 2), ("title", 1), ("snug", 2), ("code", 1)):
+        assert together.count(words[name]) == times, (name, shown)
+    assert words["snug"] in shown
+    assert "for more, and" in " ".join(shown)
+
+
 def test_what_is_typed_first_is_understood(
     talk: Callable[..., Screen], red_circle: Path, tmp_path: Path
 ) -> None:
