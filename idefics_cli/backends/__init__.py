@@ -1,7 +1,7 @@
-"""The one seam between commands and models: a backend answers requests.
+"""The only seam between commands and models: a backend answers requests.
 
-`open_backend` is the only way to one. A backend is imported when one of its kind is first opened, so that nothing pays
-for torch before a model is needed here.
+`open_backend` is the only way to one. A backend is imported when one of its kind is first opened, so that
+nothing pays for torch before a model is needed here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class BackendKind:
-    """Who can answer, and what it can do. A server of our own in the background has a `local` one."""
+    """A way to answer, and what it can do. A server of ours in the background has a `local` backend."""
 
     open: Callable[[Opening], Any]
     adjust: Callable[[Any, Opening], None]
@@ -121,7 +121,7 @@ _open: dict[tuple[ModelSpec, Workers], Any] = {}
 
 
 def pick_backend(*, has_servers: bool, workers: Workers | None = None) -> BackendKind:
-    """The kind that answers: of servers that were named, of workers, or of this process."""
+    """The kind that answers: named servers, workers, or this process."""
     if has_servers:
         return BACKENDS["openai"]
     if workers is not None and workers.cluster is not None:
@@ -137,8 +137,9 @@ def open_backend(
 
 
 def open_as(opening: Opening) -> Backend:
-    """The backend that an opening describes. It stays open and is given again; another one closes it, as memory holds
-    one model."""
+    """The backend that an opening describes. It stays open for the next call; another opening closes it, as
+    memory holds one model.
+    """
     kind = pick_backend(has_servers=bool(opening.spec.servers), workers=opening.workers)
     key = opening.spec, opening.workers
     if key not in _open:

@@ -1,4 +1,4 @@
-"""What is told of the tokens of an answer: how likely they were, on the whole and one by one."""
+"""The likelihoods of an answer's tokens: their summary, and each one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..values import AnswerToken, Confidence
 
 
 def measure_confidence(made: Generation) -> Confidence | None:
-    """How likely the tokens of an answer were; None for beams, which do not tell."""
+    """Summary of the log-probabilities of an answer's tokens; None for beams, which have none."""
     if not made.logprobs:
         return None
     return Confidence(math.fsum(made.logprobs) / len(made.logprobs), min(made.logprobs))
 
 
 def list_tokens(family: Family, made: Generation) -> tuple[AnswerToken, ...]:
-    """Each token as its own text, with those that were the likeliest at its place."""
+    """Each token as its own text, with the most likely ones at its place."""
 
     def name(index: int, logprob: float, others: Likeliest = ()) -> AnswerToken:
         return AnswerToken(family.decode([index]), logprob, tuple(name(*one) for one in others))

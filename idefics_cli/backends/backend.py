@@ -1,4 +1,4 @@
-"""What a backend is: whoever answers requests, here or in a server."""
+"""The interface of backends: whatever answers requests, here or on a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedRequest:
-    """A request made ready for the model, and what that holds in memory. `work` is its backend's own."""
+    """A request prepared for the model, and the bytes it holds. `work` belongs to its backend."""
 
     request: Request
     work: Any
@@ -42,7 +42,7 @@ TakePrepared = Callable[[int, bool], Sequence[PreparedRequest] | None]
 
 
 class Backend(Protocol):
-    """Who answers requests. Safe to call again and again; not from two threads at once."""
+    """Answers requests. May be called many times, but not from two threads at once."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -78,16 +78,18 @@ class Backend(Protocol):
 
 @runtime_checkable
 class StreamingBackend(Backend, Protocol):
-    """One whose requests are prepared ahead of it and whose answers come as they end."""
+    """A backend whose requests are prepared ahead of it and whose answers come as they end."""
 
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
-        """All that can be done before the model has a request. Safe from many threads. Raises ItemError."""
+        """Everything that can be done before the model has a request. Safe from many threads. Raises
+        ItemError.
+        """
         ...
 
     def answer_prepared(
         self, take: TakePrepared
     ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
-        """Answer what is taken, each as it ends; None now and then while there is nothing.
+        """Answer what is taken, each as it ends; yields None from time to time while there is nothing.
 
         Raises ModelError when the model itself cannot run.
         """
@@ -96,17 +98,17 @@ class StreamingBackend(Backend, Protocol):
 
 @runtime_checkable
 class SizedBackend(Backend, Protocol):
-    """One that knows to which size images are brought."""
+    """A backend that knows to which size it scales images."""
 
     @property
     def image_edge(self) -> int | None:
-        """The longer edge, None where that depends on the image."""
+        """The longer edge, None if it depends on the image."""
         ...
 
 
 @runtime_checkable
 class PoolingBackend(StreamingBackend, Protocol):
-    """One that has others answer, who may read images themselves."""
+    """A backend of workers, which may read images themselves."""
 
     @property
     def capacity(self) -> int:
@@ -114,5 +116,5 @@ class PoolingBackend(StreamingBackend, Protocol):
         ...
 
     def reads(self, source: str) -> Reading:
-        """Where the image of a source is to be read."""
+        """Where the image of a source is read."""
         ...

@@ -89,7 +89,7 @@ class LocalBackend:
 
     @property
     def image_edge(self) -> int | None:
-        """The longer edge that images are brought to, if it is known."""
+        """The longer edge to which images are scaled, if known."""
         return self._family.image_edge
 
     @property
@@ -106,14 +106,16 @@ class LocalBackend:
         self._family.check_style(style)
 
     def measure(self) -> Counter[str]:
-        """What is kept, in bytes, and how often it was of use: see `Engine.measure`. All 0 before a model is loaded."""
+        """The bytes that are kept, and how often they were used: see `Engine.measure`. All 0 before a model
+        is loaded.
+        """
         counts = Counter(self._engine.measure() if self._engine is not None else {})
         if isinstance(self._family, PlaceholderFamily):
             counts["cache_bytes"] += self._family.pixel_bytes
         return counts
 
     def limit_cache(self, cache_bytes: int) -> None:
-        """Keep at most so many bytes of what prompts share, images that are prepared among them."""
+        """Keep at most so many bytes of shared prefixes, image features and prepared images."""
         self._cache_bytes = cache_bytes
         if isinstance(self._family, PlaceholderFamily):
             pixel_bytes = min(PIXEL_CACHE_BYTES, cache_bytes // PIXEL_PART)
@@ -123,7 +125,7 @@ class LocalBackend:
             self._engine.limit_cache(self._cache_bytes)
 
     def prepare_image(self, image: Image) -> None:
-        """Make an image ready ahead of the requests about it; if it cannot be, they will say so."""
+        """Prepare an image ahead of its requests; if that fails, they will report it."""
         if isinstance(self._family, PlaceholderFamily):
             with suppress(ItemError):
                 self._family.prepare_once(image)
@@ -151,8 +153,8 @@ class LocalBackend:
     ) -> list[Answer | ItemError]:
         """Answer each request, in order; a request that cannot be answered gets its error in place.
 
-        Each request may have a listener; `on_text` is a single one's. Raises ModelError when the first ones it computes
-        all come out as no numbers.
+        Each request may have a listener; `on_text` is for a single one. Raises ModelError when the first ones
+        all have logits that are not finite.
         """
         if on_text is not None:
             assert len(requests) == 1, "only a single request can be streamed"
@@ -185,7 +187,7 @@ class LocalBackend:
     def answer_prepared(
         self, take: TakePrepared
     ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
-        """Answer what is taken, each as it ends; None now and then while there is nothing."""
+        """Answer what is taken, each as it ends; yields None from time to time while there is nothing."""
         rows = self.batch_size or DEFAULT_BATCH_SIZE
         tasks, most = PendingTasks(take, self._record), WINDOW_BATCHES * rows
         while (first := tasks.take(most, True)) == []:
@@ -226,7 +228,7 @@ class LocalBackend:
         free_memory()
 
     def count_weights(self) -> Weights:
-        """What the weights take in memory; loads them if need be."""
+        """The bytes of the weights; loads them if need be."""
         self._open_engine()
         return count_weights(self._model)
 
@@ -247,7 +249,7 @@ class LocalBackend:
         return encoded
 
     def _tell_image_tokens(self, encoded: Encoded) -> None:
-        """Say what an image costs, each number once."""
+        """Log how many tokens an image costs, each number once."""
         for span in encoded.spans:
             tokens = span.stop - span.start
             if tokens not in self._told_tokens:
@@ -283,7 +285,7 @@ class LocalBackend:
         return EncodedRequest(request, encoded, ranking, prior, warnings)
 
     def _constrain(self, request: Request) -> MakeConstraint | None:
-        """What keeps the answer to its format."""
+        """The constraint that keeps the answer to its format."""
         if request.answer_format is None:
             return None
         if request.decoding.num_beams > 1 and request.decoding.temperature > 0:
@@ -301,7 +303,7 @@ class LocalBackend:
         return split_labels(encoded, self._family.encode_choices(request.prompt, own, request.choices))
 
     def _warn(self, request: Request, images: Mapping[str, Image]) -> tuple[AnswerWarning, ...]:
-        """A warning for each image asked about that the checkpoint was not made for."""
+        """A warning for each image that is outside what the checkpoint was trained for."""
         if self._spec.scope is None:
             return ()
         describe = IMAGE_SCOPES[self._spec.scope]

@@ -1,4 +1,4 @@
-"""What a backend is opened with: which model, and who is to have it. Values only."""
+"""What a backend is opened with: which model, and who runs it. Values only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..values import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Who answers, where it is not this process. `devices` has one process for each; `cluster` is where Ray runs."""
+    """Who answers, if not this process. `devices` has one process for each; `cluster` is the address of Ray."""
 
     devices: tuple[str, ...] = ()
     cluster: str | None = None
@@ -23,7 +23,7 @@ class Workers:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """All that is told of a backend that is to be opened. None is left to the backend."""
+    """All options of a backend. None leaves the choice to the backend."""
 
     spec: ModelSpec
     name: str = ""

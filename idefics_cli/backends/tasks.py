@@ -1,4 +1,4 @@
-"""Requests on their way through the engine: what they are compared with is run once for all of them.
+"""Requests in the engine; the priors that they are compared with are run once for all of them.
 
 Knows neither prompts nor answers.
 """
@@ -28,7 +28,7 @@ PriorKey = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRequest:
-    """One request on its way to an answer. `prior` ranks its choices without the images, where that is wanted."""
+    """One encoded request. `prior` ranks its choices without the images, if that is wanted."""
 
     request: Request
     encoded: Encoded
@@ -39,7 +39,7 @@ class EncodedRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:
-    """What came of a task, and what its labels score without the images, if anyone asked."""
+    """The outcome of a task and, if it was wanted, the scores of its labels without the images."""
 
     prepared: PreparedRequest
     done: Done | ItemError
@@ -48,7 +48,7 @@ class Answered:
 
 @dataclass(slots=True, eq=False)
 class ModelRecord:
-    """What is known of a loaded model from the tasks it had."""
+    """What is known of a loaded model from the tasks it ran."""
 
     checkpoint: str
     priors: LRUCache[PriorKey, tuple[float, ...]] = field(default_factory=lambda: LRUCache(PRIORS))
@@ -69,7 +69,7 @@ class PendingTasks:
         self._broken: list[Answered] = []
 
     def take(self, count: int, wait: bool) -> list[Work] | None:
-        """The works of at most so many tasks, and those of their priors that nobody asked for yet."""
+        """The works of at most so many tasks, with those of their priors that nobody asked for yet."""
         taken = self._take(count, wait)
         if taken is None:
             return None
@@ -89,9 +89,9 @@ class PendingTasks:
         return works
 
     def end(self, work: Work, done: Done | ItemError, *, most_broken: int) -> list[Answered]:
-        """The tasks that nothing is missing for any more, now that this work has ended.
+        """The tasks that are complete now that this work has ended.
 
-        Raises ModelError when the first ones, more than `most_broken`, all come out as no numbers.
+        Raises ModelError when the first ones, more than `most_broken`, all have logits that are not finite.
         """
         key = self._asked.pop(id(work), None)
         if key is None:
@@ -122,7 +122,7 @@ class PendingTasks:
         return answered
 
     def check(self, most_broken: int = 0) -> None:
-        """Raise ModelError where more than these came out as no numbers, and nothing else ever did."""
+        """Raise ModelError if more than these had logits that are not finite, and no other ever ran well."""
         if len(self._broken) > most_broken:
             raise ModelError(
                 f"{self._record.checkpoint} computes only NaN or infinite values",

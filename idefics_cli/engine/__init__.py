@@ -1,1 +1,1 @@
-"""How encoded prompts are answered: generated or ranked, in batches whose size never changes an answer."""
+"""Answers encoded prompts by generation or ranking, in batches whose size never changes an answer."""

@@ -1,8 +1,9 @@
 """Which requests share a batch and which tokens they share: arithmetic on costs, without torch.
 
-A prompt is a row of units, the tokens that must stay together; two units are equal only if their tokens and their
-image are. Rows sorted by units form a tree of common prefixes, and for each node of it the planner asks whether
-running its prefix once is cheaper than running it in every row. The unit of cost is one token through the model.
+A prompt is a row of units, each a group of tokens that must stay together; two units are equal only if their
+tokens and their image are equal. Rows sorted by units form a tree of common prefixes. For each node of the
+tree, the planner decides whether running its prefix once is cheaper than running it in every row. The unit of
+cost is one token through the model.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class PlannedRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What a batch may be: at most so many rows, holding at most so many tokens.
+    """The largest batch: a number of rows, holding a number of tokens.
 
-    `pass_tokens` is what a pass costs however little it computes; `window` is the sliding attention of the model, in
+    `pass_tokens` is the fixed cost of a pass, in tokens; `window` is the sliding attention of the model, in
     which padding after a prefix would count as distance.
     """
 
@@ -52,7 +53,7 @@ class BatchLimits:
 class Batch:
     """Rows, by index, that run together. They share their first `prefix` tokens.
 
-    `cuts` are the lengths at which the prefix is kept on the way there, for other batches to go on from.
+    `cuts` are the shorter lengths at which the prefix is kept too, for other batches.
     """
 
     rows: tuple[int, ...]
@@ -70,10 +71,10 @@ def plan(
     cached: Iterable[Sequence[PrefixUnit]] = (),
     recent: Iterable[Sequence[PrefixUnit]] = (),
 ) -> list[Batch]:
-    """Batches of all rows, the dearest first.
+    """Batches of all rows, the most expensive first.
 
-    `cached` are prefixes that cost nothing any more. `recent` are prompts of earlier calls: what a row shares with
-    one of them will be shared again, so its tokens are charged to the future.
+    `cached` are prefixes that are already computed. `recent` are prompts of earlier calls: a prefix that a
+    row shares with one of them will be needed again, so its tokens are not charged to this call.
     """
     if not rows:
         return []
@@ -99,7 +100,7 @@ class _Entry:
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """Rows that begin alike: `cut` tokens of them could be run once."""
+    """Rows with the same beginning: their first `cut` tokens could be run once."""
 
     cut: int
     rows: list[int]
@@ -156,7 +157,7 @@ class _Planner:
         return node
 
     def solve(self, node: _Node, base: int) -> _Offer:
-        """The best for the rows of a node after `base` tokens, with or without a cut of its own."""
+        """The cheapest plan for the rows of a node after `base` tokens, with or without a cut of its own."""
         known = self._solved.get((id(node), base))
         if known is not None:
             return known
@@ -173,7 +174,7 @@ class _Planner:
         return best
 
     def _arrange(self, node: _Node, base: int) -> _Offer:
-        """All rows after the same cut, or the children that gain by it after cuts of their own."""
+        """All rows after the same cut, or the children that are cheaper with cuts of their own."""
         flat = self._pack(node.rows, base)
         pooled, apart = list(node.leaves), _Offer(0, ())
         for child in node.children:
@@ -187,7 +188,9 @@ class _Planner:
         return min(flat, self._pack(pooled, base) + apart, key=lambda offer: offer.cost)
 
     def _pack(self, indices: Sequence[int], prefix: int) -> _Offer:
-        """Rows of one key, the longest first, as long as they fit and padding costs less than another batch."""
+        """Batches of rows with one key, the longest rows first, while they fit and padding costs less than
+        another batch.
+        """
         cost, batches = 0, []
         by_key: dict[Hashable, list[int]] = {}
         for index in indices:
@@ -224,13 +227,15 @@ class _Planner:
         return self._limits.pass_tokens * (1 + steps) + len(rows) * width + steps * at_once
 
     def _weigh(self, batch: Sequence[int]) -> int:
-        """The tokens that a batch holds at its end, padding included."""
+        """The tokens that a batch holds when it ends, padding included."""
         rows = [self._rows[index] for index in batch]
         length = max(self._lengths[index] for index in batch)
         return sum(row.beams for row in rows) * (length + max(row.steps + row.labels for row in rows))
 
     def sort(self, batches: Iterable[Batch]) -> list[Batch]:
-        """The dearest first, as memory then runs out early or not at all; those of one prefix stay together."""
+        """Batches, the most expensive first, so that memory runs out early or not at all; those of one prefix
+        stay together.
+        """
         by_cuts: dict[tuple[int, ...], list[Batch]] = {}
         weights = {batch: self._weigh(batch.rows) for batch in batches}
         for batch in weights:

@@ -1,7 +1,7 @@
-"""The next token of each row from its logits: the likeliest, or drawn by the row's own seed.
+"""The next token of each row from its logits: the most likely one, or one drawn with the row's own seed.
 
-Rows differ in how they choose; each chooses as if it were alone. What the device alone can tell is `pick`; what is
-punished or kept to a grammar goes through `choose`, which knows what each row has said.
+Each row chooses as if it were alone. `pick` runs on the device only; `choose` also handles penalties and
+grammars, which depend on what a row has written.
 """
 
 # transformers is typed in parts only.
@@ -24,7 +24,7 @@ from .running_row import RunningRow
 
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
-    """A token, its log-probability before constraint and temperature, and whether it was computed with numbers."""
+    """A token, its log-probability before constraint and temperature, and whether its logits were finite."""
 
     token: int
     logprob: float
@@ -33,9 +33,9 @@ class ChosenToken:
 
 
 class Draws:
-    """How those of the rows that are sampled draw: the row of the logits of each, its settings and its generator.
+    """How the sampled rows draw: for each the row of its logits, its settings and its generator.
 
-    A token is the one with the highest quotient of probability and exponential noise, as `multinomial` has it.
+    The token with the highest quotient of probability and exponential noise is drawn, as `multinomial` does.
     """
 
     def __init__(self, rows: Sequence[tuple[int, RunningRow]], width: int) -> None:
@@ -53,7 +53,7 @@ class Draws:
         self.noise = torch.empty((len(rows), width), device=device)
 
     def renew(self) -> None:
-        """New random noise for one token."""
+        """Draw new noise for the next token."""
         for own, generator in zip(self.noise, self.generators, strict=True):
             own.exponential_(generator=generator)
 
@@ -87,13 +87,13 @@ class Draws:
 
 
 def list_draws(rows: Sequence[tuple[int, RunningRow]], width: int) -> Draws | None:
-    """Those of the rows, with their places, that are drawn; None where none is."""
+    """The sampled rows with their places; None if there are none."""
     drawn = [(place, row) for place, row in rows if row.generator is not None]
     return Draws(drawn, width) if drawn else None
 
 
 def pick(scores: Tensor, allowed: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor]:
-    """A token for each row, and all that is told of it: its id, its log-probability, whether it is of numbers."""
+    """A token for each row: its id, its log-probability, and whether its logits were finite."""
     # The highest of a row is NaN if any is; logits of -inf are tokens that are banned.
     finite = torch.isfinite(scores.amax(dim=-1))
     tokens = allowed.argmax(dim=-1)
@@ -107,13 +107,13 @@ def pick(scores: Tensor, allowed: Tensor, draws: Draws | None) -> tuple[Tensor, 
 
 
 def ban(logits: Tensor, banned: Tensor | None) -> Tensor:
-    """The logits in full precision, without the tokens that no answer has."""
+    """The logits in full precision, without the tokens that may never be in an answer."""
     scores = logits.to(torch.float32, copy=True)
     return scores if banned is None else scores.index_fill_(-1, banned, -torch.inf)
 
 
 def choose(logits: Tensor, rows: Sequence[RunningRow], banned: Tensor | None) -> list[ChosenToken]:
-    """One token for each row, whose logits are in the same order. Asks the device once."""
+    """One token for each row, whose logits are in the same order. Reads from the device once."""
     scores = logits.to(torch.float32, copy=True)
     for place, row in enumerate(rows):
         processors = _list_penalties(row.work.decoding)
@@ -135,7 +135,7 @@ def choose(logits: Tensor, rows: Sequence[RunningRow], banned: Tensor | None) ->
 
 
 def read_chosen(told: Sequence[Sequence[float]]) -> list[ChosenToken]:
-    """What was told of the tokens of one step, one for each row."""
+    """The tokens of one step with their log-probabilities, one for each row."""
     return [
         ChosenToken(int(token), logprob, bool(is_finite))
         for token, logprob, is_finite in zip(*told, strict=True)
@@ -143,7 +143,7 @@ def read_chosen(told: Sequence[Sequence[float]]) -> list[ChosenToken]:
 
 
 def is_guided(row: RunningRow) -> bool:
-    """Whether what a row may say next depends on what it has said, or more is told of a token than the token."""
+    """Whether the next token of a row depends on what it has written, or its alternatives are wanted."""
     return row.constraint is not None or row.work.likeliest > 0 or bool(_list_penalties(row.work.decoding))
 
 
@@ -154,7 +154,7 @@ def _shape(processors: Sequence[Any], ids: Tensor, scores: Tensor) -> Tensor:
 
 
 def _list_penalties(decoding: Decoding) -> list[Any]:
-    """In the order of `generate`, as all of these."""
+    """The penalties, in the order in which `generate` applies them."""
     made: list[Any] = []
     if decoding.repetition_penalty != 1.0:
         made.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))

@@ -1,6 +1,6 @@
-"""What an answer may say: the one seam between decoding and grammars.
+"""What an answer may say: the interface between decoding and grammars.
 
-Knows no grammar: whoever has one says before each token which may come, and is told which one came.
+Decoding knows no grammar: it asks before each token which tokens are allowed, and tells which one was chosen.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ WORD_BITS = 32
 
 
 class TokenConstraint(Protocol):
-    """The state of one answer. Its calls never overlap, but may come from a thread other than the model's."""
+    """The state of one answer. Calls never overlap, but may come from another thread than the model's."""
 
     def allow(self) -> Tensor | None:
-        """The tokens that may come now, as bits of int32 words, the lowest first; None for all of them.
+        """The tokens that are allowed now, as bits of int32 words, the lowest first; None for all of them.
 
         At least one is allowed: where nothing may follow, a token that ends the answer.
         """
         ...
 
     def accept(self, token: int) -> None:
-        """Take the token that was chosen, also the one that ends the answer."""
+        """Take the chosen token, also one that ends the answer."""
         ...
 
     def copy(self) -> TokenConstraint:
-        """The state as it is now, for another beam that goes on from here."""
+        """A copy of the state, for another beam that continues from here."""
         ...
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing but an end may follow, which then need not be asked for."""
+        """Whether only an end may follow."""
         ...
 
 
@@ -51,7 +51,7 @@ def is_allowed(words: Tensor | None, token: int) -> bool:
 
 
 def hide_others(scores: Tensor, words: Sequence[Tensor | None]) -> Tensor:
-    """The scores of rows by tokens, minus infinity wherever a row's words do not allow a token."""
+    """The scores of rows by tokens, minus infinity where a row does not allow a token."""
     told = {row: own for row, own in enumerate(words) if own is not None}
     if not told:
         return scores
@@ -63,7 +63,7 @@ def hide_others(scores: Tensor, words: Sequence[Tensor | None]) -> Tensor:
 
 
 def _unpack(words: Tensor, size: int, device: torch.device) -> Tensor:
-    """One bool a token, of each row of words; tokens behind the last word are not allowed."""
+    """One bool for each token, from the words of each row; tokens beyond the last word are not allowed."""
     if device.type == "cpu":
         allowed = torch.from_numpy(
             np.unpackbits(words.numpy().view(np.uint8), axis=-1, bitorder="little")

@@ -1,6 +1,7 @@
-"""The gated cross-attention of IDEFICS in a step of decoding: what each slot sees of its image, in buffers that stay.
+"""The gated cross-attention of IDEFICS in a decoding step: keys and values of each slot's image, at fixed
+addresses.
 
-An image is projected to keys and values once, when its row joins; a step reads them and projects nothing.
+An image is projected to keys and values once, when its row joins; a step only reads them.
 """
 
 # torch is typed in parts only.
@@ -20,7 +21,7 @@ from .matrices import Matrix, MatrixKind, normalize
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeenImages:
-    """What some rows see, by cross-attention layer: keys and values; and which of them, if any."""
+    """The keys and values that some rows attend to, by cross-attention layer, and which of them, if any."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     mask: Tensor
@@ -34,7 +35,7 @@ class SeenImages:
 
 
 class CrossLayer:
-    """One layer of it, its matrices as the others'."""
+    """One cross-attention layer, its matrices joined as in the other layers."""
 
     def __init__(self, layer: Any, make: MatrixKind) -> None:
         attention = layer.cross_attn
@@ -50,7 +51,7 @@ class CrossLayer:
 
     @staticmethod
     def list_linears(layer: Any) -> list[list[Any]]:
-        """The matrices that a step multiplies with, those that are one product together."""
+        """The matrices of a step; those in one group are one product."""
         attention, mlp = layer.cross_attn, layer.mlp
         return [[attention.q_proj], [attention.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]]
 
@@ -79,7 +80,7 @@ class CrossLayer:
 
 
 def see_images(layers: Sequence[CrossLayer], images: Mapping[str, Tensor]) -> SeenImages:
-    """What rows see of their images, given as the family has it for their last token."""
+    """What rows attend to of their images, from the family's inputs of their last token."""
     states, is_seen = images["image_hidden_states"], images["image_attention_mask"][:, -1]
     rows, count, patches, width = states.shape
     # As the model lays them out: what it has projected just now is remembered.
@@ -91,7 +92,7 @@ def see_images(layers: Sequence[CrossLayer], images: Mapping[str, Tensor]) -> Se
 
 
 class SlotImages:
-    """What each slot sees."""
+    """The keys and values of images that each slot attends to."""
 
     def __init__(self) -> None:
         self.version = 0
@@ -103,14 +104,14 @@ class SlotImages:
         self._held: SeenImages | None = None
 
     def view(self, slots: int) -> SeenImages | None:
-        """What the first slots see."""
+        """The images of the first slots."""
         if self._held is None:
             return None
         layers = tuple((keys[:slots], values[:slots]) for keys, values in self._held.layers)
         return SeenImages(layers, self._held.mask[:slots], self._held.has_image[:slots])
 
     def join(self, slots: Sequence[int], new: SeenImages, count: int) -> None:
-        """Show these to slots, of which there are so many."""
+        """Give these images to slots, of which there are so many in all."""
         self._make_room(new, count)
         held = self._held
         assert held is not None
@@ -126,7 +127,7 @@ class SlotImages:
                 buffer[places, :, :patches] = value
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Have only these, in this order."""
+        """Keep only these slots, in this order."""
         if not slots:
             self.clear()
         elif self._held is not None:

@@ -1,7 +1,8 @@
-"""Answers written a token at a time, all rows in one pass; a row that ends leaves, and another one joins.
+"""Answers generated a token at a time, all rows in one pass; a row that ends leaves, and another one joins.
 
-A step asks the host nothing: tokens are chosen on the device, and what was chosen is read after some steps. What a row
-wrote behind its end by then is dropped. Knows neither plans nor memory limits. Other rows never change an answer.
+A step reads nothing back to the host: tokens are chosen on the device, and read after several steps. Tokens
+that a row generated after its end are dropped. This module knows neither plans nor memory limits. Other rows
+never change an answer.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _MASKED = ("sdpa", "eager")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """After how many steps at most the tokens are read, and whether numbers of slots are rounded up to a few."""
+    """How many steps run before tokens are read, and whether the number of slots is rounded up."""
 
     steps: int
     rounds_slots: bool
@@ -49,7 +50,7 @@ PACES = {"cpu": Pace(1, False), "cuda": Pace(8, True)}
 
 
 class Decoder:
-    """The rows that are being written."""
+    """The rows that are being generated."""
 
     def __init__(
         self,
@@ -89,7 +90,9 @@ class Decoder:
 
     @torch.inference_mode()
     def admit(self, works: Sequence[Continuation], prefix: Prefix) -> list[RunningRow]:
-        """Begin answers after a prefix that their prompts share. Returns all of them; some may have ended."""
+        """Start answers after a prefix that their prompts share. Returns all of them; some may have ended
+        already.
+        """
         if not self._is_open:
             self._open.enter_context(self._family.remembering(self._model))
             self._is_open = True
@@ -142,7 +145,9 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> list[RunningRow]:
-        """A token for each row, or some where nobody waits for each. Returns those that end with them."""
+        """Generate a token for each row, or several if no listener waits. Returns the rows that end with
+        them.
+        """
         began = time.perf_counter()
         rows = self.rows
         if self._cache.count_slots(2 * len(rows)) <= self._cache.slots:
@@ -176,13 +181,13 @@ class Decoder:
         return [row for row in rows if row.is_ended]
 
     def _count_ahead(self, rows: Sequence[RunningRow]) -> int:
-        """The steps until the tokens are read: those that are heard as they come are read at each."""
+        """The steps until tokens are read: 1 if a listener waits for each token."""
         if any(row.streams for row in rows):
             return 1
         return min(self._pace.steps, max(row.count_left() for row in rows))
 
     def _run_alone(self) -> Tensor:
-        """A step with nothing of the host in it; what is told of its tokens."""
+        """A step without the host; returns the chosen tokens as tensors."""
         if self._draws is not None:
             self._draws.renew()
         if self._step is None:  # What the model's own forward asks of the host is not known.
@@ -211,19 +216,19 @@ class Decoder:
         return logits
 
     def _name_step(self) -> Hashable:
-        """Names the shapes and the addresses of a step."""
+        """The key of a step: its shapes and addresses."""
         versions = (self._cache.version, self._state.version, self._seen.version)
         return id(self), tuple(self._state.mask.shape), versions, self._draws
 
     def evict(self, row: RunningRow) -> None:
-        """Let go of a row that has not ended, and of what memory that leaves."""
+        """Remove a row that has not ended, and free its memory."""
         (slot,) = (slot for slot, other in self._rows.items() if other is row)
         self._leave(slot)
         self._cache.trim()
         self._rest()
 
     def close(self) -> None:
-        """Let go of all rows."""
+        """Remove all rows."""
         for slot in list(self._rows):
             self._leave(slot)
         self._rest()
@@ -256,7 +261,7 @@ class Decoder:
         self._broken.discard(slot)
 
     def _rest(self) -> None:
-        """Hold nothing while there are no rows."""
+        """Free the buffers while there are no rows."""
         if not self._rows:
             self._shrink()
             self._graphs.clear()
@@ -279,7 +284,7 @@ class Decoder:
             self._resume()
 
     def _resume(self) -> None:
-        """Have the device know what each row goes on with."""
+        """Tell the device the last token of each row."""
         self._write_tokens()
         self._list_draws()
 
@@ -290,7 +295,7 @@ class Decoder:
         self._draws = list_draws(list(self._rows.items()), self._width)
 
     def _join_images(self, slots: Sequence[int], places: Sequence[int], given: Mapping[str, Any]) -> None:
-        """What the last tokens see, beside what those of other rows see."""
+        """The images of the rows that join, beside those of the others."""
         given = to_model(self._model, given)
         seen = None if self._step is None else self._step.see(given)
         if seen is not None:
@@ -317,7 +322,7 @@ class Decoder:
         return (self._state.mask[:, 0, 0] == 0).long()
 
     def _keep_answer(self, slot: int, row: RunningRow) -> None:
-        """Keep what was computed for an answer that prompts will go on from; its last token was never run."""
+        """Keep the keys and values of an answer, for prompts that repeat it. Its last token was never run."""
         asked = self._family.list_units(row.work.encoded)
         prompt = len(row.work.encoded.ids)
         run = min(self._cache.count_tokens(slot) - prompt, len(row.ids))

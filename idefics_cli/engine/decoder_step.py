@@ -1,7 +1,9 @@
-"""One token for each row straight from a decoder's weights: few and large operators instead of the model's own forward.
+"""One token for each row straight from a decoder's weights: few, large operators instead of the model's own
+forward.
 
-Queries, keys and values are one product, gate and up another; positions are rotated from a table. What is not laid out
-like LLaMA, is spread over devices, or is quantized in a way that has no product here, is left to the model.
+Queries, keys and values are one product, gate and up projections another; rotary positions come from a table.
+A model that is not laid out like LLaMA, is spread over devices, or is quantized without a fast product here
+is run by its own forward.
 """
 
 # torch is typed in parts only.
@@ -42,7 +44,7 @@ class _Layer:
 
 
 class DecoderStep:
-    """The text model of one checkpoint, its matrices joined in place: the model's own are views of them."""
+    """The text model of one checkpoint, with joined matrices: the model's own become views of them."""
 
     def __init__(self, model: Any, text: Any, config: Any) -> None:
         self._model = model
@@ -69,7 +71,7 @@ class DecoderStep:
 
     @classmethod
     def open(cls, model: Any, family: Family) -> DecoderStep | None:
-        """None where the model has to be run as it is."""
+        """The step of a model; None if only its own forward can run it."""
         text = getattr(model.model, "text_model", model.model)
         inner = getattr(text, "language_model", None)
         if inner is not None and inner.config.model_type in PLAIN_TEXTS:
@@ -96,7 +98,7 @@ class DecoderStep:
         return cls(model, text, config)
 
     def see(self, images: Mapping[str, Tensor]) -> SeenImages | None:
-        """What rows see of images by cross-attention, None where the images are among the tokens."""
+        """What rows attend to by cross-attention; None if images are among the tokens."""
         return see_images(self._cross_layers, images) if self._cross_layers else None
 
     def rotate(self, positions: Tensor) -> Buffers:
@@ -140,7 +142,7 @@ class DecoderStep:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a layer has the parts of LLaMA's and no others, and there is a product for each."""
+    """Whether a layer has the parts of LLaMA's and no others, and each has a product here."""
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
     names = ("q_proj", "k_proj", "v_proj", "o_proj")
     are_there = all(hasattr(attention, name) for name in names)

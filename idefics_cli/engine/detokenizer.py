@@ -1,6 +1,7 @@
-"""From generated ids to text: the words themselves, cut at stop strings, also while they are still coming.
+"""From generated ids to text: cut at stop strings, also while the text is still being generated.
 
-Knows no model. A text is decoded together with the end of its prompt, as some tokenizers drop a leading space.
+Knows no model. A text is decoded together with the end of its prompt, as some tokenizers drop a leading
+space.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class AnswerText:
         return self._find_stop(text) < len(text)
 
     def read_settled(self, new_ids: Sequence[int]) -> str:
-        """The part of the text that no later token can change: no half characters, no beginnings of stop strings."""
+        """The part of the text that no later token can change: no half characters, no beginning of a stop
+        string.
+        """
         settled = len(new_ids)
         while settled and self._family.is_byte(new_ids[settled - 1]):
             settled -= 1
@@ -48,7 +51,7 @@ class AnswerText:
         return text
 
     def _decode(self, new_ids: Sequence[int]) -> str:
-        """The text of the ids behind thoughts; nothing while these last."""
+        """The text of the ids after any thoughts; "" while thinking."""
         if self._thoughts is None:
             return self._read(new_ids)
         begin, end = self._thoughts
@@ -67,20 +70,20 @@ class AnswerText:
         return self._family.decode(new_ids)
 
     def _find_stop(self, text: str) -> int:
-        """Where the first stop string begins. Line breaks ahead of any word end no line, so they stop nothing."""
+        """Where the first stop string begins. A line break before the first word does not count."""
         begin = len(text) - len(text.lstrip())
         places = [place for one in self._stop if (place := text.find(one, 0 if one.strip() else begin)) >= 0]
         return min(places, default=len(text))
 
 
 def _is_open(ids: Sequence[int], begin: int, end: int) -> bool:
-    """Whether a prompt ends within thoughts."""
+    """Whether a prompt ends inside a thought."""
     mark = next((index for index in reversed(ids) if index in (begin, end)), None)
     return mark == begin
 
 
 class TextStream:
-    """Hands a text on to its listener while its ids come; what it gave adds up to the answer."""
+    """Gives a text to its listener while its ids are generated; the pieces add up to the answer."""
 
     def __init__(self, answer: AnswerText, listener: Listener, stop_ids: Iterable[int]) -> None:
         self._answer = answer
@@ -96,7 +99,7 @@ class TextStream:
         return self._listener.is_cancelled()
 
     def take(self, ids: Sequence[int]) -> None:
-        """All ids of the answer so far; what follows the one that ended it is padding."""
+        """All ids of the answer so far; ids after the one that ended it are padding."""
         end = next((place for place, index in enumerate(ids) if index in self._stop_ids), len(ids))
         self._give(self._answer.read_settled(ids[:end]))
 

@@ -1,6 +1,7 @@
-"""The one way to the model: plans which requests run together, runs them, remembers what others can use.
+"""The only way to the model: plans which requests run together, runs them, and keeps what others can reuse.
 
-Knows requests only as encoded prompts with a decoding or labels. Nothing it shares, keeps or packs shows in an answer.
+A request here is an encoded prompt with a decoding or labels. Sharing, caching and packing never change an
+answer.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ RECENT_PROMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A generation, or the scores of labels in their order, and the tokens that were taken from a prefix."""
+    """A generation, or the scores of labels in their order, and how many tokens came from a prefix."""
 
     generation: Generation | None
     scores: tuple[float, ...]
@@ -60,7 +61,7 @@ class Outcome:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the model computed numbers."""
+        """Whether the model computed finite numbers."""
         is_finite = self.generation is None or self.generation.is_finite
         return is_finite and all(map(math.isfinite, self.scores))
 
@@ -118,7 +119,7 @@ class Engine:
         *,
         row_tokens: int = ROW_TOKENS,
     ) -> list[Outcome]:
-        """Answer the works of one batch, in order. They go on from the prefix with these cuts."""
+        """Answer the requests of one batch, in order. They continue from the prefix with these cuts."""
         if (family := self._marked) is None:
             return self._run_whole(works)
         with nullcontext() if self.joins(works[0]) else family.remembering(self._model):
@@ -152,12 +153,14 @@ class Engine:
             return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 
     def free(self) -> None:
-        """Forget everything that could be computed again."""
+        """Drop everything that can be computed again."""
         self._store.clear()
         self._graphs.clear()
 
     def measure(self) -> dict[str, int]:
-        """How often features of images and prefixes were there already (hits) or not (misses), and what they hold."""
+        """How often features of images and prefixes were found (hits) or not (misses), and the bytes that
+        they hold.
+        """
         counts = {"cache_bytes": self._store.used_bytes, "device_bytes": 0}
         if self._model.device.type == "cuda":
             counts["device_bytes"] = torch.cuda.memory_allocated(self._model.device)
@@ -169,7 +172,7 @@ class Engine:
         self._store.shrink(cache_bytes)
 
     def open_decoder(self) -> Decoder:
-        """Where rows of a family that `has_slots` are written."""
+        """The decoder of a family that `has_slots`."""
         assert self._marked is not None
         return Decoder(
             self._model, self._marked, self._features, self._prefixes, self._step, self._graphs, self._pace
@@ -177,7 +180,7 @@ class Engine:
 
     @torch.inference_mode()
     def open_prefix(self, work: Work, cuts: Sequence[int]) -> Prefix:
-        """What the prompt of a work begins with, up to the last cut."""
+        """The shared prefix of a prompt, up to the last cut."""
         assert self._marked is not None
         return self._prefixes.compute(work.encoded, self._marked.list_units(work.encoded), cuts)
 
@@ -186,12 +189,12 @@ class Engine:
         return self._marked is not None and self._marked.has_slots
 
     def count_room(self, running: Sequence[Work], work: Work, rows: int) -> int:
-        """How many rows like this one may join those that are running, where there may be so many at most."""
+        """How many rows like this one may join the running ones, at most the given number."""
         reach = max(len(one.encoded.ids) + _count_new_tokens(one) for one in (*running, work))
         return max(0, min(rows, self._batch_tokens // reach) - len(running))
 
     def joins(self, work: Work) -> bool:
-        """Whether a work is written in a slot, beside any others: beams and labels are run in batches of their own."""
+        """Whether a request is generated in a slot beside others; beams and labels have batches of their own."""
         return (
             isinstance(work, Continuation)
             and self.has_slots
@@ -200,7 +203,7 @@ class Engine:
         )
 
     def _write(self, works: Sequence[Continuation], prefix: Prefix) -> list[Generation]:
-        """Rows that begin together, to the end of the longest."""
+        """Generate for rows with the same prefix until the longest ends."""
         decoder = self.open_decoder()
         try:
             rows = decoder.admit(works, prefix)
@@ -266,7 +269,7 @@ class Engine:
         return PlannedRow(units, key, steps=work.decoding.max_new_tokens, beams=work.decoding.num_beams)
 
     def _run_whole(self, works: Sequence[Work]) -> list[Outcome]:
-        """A family that is not to be taken apart: whole prompts."""
+        """Whole prompts, for a family that does not share prefixes."""
         first = works[0]
         if isinstance(first, Ranking):
             scores = [self._whole.rank(work) for work in works if isinstance(work, Ranking)]
@@ -286,7 +289,7 @@ def _count_new_tokens(work: Work) -> int:
 
 
 def _count_token_bytes(model: Any, family: Family) -> int:
-    """About what a token of a batch holds: its keys and values, twice while they grow, and its activations."""
+    """About how many bytes a token of a batch needs: keys and values, twice while they grow, and activations."""
     kept = 0
     layers = (
         family.text_config.per_layer_config or [family.text_config] * family.text_config.num_hidden_layers

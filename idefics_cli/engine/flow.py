@@ -1,7 +1,6 @@
-"""Works come as there is room for them and leave as they end: the order of both is decided here, and what to do where
-memory runs short or a pass fails.
+"""The order in which requests start and leave, and what happens when memory runs short or a pass fails.
 
-A row that ends makes room at once; the next ones join when there are enough of them to be worth a pass.
+A row that ends makes room at once. The next rows join when there are enough of them to be worth a pass.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Take = Callable[[int, bool], Sequence[Work] | None]
 
 @dataclass(slots=True, eq=False)
 class _Planned:
-    """Works that go on from one prefix, the longest first; the prefix once it is there."""
+    """Requests that continue from one prefix, the longest first, and the prefix once it is computed."""
 
     works: list[Work]
     cuts: tuple[int, ...]
@@ -44,7 +43,7 @@ class _Planned:
 
 
 class Flow:
-    """The works of one run, at most `rows` of them written at a time; more and more as they fit, if it `grows`."""
+    """The requests of one run, at most `rows` of them at a time; if it `grows`, more as long as they fit."""
 
     def __init__(self, engine: Engine, take: Take, rows: int, *, grows: bool = False) -> None:
         self._engine = engine
@@ -59,7 +58,7 @@ class Flow:
         self._is_last = False
 
     def run(self) -> Generator[tuple[Work, Done | ItemError] | None]:
-        """Each work as it ends, or why it alone cannot be answered; None where it waited and there was nothing."""
+        """Each request when it ends, or its failure; None when it waited and there was nothing."""
         try:
             while not self._is_done():
                 if self._planned and self._has_room():
@@ -86,7 +85,7 @@ class Flow:
         return [] if self._decoder is None else self._decoder.rows
 
     def _fill(self) -> None:
-        """Take what there is when less than a batch waits, and plan all that waits anew."""
+        """Take the requests that wait, if fewer than a batch are planned, and plan all of them again."""
         waiting = [work for planned in self._planned for work in planned.works]
         if self._is_last or len(waiting) >= self._rows:
             return
@@ -115,7 +114,7 @@ class Flow:
         return free >= min(waiting, max(1, self._rows // JOIN_SHARE))
 
     def _join(self, planned: _Planned) -> Iterator[tuple[Work, Done | ItemError]]:
-        """As many works of one prefix as there is room for."""
+        """Start as many requests of one prefix as there is room for."""
         assert self._decoder is not None
         running = [row.work for row in self._running]
         room = max(1, self._engine.count_room(running, planned.works[0], self._rows))
@@ -142,17 +141,17 @@ class Flow:
         yield from self._finish(row for row in rows if row.is_ended)
 
     def _grow(self) -> None:
-        """More rows, once all that there may be have fitted; where others did not, only after a while."""
+        """Allow more rows after the largest number fitted; after a failure, only some time later."""
         self._full_joins += len(self._running) >= self._rows
         if self._full_joins >= self._patience:
             self._rows, self._full_joins = min(self._most, 2 * self._rows), 0
 
     def _fail(self, rows: int) -> None:
-        """Fewer rows, as so many did not fit."""
+        """Allow fewer rows, as this number did not fit."""
         self._rows, self._full_joins, self._patience = rows, 0, PATIENCE
 
     def _make_do(self, planned: _Planned, count: int) -> Iterator[tuple[Work, Done | ItemError]]:
-        """Less at a time, where so many works did not fit beside those that are running."""
+        """Try with fewer requests at a time, as these did not fit beside the running ones."""
         planned.prefix = None
         running = len(self._running)
         if count > 1:
@@ -202,7 +201,7 @@ class Flow:
         self._fail(len(self._running))
 
     def _drop(self, planned: _Planned, count: int) -> None:
-        """Let go of the first works of the first batch."""
+        """Remove the first requests of the first batch."""
         del planned.works[:count]
         if not planned.works:
             self._planned.popleft()
@@ -218,14 +217,14 @@ class Flow:
 
 
 class _Fault(Enum):
-    """Why a pass came to nothing."""
+    """Why a pass failed."""
 
     MEMORY = auto()
     OTHER = auto()
 
 
 class _Attempt:
-    """A pass that may come to nothing. Memory is free after it, as no traceback holds what did not fit."""
+    """A pass that may fail. Its memory is free afterwards, as no traceback keeps the tensors."""
 
     def __init__(self) -> None:
         self.fault: _Fault | None = None

@@ -1,6 +1,6 @@
 """Batched generation: model inputs and one `Decoding` in, texts out.
 
-The generation config is made afresh from the `Decoding`, so nothing a checkpoint prefers can change an answer.
+The generation config is made from the `Decoding` alone, so no default of a checkpoint can change an answer.
 """
 
 # transformers is typed in parts only.
@@ -25,11 +25,11 @@ from .processors import ChosenNotes, Finite, HeardRows, KeptBeams, Likeliest, Ov
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One generated text; `new_tokens` counts the token that ended it, which is not among `ids`.
+    """One generated text; `new_tokens` counts the token that ended it, which is not in `ids`.
 
-    One that is not `is_finite` was computed with what is no number, and is no answer. `logprobs` are of the new tokens,
-    the one that ended it included, as the model gives them without a constraint or a temperature; beams have none. So
-    are the `likeliest` tokens at each place, where they are asked for.
+    If not `is_finite`, its logits had NaN or infinity, and it is no answer. `logprobs` are of the new tokens,
+    the one that ended it included, before constraint and temperature; beams have none. The same holds for the
+    `likeliest` tokens at each place, if they were asked for.
     """
 
     text: str
@@ -47,10 +47,10 @@ def is_sampled(decoding: Decoding) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Continuation:
-    """A prompt to be continued, who listens, and what the answer may say.
+    """A prompt to continue, its listener, and its constraint.
 
-    One that has `cache_answer` leaves its keys and values for prompts that repeat its answer. Constrained beams are not
-    drawn: where there are fewer ways than beams, there is nothing to draw from.
+    With `cache_answer`, keys and values are kept for prompts that repeat the answer. Constrained beams are
+    not sampled: there may be fewer ways than beams.
     """
 
     encoded: Encoded
@@ -63,9 +63,9 @@ class Continuation:
 
 
 def batch_key(continuation: Continuation) -> Hashable:
-    """What prompts must agree in to be decoded together without a trace in their answers.
+    """What prompts must agree in to be decoded together without changing an answer.
 
-    A sampled row draws from a generator of its own; what punishes repetition would also count the padding.
+    A sampled row has a generator of its own; a repetition penalty would also count the padding.
     """
     decoding = continuation.decoding
     if is_sampled(decoding) or continuation.constrain is not None:
@@ -85,9 +85,10 @@ def generate(
     constrain: MakeConstraint | None = None,
     likeliest: int = 0,
 ) -> list[Generation]:
-    """Continue each prompt from its model inputs. Each row may have a listener, which gets its text or ends it.
+    """Continue each prompt from its model inputs. A row may have a listener, which gets its text and can end
+    it.
 
-    What is constrained is a single row.
+    A constrained prompt is a batch of one row.
     """
     assert constrain is None or len(rows) == 1, "one row"
     width = inputs["input_ids"].shape[1]

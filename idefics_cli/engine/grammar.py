@@ -1,7 +1,7 @@
-"""Grammars over a checkpoint's tokens: what an answer of a format may say next.
+"""Grammars over a checkpoint's tokens: which token may come next in an answer of a format.
 
-llguidance computes the masks (https://github.com/guidance-ai/llguidance), in a thread while the model runs. Its own
-torch kernels are left alone: they would need a C++ compiler.
+llguidance computes the masks (https://github.com/guidance-ai/llguidance), in a thread while the model runs.
+Its torch kernels are not used: they would need a C++ compiler.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .constraint import MakeConstraint
 
 
 class Grammars:
-    """The formats that answers of one checkpoint have."""
+    """The formats of answers, compiled for one checkpoint's tokenizer."""
 
     def __init__(self, family: Family) -> None:
         self._family = family
@@ -32,12 +32,12 @@ class Grammars:
         self._parse = lru_cache(maxsize=64)(self._parse_grammar)
 
     def constrain(self, answer_format: AnswerFormat) -> MakeConstraint:
-        """What begins an answer of a format. Raises BadItem for one that this tokenizer cannot write."""
+        """The initial state of an answer of a format. Raises BadItem if this tokenizer cannot write it."""
         matcher = self._parse(answer_format)
         return lambda: GrammarConstraint(matcher.deep_copy())
 
     def list_forced(self, answer_format: AnswerFormat, ids: Sequence[int]) -> list[bool]:
-        """Which ids of an answer its format leaves no choice about, those after its end included."""
+        """For each id of an answer, whether its format allowed no other; ids after its end count too."""
         matcher = self._parse(answer_format).deep_copy()
         forced: list[bool] = []
         while len(forced) < len(ids) and not matcher.is_stopped():
@@ -69,9 +69,9 @@ class Grammars:
 
 
 class GrammarConstraint:
-    """How far one answer is in its grammar. What may come next is worked out at once, not when it is asked for.
+    """The state of one answer in its grammar. The next mask is computed at once, before it is asked for.
 
-    The matcher is not used until that is done: only one thread may use it at a time.
+    The matcher is not used until that is done, as only one thread may use it at a time.
     """
 
     def __init__(self, matcher: Any) -> None:
@@ -100,5 +100,5 @@ class GrammarConstraint:
 
 @cache
 def _open_pool() -> ThreadPoolExecutor:
-    """The thread that works out masks for all answers: it does not hold the interpreter while it does."""
+    """The thread that computes the masks of all answers; it releases the GIL meanwhile."""
     return ThreadPoolExecutor(1, thread_name_prefix="masks")

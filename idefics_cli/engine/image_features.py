@@ -1,4 +1,4 @@
-"""Each distinct image through the vision tower once: its features by digest, in a memory bounded in bytes."""
+"""Runs each distinct image through the vision tower once; keeps features by digest, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..models.memory.estimate import TILES_AT_ONCE
 
 
 class Features:
-    """What a family's text sees of its images. One processor and its settings make all images of a family."""
+    """The image features that a family's text attends to. One processor with fixed settings made all images."""
 
     def __init__(self, model: Any, family: PlaceholderFamily, store: LRUCache[Any, Any]) -> None:
         self._model = model
@@ -23,7 +23,7 @@ class Features:
         self.hits = self.misses = 0
 
     def gather(self, token_ranges: Iterable[TokenRange]) -> dict[str, Tensor]:
-        """The features that the tokens of these stretches see, by digest; those not yet known are made together."""
+        """The features of these image tokens, by digest; missing ones are computed together."""
         found: dict[str, Tensor] = {}
         missing: dict[str, Pixels] = {}
         for token_range in token_ranges:

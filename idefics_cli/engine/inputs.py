@@ -33,7 +33,7 @@ def count_positions(mask: Tensor) -> Tensor:
 
 
 def place_rows(family: PlaceholderFamily, rows: Sequence[Encoded], prefix: int, mask: Tensor) -> Tensor:
-    """The position of each token of rows that are laid out: rows by tokens, or dimensions by both."""
+    """The position of each token of rows after layout: rows by tokens, or dimensions by rows by tokens."""
     placed = [family.place_tokens(row) for row in rows]
     if placed[0] is None:
         return count_positions(mask)
@@ -48,7 +48,7 @@ def place_rows(family: PlaceholderFamily, rows: Sequence[Encoded], prefix: int, 
 
 
 def to_model(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors on the model's device, numbers in its precision; other inputs as they are."""
+    """Tensors on the model's device, floating-point ones in its precision."""
     return {name: _to_model(model, value) for name, value in inputs.items()}
 
 

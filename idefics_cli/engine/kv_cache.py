@@ -1,6 +1,7 @@
-"""A key-value cache with room to grow: a step of decoding writes its token and copies nothing else.
+"""A key-value cache with room to grow: a decoding step writes its token and copies nothing else.
 
-The cache of transformers is copied whole for every token, which with long shared prefixes costs as much as the model.
+The cache of transformers is copied whole for every token, which costs as much as the model when a shared
+prefix is long.
 """
 
 # transformers is typed in parts only.
@@ -18,7 +19,7 @@ ROOM_TOKENS = 64
 
 
 class GrowableLayer(DynamicLayer):
-    """Keys and values are the beginning of longer buffers. Never a sliding layer: masks see to windows."""
+    """Keys and values at the beginning of longer buffers. Never a sliding layer: masks implement windows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class GrowableLayer(DynamicLayer):
         return self.keys, self.values
 
     def _own(self, start: int, stop: int, *states: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers that begin with what is held and have room up to `stop`. Beams, for one, leave others behind."""
+        """Make own buffers with the present content and room up to `stop`, as beams replace the tensors."""
         held = (self.keys, self.values)
         if self._buffers is not None and self._buffers[0].shape[-2] >= stop:
             is_same = [
@@ -70,18 +71,18 @@ class GrowableLayer(DynamicLayer):
 
 
 def list_layers(cache: Cache) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The keys and values of each layer, as they are."""
+    """The keys and values of each layer, without copying."""
     layers: list[Any] = list(cache.layers)
     return tuple((layer.keys, layer.values) for layer in layers)
 
 
 def read_cache(cache: Cache) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Copies of the keys and values of each layer, without the room behind them."""
+    """Copies of the keys and values of each layer, without the spare room."""
     return tuple((keys.clone(), values.clone()) for keys, values in list_layers(cache))
 
 
 def open_cache(layers: Iterable[tuple[Tensor, Tensor]] = (), rows: int = 1) -> Cache:
-    """A cache of so many rows that all begin with these keys and values of one row."""
+    """A cache of some number of rows that all begin with these keys and values of one row."""
     begun: list[Any] = [
         GrowableLayer.over(
             keys.expand(rows, *keys.shape[1:]),

@@ -1,7 +1,7 @@
 """Ranking labels by likelihood: the log-probability of each label's tokens and its terminator, summed.
 
-All labels of a prompt are run in one row after it, each seeing the prompt and itself only; how they are packed never
-shows in a score. Equal labels get equal scores.
+All labels of a prompt run in one row after it. Each attends to the prompt and itself only, so packing never
+changes a score. Equal labels get equal scores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SLICE = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """A prompt up to where its labels differ from it, what follows for each label, and the whole rows."""
+    """A prompt up to where its labels begin, the tokens of each label, and the whole rows."""
 
     encoded: Encoded
     labels: Labels
@@ -43,7 +43,7 @@ class Ranking:
 
 
 def split_labels(prompt: Encoded, rows: Sequence[Encoded]) -> Ranking:
-    """The prompt and its labels, cut where the rows part: ids may merge across the end of the prompt."""
+    """The prompt and its labels, cut where the rows differ: ids may merge across the end of the prompt."""
     start = _count_common(prompt.ids, min(row.ids for row in rows), max(row.ids for row in rows))
     begun = Encoded(prompt.ids[:start], prompt.spans, prompt.pixels)
     assert start > 0, "a prompt without a token cannot be ranked"
@@ -111,7 +111,9 @@ def score_packed(
 
 
 def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float]]:
-    """The log-probability of each edge of a row, for each prompt. `last` tells of the prompts' own last tokens."""
+    """The log-probability of each edge of a row, for each prompt. `last` are the logits of the prompts' last
+    tokens.
+    """
     places = torch.tensor([place for place, _ in row.edges], device=logits.device)
     tokens = torch.tensor([token for _, token in row.edges], device=logits.device)
     found = torch.empty(len(last), len(row.edges), device=logits.device)
@@ -135,7 +137,7 @@ def _show(
     row: PackedRow,
     queries: int,
 ) -> tuple[Tensor, Tensor]:
-    """What each of the last `queries` tokens may see, and the count of tokens up to each.
+    """Whether each of the last `queries` tokens sees each token, and each token's position.
 
     The labels stand after the prompts.
     """
@@ -153,7 +155,9 @@ def _show(
 
 @lru_cache(maxsize=32)
 def _show_ancestors(row: PackedRow) -> Tensor:
-    """Which tokens of a row are above which, each being above itself. The same labels come with every image."""
+    """Which tokens of a row are ancestors of which; a token is its own ancestor. Cached, as labels repeat
+    with every image.
+    """
     above = torch.eye(len(row.tokens), dtype=torch.bool)
     for place, parent in enumerate(row.parents):
         if parent != PROMPT:
@@ -163,7 +167,7 @@ def _show_ancestors(row: PackedRow) -> Tensor:
 
 @contextmanager
 def _dense_attention(model: Any) -> Iterator[None]:
-    """Flash attention takes no masks of this kind."""
+    """Use dense attention meanwhile: flash attention takes no such masks."""
     own = model.config._attn_implementation
     if own in ("sdpa", "eager"):
         yield

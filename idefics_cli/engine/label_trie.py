@@ -1,6 +1,6 @@
-"""Labels as a tree of tokens, packed into rows: labels that begin alike share tokens, and no last token is run.
+"""Labels as a tree of tokens, packed into rows: equal beginnings are run once, and last tokens are not run.
 
-Pure: what a row's tokens may see and which likelihoods make up which label; no model.
+No model: only which tokens see which, and which log-probabilities make up which label.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ PROMPT = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedRow:
-    """Tokens to run in one go after a prompt. A token sees the prompt, its ancestors and itself.
+    """Tokens that run in one pass after a prompt. A token sees the prompt, its ancestors and itself.
 
-    `parents` are places in this row, `edges` the likelihoods wanted: of a token after a place.
+    `parents` are places in this row; `edges` are the log-probabilities wanted, each of a token after a place.
     """
 
     tokens: tuple[int, ...]
@@ -31,7 +31,7 @@ class PackedRow:
 
 @lru_cache(maxsize=16)
 def pack(labels: Labels, limit: int) -> tuple[PackedRow, ...]:
-    """Rows of at most so many tokens, save where one label alone has more. Equal labels share everything."""
+    """Rows of at most so many tokens, unless one label alone has more. Equal labels share everything."""
     assert all(labels), "a label without a token cannot be ranked"
     rows: list[PackedRow] = []
     builder = _Builder()
@@ -51,7 +51,7 @@ class _Builder:
         self._edges: dict[tuple[int, int], int] = {}
 
     def count_with(self, label: Sequence[int]) -> int:
-        """The tokens of the row if the label were in it."""
+        """The number of tokens in the row if the label were added."""
         known = max(size for size in range(len(label)) if tuple(label[:size]) in self._places)
         return len(self._places) - 1 + len(label) - 1 - known
 

@@ -15,9 +15,9 @@ def _never() -> bool:
 
 @dataclass(slots=True, eq=False)
 class Listener:
-    """The one who waits for one answer. `is_cancelled` is asked at every token; when it says so, the answer ends there.
+    """Receives one answer. `is_cancelled` is asked at every token; if it returns True, the answer ends there.
 
-    Beams have no answer before their search is over, so they are neither heard nor ended before.
+    Beams have no text until their search ends, so until then they send nothing and cannot be cancelled.
     """
 
     on_text: Callable[[str], None] | None = None

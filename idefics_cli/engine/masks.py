@@ -1,6 +1,6 @@
-"""What each token of a batch may see, drawn by us where one mask of ones and zeros cannot say it.
+"""Attention masks of batches that one mask of ones and zeros cannot express.
 
-Layers may look at all tokens or at a window of them, and the tokens of one image may see one another.
+Layers may see all tokens or a window of them, and the tokens of one image may see one another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Mask = Tensor | dict[str, Tensor]
 
 
 def list_windows(family: Family) -> Mapping[str, int | None]:
-    """How far the layers look back, by their kind; all alike are of one kind, whose name is empty."""
+    """The window of each kind of layer; if all are alike, the only kind has an empty name."""
     window: int | None = getattr(family.text_config, "sliding_window", None)
     kinds = set(getattr(family.text_config, "layer_types", None) or ())
     return {FULL: None, SLIDING: window} if {FULL, SLIDING} <= kinds else {"": window}
@@ -30,9 +30,9 @@ def list_windows(family: Family) -> Mapping[str, int | None]:
 def mask_prompts(
     model: Any, family: PlaceholderFamily, prompts: Sequence[Encoded], prefix: int, mask: Tensor, queries: int
 ) -> Mask:
-    """What the last `queries` columns of prompts see that are laid out behind a prefix.
+    """The mask of the last `queries` columns of prompts that are laid out after a prefix.
 
-    The mask of ones and zeros itself where the model draws the rest as it should be.
+    It is the mask of ones and zeros itself if the model derives the rest correctly.
     """
     if not family.sees_ahead:
         return mask
@@ -43,7 +43,7 @@ def mask_prompts(
 def show_prompts(
     family: PlaceholderFamily, prompts: Sequence[Encoded], prefix: int, mask: Tensor, queries: int
 ) -> Tensor:
-    """Whether each of the last `queries` columns sees each column, whatever the window: what is before it."""
+    """Whether each of the last `queries` columns sees each column, ignoring windows."""
     order = torch.arange(mask.shape[1], device=mask.device)
     visible = (order <= order[-queries:, None]) & mask[:, None].bool()
     if family.sees_ahead:
@@ -55,7 +55,7 @@ def show_prompts(
 
 
 def finish(family: Family, visible: Tensor, order: Tensor, dtype: torch.dtype) -> Mask:
-    """What is added to attention, for each kind of layers. `order` counts the tokens of each row."""
+    """The additive mask for each kind of layer. `order` counts the tokens of each row."""
     masks = {
         kind: _to_additive(_limit(visible, order, window), dtype)
         for kind, window in list_windows(family).items()
@@ -75,7 +75,7 @@ def _to_additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _number_images(family: PlaceholderFamily, encoded: Encoded, prefix: int, width: int) -> Tensor:
-    """The number of the image, or piece of one, in each column of a row; -1 for all else."""
+    """The number of the image, or piece of one, in each column of a row; -1 elsewhere."""
     numbers: list[int] = []
     for count, (is_image, run) in enumerate(groupby(index == family.image_id for index in encoded.ids)):
         numbers += [count if is_image else -1] * len(list(run))

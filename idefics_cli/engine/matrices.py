@@ -1,7 +1,8 @@
-"""The matrices of a step of decoding, each as a product of few rows is fastest: joined, and laid out for the CPU.
+"""The matrices of a decoding step, in the form whose product with few rows is fastest: joined, and laid out
+for the CPU.
 
-A CPU with memory to spare keeps the matrices a second time, laid out for its own kernels. Those of eight bits stay as
-they are: a product of few rows reads half the bytes.
+A CPU with enough memory keeps a second copy in the layout of its own kernels. Matrices of eight bits stay as
+they are: a product with few rows reads half the bytes.
 """
 
 # torch is typed in parts only.
@@ -37,17 +38,17 @@ def normalize(hidden: Tensor, norm: Any) -> Tensor:
 
 
 def is_plain(linears: Sequence[Any]) -> bool:
-    """Whether these are matrices as they are trained, and nothing else."""
+    """Whether these are unquantized matrices without hooks or adapters."""
     return all(type(one) is torch.nn.Linear and one.bias is None for one in linears)
 
 
 def can_join(linears: Sequence[Any]) -> bool:
-    """Whether these can be one product here."""
+    """Whether these can be one product."""
     return is_plain(linears) or all(map(_is_int8, linears)) or all(map(_is_four_bit, linears))
 
 
 def choose_kind(parts: Sequence[Sequence[Any]]) -> MatrixKind:
-    """How to multiply with all of these, those of one part being one product."""
+    """How to multiply with all of these; the matrices of one group become one product."""
     whole = [linear.weight for part in parts if is_plain(part) for linear in part]
     packs = bool(whole) and _can_pack(whole[0], sum(weight.nbytes for weight in whole))
 
@@ -60,7 +61,7 @@ def choose_kind(parts: Sequence[Sequence[Any]]) -> MatrixKind:
 
 
 def _is_int8(linear: Any) -> bool:
-    """Whether Quanto holds it in eight bits by row, where there is a product for that: a CPU's, with bfloat16."""
+    """Whether Quanto holds it in eight bits by row and this CPU has a product for that, with bfloat16."""
     weight = getattr(linear, "weight", None)
     data, scale = getattr(weight, "_data", None), getattr(weight, "_scale", None)
     if not isinstance(data, Tensor) or not isinstance(scale, Tensor) or linear.bias is not None:
@@ -70,13 +71,13 @@ def _is_int8(linear: Any) -> bool:
 
 
 def _is_four_bit(linear: Any) -> bool:
-    """Whether bitsandbytes holds it in four bits on a CPU, whose product of one row is twice as fast as a whole one."""
+    """Whether bitsandbytes holds it in four bits on a CPU, where the product of one row is twice as fast."""
     is_one = type(linear).__module__.startswith("bitsandbytes.") and type(linear).__name__ == "Linear4bit"
     return is_one and linear.bias is None and linear.weight.device.type == "cpu"
 
 
 def _join_results(parts: Sequence[Any]) -> Matrix:
-    """Each multiplied as its library does."""
+    """Multiply each as its library does and join the results."""
 
     def multiply(hidden: Tensor) -> Tensor:
         return torch.cat([part(hidden) for part in parts], dim=-1) if len(parts) > 1 else parts[0](hidden)
@@ -85,7 +86,7 @@ def _join_results(parts: Sequence[Any]) -> Matrix:
 
 
 def _join_int8(parts: Sequence[Any]) -> Matrix:
-    """As one, of which each part keeps its own as a view."""
+    """Join into one; each part becomes a view of it."""
     data = torch.cat([part.weight._data for part in parts])
     scale = torch.cat([part.weight._scale.flatten() for part in parts])
     start = 0
@@ -102,7 +103,7 @@ def _join_int8(parts: Sequence[Any]) -> Matrix:
 
 
 def _can_pack(some: Tensor, held_bytes: int) -> bool:
-    """Whether the CPU has a layout of its own for matrices of this kind, and the memory for it."""
+    """Whether the CPU has a layout of its own for such matrices, and enough memory for it."""
     if some.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if some.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -126,7 +127,7 @@ def _pack(parts: Sequence[Any]) -> Matrix:
 
 
 def _stack(parts: Sequence[torch.nn.Linear]) -> Tensor:
-    """The matrices as one, of which each part keeps its own as a view: nothing is held twice."""
+    """Join the matrices into one; each part becomes a view of it, so nothing is held twice."""
     total = sum(part.out_features for part in parts)
     first = parts[0].weight.detach()
     if len(parts) == 1:

@@ -1,6 +1,6 @@
-"""Batches run in whatever memory there is: what does not fit is tried without caches, in halves, in shorter rows.
+"""Runs batches in the memory there is: what does not fit is tried without caches, in halves, in shorter rows.
 
-A batch that fails otherwise is tried in halves too, until the request that fails is found.
+A batch that fails for another reason is also halved, until the failing request is found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FEWEST_ROW_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of a work, and its part of the time its batch took."""
+    """The result of a request, and its share of its batch's time."""
 
     outcome: Outcome
     seconds: float
@@ -33,7 +33,7 @@ def free_memory() -> None:
 
 
 def is_of_work(error: BaseException) -> bool:
-    """Whether a work may be to blame; a device that fails will fail for the next one too."""
+    """Whether the request may have caused the error; a broken device would fail for the next one too."""
     return is_of_item(error) and not isinstance(error, torch.AcceleratorError)
 
 
@@ -48,7 +48,7 @@ def describe_no_room() -> AnswerError:
 def run_batch(
     engine: Engine, works: Sequence[Work], cuts: tuple[int, ...]
 ) -> Iterator[tuple[Work, Done | ItemError]]:
-    """The works of a batch, each answered, or why it alone cannot be."""
+    """The requests of a batch, each with its answer or its own error."""
     began = time.perf_counter()
     failure: ItemError | None = None
     for attempt, row_tokens in _list_attempts(works, cuts):
@@ -80,7 +80,7 @@ def run_batch(
 
 
 def _list_attempts(works: Sequence[Work], cuts: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Ways to run the works of a batch, each needing less memory than the one before."""
+    """Ways to run a batch, each with less memory than the one before."""
     yield cuts, ROW_TOKENS
     if len(works) > 1:
         return

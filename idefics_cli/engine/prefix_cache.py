@@ -1,7 +1,7 @@
-"""Prefixes run once: the keys and values of what several prompts begin with, computed for one row and kept.
+"""Prefixes run once: keys and values of what several prompts begin with, computed for one row and kept.
 
-A prefix is named by its units, so prompts with other images share none. It may be taken from a longer one, and a
-longer one goes on from it.
+A prefix is identified by its units, so prompts with other images never share one. A prefix can be cut from a
+longer one, and a longer one continues it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ LATEST = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """Keys and values of each layer, of one row. `reused` counts the tokens that were not run for this.
+    """Keys and values of each layer, for one row. `reused` counts the tokens that were not computed for it.
 
-    Behind an answer, the first `prompt_units` of its units are the prompt and the rest was generated.
+    After an answer, the first `prompt_units` of its units are the prompt and the rest was generated.
     """
 
     length: int = 0
@@ -46,7 +46,7 @@ class Prefix:
 
 
 class Prefixes:
-    """Computes prefixes and keeps them in the store."""
+    """Computes prefixes and keeps them."""
 
     def __init__(
         self, model: Any, family: PlaceholderFamily, features: Features, store: LRUCache[Any, Any]
@@ -58,7 +58,9 @@ class Prefixes:
         self.hits = self.misses = 0
 
     def list_kept(self, prompts: Sequence[PrefixUnits]) -> list[PrefixUnits]:
-        """Kept prefixes that may serve these prompts: those they begin with, and the latest, for their beginnings."""
+        """Kept prefixes that these prompts may use: those they begin with, and the latest, for their
+        beginnings.
+        """
         kept = [units for kind, units in self._store.list_keys() if kind == "prefix"]
         former, latest = kept[:-LATEST], kept[-LATEST:]
         return latest + [units for units in former if any(_begins(prompt, units) for prompt in prompts)]
@@ -85,7 +87,7 @@ class Prefixes:
     ) -> None:
         """Keep a row's keys and values after its answer was generated.
 
-        The answers of earlier turns go: their prompts are in here too, and their words as the prompt repeats them.
+        Answers of earlier turns are dropped: this one holds their prompts and texts too.
         """
         prefix = Prefix(layers[0][0].shape[2], layers, prompt_units=prompt_units)
         for kind, former in self._store.list_keys():
@@ -96,7 +98,7 @@ class Prefixes:
         self._store.keep(("prefix", units), prefix, _count_bytes(prefix))
 
     def _find(self, name: PrefixUnits, cut: int) -> Prefix:
-        """The longest kept beginning of a prefix, taken from a longer one if need be."""
+        """The longest kept beginning of a prefix, cut from a longer one if need be."""
         best = Prefix()
         exact: Prefix | None = self._store.find(("prefix", name))
         if exact is not None:

@@ -1,6 +1,6 @@
-"""What a model's own `generate` is given, mostly for beams: checks for NaN, constraints, stop strings, listeners.
+"""Logits processors and stopping criteria for a model's own `generate`, mostly for beams.
 
-Knows rows as ids, no model.
+Rows are ids here; there is no model.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def list_likeliest(scores: Any, count: int) -> Likeliest:
 
 
 class Finite(LogitsProcessor):
-    """Ends each row whose logits are no numbers and says so afterwards, so that no token waits for the device.
+    """Ends each row whose logits are not finite and remembers it, without waiting for the device.
 
-    Drawing from such logits would fail the whole batch, and on a GPU the device.
+    Sampling from such logits would raise for the whole batch, and on a GPU break the device.
     """
 
     def __init__(self, rows: int, end_id: int) -> None:
@@ -57,7 +57,7 @@ class Finite(LogitsProcessor):
 
 
 class ChosenNotes(LogitsProcessor):
-    """Notes how likely each chosen token was, and as many of the likeliest ones as are wanted."""
+    """Records the log-probability of each chosen token and, if wanted, its most likely alternatives."""
 
     def __init__(self, likeliest: int) -> None:
         self._wanted = likeliest
@@ -90,7 +90,7 @@ class ChosenNotes(LogitsProcessor):
 
 
 class KeptBeams(LogitsProcessor):
-    """Keeps each beam of a single row to its own copy of the row's constraint."""
+    """Constrains each beam of a single row with its own copy of the row's constraint."""
 
     def __init__(self, width: int, constraint: TokenConstraint) -> None:
         self._width = width
@@ -102,20 +102,20 @@ class KeptBeams(LogitsProcessor):
         return hide_others(scores, [None if state is None else state.allow() for state in states])
 
     def follow(self, input_ids: Any) -> list[TokenConstraint | None]:
-        """The state of each beam; None for one that says what it may not: no chance is left to it."""
+        """The state of each beam; None for a beam that broke its constraint and has no chance left."""
         said = [tuple(ids) for ids in input_ids[:, self._width :].tolist()]
         self._states = {ids: self._states[ids] if ids in self._states else self._go_on(ids) for ids in said}
         return [self._states[ids] for ids in said]
 
     def end(self, input_ids: Any) -> list[bool]:
-        """Which beams nothing but an end may follow."""
+        """Which beams allow nothing but an end."""
         ended = [state is not None and state.is_over for state in self.follow(input_ids)]
         said = input_ids[:, self._width :].tolist()
         self._over |= {tuple(ids) for ids, is_over in zip(said, ended, strict=True) if is_over}
         return ended
 
     def find_end(self, ids: Sequence[int]) -> int | None:
-        """How many of the ids were said before nothing more could be; None where something could."""
+        """How many of the ids there were when only an end could follow; None if more could follow."""
         return next((count for count in range(len(ids) + 1) if tuple(ids[:count]) in self._over), None)
 
     def _go_on(self, ids: tuple[int, ...]) -> TokenConstraint | None:
@@ -128,7 +128,7 @@ class KeptBeams(LogitsProcessor):
 
 
 class OverBeams(StoppingCriteria):
-    """Ends what nothing but an end may follow."""
+    """Ends beams after which only an end may follow."""
 
     def __init__(self, kept: KeptBeams) -> None:
         self._kept = kept
@@ -153,7 +153,7 @@ class StopStrings(StoppingCriteria):
 
 
 class HeardRows(StoppingCriteria):
-    """Lets listeners hear their rows, which beams have none of until they are done; ends those whose listener went."""
+    """Gives rows to their listeners, and ends those whose listener left. Beams send nothing until they end."""
 
     def __init__(self, streams: Sequence[TextStream | None], width: int, *, can_stream: bool) -> None:
         self._streams = streams

@@ -1,4 +1,4 @@
-"""One answer while it is being written: its tokens so far, what ends it, and its listener."""
+"""One answer while it is generated: its tokens so far, what ends it, and its listener."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class RunningRow:
 
     @property
     def streams(self) -> bool:
-        """Whether a listener gets each token as it comes."""
+        """Whether a listener gets each token when it is generated."""
         return self._stream is not None and self._stream.streams
 
     def count_left(self) -> int:
-        """The tokens that it may have yet."""
+        """The tokens that it may still have."""
         return self.work.decoding.max_new_tokens - len(self.ids)
 
     def take(self, token: int, logprob: float, is_finite: bool, likeliest: Likeliest = ()) -> None:
-        """One more token, whether it was computed with numbers, and what could have been said instead."""
+        """Add a token, whether its logits were finite, and its alternatives."""
         self.last = token
         self._logprobs.append(logprob)
         if self.work.likeliest:

@@ -1,8 +1,8 @@
-"""Keys and values of rows that come and go: each in a slot of its own, all ending at one running position.
+"""Keys and values of rows that come and go: each in a slot, all ending at one shared position.
 
-A row joins right-aligned, with nothing but hidden columns before it, and leaves its slot to the next one. One shared
-position makes a step of decoding the same few operations for all rows, whenever each of them began. What a step sees
-is the beginning of longer buffers, in columns by the bucket, so that its shapes and addresses stay as they are.
+A row joins right-aligned, after hidden columns only, and leaves its slot to the next one. With one shared
+position a decoding step is the same few operations for all rows. A step sees the beginning of longer buffers,
+a bucket of columns at a time, so that shapes and addresses stay fixed.
 """
 
 # transformers is typed in parts only.
@@ -29,7 +29,7 @@ COLUMN_BUCKET = 64
 class CachedRow:
     """One row of a cache: its first `prefix` columns are tokens, and so are its last ones, `length` in all.
 
-    What follows stands `skipped` further than the tokens count.
+    Later tokens are `skipped` positions further than their count.
     """
 
     row: int
@@ -39,7 +39,7 @@ class CachedRow:
 
 
 class SlotCache:
-    """The buffers of all layers, and what of them each slot has."""
+    """The buffers of all layers, and what each slot holds."""
 
     def __init__(self, state: SlotState, *, rounds_slots: bool = False) -> None:
         self._state = state
@@ -61,7 +61,7 @@ class SlotCache:
 
     @property
     def buffers(self) -> list[Buffers]:
-        """The keys and values of each layer that a step sees and writes to."""
+        """The keys and values of each layer that a step reads and writes."""
         return self._seen
 
     def count_tokens(self, slot: int) -> int:
@@ -69,11 +69,11 @@ class SlotCache:
         return self._lengths[slot]
 
     def count_slots(self, rows: int) -> int:
-        """The slots that so many rows take: as many, or where each number costs a graph the next power of two."""
+        """The slots for so many rows: as many, or the next power of two where each number needs a graph."""
         return 1 << (rows - 1).bit_length() if self._rounds_slots and rows else rows
 
     def join(self, cache: Cache, rows: Sequence[CachedRow]) -> list[int]:
-        """Take rows over from a cache. Returns their slots: free ones, or new ones where there are too few."""
+        """Copy rows from a cache. Returns their slots: free ones, or new ones if there are too few."""
         width = cache.get_seq_length()
         free = [slot for slot, length in enumerate(self._lengths) if not length][: len(rows)]
         slots = [*free, *range(self.slots, self.slots + len(rows) - len(free))]
@@ -94,7 +94,9 @@ class SlotCache:
         return slots
 
     def leave(self, slot: int, *, is_finite: bool = True) -> None:
-        """Free a slot; what it held is seen by nobody, and goes where it is no numbers: NaN unseen is still NaN."""
+        """Free a slot. What it held is hidden; values that are not finite are cleared, as hidden NaN is still
+        NaN.
+        """
         self._lengths[slot] = self._skipped[slot] = 0
         if not is_finite:
             for keys, values in self._held:
@@ -102,7 +104,7 @@ class SlotCache:
                 values[slot].zero_()
 
     def shrink(self) -> list[int]:
-        """Let go of the free slots. Returns the former slots of those that stay, in their new order."""
+        """Drop the free slots. Returns the former slots of those that stay, in their new order."""
         kept = [slot for slot, length in enumerate(self._lengths) if length]
         if not kept:
             self._held, self._seen, self._lengths, self._skipped = [], [], [], []
@@ -116,7 +118,7 @@ class SlotCache:
         return kept
 
     def trim(self) -> None:
-        """Hold no more than is needed from the next change on: memory is short."""
+        """From the next change on, hold no more than is needed: memory is short."""
         self._is_tight = True
 
     def read_row(self, slot: int, length: int) -> tuple[Buffers, ...]:
@@ -142,11 +144,11 @@ class SlotCache:
         return Cache(layers=[_SlotLayer(own, place, self.position) for own in self._seen])
 
     def end_step(self) -> None:
-        """Count the tokens of a pass that went well."""
+        """Count the tokens of a successful pass."""
         self._count(1)
 
     def rewind(self, count: int) -> None:
-        """Take back the tokens of so many passes, and what one that failed has changed."""
+        """Take back the tokens of so many passes, and the changes of one that failed."""
         self._count(-count)
         self._draw()
 
@@ -155,7 +157,7 @@ class SlotCache:
         self._lengths = [length + tokens if length else 0 for length in self._lengths]
 
     def _move(self, kept: Sequence[int], slots: int, position: int, like: Iterable[Buffers]) -> None:
-        """Have so many slots, the first of them with the tokens of kept ones, ending at a position."""
+        """Have so many slots, the first of them with the tokens of the kept ones, ending at a position."""
         held = max((self._lengths[slot] for slot in kept), default=0)
         is_all = list(kept) == list(range(self.slots))
         room = self._held[0][0].shape if self._held else (0, 0, 0)
@@ -178,7 +180,7 @@ class SlotCache:
     def _lay_out(
         self, kept: Sequence[int], slots: int, position: int, held: int, like: Iterable[Buffers]
     ) -> list[Buffers]:
-        """New buffers. Those there are stay as they are until all of the new ones are."""
+        """Allocate new buffers. The old ones stay until all of the new ones exist."""
         columns = _round_up(position + max(ROOM_TOKENS, position // 4))
         made = []
         for layer, pair in enumerate(like):
@@ -194,7 +196,7 @@ class SlotCache:
         return made
 
     def _shift(self, kept: Sequence[int], position: int, held: int) -> None:
-        """Move within the buffers. All memory it takes is there before the first of them is written to."""
+        """Move within the buffers. All memory is allocated before the first write."""
         order = torch.tensor(kept, device=self._held[0][0].device)
         copies = {
             tensor.shape[1::2]: tensor.new_empty((len(kept), tensor.shape[1], held, tensor.shape[3]))

@@ -1,7 +1,8 @@
-"""What a step of decoding reads and changes besides keys and values: tokens, positions, the mask, one row a slot.
+"""What a decoding step reads and changes besides keys and values: tokens, positions and the mask, one row a
+slot.
 
-All of it is on the device and stays at its addresses from step to step, so that a step asks the host nothing and can be
-recorded. The host knows the same by counting, and draws it anew when rows come, go or move.
+All of it is on the device at fixed addresses, so that a step reads nothing back to the host and can be
+recorded. The host keeps count of the same values, and writes them again when rows come, go or move.
 """
 
 # torch is typed in parts only.
@@ -15,7 +16,7 @@ from torch import Tensor
 
 
 class SlotState:
-    """The state of all slots. A token's keys go to the column `place`, its position counts what its row has before."""
+    """The state of all slots. A token's keys go to the column `place`; its position counts its row's tokens."""
 
     def __init__(
         self, dtype: torch.dtype, device: torch.device, windows: Mapping[str, int | None] | None = None
@@ -31,7 +32,7 @@ class SlotState:
         self.clear()
 
     def clear(self) -> None:
-        """Hold nothing."""
+        """Free all tensors."""
         self.version += 1
         empty = torch.empty((len(self._windows), 0, 1, 1, 0), dtype=self._dtype, device=self._device)
         self._masks, self._counts = empty, torch.empty((0, 3), dtype=torch.long, device=self._device)
@@ -40,7 +41,9 @@ class SlotState:
         """What is added to attention, by the kind of layers; `mask` is the first."""
 
     def draw(self, lengths: Sequence[int], skipped: Sequence[int], position: int, columns: int) -> None:
-        """What slots of so many tokens see, 0 being a free one, where all end at a column."""
+        """Write the mask and positions of slots with so many tokens, 0 for a free one, which all end at a
+        column.
+        """
         slots = len(lengths)
         kinds, rows, _, _, most = self._masks.shape
         if slots > rows or columns > most:
@@ -67,7 +70,7 @@ class SlotState:
         self.place.fill_(position)
 
     def write(self, tokens: Mapping[int, int]) -> None:
-        """The token of each slot that is run next."""
+        """Set the token of each slot that runs next."""
         some = [tokens.get(slot, 0) for slot in range(len(self.tokens))]
         self.tokens.copy_(torch.tensor(some)[:, None])
 
@@ -83,7 +86,7 @@ class SlotState:
                 mask.index_copy_(-1, former, hidden.to(self._dtype))
 
     def end(self, tokens: Tensor) -> None:
-        """Go on with the tokens that were chosen."""
+        """Continue with the chosen tokens."""
         self.tokens.copy_(tokens[:, None])
         self.positions.add_(self._steps)
         self.place.add_(1)

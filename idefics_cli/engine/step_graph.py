@@ -1,7 +1,7 @@
-"""Steps of decoding recorded once and played back: a GPU then waits for no launches from Python.
+"""Decoding steps recorded once and replayed as CUDA graphs, so that a GPU waits for no launches from Python.
 
-A recording holds for one shape and one set of addresses. Elsewhere than on CUDA, and where recording fails, steps are
-run as they are.
+A recording is valid for one shape and one set of addresses. On other devices, and where recording fails,
+steps run eagerly.
 """
 
 # torch is typed in parts only.
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class StepGraphs:
-    """A step comes as a function without arguments that reads and writes tensors at addresses that stay.
+    """A step is a function without arguments that reads and writes tensors at fixed addresses.
 
-    The first time a key is seen its step is run, which also readies whatever is made at first use; from the second time
-    on it is played. What a played step returns is overwritten by the next.
+    The first step with a key runs eagerly, which also prepares what is made at first use; from the second on
+    it is replayed. The result of a replayed step is overwritten by the next.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -50,13 +50,13 @@ class StepGraphs:
         return result
 
     def clear(self) -> None:
-        """Forget all recordings, and the memory that they hold."""
+        """Drop all recordings and their memory."""
         self._graphs.clear()
         self._seen.clear()
         self._pool = None
 
     def _record(self, key: Hashable, step: Callable[[], Tensor]) -> tuple[Any, Tensor] | None:
-        """Recording runs nothing: the state stays as it was."""
+        """Record a step. Recording runs nothing, so the state does not change."""
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()

@@ -1,7 +1,8 @@
-"""Labels after prompts that are not to be taken apart: the prompt is run once and its cache taken up by all of them.
+"""Labels of architectures whose prompts are not split: the prompt runs once, and all labels continue from its
+cache.
 
-Whether an architecture goes on from its cache as it would have gone on without is looked at with its first labels; if
-not, they are run as whole rows, together or one by one.
+Whether an architecture continues from its cache correctly is checked with its first labels; if not, they run
+as whole rows, together or one by one.
 """
 
 # transformers is typed in parts only.
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 class WholeLabels:
-    """The labels of one model's prompts."""
+    """Scores the labels of one model's prompts."""
 
     def __init__(
         self, model: Any, family: ChatTemplateFamily, batch_tokens: int, may_batch: Callable[[], bool]
@@ -56,7 +57,9 @@ class WholeLabels:
         return [known[row.ids] for row in ranking.rows]
 
     def _find_strides(self, rows: Sequence[Encoded], start: int) -> tuple[int, ...]:
-        """The ways to go on that change no score: by all tokens of a label, or one at a time as answers do."""
+        """The ways to continue that change no score: all tokens of a label at once, or one at a time as
+        answers do.
+        """
         longest = sorted(rows, key=lambda row: len(row.ids))[-2:]
         alone = [self._run_row([row], start)[0] for row in longest]
         return tuple(stride for stride in (_ALL, 1) if self._looks_alike(longest, start, stride, alone))
@@ -80,7 +83,7 @@ class WholeLabels:
         return all(math.isclose(one, other, rel_tol=moved, abs_tol=moved) for one, other in pairs)
 
     def _go_on(self, rows: Sequence[Encoded], start: int, stride: int) -> list[float]:
-        """From the cache of the prompt. Padding comes after the labels, where nothing of them sees it."""
+        """Continue from the cache of the prompt. Padding stands after the labels, where no label sees it."""
         prompt = dict(self._family.begin(rows[0], start).inputs or {})
         begun = self._model(**to_model(self._model, prompt), use_cache=True, logits_to_keep=1)
         first = begun.logits[:, -1:]
@@ -119,7 +122,7 @@ class WholeLabels:
         return scores
 
     def _run_rows(self, rows: Sequence[Encoded], start: int) -> list[float]:
-        """Whole rows, those of like length together."""
+        """Whole rows, those of similar length together."""
         size = max(1, self._batch_tokens // max(len(row.ids) for row in rows))
         size = size if len(rows) > 1 and size > 1 and self._may_batch() else 1
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))

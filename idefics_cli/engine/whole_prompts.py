@@ -1,7 +1,6 @@
-"""Prompts of architectures that are not to be taken apart: whole, in batches padded on the left.
+"""Prompts of architectures that are not split: whole, in batches padded on the left.
 
-Whether padding leaves no trace is not known of an architecture that nobody named, so it is looked at once, before the
-first batch.
+Whether padding changes the answers of an unknown architecture is checked once, before the first batch.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ TOLERANCE = 0.02
 
 
 class WholePrompts:
-    """Batches of one model's prompts, or one prompt at a time where a batch would change an answer."""
+    """Runs one model's prompts in batches, or one at a time where a batch would change an answer."""
 
     def __init__(self, model: Any, family: Family, batch_tokens: int) -> None:
         self._model = model
@@ -39,7 +38,7 @@ class WholePrompts:
         self._labels = WholeLabels(model, cast(ChatTemplateFamily, family), batch_tokens, self._may_batch)
 
     def plan(self, works: Sequence[Continuation | Ranking], rows: int) -> list[Batch]:
-        """Prompts that are decoded alike together, those of like length first; labels by themselves."""
+        """Batches of prompts with the same decoding, those of similar length first; labels by themselves."""
         groups: dict[Hashable, list[int]] = {}
         for index, work in enumerate(works):
             key = (batch_key(work), _name_shapes(work.encoded)) if isinstance(work, Continuation) else index
@@ -53,7 +52,7 @@ class WholePrompts:
         return batches
 
     def write(self, works: Sequence[Continuation]) -> list[Generation]:
-        """Continue prompts that are decoded alike."""
+        """Continue prompts with the same decoding."""
         first = works[0]
         prompts = [work.encoded for work in works]
         inputs = to_model(self._model, self._family.collate(prompts))
@@ -89,7 +88,7 @@ class WholePrompts:
 
     @torch.inference_mode()
     def _looks_alike(self) -> bool:
-        """Whether a prompt says the same beside a longer one."""
+        """Whether a prompt has the same logits beside a longer one."""
         try:
             rows = self._family.make_probes()
             together = self._read_logits(rows)
@@ -107,7 +106,7 @@ class WholePrompts:
 
 
 def _name_shapes(encoded: Encoded) -> Hashable:
-    """Tensors can be joined whose rows have the same shapes."""
+    """The shapes of tensors; those of equal shapes can be joined."""
     length = len(encoded.ids)
     return tuple(
         (name, value.ndim, tuple(size for size in value.shape[1:] if size != length))

@@ -1,1 +1,1 @@
-"""Workers on the machines of a Ray cluster. Ray is imported here and nowhere else, and only where one is asked for."""
+"""Workers on the machines of a Ray cluster. Ray is imported only here, and only when a cluster is used."""

@@ -1,6 +1,6 @@
-"""What runs on a node of a cluster: one model, which answers batches as a worker of one machine does.
+"""What runs on a node of a cluster: one model, which answers batches as a worker on one machine does.
 
-Knows nothing of Ray, which only calls it. Its messages are those between a command and a server of ours.
+It does not import Ray, which only calls it. Its messages are those between a command and a server of ours.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IN_PACKAGE = "package:"
 
 
 class ClusterActor:
-    """One worker. It has its model from the first call on, also when its process was started anew."""
+    """One worker. The first call loads its model, also after its process was started again."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         self._given = given
@@ -41,7 +41,7 @@ class ClusterActor:
         self._backend: LocalBackend | None = None
 
     def start(self) -> dict[str, Any]:
-        """Load the model, and tell who this is and what it says to a known question; or why not."""
+        """Load the model; return who this is and its answer to a known question, or why it failed."""
         try:
             self._open()
             return {"node": platform.node(), **self._describe()}
@@ -93,7 +93,7 @@ class ClusterActor:
         }
 
     def _ask_known(self) -> str:
-        """What it says to a picture that comes with the program, however little that means."""
+        """Its answer about an image that is part of the program."""
         assert self._backend is not None
         parts = (ImagePart("known"), TextPart("What is in this image?"))
         message = Message("user" if self._backend.style == "chat" else "document", parts)
@@ -114,7 +114,7 @@ class ClusterActor:
 
 
 def write_spec(values: dict[str, Any]) -> dict[str, Any]:
-    """A spec as another machine understands it."""
+    """A spec in a form that another machine understands."""
     path = Path(values["checkpoint"])
     if path.is_relative_to(PACKAGE):
         return values | {"checkpoint": IN_PACKAGE + path.relative_to(PACKAGE).as_posix()}

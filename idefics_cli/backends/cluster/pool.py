@@ -1,7 +1,7 @@
 """The pool of actors on the nodes of a Ray cluster: this process keeps the items, their order and the rows.
 
-An actor stays on its node. A process that dies is started again there by Ray; what it had is asked elsewhere by the
-pool, never by Ray. Nodes that come are used, and those that are going are given nothing more.
+An actor stays on its node, and Ray starts its process again there if it dies; the pool, never Ray, gives its
+requests to others. New nodes are used; nodes that are leaving get nothing more.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class ClusterPool(BackendPool):
-    """Answers requests through an actor for each GPU, or for so many cores, of a cluster."""
+    """Answers requests through an actor for each GPU, or for each group of cores, of a cluster."""
 
     def __init__(self, opening: Opening) -> None:
         super().__init__(opening.spec)
@@ -91,11 +91,11 @@ class ClusterPool(BackendPool):
         return revision
 
     def limit_reading(self, limits: Limits) -> None:
-        """Read images within these limits."""
+        """Limits within which the actors read images."""
         self._limits = limits
 
     def reads(self, source: str) -> Reading:
-        """There, what all machines can reach; of everything else the file is sent."""
+        """On the nodes, what all machines can reach; any other file is sent."""
         if is_url(source):
             return "there"
         is_shared = self._workers.shares_paths and source != "-" and not is_own_stream(source)
@@ -131,7 +131,7 @@ class ClusterPool(BackendPool):
                 self._leave(member)
 
     def _look_for_nodes(self) -> set[str]:
-        """Start an actor for each slot of nodes that are new; the nodes there are."""
+        """Start an actor for each slot of new nodes; returns the nodes there are."""
         self._next_look = time.monotonic() + LOOK_SECONDS
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         draining = set(ray_state.get_draining_nodes())
@@ -162,7 +162,9 @@ class ClusterPool(BackendPool):
             )
 
     def _read_starts(self) -> None:
-        """Let workers join that have their model and are as the first one. Raises ModelError for one that is not."""
+        """Add workers that loaded their model and match the first one. Raises ModelError for one that does
+        not.
+        """
         if not self._starting:
             return
         done, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)
@@ -187,7 +189,7 @@ class ClusterPool(BackendPool):
 
 
 class _Actor:
-    """An actor and what it takes to ask it."""
+    """An actor, and how to ask it."""
 
     def __init__(self, pool: ClusterPool, node: str, name: str) -> None:
         self.name = name
@@ -196,7 +198,7 @@ class _Actor:
         self._actor: Any = None
 
     def begin(self) -> Any:
-        """Have it started on its node; what it will tell."""
+        """Start it on its node; returns the future of what it will tell."""
         workers = self._pool._workers
         amounts = {"num_gpus": workers.amount} if workers.resource == "gpu" else {"num_cpus": workers.amount}
         self._actor = (
@@ -248,7 +250,7 @@ class _Actor:
 
 
 def describe_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What sets one worker apart from another, so that their answers are not of one run; "" if nothing does."""
+    """How a worker differs from another so that their answers are not of one run; "" if it does not."""
     for name, mine in first["versions"].items():
         if mine != (theirs := other["versions"].get(name)):
             return (

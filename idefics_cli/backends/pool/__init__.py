@@ -1,1 +1,3 @@
-"""Several workers that answer one command: who is asked next, what becomes of what a lost one had."""
+"""Several workers that answer one command: which is asked next, and what happens to the requests of a lost
+one.
+"""

@@ -1,7 +1,6 @@
-"""What a worker does with a batch: its images are read and its requests prepared in threads, while the model answers
-what came before.
+"""A worker's side: images are read and requests prepared in threads, while the model answers earlier ones.
 
-One thread has the model, and answers leave it as they end, as in a run without workers. Knows no sockets.
+One thread owns the model, and answers are sent as they end, as in a run without workers. Knows no sockets.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Outcome = Answer | ItemError
 
 @dataclass(frozen=True, slots=True)
 class BatchReply:
-    """An outcome for each request, and of each image that was read here, all but its pixels."""
+    """An outcome for each request, and what was seen of each image that was read here, without its pixels."""
 
     outcomes: list[Outcome]
     images: dict[str, Image]
@@ -42,7 +41,7 @@ class BatchReply:
 
 @dataclass(slots=True, eq=False)
 class AskedBatch:
-    """A batch on its way, and the future of its reply."""
+    """A batch that is being answered, and the future of its reply."""
 
     requests: Sequence[Request]
     images: dict[str, Image]
@@ -53,7 +52,7 @@ class AskedBatch:
     reads: dict[str, Future[Image | ItemError]] = field(default_factory=dict)
 
     def abandon(self) -> None:
-        """Nobody waits any more: what is not begun is left."""
+        """Nobody waits for the rest: requests that have not started are dropped."""
         self.is_cancelled = True
 
 
@@ -176,7 +175,7 @@ class BatchAnswerer:
         )
 
     def _run(self) -> None:
-        """Answer until the end. What is no failure of a request is raised to all who wait."""
+        """Answer until the end. An error that is not a request's is raised to all who wait."""
         while not self._is_closed:
             try:
                 for pair in self._backend.answer_prepared(self._take):
@@ -203,7 +202,7 @@ class BatchAnswerer:
         return [one.prepared for one in taken]
 
     def _wait_for(self, count: int) -> None:
-        """Wait for so many as long as they are being prepared; for the first one some more."""
+        """Wait for so many while they are being prepared; for the first one, longer."""
         self._changed.wait_for(lambda: self._ready or self._is_closed, _WAIT_SECONDS)
         self._changed.wait_for(
             lambda: len(self._ready) >= count or not self._unready or self._is_closed,
@@ -212,7 +211,7 @@ class BatchAnswerer:
 
 
 def _tell_of(given: Image, read: Image | ItemError) -> Image:
-    """What the command is to know of an image that was read here; of one that could not be, what was in its file."""
+    """What the command needs to know of an image that was read here, or what kind of file it was instead."""
     if isinstance(read, Image):
         return drop_pixels(read)
     if is_url(given.source):

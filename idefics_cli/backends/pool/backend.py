@@ -1,8 +1,9 @@
-"""The backend that has others answer: servers, processes on the cards of this machine, actors of a cluster.
+"""The backend that lets workers answer: servers, processes on the devices of this machine, actors of a
+cluster.
 
-Each is asked as much at a time as suits it. One that goes away is left out, what it was asked is asked elsewhere, and
-it is tried again from time to time. What has been lost twice goes alone, so that a request that ends workers is told
-from those beside it. All runs in one event loop, which is the caller's thread.
+Each worker gets as many requests at a time as suits its speed. A worker that went away gets none and is tried
+again from time to time; the others get its requests. A request that was lost twice is asked alone, to tell it
+from those beside it. Everything runs in one event loop, in the caller's thread.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Outcome = Answer | ItemError
 
 
 class PoolWorker(Protocol):
-    """One of those who answer, in the words of the pool."""
+    """A worker, as the pool needs it."""
 
     @property
     def name(self) -> str: ...
@@ -42,7 +43,7 @@ class PoolWorker(Protocol):
         ...
 
     async def is_there(self) -> bool:
-        """Whether one that went away answers again, started anew if it has to be."""
+        """Whether a worker that went away answers again; starts it if needed."""
         ...
 
     def answer(
@@ -94,7 +95,7 @@ class BackendPool:
 
     @property
     def batch_size(self) -> int:
-        """Requests answered at a time, by each."""
+        """Requests that each worker answers at a time."""
         return self._batch_size
 
     @batch_size.setter
@@ -104,26 +105,26 @@ class BackendPool:
 
     @property
     def capacity(self) -> int:
-        """How many requests may be on their way at a time."""
+        """How many requests may be unanswered at a time."""
         return self._schedule.capacity
 
     @property
     def workers(self) -> tuple[int, int]:
-        """How many of how many are there."""
+        """How many workers answer now, and how many there are in all."""
         seats = self._schedule.seats
         return sum(seat.is_open for seat in seats), len(seats)
 
     def reads(self, source: str) -> Reading:
-        """Where the image of a source is read."""
+        """Whether a worker reads the image of a source, or this process does."""
         return "here"
 
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
-        """Nothing but what it holds: an image is encoded once for each worker that is sent it."""
+        """No preparation here: an image is encoded once for each worker that gets it."""
         held = sum(images[source].held_bytes for source in request.images)
         return PreparedRequest(request, dict(images), held)
 
     def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]:
-        """Answer what is taken, each as it ends. Raises ModelError when no worker is left for long."""
+        """Answer what is taken, each as it ends. Raises ModelError when no worker answers for long."""
         schedule = self._schedule
         try:
             while not (schedule.has_ended and schedule.is_idle):
@@ -147,7 +148,7 @@ class BackendPool:
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
     ) -> list[Outcome]:
-        """Answer each request, in order; a streamed one by the first worker that is there."""
+        """Answer each request, in order; a streamed one by the first worker that answers."""
         if on_text is not None:
             return self._find_first().answer(requests, images, on_text)
         left = deque(self.prepare(request, images) for request in requests)
@@ -186,7 +187,7 @@ class BackendPool:
         return next((one for one in members if not one.seat.is_lost), next(iter(members))).worker
 
     async def _advance(self) -> list[tuple[PreparedRequest, Outcome]]:
-        """Ask what can be asked, wait a little, and hand back what has ended."""
+        """Send what can be sent, wait a little, and return what has ended."""
         news = self._news = self._news or asyncio.Event()
         self._look_around()
         self._try_lost()
@@ -201,7 +202,7 @@ class BackendPool:
         return await self._read_ended()
 
     def _look_around(self) -> None:
-        """Let workers join that are new, and leave that are done: where they come and go by themselves."""
+        """Add new workers and remove finished ones, where they come and go by themselves."""
 
     async def _ask(self, member: Member, batch: WorkerBatch[PreparedRequest]) -> None:
         try:
@@ -215,7 +216,7 @@ class BackendPool:
         self._news.set()
 
     async def _read_ended(self) -> list[tuple[PreparedRequest, Outcome]]:
-        """What has been answered, before what was lost. Raises ModelError for what ends the run."""
+        """Answers first, then what was lost. Raises ModelError for what ends the run."""
         now = time.monotonic()
         answered: list[tuple[PreparedRequest, Outcome]] = []
         losses: list[tuple[Member, ServerLost]] = []
@@ -238,7 +239,7 @@ class BackendPool:
         return answered
 
     async def _lose(self, member: Member) -> list[tuple[PreparedRequest, Outcome]]:
-        """Leave a worker out; what it had waits for another. What was alone with it has failed."""
+        """Stop asking a worker; others get its requests. A request that was alone with it has failed."""
         member.next_try, member.pause_seconds = time.monotonic(), FIRST_PAUSE_SECONDS
         await _cancel(member.tasks.values())
         member.tasks.clear()
@@ -256,7 +257,9 @@ class BackendPool:
         return failed
 
     def _try_lost(self) -> None:
-        """Ask workers that went away whether they are back. Raises ModelError where none has been there for long."""
+        """Ask workers that went away whether they are back. Raises ModelError when none has answered for
+        long.
+        """
         now = time.monotonic()
         for member in self._members.values():
             if member.seat.is_lost and member.trial is None and now >= member.next_try:
@@ -305,8 +308,9 @@ class BackendPool:
 
 
 def tell_images(batch: Sequence[PreparedRequest], seen: Mapping[str, Image]) -> None:
-    """Put what a worker has seen of images beside the requests that show them. Of a file that was sent, when it was
-    written is known here only."""
+    """Put what a worker saw of images beside the requests that show them. When a sent file was written is
+    known here only.
+    """
     for one in batch:
         for source, given in one.work.items():
             if (image := seen.get(source)) is not None:

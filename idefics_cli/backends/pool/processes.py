@@ -1,7 +1,7 @@
-"""The pool of processes on the devices of this machine: one each, which has the model and ends with this one.
+"""The pool of processes on the devices of this machine: each loads the model, and ends with this process.
 
-They are servers of ours that nobody else can find, and are asked in the words of those. What they can read themselves
-is not sent to them.
+They are servers of ours that nobody else can find, with the same messages. A file that they can read is not
+sent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ END_SECONDS = 5.0
 
 
 class ProcessPool(BackendPool):
-    """Answers requests through a process for each of the devices."""
+    """Answers requests through one process for each device."""
 
     def __init__(self, opening: Opening) -> None:
         super().__init__(opening.spec)
@@ -67,12 +67,12 @@ class ProcessPool(BackendPool):
         return self._processes[0].resident.revision
 
     def limit_reading(self, limits: Limits) -> None:
-        """Read images within these limits."""
+        """Limits within which the processes read images."""
         for process in self._processes:
             process.limits = limits
 
     def reads(self, source: str) -> Reading:
-        """Everything there, but what only this process was given open."""
+        """In the process, except for what only this process has open."""
         return "here" if source == "-" or is_own_stream(source) else "there"
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class _Process:
         self._process.stdin.flush()
 
     def _restart(self) -> bool:
-        """Whether it runs again: the process that was there is gone, or is ended."""
+        """Whether it runs again. Ends and replaces the old process."""
         if self._resident is not None:
             self._resident.close()
         self._process.kill()

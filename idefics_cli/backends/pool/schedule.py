@@ -1,7 +1,7 @@
-"""Who is asked what next: pure decisions over requests and the workers that may have them.
+"""Which worker gets which requests next: pure decisions.
 
-Knows neither what a request is nor how a worker is reached, and has no clock of its own, so that a day of a thousand
-workers is simulated in seconds.
+Knows neither what a request is nor how a worker is reached, and has no clock of its own, so that a day of a
+thousand workers is simulated in seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Unit = TypeVar("Unit")
 
 @dataclass(slots=True, eq=False)
 class WorkerBatch(Generic[Unit]):
-    """Requests that are asked together, and how many workers went away while they had them."""
+    """Requests that are sent together, and how many workers went away while they had them."""
 
     units: Sequence[Unit]
     losses: int = 0
@@ -33,7 +33,7 @@ class WorkerBatch(Generic[Unit]):
 
 @dataclass(slots=True, eq=False)
 class Seat(Generic[Unit]):
-    """A worker as the schedule sees it. It may have `window` batches at a time, fewer if others are faster."""
+    """A worker in the schedule. It may have `window` batches at a time, fewer if others are faster."""
 
     name: str
     window: int = 2
@@ -53,7 +53,9 @@ class Seat(Generic[Unit]):
 
 
 class Schedule(Generic[Unit]):
-    """What waits, and who has what. `size` requests make a batch; `is_paced`: a slow worker has fewer at a time."""
+    """What waits, and which worker has what. `size` requests make a batch; if `is_paced`, a slow worker has
+    fewer at a time.
+    """
 
     def __init__(self, size: int, *, is_paced: bool = False) -> None:
         self.size = size
@@ -72,7 +74,7 @@ class Schedule(Generic[Unit]):
 
     @property
     def held(self) -> int:
-        """Requests that are here: waiting, or on their way."""
+        """Requests that are waiting or being answered."""
         returned = sum(len(batch.units) for batch in self._returned)
         return len(self._loose) + returned + self._in_flight
 
@@ -88,41 +90,41 @@ class Schedule(Generic[Unit]):
         return any(not seat.is_lost for seat in self.seats)
 
     def count_window(self, seat: Seat[Unit]) -> int:
-        """How many batches a worker may have: fewer, the longer it takes beside the fastest."""
+        """How many batches a worker may have: fewer, the slower it is compared with the fastest."""
         if not self._is_paced or not seat.seconds:
             return seat.window
         known = [one.seconds for one in self.seats if one.seconds and not one.is_lost]
         return max(1, round(seat.window * min(known) / seat.seconds)) if known else seat.window
 
     def count_room(self) -> int:
-        """How many more requests could be asked at once."""
+        """How many more requests could be sent at once."""
         return self.capacity - self.held
 
     def resize(self, size: int, window: int) -> None:
-        """So many requests to a batch, and batches to a worker."""
+        """Set the requests of a batch and the batches of a worker."""
         self.size = size
         for seat in self.seats:
             self._open_windows += (window - seat.window) * seat.is_open
             seat.window = window
 
     def join(self, seat: Seat[Unit]) -> None:
-        """One more worker."""
+        """Add a worker."""
         self.seats.append(seat)
         self._open(seat)
 
     def drain(self, seat: Seat[Unit]) -> None:
-        """A worker that is going has nothing more given to it."""
+        """Give a worker nothing more."""
         if seat.is_open:
             seat.is_drained = True
             self._close(seat)
 
     def leave(self, seat: Seat[Unit]) -> None:
-        """A worker is gone for good. It has nothing any more."""
+        """Remove a worker for good. It has no batch any more."""
         self.drain(seat)
         self.seats.remove(seat)
 
     def bring_back(self, seat: Seat[Unit]) -> None:
-        """A worker that was lost is there again."""
+        """A lost worker answers again."""
         if seat.is_lost:
             seat.is_lost, seat.seconds = False, 0.0
             if seat.is_open:
@@ -132,7 +134,7 @@ class Schedule(Generic[Unit]):
         self._loose.extend(units)
 
     def assign(self, now: float) -> Iterator[tuple[Seat[Unit], WorkerBatch[Unit]]]:
-        """Who is to be asked what now. What has been lost goes first."""
+        """Batches to send now, each with its worker. What was lost before goes first."""
         while self._returned:
             seat = self._find_free(is_idle=self._returned[0].goes_alone)
             if seat is None:
@@ -149,14 +151,16 @@ class Schedule(Generic[Unit]):
             yield seat, batch
 
     def finish(self, seat: Seat[Unit], batch: WorkerBatch[Unit], now: float) -> None:
-        """A worker has answered."""
+        """A worker has answered a batch."""
         self._take_back(seat, batch)
         took = now - batch.began
         seat.seconds += (took - seat.seconds) * (_SMOOTHING if seat.seconds else 1.0)
         seat.has_answered = True
 
     def lose(self, seat: Seat[Unit]) -> list[WorkerBatch[Unit]]:
-        """Leave a worker out. What it had waits for another, before all else; given up is what was alone with it."""
+        """Stop using a worker. Its batches wait for another, before all others; a request that was alone with
+        it is given up.
+        """
         if seat.is_open:
             self._close(seat)
         seat.is_lost = True
@@ -175,7 +179,7 @@ class Schedule(Generic[Unit]):
         return given_up
 
     def clear(self) -> None:
-        """Forget what waits and what is on its way."""
+        """Drop everything that waits or is being answered."""
         self._loose.clear()
         self._returned.clear()
         for seat in self.seats:
@@ -197,7 +201,9 @@ class Schedule(Generic[Unit]):
             seat.level = None
 
     def _place(self, seat: Seat[Unit]) -> None:
-        """Put a worker where it is found by how much it has; one that is to have nothing else is not found."""
+        """Put a worker where it is found by its number of batches; a worker that may have no more is not
+        found.
+        """
         self._lift(seat)
         load = len(seat.batches)
         if not seat.is_open or any(batch.goes_alone for batch in seat.batches.values()):
@@ -219,7 +225,7 @@ class Schedule(Generic[Unit]):
         self._place(seat)
 
     def _find_free(self, *, is_idle: bool = False) -> Seat[Unit] | None:
-        """The worker that has least of those that may have more, or one that has nothing."""
+        """The worker with the fewest batches that may have more, or one that has none."""
         for load, level in enumerate(self._levels[:1] if is_idle else self._levels):
             for seat in level.values():
                 if load < self.count_window(seat):
@@ -229,7 +235,7 @@ class Schedule(Generic[Unit]):
         return None
 
     def _count_share(self, seat: Seat[Unit]) -> int:
-        """How many requests a worker is given now: a whole batch, or what there is if it would have nothing to do."""
+        """How many requests a worker gets now: a whole batch, or fewer if it would be idle otherwise."""
         if len(self._loose) >= self.size:
             return self.size
         if seat.batches and not self.has_ended:
