@@ -38,7 +38,7 @@ def normalize(hidden: Tensor, norm: Any) -> Tensor:
 
 
 def is_plain(linears: Sequence[Any]) -> bool:
-    """Whether these are unquantized matrices without hooks or adapters."""
+    """Whether these are unquantized, without bias."""
     return all(type(one) is torch.nn.Linear and one.bias is None for one in linears)
 
 

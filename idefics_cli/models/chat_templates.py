@@ -1,6 +1,6 @@
-"""Chat templates come with a checkpoint and are programs: they are rendered in a process that can be ended.
+"""Chat templates come with a checkpoint and are programs: they are rendered in a process that can be stopped.
 
-transformers does all the rest as ever; only its compiled templates are replaced, by ones that ask the process.
+transformers does everything else; only its compiled templates are replaced, by ones that ask the process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LimitedTemplate:
         self._template = template
 
     def render(self, **values: Any) -> str:
-        """The text. Raises TemplateError where the template refuses the messages, ModelError where it fails."""
+        """The text. Raises TemplateError if the template refuses the messages, ModelError if it fails."""
         reply = _PROCESS.ask({"template": self._template, "values": values})
         if "refusal" in reply:
             raise jinja2.TemplateError(reply["refusal"])
@@ -44,14 +44,14 @@ class LimitedTemplate:
 
 @cache
 def list_names(template: str | None) -> frozenset[str]:
-    """The names that a template uses. To find them, jinja2 works out what is constant, such as `10 ** (10 ** 10)`."""
+    """The names that a template uses. To find them, jinja2 evaluates constants, such as `10 ** (10 ** 10)`."""
     return (
         frozenset() if template is None else frozenset(_expect(_PROCESS.ask({"template": template}))["names"])
     )
 
 
 def limit_templates() -> None:
-    """From now on transformers compiles and renders no template in this process."""
+    """From now on, let transformers compile and render no template in this process."""
     for module in (chat_template_utils, processing_utils):
         vars(module)["_get_template_variables"] = list_names
     vars(chat_template_utils)["_compile_jinja_template"] = LimitedTemplate
@@ -67,7 +67,7 @@ def _expect(reply: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class _TemplateProcess:
-    """The process, begun when it is first needed and again after it was ended."""
+    """The process, started when it is first needed and again after it was stopped."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

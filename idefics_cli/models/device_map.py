@@ -1,6 +1,7 @@
-"""Where the weights of a model go: onto one device if it holds them, else over all there are, memory of the CPU last.
+"""Which device each weight goes to: one device if it has room for all, otherwise all devices, CPU memory
+last.
 
-Only decides; `from_pretrained` and accelerate move things. Bytes are estimated on the meta device.
+Only decides; `from_pretrained` and accelerate move the weights. Bytes are estimated on the meta device.
 """
 
 # transformers is typed in parts only, accelerate not at all.
@@ -36,7 +37,9 @@ GB = 1e9
 
 
 def place(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The options of `from_pretrained` that say where each weight goes; none for a model that is simply on the CPU."""
+    """The options of `from_pretrained` that say where each weight goes; none for a model that is wholly on
+    the CPU.
+    """
     if spec.max_memory:
         return _spread(spec, family, dtype, _name_budgets(spec.max_memory, device))
     if device.type not in ("cuda", "xpu") or spec.device not in ("auto", device.type):
@@ -50,7 +53,7 @@ def place(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dt
 
 
 def estimate_bytes(family: Family, dtype: torch.dtype, quantization: str | None) -> int:
-    """About what the weights take in memory, without loading any."""
+    """About how many bytes the weights need, without loading any."""
     packed = find_bytes(quantization)
     total = 0.0
     for name, weight in _sketch(family, dtype).named_parameters():
@@ -60,7 +63,7 @@ def estimate_bytes(family: Family, dtype: torch.dtype, quantization: str | None)
 
 
 def tell_placement(model: Any) -> None:
-    """Log which parts are not on the GPUs, as that is slow."""
+    """Log which parts are not on a GPU, as they are slow."""
     places = list(getattr(model, "hf_device_map", {}).values())
     waiting = sum(place in ("cpu", "disk") for place in places)
     if "disk" in places or (waiting and waiting < len(places)):
@@ -72,7 +75,7 @@ def tell_placement(model: Any) -> None:
 
 
 def remove_with(model: Any, folder: str | None) -> None:
-    """Remove the folder of what was put on disk when the model is gone."""
+    """Remove the folder of weights that were put on disk when the model is deleted."""
     if folder is not None:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
 
@@ -86,7 +89,7 @@ def _keep_together(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
 def _spread(
     spec: ModelSpec, family: Family, dtype: torch.dtype, budgets: Mapping[int | str, int]
 ) -> dict[str, Any]:
-    """Each device filled in turn. What is never quantized, the vision tower and what follows it, is not taken apart."""
+    """Fill each device in turn. What is never quantized, the vision tower and the connector, is not split."""
     model = _sketch(family, dtype)
     parts = [name for name, _ in model.named_modules() if name in family.unquantized]
     whole = {type(model.get_submodule(name)).__name__ for name in parts}
@@ -120,7 +123,7 @@ def _spread(
 
 
 def _find_place(model: Any, places: Mapping[str, Any]) -> Any:
-    """Where the table of embeddings goes: the entry that its name begins with."""
+    """The device of the embeddings: that of the longest entry that their name begins with."""
     table = model.get_input_embeddings()
     (name,) = [name for name, module in model.named_modules() if module is table]
     return next(place for key, place in places.items() if not key or f"{name}.".startswith(f"{key}."))
@@ -134,7 +137,7 @@ def _sketch(family: Family, dtype: torch.dtype) -> Any:
 
 
 def _list_budgets(device: torch.device) -> dict[int | str, int]:
-    """What the weights may take of each GPU of this kind, and of the CPU."""
+    """How much of each GPU of this kind, and of the CPU, weights may use."""
     budgets: dict[int | str, int] = {}
     for index in range(getattr(torch, device.type).device_count()):
         free = count_free_bytes(torch.device(device.type, index))
@@ -143,7 +146,7 @@ def _list_budgets(device: torch.device) -> dict[int | str, int]:
 
 
 def _name_budgets(given: tuple[tuple[str, int], ...], device: torch.device) -> dict[int | str, int]:
-    """The budgets that were given, for devices that are there."""
+    """The given budgets, for devices that exist."""
     count = getattr(torch, device.type).device_count() if device.type in ("cuda", "xpu") else 0
     budgets: dict[int | str, int] = {}
     for name, size in given:

@@ -1,4 +1,4 @@
-"""Where a model runs, in what precision and with which attention: only what its family supports."""
+"""Where a model runs, in what precision and with which attention, as far as its family supports them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ one row through a layer took 0.9 times as long at 2048 and 0.76 times at 4096, b
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as people know it, and its memory in bytes."""
+    """One device by its usual name, and its memory in bytes."""
 
     name: str
     kind: str
@@ -73,7 +73,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def is_there(name: str) -> bool:
-    """Whether there is a device of this kind, found without starting it."""
+    """Whether there is a device of this kind, without starting it."""
     kind = name.partition(":")[0]
     if kind in ("cuda", "xpu"):
         return bool(getattr(torch, kind).is_available())
@@ -81,7 +81,7 @@ def is_there(name: str) -> bool:
 
 
 def choose_dtype(name: str, device: torch.device, family: Family) -> torch.dtype:
-    """The named precision; by itself bfloat16 on a GPU, the faster one on a CPU. An unsafe one must be insisted on."""
+    """The named precision, or bfloat16 on a GPU and the faster one on a CPU. An unsafe one needs `!`."""
     if name == "auto":
         if device.type != "cpu":
             return torch.bfloat16
@@ -116,7 +116,7 @@ def choose_attention(name: str | None, family: Family) -> str:
 
 @cache
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16 by itself, and not by way of float32."""
+    """Whether this processor has instructions for bfloat16 products."""
     try:
         found = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -125,7 +125,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def find_input_device(model: Any) -> torch.device:
-    """Where a model takes its inputs: where its table of embeddings is, or goes to when it is used."""
+    """The device of a model's inputs: where its embeddings are, or are moved to for use."""
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     place = getattr(hook, "execution_device", None)
     own: torch.device = model.device
@@ -150,7 +150,7 @@ def list_devices() -> list[Device]:
 
 
 def count_free_bytes(device: torch.device) -> int:
-    """Memory that could still be had on a device."""
+    """The free bytes of a device."""
     if device.type in ("cuda", "xpu"):
         driver = getattr(torch, device.type)
         free = driver.mem_get_info(device)[0]
@@ -169,13 +169,15 @@ def _name_processor() -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """GPUs have an exception of their own for it, the CPU allocator only a sentence."""
+    """GPUs have an exception of their own for it; the CPU allocator has only a message."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
 def translated_device_errors() -> Iterator[None]:
-    """A device that fails for another reason than memory will fail for the next request too."""
+    """Raise ModelError for a device that fails for another reason than memory: the next request would fail
+    too.
+    """
     try:
         yield
     except torch.AcceleratorError as error:

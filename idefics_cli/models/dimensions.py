@@ -1,4 +1,4 @@
-"""The sizes of an architecture that memory depends on, and the layers that all of them are made of.
+"""The sizes of an architecture that memory depends on, and the layers that all architectures have.
 
 Plain values and arithmetic, without torch. Each family reads its own from a config.json.
 """
@@ -59,7 +59,7 @@ class Dimensions:
 
 
 def list_mlp(layers: int, hidden: int, inner: int) -> tuple[Linears, Linears]:
-    """The gate and the way up, and the way down, of each layer."""
+    """The gate and up projections, and the down projection, of each layer."""
     return Linears(2 * layers, inner, hidden), Linears(layers, hidden, inner)
 
 

@@ -1,6 +1,7 @@
-"""A checkpoint's files before anything is built of them: in its folder, of a bounded size, and what they claim to be.
+"""Checks of a checkpoint's files before anything is built from them: inside the folder, bounded in size, and
+what they claim to be.
 
-Only reads, and needs no torch. What the values of its settings may be is in `settings_check`.
+Only reads, and needs no torch. Values of settings are checked in `settings_check`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raise ModelError for a folder that no honest checkpoint has; done once for each state of its files."""
+    """Raise ModelError for a folder that no real checkpoint has; once for each state of its files."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         stamp = tuple(
@@ -74,7 +75,7 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _check_place(folder: Path, path: Path) -> None:
-    """A link leads nowhere else, but from a snapshot of the hub's cache to its blobs."""
+    """A link must not lead outside, except from a snapshot of the hub's cache to its blobs."""
     if not path.is_symlink():
         return
     inside = folder.resolve()
@@ -87,7 +88,9 @@ def _check_place(folder: Path, path: Path) -> None:
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A file of settings as an object. Counted before it is parsed: what is small as text may be large as objects."""
+    """A file of settings as an object. Its items are counted before it is parsed: a small text may make many
+    objects.
+    """
     most = MAX_TOKENIZER_BYTES if name in _LARGE else MAX_BYTES[".json"]
     try:
         data = read_file(folder / name, most)
@@ -141,7 +144,9 @@ def _check_weights(folder: Path, config: Mapping[str, Any], index: Any, files: l
 
 
 def _count_weights(folder: Path, name: str) -> tuple[int, int] | None:
-    """The tensors of a file and their elements, as its head has them; None where it is damaged, which loading says."""
+    """The tensors of a file and their elements, from its header; None if it is damaged, which loading
+    reports.
+    """
     try:
         with (folder / name).open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))

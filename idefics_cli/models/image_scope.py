@@ -1,4 +1,4 @@
-"""What images a checkpoint was made for, where it was not made for all: a table of what is told of the others."""
+"""The images that a checkpoint was trained for, if not for all, and the warning about others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def squash(picture: PIL.Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def describe_foreign(image: Image) -> str | None:
-    """A warning for a picture that is no plain scene of flat shapes, None for one that is."""
+    """A warning for an image that is no plain scene of flat shapes, None for one that is."""
     pixels = squash(image.pixels).astype(np.int16)
     across = np.abs(np.diff(pixels, axis=1)).max(2)[:-1] > EDGE_LEVELS
     down = np.abs(np.diff(pixels, axis=0)).max(2)[:, :-1] > EDGE_LEVELS

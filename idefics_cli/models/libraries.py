@@ -1,4 +1,4 @@
-"""The first import of torch and transformers, where an installation that is broken shows."""
+"""The first import of torch and transformers, which fails if an installation is broken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ModelError
 
 
 def import_libraries() -> None:
-    """Import them before anything else does. Raises ModelError where one is missing or damaged."""
+    """Import them before anything else does. Raises ModelError if one is missing or damaged."""
     with _without_temporary_files():
         for name in ("torch", "transformers"):
             try:
@@ -26,8 +26,9 @@ def import_libraries() -> None:
 
 @contextmanager
 def _without_temporary_files() -> Iterator[None]:
-    """Where none can be written, libraries ask for a folder all the same: torch for kernels that are never compiled
-    here, dill to know where it is."""
+    """Let libraries start without a temporary folder: torch asks for one for kernels that are never compiled
+    here, dill to know where it is.
+    """
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

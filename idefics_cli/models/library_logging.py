@@ -1,7 +1,7 @@
-"""Messages of the libraries underneath: noise is dropped, a real warning is passed on, once and in one line.
+"""Messages of other libraries: noise is dropped, a real warning is passed on, once and in one line.
 
-It goes to the log of this package, which the command line shows on stderr. Who sets TRANSFORMERS_VERBOSITY hears
-transformers as it is.
+It goes to the log of this package, which the command line prints on standard error. With
+TRANSFORMERS_VERBOSITY set, messages of transformers are printed unchanged.
 """
 
 # transformers is typed in parts only.
@@ -38,7 +38,7 @@ CHATTER = re.compile(
 
 
 def hush_libraries() -> None:
-    """From now on messages of the libraries pass through this module only."""
+    """From now on, let messages of the libraries pass through this module only."""
     if not os.environ.get("TRANSFORMERS_VERBOSITY"):
         transformers.logging.set_verbosity_warning()
         transformers.logging.disable_default_handler()
@@ -56,7 +56,7 @@ def hush_libraries() -> None:
 
 @contextmanager
 def without_prints() -> Iterator[None]:
-    """Discard the standard output of the process meanwhile: what a library prints by itself is no result."""
+    """Discard the standard output of the process meanwhile: a library's own prints are no results."""
     try:
         kept = os.dup(1)
     except OSError:  # it is closed

@@ -1,7 +1,7 @@
 """From a spec to a processor, a family and weights.
 
-The one place that calls `from_pretrained`; `hub` says where from, and turns exceptions into a line a user can act on.
-Never remote code, never pickles, always the PIL image processors, whatever else is installed.
+The only place that calls `from_pretrained`; `hub` knows where to load from, and turns exceptions into one
+line. Never remote code, never pickles, always the PIL image processors.
 """
 
 # transformers is typed in parts only.
@@ -47,7 +47,9 @@ SETTINGS = (
 
 
 def load_processor(spec: ModelSpec) -> Any:
-    """The processor of a checkpoint: PIL images, left padding, the tokenizer as the model was trained with it."""
+    """The processor of a checkpoint: PIL images, left padding, the tokenizer with which the model was
+    trained.
+    """
     config = load_config(spec)
     limit_templates()
     with translated(spec), without_prints():
@@ -79,7 +81,7 @@ def load_config(spec: ModelSpec) -> Any:
 
 
 def _fetch_settings(spec: ModelSpec) -> Path:
-    """What a repository that is not here says of itself, fetched to be checked before it is used."""
+    """The settings of a repository that is not here, downloaded so that they are checked before use."""
     found = [
         cached_file(
             *(spec.checkpoint, name),
@@ -92,7 +94,7 @@ def _fetch_settings(spec: ModelSpec) -> Path:
 
 
 def open_family(spec: ModelSpec) -> Family:
-    """Everything about a checkpoint but its weights: prompts can be rendered, encoded and counted."""
+    """Everything of a checkpoint but its weights: prompts can be rendered, encoded and counted."""
     config = load_config(spec)
     processor = load_processor(spec)
     has_template = getattr(processor, "chat_template", None) is not None
@@ -108,7 +110,7 @@ def open_family(spec: ModelSpec) -> Family:
 
 
 def _try_out(family: Family) -> None:
-    """Render and tokenise a little, so that what fails with every prompt fails now."""
+    """Render and tokenise a short prompt, so that what fails with every prompt fails now."""
     for text in (letter * PROBE_LETTERS + end for letter in PROBED for end in ("", "!")):
         family.tokenizer(text, add_special_tokens=False)
     with suppress(ItemError):  # a template may have other ideas of a conversation
@@ -117,7 +119,7 @@ def _try_out(family: Family) -> None:
 
 
 def load_model(spec: ModelSpec, family: Family) -> Any:
-    """The weights, ready to answer. Every one of them must be in the checkpoint."""
+    """The model, ready to answer. Every weight must be in the checkpoint."""
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.dtype, device, family)
     options: dict[str, Any] = {
@@ -158,7 +160,7 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
 
 
 def _read_kept(entry: QuantizedEntry, family: Family, options: dict[str, Any]) -> Any:
-    """The quantized weights of an earlier load, None if there are none that can be read."""
+    """The quantized weights that an earlier load kept; None if there are none or they cannot be read."""
     if not entry.is_there:
         return None
     loader: Any = transformers.AutoModelForImageTextToText

@@ -1,6 +1,6 @@
-"""What the settings of a checkpoint may say: numbers in the range of real models, objects where objects belong.
+"""Checks of a checkpoint's settings: numbers in the range of real models, objects where objects belong.
 
-A number beyond it is not a larger model but a damaged or hostile file, and what is built of it would take all memory or
+A number outside its range means a damaged or hostile file; building a model from it could take all memory or
 never end. Plain values only; reads no files.
 """
 
@@ -60,7 +60,9 @@ _WIDEST = 10**12
 def check_config(
     config: Mapping[str, Any], where: str, *, tensors: int | None = None, weights: int | None = None
 ) -> None:
-    """Raise ModelError for what no model has; with what its files have, also for more than they can hold."""
+    """Raise ModelError for a config that no model has; with the sizes of its files, also for more than they
+    hold.
+    """
     for key, value in config.items():
         if key.endswith("_config") and not isinstance(value, dict | None):
             raise _refuse(where, key, "is not an object")
@@ -88,7 +90,7 @@ def check_config(
 
 
 def check_sizes(settings: Mapping[str, Any], where: str, *, model_type: object = None) -> None:
-    """Raise ModelError for a number out of the range of its key, or what is no number in its place."""
+    """Raise ModelError for a number outside the range of its key, or for another type in its place."""
     for place, key, value in _walk(settings):
         if key in RANGES and value is not None:
             low, high = RANGES[key]
@@ -126,7 +128,7 @@ def check_tokenizer(tokenizer: Mapping[str, Any], where: str) -> None:
 
 
 def check_tokenizer_settings(settings: Mapping[str, Any], where: str, folder: Path) -> None:
-    """Raise ModelError for a file that the settings name outside of the folder, if it is there."""
+    """Raise ModelError if the settings name an existing file outside the folder."""
     for key, value in settings.items():
         if key.endswith("_file") and isinstance(value, str) and len(value) < 4096 and "\0" not in value:
             path = folder / value
@@ -135,7 +137,7 @@ def check_tokenizer_settings(settings: Mapping[str, Any], where: str, folder: Pa
 
 
 def backtracks(pattern: str) -> bool:
-    """Whether a repeated group has a repetition or a choice within, so that there are too many ways to try."""
+    """Whether a repeated group has a repetition or a choice within, which may take exponential time to match."""
     pattern = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
     groups: list[
         tuple[bool, bool]

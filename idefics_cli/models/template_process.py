@@ -1,6 +1,7 @@
-"""The process in which chat templates are rendered: a line of JSON in, a line out, each within a time and a memory.
+"""The process in which chat templates are rendered: one line of JSON in, one line out, within a time and a
+memory.
 
-Started by path from `chat_templates`. Imports of transformers only what renders, so without torch.
+Started by path from `chat_templates`. Imports only what renders of transformers, so no torch.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _render(template: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit_memory() -> None:
-    """So much more than what is taken now, where the system can tell and hold to it."""
+    """Allow so much more memory than is used now, where the system supports it."""
     try:
         import resource
 

@@ -1,7 +1,8 @@
-"""The tokenizer as its `tokenizer.json` says: transformers builds some anew from their vocabulary, and differently.
+"""The tokenizer that `tokenizer.json` describes: transformers rebuilds some from their vocabulary, with
+differences.
 
-A rebuilt LLaMA loses the space before a word after a marker, a rebuilt GPT-2 the splitting of digits. Where there is no
-such file, a tokenizer of LLaMA is built as it was when the models were trained.
+A rebuilt LLaMA tokenizer loses the space before a word after a marker, a rebuilt GPT-2 tokenizer the
+splitting of digits. Without such a file, a LLaMA tokenizer is built as it was when the models were trained.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _WORD = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def restore_tokenizer(tokenizer: Any, spec: ModelSpec) -> Any:
-    """The tokenizer of a checkpoint that makes the ids its file says."""
+    """The tokenizer of a checkpoint with the ids of its file."""
     file = find_tokenizer_file(spec)
     if file is None or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenizer
@@ -37,9 +38,9 @@ def restore_tokenizer(tokenizer: Any, spec: ModelSpec) -> Any:
 
 
 def _mark_words(tokenizer: Any) -> Any:
-    """A tokenizer of LLaMA that was built of `tokenizer.model` alone, with a word mark before every text, as it says.
+    """A LLaMA tokenizer that was built from `tokenizer.model` alone, with a word mark before every text.
 
-    Built by transformers it has none before a text that begins with a space, whichever way it was told to be.
+    transformers builds it without one before a text that begins with a space, whatever its settings.
     """
     if type(tokenizer).__name__.startswith("Llama"):
         core = tokenizer.backend_tokenizer
@@ -54,7 +55,9 @@ def find_tokenizer_file(spec: ModelSpec) -> Path | None:
 
 
 def keep_word_boundaries(tokenizer: Any, spec: ModelSpec) -> Any:
-    """One that begins a word after an image, as IDEFICS and Idefics2 were trained; the newer LLaMA glues it on."""
+    """Keep the space of a word after an image, as IDEFICS and Idefics2 were trained; newer LLaMA code drops
+    it.
+    """
     if find_tokenizer_file(spec) is None:
         tokenizer = _mark_words(tokenizer)
     if begins_words(tokenizer):
@@ -71,7 +74,7 @@ def keep_word_boundaries(tokenizer: Any, spec: ModelSpec) -> Any:
 
 
 def begins_words(tokenizer: Any) -> bool:
-    """Whether a word after an image begins with the word mark; tokenizers without such a mark have nothing to lose."""
+    """Whether a word after an image begins with the word mark; tokenizers without such a mark lose nothing."""
     if not any(token.startswith(_WORD) for token in tokenizer.get_vocab()):
         return True
     pieces = tokenizer.convert_ids_to_tokens(

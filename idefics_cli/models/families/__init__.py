@@ -1,6 +1,6 @@
-"""The architectures by name. An adapter is imported when it is first asked for.
+"""The architectures by name. A family is imported when it is first needed.
 
-Any other architecture is taken if its processor has a chat template.
+Any other architecture works if its processor has a chat template.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FALLBACK = "chat_template:ChatTemplateFamily"
 
 
 def find_family(architecture: str, *, has_template: bool = False) -> type[Family]:
-    """The adapter of an architecture; a chat template will do for an unknown one."""
+    """The family of an architecture; for an unknown one, that of chat templates."""
     name = FAMILIES.get(architecture)
     if name is None and has_template:
         name = TEMPLATED.get(architecture, FALLBACK)
@@ -57,7 +57,7 @@ def find_family(architecture: str, *, has_template: bool = False) -> type[Family
 
 
 def find_way(architecture: str) -> str:
-    """How requests are run: by an own adapter, templated with all that these have, or in plain batches."""
+    """How requests run: own family, templated with everything that these have, or plain batches."""
     if architecture in FAMILIES:
         return "own adapter"
     return "templated" if architecture in TEMPLATED else "plain batches"
@@ -66,7 +66,7 @@ def find_way(architecture: str) -> str:
 def measure(config: Mapping[str, Any], name: str, parameters: int | None = None) -> Dimensions:
     """The dimensions that a config.json describes, without torch. Raises ModelError.
 
-    An architecture without a formula is estimated from how many weights it has, where that is known.
+    An architecture without a formula is estimated from its number of weights, if that is known.
     """
     architecture = config.get("model_type")
     if architecture not in FAMILIES and parameters is not None:

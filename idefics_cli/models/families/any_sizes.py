@@ -1,7 +1,8 @@
-"""About what an architecture without a formula needs: the count of its weights, and what all configs have in common.
+"""Estimated dimensions of an architecture without a formula, from its number of weights and common config
+keys.
 
-The count is exact, being that of the files' headers; cache and activations are those of a plain decoder with the sizes
-that the config names.
+The number is exact, as it comes from the headers of the files; cache and activations are those of a plain
+decoder with the sizes in the config.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def measure_any(config: Mapping[str, Any], parameters: int) -> Dimensions:
 
 
 def _read(config: Mapping[str, Any], default: int, *names: str) -> int:
-    """The first of these that is a positive number; some configs have one for each side of an image."""
+    """The first of these keys with a positive number; some configs have one for each side of an image."""
     for name in names:
         value = config.get(name)
         value = value[0] if isinstance(value, list) and value else value

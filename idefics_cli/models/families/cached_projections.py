@@ -1,7 +1,8 @@
-"""Modules that remember their last input: what an image contributes is then computed once, not at every step.
+"""Modules that remember their last input, so that projections of an image are computed once, not at every
+token.
 
-IDEFICS projects the features of its images to keys and values anew for every token it generates, which costs several
-times the token itself. The features are one and the same tensor all along, so being the same memory is being equal.
+IDEFICS projects image features to keys and values again for every token, which costs several times the token
+itself. The features stay the same tensor, so comparing addresses is enough.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def remembering(modules: Iterable[Any]) -> Iterator[None]:
-    """Within, each module computes only what it was not given the last time. Inputs must not be written to."""
+    """Within the context, each module computes only for a new input. Inputs must not be written to."""
     changed = [(module, module.__dict__.get("forward")) for module in modules]
     try:
         for module, _ in changed:
@@ -31,7 +32,7 @@ def remembering(modules: Iterable[Any]) -> Iterator[None]:
 
 
 class _Remembered:
-    """Keeps the input alive, so that no other tensor can come to lie in its place."""
+    """The last input and its result. It keeps the input alive, so that no other tensor gets its address."""
 
     def __init__(self, compute: Any) -> None:
         self._compute = compute

@@ -1,6 +1,7 @@
-"""Any other architecture whose processor has a chat template, which lays out the prompt.
+"""Any architecture whose processor has a chat template, which lays out the prompt.
 
-One prompt at a time, as tensors of unknown processors cannot be stacked; where its images stand is not known.
+The tensors of an unknown processor cannot be split by image, and the places of images are not known, so
+prompts stay whole.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class ChatTemplateFamily(Family):
             raise
 
     def _find_stop_ids(self, generation: Any) -> tuple[int, ...]:
-        """With them what the template ends a turn with: not all configs were told."""
+        """The stop ids of the config, and the token that ends a turn of the template: not all configs name
+        it.
+        """
         turn = (Message("user", (TextPart(_PROBE),)), Message("assistant", (TextPart(_PROBE),)))
         try:
             _, _, after = self._apply(turn, is_open=None).rpartition(_PROBE)
@@ -65,7 +68,7 @@ class ChatTemplateFamily(Family):
             )
 
     def set_detail(self, detail: str | None) -> None:
-        """Fewer tiles or fewer patches, where the image processor has a bound to lower."""
+        """Fewer tiles or fewer patches, if the image processor has a limit that can be lowered."""
         if detail is None:
             return
         if detail not in DETAILS:
@@ -85,7 +88,7 @@ class ChatTemplateFamily(Family):
         return self._write(prompt, thinks=True)
 
     def _write(self, prompt: Prompt, thinks: bool) -> str:
-        """The prompt text. It begins thoughts only where the model was told to think as well."""
+        """The prompt text. It begins a thought only if the model was told to think."""
         self._refuse_special_tokens(lay_out(prompt, strip_turns=False))
         if not is_chat(prompt):
             self.check_style("completion")
@@ -102,7 +105,7 @@ class ChatTemplateFamily(Family):
     def encode_choices(
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
     ) -> tuple[Encoded, ...]:
-        """The prompt with each of the labels after it. What is prepared of the images is one for all of them."""
+        """The prompt with each label after it. The images are prepared once for all of them."""
         texts = self.write_choices(prompt, images, choices)
         whole = self._encode_text(texts[0], images)
         # Nothing merges across a special token, so what is before the last one is encoded only once.
@@ -119,7 +122,9 @@ class ChatTemplateFamily(Family):
         return _end_with(encoded, length, ())
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Left-padded model inputs; the tensors of images one after the other. Raises ValueError where they differ."""
+        """Left-padded model inputs; the tensors of images are concatenated. Raises ValueError if they cannot
+        be.
+        """
         import torch
 
         given = [dict(row.inputs or {}) for row in rows]
@@ -139,7 +144,7 @@ class ChatTemplateFamily(Family):
         return found
 
     def _pad(self, name: str, values: Tensor, width: int, length: int) -> Tensor:
-        """What has a value for each token gets some more on the left."""
+        """Pad on the left what has a value for each token."""
         import torch
 
         if values.ndim < 2 or values.shape[:2] != (1, length):
@@ -158,7 +163,7 @@ class ChatTemplateFamily(Family):
         return [f"{text}{before}{label}{after}" for label in labels]
 
     def _find_seam(self, prompt: Prompt, text: str) -> tuple[str, str]:
-        """What the template writes between a prompt and the reply to it, and what ends the reply."""
+        """What the template writes between a prompt and the reply, and what ends the reply."""
         *turns, last = prompt
         if last.role == "assistant":
             reply = Message("assistant", (*last.parts, TextPart(continue_reply(_PROBE))))
@@ -173,7 +178,7 @@ class ChatTemplateFamily(Family):
         return before[len(text) :], self._cut_end(after)
 
     def _cut_end(self, after: str) -> str:
-        """Up to the first special token: a line end after it begins the next turn."""
+        """Up to the first special token: a line break after it begins the next turn."""
         ends = [match.end() for token in self._special_texts if (match := re.search(re.escape(token), after))]
         return after[: min(ends)] if ends else self._end_text
 
@@ -188,7 +193,7 @@ class ChatTemplateFamily(Family):
         return "" if end is None else str(self.tokenizer.convert_ids_to_tokens(end))
 
     def _apply(self, prompt: Prompt, *, is_open: bool | None, thinks: bool = False) -> str:
-        """The template's text: the last turn left open, a reply begun, or all turns finished (None)."""
+        """The template's text: with the last turn open, a reply begun, or all turns finished (None)."""
         try:
             text = self._word(prompt, is_open, thinks, as_text=False)
         except ModelError as error:  # it may take a turn for a text
@@ -226,7 +231,7 @@ class ChatTemplateFamily(Family):
 
 
 def _end_with(whole: Encoded, head: int, tail: Sequence[int]) -> Encoded:
-    """The first ids of a prompt and others after them; the tensors of its images are shared."""
+    """The first ids of a prompt followed by others; the tensors of its images are shared."""
     import torch
 
     assert whole.inputs is not None
@@ -244,7 +249,7 @@ def _end_with(whole: Encoded, head: int, tail: Sequence[int]) -> Encoded:
 
 
 def _find_common(one: str, other: str) -> str:
-    """What two texts begin with."""
+    """The common beginning of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
 
@@ -254,7 +259,7 @@ def _list_texts(prompt: Prompt) -> list[str]:
 
 
 def _write_content(message: Message, *, as_text: bool) -> Any:
-    """Parts, or a plain text for templates that print what they are given."""
+    """Parts, or plain text for templates that print what they get."""
     texts = [part.text for part in message.parts if isinstance(part, TextPart)]
     if as_text and len(texts) == len(message.parts):
         return "".join(texts)

@@ -1,4 +1,4 @@
-"""`--detail` in the words of each image processor that cuts images into tiles or patches and can be told how many."""
+"""`--detail` as settings of each image processor that cuts images into a variable number of tiles or patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SOFT_TOKENS = {"low": 70, "medium": 140}
 
 
 def choose_detail(images: Any, detail: str) -> bool:
-    """Have an image processor cut as finely as asked, never more than it does by itself. False where it cannot."""
+    """Set how finely an image processor cuts, never finer than its default. False if it has no such setting."""
     size = dict(getattr(images, "size", None) or {})
     if getattr(images, "max_patches", None):  # InternVL, Aya
         most = images.max_patches
@@ -33,7 +33,7 @@ def choose_detail(images: Any, detail: str) -> bool:
 
 
 def _leave_small(pinpoints: Any, detail: str) -> list[list[int]]:
-    """The sizes that images are cut at, the larger ones left out: one tile long, or half of all tiles."""
+    """The grid sizes without the larger ones: one tile long, or half of all tiles."""
     by_area = sorted(([int(one) for one in pair] for pair in pinpoints), key=lambda pair: pair[0] * pair[1])
     least, most = (pair[0] * pair[1] for pair in (by_area[0], by_area[-1]))
     limit = {"low": least, "medium": max(least, most // 2), "high": most}[detail]

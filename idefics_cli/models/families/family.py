@@ -1,7 +1,7 @@
-"""What the engine asks of every architecture: ids, spans, model inputs, and which tokens stop an answer.
+"""What the engine needs of every architecture: ids, spans, model inputs, and the tokens that stop an answer.
 
-Knows no weights and no way to lay out a prompt. Torch is imported only where tensors are made, so that
-rendering a prompt does not pay for it.
+Knows no weights and no layout of prompts. Torch is imported only where tensors are made, so that rendering a
+prompt does not pay for it.
 """
 
 # transformers is typed in parts only.
@@ -45,7 +45,7 @@ class ImageSpan:
 class Pixels:
     """One prepared image: tiles by channels by height by width, and which of the pixels are padding, if any.
 
-    Bytes are still to be looked up, see `PixelTable`.
+    Bytes are still to be converted, see `PixelTable`.
     """
 
     values: Tensor
@@ -60,7 +60,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A prompt as the model takes it. `inputs` is only for processors whose tensors cannot be made per image."""
+    """A prompt as the model takes it. `inputs` is only for processors whose tensors cannot be split by image."""
 
     ids: tuple[int, ...]
     spans: tuple[ImageSpan, ...] = ()
@@ -118,13 +118,13 @@ class Family(ABC):
 
     @property
     def image_edge(self) -> int | None:
-        """The longer edge to which an image of any size is brought; None where that is not known."""
+        """The longer edge to which an image of any size is scaled; None if that is not known."""
         return None
 
     def call_processor(
         self, texts: Sequence[str], pictures: Sequence[Sequence[Any]], *, adds_bos: bool
     ) -> dict[str, Any]:
-        """What the checkpoint's own processor takes for rendered prompts, as its documentation says."""
+        """Calls the checkpoint's own processor with rendered prompts, as its documentation says."""
         options: dict[str, Any] = {"padding": True, "add_special_tokens": adds_bos, "text": list(texts)}
         return options | ({"images": [list(own) for own in pictures]} if any(pictures) else {})
 
@@ -170,7 +170,7 @@ class Family(ABC):
         return int(self.text_config.max_position_embeddings)
 
     def check_style(self, style: Style) -> None:
-        """Refuse a style that the checkpoint was never made for."""
+        """Refuse a style that the checkpoint was not trained for."""
         if style == "chat" and self.eou_id is None:
             raise ModelError(
                 f"this checkpoint has no {END_OF_UTTERANCE} token, so it cannot chat",
@@ -186,7 +186,7 @@ class Family(ABC):
             )
 
     def think(self) -> None:
-        """Have answers begin with thoughts, which are not part of them."""
+        """Let answers begin with thoughts, which are not part of their text."""
         raise ModelError(
             f"--think has no effect on {self.config.model_type}, whose chat template has no thinking",
             hint="leave --think out",
@@ -202,11 +202,11 @@ class Family(ABC):
         )
 
     def read_prompt(self, prompt: Prompt) -> str:
-        """The prompt as a person reads it, markers removed."""
+        """The prompt without markers, for people."""
         return read_aloud(lay_out(prompt, strip_turns=self.strip_turns))
 
     def check_length(self, encoded: Encoded, new_tokens: int = 0) -> None:
-        """Refuse what does not fit into the context; nothing is ever cut off."""
+        """Refuse a prompt that does not fit into the context; nothing is ever cut off."""
         needed = len(encoded.ids) + new_tokens
         if needed > self.context_tokens:
             room = f" and {new_tokens} for the answer" if new_tokens else ""
@@ -222,7 +222,7 @@ class Family(ABC):
         return text
 
     def is_byte(self, index: int) -> bool:
-        """Whether a token is one byte of a character: sentencepiece can read a run of them only as a whole."""
+        """Whether a token is one byte of a character: sentencepiece decodes a run of them only as a whole."""
         token = str(self.tokenizer.convert_ids_to_tokens(index))
         return token.startswith("<0x") and len(token) == 6
 
@@ -234,7 +234,7 @@ class Family(ABC):
     def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
         """The prompt as the model takes it. `images` are those of the prompt, in its order.
 
-        An answer that is bound to labels or a grammar `thinks` not, whatever the model was told.
+        `thinks` is false for an answer that must be a label or follow a grammar, whatever the model was told.
         """
 
     @abstractmethod
@@ -252,7 +252,7 @@ class Family(ABC):
         """Left-padded model inputs of one or more prompts."""
 
     def make_probes(self) -> tuple[Encoded, Encoded]:
-        """Two prompts of unlike length about one image, to look at what a batch does to them."""
+        """Two prompts of different lengths about one image, to check what a batch does to them."""
         import numpy
         import PIL.Image
 
@@ -284,7 +284,7 @@ class Family(ABC):
         return ids
 
     def _find_id(self, token: str) -> int | None:
-        """The id of a token, None where the tokenizer would spell it out."""
+        """The id of a token, None if the tokenizer has no single token for it."""
         found = self.tokenizer.get_vocab().get(token)
         return None if found is None else int(found)
 
@@ -299,7 +299,7 @@ class Family(ABC):
         return 0
 
     def _find_stop_ids(self, generation: Any) -> tuple[int, ...]:
-        """Every id that ends an answer: checkpoints disagree with themselves, so all their sources are joined."""
+        """Every id that ends an answer: the sources of a checkpoint disagree, so all of them are joined."""
         sources = (generation, self.config, self.text_config)
         candidates = [self.tokenizer.eos_token_id, self.eou_id]
         for ids in (getattr(source, "eos_token_id", None) for source in sources):
@@ -309,7 +309,7 @@ class Family(ABC):
 
 
 def list_added_tokens(tokenizer: Any) -> dict[str, int]:
-    """The special and added tokens of a tokenizer by their text, runs of spaces left out."""
+    """The special and added tokens of a tokenizer by their text, without runs of spaces."""
     special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
     tokens = {**tokenizer.get_added_vocab(), **dict(special)}
     return {token: index for token, index in tokens.items() if token.strip()}

@@ -1,4 +1,4 @@
-"""Gemma 3: the tokens of an image see one another, and most layers look back a little way only."""
+"""Gemma 3: the tokens of an image see one another, and most layers have sliding attention."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class IdeficsFamily(PlaceholderFamily):
     def call_processor(
         self, texts: Sequence[str], pictures: Sequence[Sequence[Any]], *, adds_bos: bool
     ) -> dict[str, Any]:
-        """Texts and pictures in turn; it begins the text itself."""
+        """Calls the processor with texts and images in turn; it adds the beginning of text itself."""
         items = [
             _interleave(text.removeprefix(self.bos), own) for text, own in zip(texts, pictures, strict=True)
         ]
@@ -208,7 +208,7 @@ class IdeficsFamily(PlaceholderFamily):
         return list(core.perceiver_resampler(features) if self.config.use_resampler else features)
 
     def find_images(self, token_range: TokenRange) -> list[int]:
-        """The images of the stretch, and the last one before it if its first tokens come before an image."""
+        """The images of these tokens, and the last one before them if they begin before an image."""
         return sorted({index for index in self._see(token_range) if index >= 0})
 
     def image_inputs(
@@ -241,7 +241,7 @@ class IdeficsFamily(PlaceholderFamily):
         return {"image_hidden_states": hidden, "image_attention_mask": seen}
 
     def last_image_inputs(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
-        """Only the image that the last token sees: all others would be attended to in vain."""
+        """Only the image that the last token sees: the others would be computed for nothing."""
         hidden, seen = inputs["image_hidden_states"], inputs["image_attention_mask"][:, -1]
         latest = seen.argmax(-1).tolist()
         if len(set(latest)) == 1:
@@ -259,7 +259,7 @@ class IdeficsFamily(PlaceholderFamily):
         }
 
     def remembering(self, model: Any) -> AbstractContextManager[None]:
-        """The keys and values of the images, which the model projects anew for every token."""
+        """The keys and values of the images, which the model would project again for every token."""
         attentions = [layer.cross_attn for layer in model.model.gated_cross_attn_layers]
         names = ("k_proj", "v_proj", "k_layer_norm")
         return remembering(
@@ -278,7 +278,7 @@ class IdeficsFamily(PlaceholderFamily):
         return self._find_seen_images(token_range.encoded.ids[: token_range.stop])[token_range.start :]
 
     def _find_seen_images(self, ids: Sequence[int]) -> list[int]:
-        """For each token the image it sees, -1 for none: before the first one and after the end of a document."""
+        """For each token the image it sees: -1 before the first image and after the end of a document."""
         seen: list[int] = []
         latest, is_ended = -1, False
         end = self.tokenizer.eos_token_id
@@ -291,7 +291,7 @@ class IdeficsFamily(PlaceholderFamily):
 
 
 def _interleave(text: str, pictures: Sequence[Any]) -> list[Any]:
-    """Texts and pictures in turn, as the processor of IDEFICS takes a prompt."""
+    """Texts and images in turn, as the processor of IDEFICS takes a prompt."""
     texts = text.replace(FAKE_TOKEN, "").split(IMAGE_TOKEN)
     items: list[Any] = [texts[0]]
     for words, picture in zip(texts[1:], pictures, strict=True):

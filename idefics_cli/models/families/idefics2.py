@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @checked(frozen=True, config=OPEN)
 class TiledPerceiver:
-    """As wide as the text, whatever its own settings say."""
+    """As wide as the text model, whatever its own settings say."""
 
     resampler_n_latents: Count = 64
     resampler_depth: Count = 3
@@ -79,7 +79,7 @@ class Idefics2Family(TiledFamily):
 
     @classmethod
     def mend(cls, text: str) -> str:
-        """Neighbouring tiles share a fake token. A word after an image has its space from the tokenizer."""
+        """Neighbouring tiles share a fake token. The tokenizer puts the space before a word after an image."""
         return text.replace(FAKE_TOKEN + FAKE_TOKEN, FAKE_TOKEN)
 
     def spell_image(self, pixels: Pixels) -> str:
@@ -87,12 +87,12 @@ class Idefics2Family(TiledFamily):
 
     @property
     def image_edge(self) -> int:
-        """Quarters are cut before they are resized, so it is that of two of them."""
+        """Quarters are cut before they are resized, so twice the edge of one."""
         processor = self.processor.image_processor
         return int(dict(processor.size)["longest_edge"]) * (2 if processor.do_image_splitting else 1)
 
     def cut(self, image: PIL.Image.Image) -> Pixels:
-        """The quarters, if any, and the whole, each resized for itself."""
+        """The quarters, if any, and the whole image, each resized by itself."""
         processor = self.processor.image_processor
         width, height = image.size
         if processor.do_image_splitting and min(width, height) < 2:
@@ -111,7 +111,7 @@ class Idefics2Family(TiledFamily):
         return tile.resize((width, height), resample=processor.resample)
 
     def set_detail(self, detail: str | None) -> None:
-        """Only `low` does not split; there are no more tiles than five."""
+        """Only `low` differs: no quarters. There are never more than five tiles."""
         if detail is not None:
             self._check_detail(detail)
             self.processor.image_processor.do_image_splitting = detail != "low"

@@ -27,7 +27,7 @@ _TILES_BY_DETAIL = dict(zip(DETAILS, (1, 2, 4), strict=True))
 
 @checked(frozen=True, config=OPEN)
 class Idefics3:
-    """SmolVLM is built the same way."""
+    """SmolVLM has the same architecture."""
 
     model_type: Literal["idefics3", "smolvlm"]
     text_config: Text = Text()
@@ -87,7 +87,7 @@ class Idefics3Family(TiledFamily):
         return int(dict(self.processor.image_processor.size)["longest_edge"])
 
     def cut(self, image: PIL.Image.Image) -> Pixels:
-        """A grid of square tiles and the whole, or the whole alone where it is no larger than a tile."""
+        """A grid of square tiles and the whole image; only the whole image if it is no larger than a tile."""
         from transformers.models.idefics3.image_processing_pil_idefics3 import get_resize_output_image_size
 
         processor = self.processor.image_processor
@@ -124,7 +124,7 @@ class Idefics3Family(TiledFamily):
         return f"{grid}\n{whole}"
 
     def set_detail(self, detail: str | None) -> None:
-        """The longest edge in tiles: one, two or four of them."""
+        """The longest edge in tiles: one, two or four."""
         if detail is not None:
             self._check_detail(detail)
             image_processor = self.processor.image_processor
@@ -134,7 +134,7 @@ class Idefics3Family(TiledFamily):
 
 
 def _round_up(width: int, height: int, side: int) -> tuple[int, int]:
-    """The size in whole tiles, the longer edge first, as the image processor counts them."""
+    """The size in whole tiles, computed from the longer edge first, as the image processor does."""
     ratio = width / height
     if width >= height:
         width = math.ceil(width / side) * side
@@ -150,7 +150,7 @@ class SmolVLMFamily(Idefics3Family):
 
     @classmethod
     def open_processor(cls, checkpoint: str, config: Any, source: Mapping[str, Any]) -> Any:
-        """SmolVLM2's own wants num2words and torchvision for videos; for images it works as that of Idefics3."""
+        """SmolVLM2's own needs num2words and torchvision for videos; for images Idefics3's gives the same."""
         import transformers
 
         vision = config.vision_config

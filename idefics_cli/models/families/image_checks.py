@@ -1,4 +1,4 @@
-"""What can be wrong with the images of a prompt: too few of them, or of a kind that a processor does not support."""
+"""What can be wrong with the images of a prompt: too few, or of a kind that a processor does not support."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def check_images(pieces: Iterable[Piece], images: Sequence[Image]) -> None:
 
 @contextmanager
 def preparing(images: Sequence[Image], model_type: str) -> Iterator[None]:
-    """Whatever an image processor raises is about these images: too small, too narrow, or of an unsupported kind."""
+    """Raise ItemError for whatever an image processor raises: the image is too small, too narrow, or
+    unsupported.
+    """
     try:
         yield
     except BaseException as error:

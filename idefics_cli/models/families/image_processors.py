@@ -1,7 +1,7 @@
-"""Processors put together for images alone: those of many architectures want videos and sound to be looked after too.
+"""Processors built for images alone: those of many architectures also require video and audio processors.
 
-What looks after a video needs torchvision, and nothing here is ever given one. Nor does Pixtral need it, whose
-processor imports it for a size that is computed without it as well.
+Video processors need torchvision, and no videos are ever given here. The processor of Pixtral imports
+torchvision for a size that is computed without it too.
 """
 
 # transformers is typed in parts only.
@@ -20,7 +20,7 @@ _PIXTRAL = "PixtralProcessor"
 
 
 def open_image_processor(checkpoint: str, config: Any, source: Mapping[str, Any]) -> Any:
-    """The processor of a checkpoint with its image processor and tokenizer, and nothing in place of the rest."""
+    """The processor of a checkpoint with its image processor and tokenizer, and None for the rest."""
     import transformers
     from transformers.models.auto import processing_auto
     from transformers.processing_utils import ProcessorMixin
@@ -58,7 +58,7 @@ def open_image_processor(checkpoint: str, config: Any, source: Mapping[str, Any]
 
 
 def _load_pixtral() -> Any:
-    """The processor's own class, which finds the PIL module where it looks for that of torchvision."""
+    """The processor's own class, which gets the PIL module where it imports that of torchvision."""
     folder = "transformers.models.pixtral"
     place = f"{folder}.image_processing_pixtral"
     sys.modules[place] = import_module(f"{folder}.image_processing_pil_pixtral")
@@ -69,7 +69,7 @@ def _load_pixtral() -> Any:
 
 
 def explain_missing(config: Any, error: Exception) -> ModelError | None:
-    """What to install, where a processor said what it lacks."""
+    """What to install, from the error of a processor."""
     if "torchvision" not in str(error).lower():
         return None
     return ModelError(

@@ -1,7 +1,7 @@
 """How a prompt is laid out as text: turns, images and the markers around them, before any tokenizer.
 
-Words of the user and markers of the model are kept apart here, so that nothing ever searches a question for a marker.
-Knows no architecture: how an image is spelled is its family's matter.
+Words of the user and markers of the model stay separate here, so that nothing ever searches a question for a
+marker. How an image is spelled is up to its family.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def is_chat(prompt: Prompt) -> bool:
 
 
 def lay_out(prompt: Prompt, *, strip_turns: bool) -> tuple[Piece, ...]:
-    """The pieces of a prompt in order, beginning-of-text left out.
+    """The pieces of a prompt in order, without the beginning of text.
 
-    Texts of a document lose their outer spaces (not newlines), as the IDEFICS processor strips its items; texts of
-    turns do so only with `strip_turns`.
+    Texts of a document lose their outer spaces (not newlines), as the IDEFICS processor strips its items;
+    texts of turns do so only with `strip_turns`.
     """
     if not is_chat(prompt):
         return tuple(piece for message in prompt for piece in _merge(message, strip=True))
@@ -74,7 +74,7 @@ def lay_out(prompt: Prompt, *, strip_turns: bool) -> tuple[Piece, ...]:
 def trim_reply(prompt: Prompt) -> Prompt:
     """A begun reply without the space at its end, for every backend.
 
-    It would be a token of its own, after which no word was ever seen in training.
+    The space would be a token of its own, after which no word stood in training.
     """
     *before, last = prompt
     end = last.parts[-1] if last.role == "assistant" and last.parts else None
@@ -85,12 +85,14 @@ def trim_reply(prompt: Prompt) -> Prompt:
 
 
 def continue_reply(continuation: str) -> str:
-    """A label as it follows a begun reply: one space before it, for every backend."""
+    """A label after a begun reply: one space before it, for every backend."""
     return f" {continuation.strip()}"
 
 
 def continue_with(prompt: Prompt, continuation: str) -> tuple[Piece, ...]:
-    """The pieces of an answer: as they are after a document, one space before and an end after in a turn."""
+    """The pieces of an answer: unchanged after a document; in a turn, with one space before and the end
+    after.
+    """
     if is_chat(prompt):
         return (continue_reply(continuation), Mark(END_OF_UTTERANCE))
     return (continuation,)
@@ -106,7 +108,7 @@ def spell(pieces: Iterable[Piece], images: Sequence[str]) -> str:
 
 
 def read_aloud(pieces: Iterable[Piece]) -> str:
-    """The pieces as a person reads them: no images, no special tokens, words kept apart where an image stood."""
+    """The pieces as plain words: no images, no special tokens, a space where an image stood."""
     text = ""
     is_after_image = False
     for piece in pieces:

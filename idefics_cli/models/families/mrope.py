@@ -1,7 +1,8 @@
-"""Qwen-VL and its kin: a token of an image has a place in three dimensions, and text goes on after the largest of them.
+"""Qwen-VL and related architectures: an image token has a position in three dimensions, and text continues
+after the largest of them.
 
-Positions are worked out here from the grid of each image, so that a prompt may be taken up anywhere. Where the vision
-tower also feeds the first layers of the text model, those features are kept beside the others.
+Positions are computed here from the grid of each image, so that a prompt can be continued anywhere. Where the
+vision tower also feeds the first layers of the text model, those features are kept beside the others.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class MropeFamily(TemplatedFamily):
         return inputs | {"mm_token_type_ids": inputs["input_ids"].eq(cast(int, self.image_id)).int()}
 
     def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
-        """The features of each image, those for deeper layers behind them."""
+        """The features of each image, followed by those for deeper layers."""
         import torch
 
         found = self._look(model, pixels)
@@ -71,7 +72,7 @@ class MropeFamily(TemplatedFamily):
         return {"mm_encoder_outputs": {"image": output}}
 
     def _read_grid(self, pixels: Pixels) -> tuple[int, int, int]:
-        """How many tokens of an image lie along each dimension."""
+        """How many tokens an image has along each dimension."""
         assert isinstance(pixels, SpelledImage)
         times, height, width = pixels.tensors[_GRID][0].tolist()
         merge = self.config.vision_config.spatial_merge_size

@@ -1,7 +1,7 @@
-"""Pixels stay the bytes that they are until they are on the device: what a processor makes of each of the 256 values
-is looked up there, bit for bit.
+"""Pixels stay bytes until they are on the device: a processor's float of each of the 256 values is looked up
+there, bit for bit.
 
-A processor that does anything else between its resizing and its tensors is run as it is.
+A processor that does anything else between resizing and its tensors runs unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PixelTable:
 
     @cached_property
     def floats(self) -> Tensor:
-        """What each channel has for each value, by the processor's own arithmetic."""
+        """The float of each value, for each channel, by the processor's own arithmetic."""
         import numpy
         import torch
 
@@ -43,7 +43,7 @@ class PixelTable:
         return torch.from_numpy(numpy.ascontiguousarray(made[:, 0], dtype=numpy.float32))
 
     def look_up(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The floats of tiles by channels by height by width; padding is zero, as that of the processor."""
+        """The floats of tiles by channels by height by width; padding is zero, as in the processor."""
         import torch
 
         if values.dtype != torch.uint8:
@@ -82,7 +82,7 @@ def stack(tiles: Sequence[PIL.Image.Image]) -> Pixels:
 
 
 class SizeOnly:
-    """The size of an image, for functions of processors that want no more than that of an array."""
+    """An array that has only the size of an image, for functions of processors that read no more."""
 
     def __init__(self, image: PIL.Image.Image) -> None:
         self.shape = (3, image.height, image.width)

@@ -1,6 +1,6 @@
-"""The IDEFICS line: we lay out the text ourselves and mark the place of each image by tokens.
+"""The IDEFICS line: this program lays out the text itself, and tokens mark the place of each image.
 
-A subclass holds only its difference: how it spells an image, how it prepares and stacks pixels.
+A subclass has only what differs: how it spells an image, how it prepares and stacks pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABEL_SETS = 16
 
 @dataclass(frozen=True, slots=True)
 class TokenRange:
-    """Some of the tokens of a prompt, those before `start` being in a cache already."""
+    """Some of the tokens of a prompt; those before `start` are already in a cache."""
 
     encoded: Encoded
     start: int
@@ -87,7 +87,7 @@ class PlaceholderFamily(Family):
     def encode_choices(
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
     ) -> tuple[Encoded, ...]:
-        """The prompt with each of the labels after it. The same labels after the same text are tokenised once."""
+        """The prompt with each label after it. The same labels after the same text are tokenised once."""
         self._check_roles(prompt)
         pieces = lay_out(prompt, strip_turns=self.strip_turns)
         check_images(pieces, images)
@@ -127,7 +127,7 @@ class PlaceholderFamily(Family):
 
     @abstractmethod
     def prepare(self, image: Image) -> Pixels:
-        """An image's pixels through the checkpoint's image processor."""
+        """An image's pixels from the checkpoint's image processor."""
 
     @abstractmethod
     def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
@@ -135,11 +135,11 @@ class PlaceholderFamily(Family):
 
     @abstractmethod
     def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
-        """What the text sees of each image. The images are of one shape."""
+        """The features of each image. The images have one shape."""
 
     @abstractmethod
     def find_images(self, token_range: TokenRange) -> list[int]:
-        """Which images of its prompt the tokens of a stretch see, in order, without the help of a cache."""
+        """Which images of its prompt these tokens see, in order, if nothing is cached."""
 
     @abstractmethod
     def image_inputs(
@@ -147,32 +147,32 @@ class PlaceholderFamily(Family):
     ) -> dict[str, Any]:
         """The image inputs of `generate` for rows padded on the left to `width`.
 
-        `features` has the images that the rows need, by digest. `labels` more tokens after each row see what its last
-        token sees.
+        `features` has the images that the rows need, by digest. `labels` more tokens after each row see the
+        same images as its last token.
         """
 
     def last_image_inputs(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
-        """The image inputs for `count` tokens that see what the last ones of `inputs` saw."""
+        """The image inputs for `count` tokens that see the same images as the last ones of `inputs`."""
         return {}
 
     def for_forward(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Image inputs by the names that the forward of the model has for them."""
+        """Image inputs under the names that the forward of the model has for them."""
         return dict(inputs)
 
     def remembering(self, model: Any) -> AbstractContextManager[None]:
-        """Where image inputs that stay the same from pass to pass cost only once."""
+        """A context in which image inputs that do not change between passes are projected once."""
         return nullcontext()
 
     def place_tokens(self, encoded: Encoded) -> Tensor | None:
-        """The places of the tokens, dimensions by tokens; None where they are counted."""
+        """The positions of the tokens, dimensions by tokens; None if they are counted."""
         return None
 
     def count_skipped(self, encoded: Encoded) -> int:
-        """How far what follows the prompt is from the count of its tokens."""
+        """How far the position after the prompt is from the number of its tokens."""
         return 0
 
     def list_units(self, encoded: Encoded) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """The ids in pieces that a prefix may end between, each with the digest of the image it shows."""
+        """The ids in pieces between which a prefix may end, each with the digest of its image."""
         units: list[tuple[str, tuple[int, ...]]] = []
         place = 0
         for span in self._find_uncut(encoded):
@@ -183,12 +183,12 @@ class PlaceholderFamily(Family):
         return tuple(units)
 
     def _find_uncut(self, encoded: Encoded) -> Sequence[ImageSpan]:
-        """The spans that depend on their image and must stay whole."""
+        """The spans that depend on their image and must not be split."""
         return encoded.spans
 
     @classmethod
     def mend(cls, text: str) -> str:
-        """The text as the architecture wants it around images."""
+        """The text with the architecture's rules around images."""
         return text
 
     @classmethod
@@ -223,9 +223,10 @@ class PlaceholderFamily(Family):
         return () if bos is None else (bos,)
 
     def _tokenize_endings(self, text: str, endings: Sequence[str]) -> list[tuple[int, ...]]:
-        """The ids of a text with each of the endings, as of one text.
+        """The ids of a text with each of the endings, tokenised as one text.
 
-        Nothing merges across the marker that closes the last image, so what is before it is tokenised only once.
+        Nothing merges across the marker that closes the last image, so the text before it is tokenised only
+        once.
         """
         whole = [self.mend(text + ending) for ending in endings]
         places = [one.rfind(FAKE_TOKEN) for one in whole]
@@ -241,15 +242,15 @@ class PlaceholderFamily(Family):
 
     @property
     def pixel_bytes(self) -> int:
-        """What is kept of images that are prepared."""
+        """The bytes of prepared images that are kept."""
         return self._pixels.used_bytes
 
     def limit_pixels(self, limit_bytes: int) -> None:
-        """Keep at most so much of them."""
+        """Keep at most so many bytes of them."""
         self._pixels.shrink(limit_bytes)
 
     def prepare_once(self, image: Image) -> Pixels:
-        """Pixels by digest, kept in a bounded memory: the images of the shots come again with every prompt."""
+        """Pixels by digest, kept in a bounded memory: the images of examples come again with every prompt."""
         pixels = self._pixels.find(image.digest)
         if pixels is None:
             with preparing([image], self.config.model_type):
@@ -260,7 +261,9 @@ class PlaceholderFamily(Family):
     def _find_spans(
         self, ids: Sequence[int], images: Sequence[Image], placeholders: Sequence[int]
     ) -> tuple[ImageSpan, ...]:
-        """The extent of each image from its opening to its closing marker; a shared marker is the former image's."""
+        """The extent of each image from its opening to its closing marker; a shared marker belongs to the
+        former image.
+        """
         places = [index for index, token in enumerate(ids) if token == self.image_id]
         if len(places) != sum(placeholders):
             raise ModelError(

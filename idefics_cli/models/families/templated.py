@@ -1,7 +1,7 @@
-"""Architectures that are worded by their chat template and show an image as a run of one token: LLaVA and its kin.
+"""Architectures with a chat template that show an image as a run of one token: LLaVA and related ones.
 
-What an image is spelled as, and its tensors, are asked of the processor once, with that image alone; so prompts are
-encoded as text, and share prefixes, batches and features of images as those of our own line do.
+The processor is called once for each image alone, for its text and its tensors; so prompts are encoded as
+text, and share prefixes, batches and image features as those of the IDEFICS line do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpelledImage(Pixels):
-    """One image as its processor has it: the text that stands for it, and its tensors by their names."""
+    """One image from its processor: the text that stands for it, and its tensors by name."""
 
     spelling: str = ""
     copies: int = 1
@@ -68,7 +68,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         return PlaceholderFamily.collate(self, rows)
 
     def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
-        """The tensors of all images, tiles of one image padded to the most of any."""
+        """The tensors of all images; tiles of one image are padded to the largest number."""
         import torch
 
         images = [one for row in rows for one in row.pixels if isinstance(one, SpelledImage)]
@@ -118,7 +118,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         return [split[first] for first in firsts]
 
     def _look(self, model: Any, pixels: Sequence[Pixels]) -> Any:
-        """What the vision tower of the model makes of images."""
+        """Run the vision tower of the model."""
         import torch
 
         from ..devices import find_input_device
@@ -139,7 +139,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         return core.get_image_features(**inputs, return_dict=True)
 
     def find_images(self, token_range: TokenRange) -> list[int]:
-        """Those whose tokens are in it: what is before them has taken them up into the cache."""
+        """Those whose tokens are among these: earlier tokens are in the cache with their images."""
         return [
             index
             for index, span in enumerate(token_range.encoded.spans)
@@ -162,7 +162,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=output)}}
 
     def _encode_all(self, texts: Sequence[str], images: Sequence[Image]) -> tuple[Encoded, ...]:
-        """Texts with a marker for each image; all of them show the same ones."""
+        """Texts with a marker for each image; all of them show the same images."""
         if len(images) > 1 and self._counts_images:
             images = [replace(image, digest=image.digest + _ONE_OF_MANY) for image in images]
         pixels = tuple(self.prepare_once(image) for image in images)
@@ -178,7 +178,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
 
     @property
     def _counts_images(self) -> bool:
-        """Whether an image among others is prepared in another way than alone."""
+        """Whether the processor prepares an image among others differently than alone."""
         return "batch_num_images" in self.processor.model_input_names
 
     def _spell(self, text: str, spellings: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @checked(frozen=True, config=OPEN)
 class Text:
-    """Mistral and Llama, which are built alike."""
+    """Mistral and Llama, which have the same layers."""
 
     model_type: Literal["mistral", "llama"] = "llama"
     vocab_size: Count = 32000
@@ -87,7 +87,7 @@ class TiledVision:
 def measure_tiled(
     architecture: str, text: Text, vision: TiledVision, connector: int, tile_tokens: int, *, is_tied: bool
 ) -> Dimensions:
-    """The sizes of a language model that sees tiles, each as so many tokens."""
+    """The dimensions of a language model that sees tiles, each as a number of tokens."""
     return Dimensions(
         architecture=architecture,
         parameters=text.count(is_tied=is_tied) + vision.count() + connector,
@@ -158,7 +158,7 @@ class TiledFamily(PlaceholderFamily):
 
     @property
     def image_options(self) -> dict[str, Any]:
-        """Options of the image processor that this architecture needs with every image."""
+        """Options that this architecture's image processor needs for every image."""
         return {}
 
     def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ class TiledFamily(PlaceholderFamily):
         return list(torch.split(torch.cat(list(found.pooler_output)), counts))
 
     def find_images(self, token_range: TokenRange) -> list[int]:
-        """Those whose placeholders are in it: what is before them has taken them up into the cache."""
+        """Those whose placeholders are among these: earlier tokens are in the cache with their images."""
         spans = token_range.encoded.spans
         return [
             index for index, span in enumerate(spans) if token_range.start <= span.start < token_range.stop

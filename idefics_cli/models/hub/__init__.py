@@ -1,1 +1,3 @@
-"""Checkpoints on the hub and in its cache: found, fetched, removed, and why one cannot be read."""
+"""Checkpoints on the hub and in its cache: finding, downloading and removing them, and why one cannot be
+read.
+"""

@@ -1,6 +1,6 @@
-"""What is already here: checkpoints in the hub's cache and in folders, found without importing huggingface_hub.
+"""Checkpoints on this machine, in the hub's cache and in folders, found without importing huggingface_hub.
 
-Reads the cache's documented layout: refs/NAME holds a commit, snapshots/COMMIT has links to blobs.
+Reads the documented layout of the cache: refs/NAME holds a commit, snapshots/COMMIT has links to blobs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PREFIX = "models--"
 
 
 def repo_folder(repo: str) -> Path:
-    """Where the hub's cache keeps all revisions of a repository."""
+    """The folder of the hub's cache for all revisions of a repository."""
     return hub_cache() / f"{_PREFIX}{repo.replace('/', '--')}"
 
 
 def find_folder(checkpoint: str, revision: str | None = None) -> Path | None:
-    """The folder of a checkpoint whose settings are here: its own, or a snapshot in the hub's cache."""
+    """The folder of a downloaded checkpoint's settings: its own, or a snapshot in the hub's cache."""
     folder = Path(checkpoint)
     if not folder.is_dir():
         folder = _snapshot(checkpoint, revision or "main")
@@ -33,14 +33,16 @@ def find_folder(checkpoint: str, revision: str | None = None) -> Path | None:
 
 
 def find_revision(model: Model) -> str | None:
-    """The pinned revision of a named checkpoint; None, the hub's main, where nothing is pinned or only that is here."""
+    """The pinned revision of a named checkpoint; None, the hub's main, if nothing is pinned or only main is
+    here.
+    """
     pinned = model.entry.revision if model.entry else None
     is_here = pinned is None or find_folder(model.checkpoint, pinned) is not None
     return pinned if is_here or find_folder(model.checkpoint) is None else None
 
 
 def find_commit(checkpoint: str, revision: str | None = None) -> str | None:
-    """The commit that a revision of a hub checkpoint means here, None for a folder or where nothing of it is here."""
+    """The commit of a hub checkpoint's revision here; None for a folder, or if nothing of it is here."""
     if Path(checkpoint).is_dir():
         return None
     snapshot = find_folder(checkpoint, revision)
@@ -48,7 +50,7 @@ def find_commit(checkpoint: str, revision: str | None = None) -> str | None:
 
 
 def is_downloaded(checkpoint: str, revision: str | None = None) -> bool:
-    """Whether every file of a hub checkpoint is here, so that nothing need be asked of the network."""
+    """Whether every file of a hub checkpoint is here, so that no network is needed."""
     if Path(checkpoint).is_dir():
         return False
     snapshot = find_folder(checkpoint, revision)
@@ -100,7 +102,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def list_repos() -> list[str]:
-    """Every repository of models in the hub's cache, whatever is there of it."""
+    """Every model repository in the hub's cache, complete or not."""
     cache = hub_cache()
     folders = sorted(cache.glob(f"{_PREFIX}*--*")) if cache.is_dir() else []
     return [folder.name.removeprefix(_PREFIX).replace("--", "/", 1) for folder in folders if folder.is_dir()]

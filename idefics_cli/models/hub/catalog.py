@@ -1,4 +1,4 @@
-"""Every checkpoint with a name, and others in the hub cache of known architectures: what is here of each."""
+"""Every checkpoint with a short name, and others in the hub's cache of known architectures, with their state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .headers import count_parameters
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One checkpoint: its name, where it is from, its sizes if they are known, and what is on disk."""
+    """One checkpoint: its name, its source, its dimensions if known, and what is on disk."""
 
     model: Model
     revision: str | None
@@ -38,7 +38,7 @@ class Listing:
 
 
 def list_catalog() -> list[Listing]:
-    """The named checkpoints, best first, then others of the hub's cache."""
+    """Checkpoints with a short name, best first, then others of the hub's cache."""
     named = list_models().values()
     known = {model.checkpoint for model in named}
     others = [repo for repo in list_repos() if repo not in known and _is_ours(repo)]
@@ -63,7 +63,7 @@ def describe(model: Model, revision: str | None = None) -> Listing:
 
 
 def _find_dimensions(model: Model, folder: Path | None) -> Dimensions | None:
-    """From its own config.json and weights if they are here, else from its entry; None where they do not say."""
+    """From its own config.json and weights if they are here, else from its entry; None if neither has them."""
     entry = model.entry
     config = read_config(folder) if folder is not None else entry.config if entry else None
     if config is None:

@@ -1,7 +1,7 @@
-"""Asking a hub: what a repository has, and the bytes of its files.
+"""Requests to a hub: the files of a repository, and their bytes.
 
-Whatever an answer names is a name, whatever it sends has an end, before either becomes a path or a file. Where things
-are kept is for `download`.
+Names in an answer are checked, and sizes bounded, before either becomes a path or a file. Where files are
+kept is up to `download`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WeightCount(BaseModel):
 
 
 class RepoListing(BaseModel):
-    """What a revision of a repository is: its commit, its files, and how many weights it has."""
+    """A revision of a repository: its commit, its files, and how many weights it has."""
 
     sha: Annotated[str, Field(pattern=f"^{COMMIT.pattern}$")]
     siblings: list[RepoFile]
@@ -56,7 +56,7 @@ class RepoListing(BaseModel):
 
 
 def list_repo(repo: str, revision: str) -> RepoListing:
-    """Ask what a revision has. Raises ModelError."""
+    """Ask the hub for a revision. Raises ModelError."""
     validate_repo_id(repo)
     url = f"{constants.ENDPOINT}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
     content = bytearray()
@@ -91,10 +91,10 @@ async def fetch_file(
     on_open: Callable[[str, int], bool],
     on_piece: Callable[[bytes], None],
 ) -> None:
-    """Fetch a file of so many bytes from a byte on.
+    """Fetch a file of known size, starting at a byte.
 
-    `on_open` is told the ETag and where the bytes begin, and says whether they are wanted. Raises Transient or
-    ModelError.
+    `on_open` gets the ETag and the first byte that will come, and returns whether they are wanted. Raises
+    Transient or ModelError.
     """
     url = huggingface_hub.hf_hub_url(repo, name, revision=commit)
     headers = {"Range": f"bytes={begin}-"} if begin else {}
@@ -115,7 +115,7 @@ async def fetch_file(
 async def _open(
     url: str, repo: str, revision: str, headers: dict[str, str] | None = None
 ) -> AsyncIterator[httpx2.Response]:
-    """A good answer, its body unread. Raises Transient or ModelError."""
+    """A successful response, its body unread. Raises Transient or ModelError."""
     # Nothing compressed: sizes are of what arrives.
     wanted = {**build_hf_headers(), "Accept-Encoding": "identity", **(headers or {})}
     seconds = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
@@ -141,7 +141,7 @@ async def _open(
 
 
 async def _pour(response: httpx2.Response, limit: int, take: Callable[[bytes], None], what: str) -> int:
-    """Pass on the bytes of a body that is neither too long nor too slow. Returns how many there were."""
+    """Pass on the bytes of a body, which must be neither too long nor too slow. Returns their number."""
     pieces = response.aiter_bytes()
     total = 0
     while True:
@@ -158,7 +158,7 @@ async def _pour(response: httpx2.Response, limit: int, take: Callable[[bytes], N
 
 
 def _read_tag(response: httpx2.Response) -> str:
-    """What the hub calls the content of a file. Raises ModelError for what is no name."""
+    """The ETag of a file. Raises ModelError if it is not a plain name."""
     chain = (*response.history, response)
     commits = [one.headers["X-Repo-Commit"] for one in chain if "X-Repo-Commit" in one.headers]
     if bad := [one for one in commits if not COMMIT.fullmatch(one)]:

@@ -1,7 +1,8 @@
-"""Fetching a checkpoint into the hub's cache: what is needed of it, room for it first, and going on after a break.
+"""Downloads a checkpoint into the hub's cache: only the files it needs, after a check of the disk, continuing
+where it broke off.
 
-huggingface_hub begins a broken file anew and believes what it is told; files are fetched here in its stead, into the
-places where it looks for them. Pickles and code are left on the hub.
+huggingface_hub starts an interrupted file again and trusts what the server says; so files are fetched here,
+into the places where it looks for them. Pickles and code are never downloaded.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a download comes to: the commit it is of, its files, and the bytes of them that are not here."""
+    """A download: its commit, its files, and how many bytes of them are missing."""
 
     repo: str
     revision: str
@@ -66,7 +67,7 @@ class Plan:
 
 
 def plan_download(repo: str, revision: str | None) -> Plan:
-    """Ask the hub what there is and choose. Raises ModelError for what could not be used once it is here."""
+    """Ask the hub and choose files. Raises ModelError for a checkpoint that could not be used."""
     check_revision(revision)
     spec = ModelSpec(repo, revision=revision)
     with translated(spec):
@@ -91,7 +92,9 @@ def check_space(plan: Plan) -> None:
 
 
 def download(plan: Plan, on_bytes: OnBytes) -> Path:
-    """Fetch what is missing, the settings first. Returns the snapshot; only a whole one is what the revision means."""
+    """Fetch what is missing, settings first. Returns the snapshot; the revision points to it only once it is
+    complete.
+    """
     with translated(ModelSpec(plan.repo, revision=plan.revision)):
         for file in sorted(plan.files, key=lambda file: file.size):
             _fetch(plan.repo, plan.commit, file, on_bytes)
@@ -100,7 +103,7 @@ def download(plan: Plan, on_bytes: OnBytes) -> Path:
 
 
 def source_of(spec: ModelSpec, *, with_weights: bool = False) -> dict[str, Any]:
-    """The options of `from_pretrained` that say where from. What is not here is fetched by us: it asks no network."""
+    """The source options of `from_pretrained`. Missing files are downloaded here, so it needs no network."""
     checkpoint, revision = spec.checkpoint, spec.revision
     is_here = is_downloaded(checkpoint, revision) if with_weights else has_processor(checkpoint, revision)
     if not Path(checkpoint).is_dir() and not is_here:
@@ -122,7 +125,7 @@ def _fetch_settings(repo: str, revision: str | None) -> str:
 
 
 def fetch_config(repo: str, revision: str | None) -> dict[str, Any]:
-    """The config.json of a checkpoint on the hub, and nothing else of it."""
+    """The config.json of a checkpoint on the hub, without any other file."""
     check_revision(revision)
     with translated(ModelSpec(repo, revision=revision)):
         listing = list_repo(repo, revision or "main")
@@ -139,7 +142,7 @@ def fetch_parameters(repo: str, revision: str | None) -> int | None:
 
 
 def check_revision(revision: str | None) -> None:
-    """Refuse what is no name of a branch, tag or commit: it becomes a path below `refs`."""
+    """Refuse what cannot be the name of a branch, tag or commit: it becomes a path below `refs`."""
     if revision is not None and not all(re.fullmatch(r"[\w-][\w.-]*", part) for part in revision.split("/")):
         raise ModelError(f"{revision!r} is not a revision", hint="`--revision main` is the latest one")
 
@@ -189,7 +192,7 @@ def _choose(repo: str, commit: str, sizes: dict[str, int]) -> list[str]:
 
 
 def _count_here(repo: str, commit: str, file: File) -> int:
-    """Bytes of a file that need not be fetched."""
+    """Bytes of a file that are here already."""
     if _pointer(repo, commit, file.name).exists():
         return file.size
     partial = _partial(repo, commit, file.name)
@@ -197,7 +200,7 @@ def _count_here(repo: str, commit: str, file: File) -> int:
 
 
 def _fetch(repo: str, commit: str, file: File, on_bytes: OnBytes) -> None:
-    """Fetch a file to where the cache has its content, from where the last try broke off, and check it."""
+    """Fetch a file to its place in the cache, from where the last attempt broke off, and check it."""
     pointer = _pointer(repo, commit, file.name)
     if pointer.exists():
         return
@@ -230,11 +233,15 @@ def _fetch(repo: str, commit: str, file: File, on_bytes: OnBytes) -> None:
 
 
 def _fill(repo: str, commit: str, file: File, stream: BufferedRandom, blobs: Path, on_bytes: OnBytes) -> str:
-    """Fetch what a file lacks into a stream, unless its content is here by another name. Returns its ETag."""
+    """Fetch the missing bytes of a file into a stream, unless its content is here under another name. Returns
+    its ETag.
+    """
     tag = ""
 
     def begin() -> int:
-        """Where to go on. One byte is asked for again, as an answer without content would not name the ETag."""
+        """Where to continue. One byte is asked for again, as a response without content would not have the
+        ETag.
+        """
         return max(0, min(stream.seek(0, os.SEEK_END), file.size - 1))
 
     def on_open(found: str, first: int) -> bool:
@@ -272,7 +279,7 @@ def _fill(repo: str, commit: str, file: File, stream: BufferedRandom, blobs: Pat
 
 
 def _is_whole(stream: BufferedRandom, tag: str) -> bool:
-    """Whether content is what its ETag says, where that is a digest: of the bytes, or as git names them."""
+    """Whether content matches its ETag, if that is a digest: of the bytes, or as git computes it."""
     if _SHA256.fullmatch(tag):
         stream.seek(0)
         return hashlib.file_digest(stream, "sha256").hexdigest() == tag
@@ -286,7 +293,7 @@ def _is_whole(stream: BufferedRandom, tag: str) -> bool:
 
 
 def _point(pointer: Path, blob: Path) -> None:
-    """Show a blob under its name in a snapshot: by a link, or a copy where there are no links."""
+    """Add a blob to a snapshot under its name: as a link, or as a copy where links are not possible."""
     pointer.unlink(missing_ok=True)
     try:
         pointer.symlink_to(os.path.relpath(blob, pointer.parent))
@@ -303,7 +310,7 @@ def _partial(repo: str, commit: str, name: str) -> Path:
 
 
 def _set_revision(plan: Plan) -> None:
-    """Note which commit the branch or tag meant, as the last thing."""
+    """Write the commit of the branch or tag; done last."""
     if plan.revision == plan.commit:
         return
     path = repo_folder(plan.repo) / "refs" / plan.revision
@@ -312,4 +319,4 @@ def _set_revision(plan: Plan) -> None:
 
 
 def _ignore(count: int) -> None:
-    """Settings are too small for a bar."""
+    """No progress bar: settings are too small."""

@@ -1,6 +1,7 @@
-"""Where a checkpoint is read from, and why it cannot be: one line that says what to do.
+"""Where a checkpoint is read from, and errors of reading it as one line that says what to do.
 
-Knows folders, repositories and the exceptions of huggingface_hub and transformers; builds neither processor nor model.
+Knows folders, repositories and the exceptions of huggingface_hub and transformers; builds neither processor
+nor model.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def check_folder(checkpoint: str) -> None:
 
 
 def check_whole(name: str, files: Container[str]) -> None:
-    """Refuse a checkpoint that is only a part of one: an adapter would be left out and its base answer alone."""
+    """Refuse an adapter without its base: the base alone would answer."""
     if "adapter_config.json" in files:
         raise ModelError(
             f"{name} is an adapter (adapter_config.json), which cannot be loaded",
@@ -124,7 +125,7 @@ def _explain(spec: ModelSpec, error: BaseException) -> ModelError:
 
 
 def _explain_cache(name: str, causes: list[BaseException]) -> ModelError | None:
-    """What the disk had against a download, if it was the disk."""
+    """Why the disk refused a download, if the disk was the cause."""
     if Path(name).is_dir():
         return None
     for cause in causes:

@@ -1,4 +1,4 @@
-"""How many weights the safetensors of a folder hold, by their headers alone: no tensor is read."""
+"""The number of weights in the safetensors of a folder, from their headers; no tensor is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 def count_parameters(folder: Path) -> int | None:
-    """The weights of a checkpoint that is here, None if they are not all here or cannot be read."""
+    """The number of weights of a checkpoint, None if some are missing or cannot be read."""
     try:
         index = folder / INDEX
         files = list_weights(json.loads(index.read_bytes())) if index.exists() else {WEIGHTS}

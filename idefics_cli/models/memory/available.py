@@ -1,6 +1,6 @@
-"""What memory is free on this machine, looked up without torch: cards by nvidia-smi or sysfs, then RAM.
+"""The free memory of this machine, without torch: cards from nvidia-smi or sysfs, then RAM.
 
-For lists and for choosing before anything is loaded. Once torch is there, `devices` asks the device itself.
+For lists, and for choosing before anything is loaded. Once torch is loaded, `devices` asks the device itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Memory that a model could be in, and where its figure is from."""
+    """A memory that could hold a model, and the source of the figure."""
 
     kind: Literal["gpu", "ram"]
     name: str
@@ -34,7 +34,7 @@ class Pool:
 
 
 def find_pools(device: str = "auto") -> list[Pool]:
-    """The memories of a device, those of the fastest first; all there are for `auto`."""
+    """The memories of a device, the fastest first; all of them for `auto`."""
     if device == "cpu":
         return _find_ram()
     cards = _find_nvidia() or _find_amd()
@@ -47,14 +47,14 @@ def find_pools(device: str = "auto") -> list[Pool]:
 
 
 def describe_pools(pools: list[Pool]) -> str:
-    """One line: what is free where, and who said so."""
+    """One line: how much is free where, and by which source."""
     if not pools:
         return "nothing is known of this machine's memory"
     return "; ".join(f"{pool.name}: {format_bytes(pool.free_bytes)} free ({pool.source})" for pool in pools)
 
 
 def _find_nvidia() -> list[Pool]:
-    """The cards that CUDA would show, as it numbers them. None where torch is not built for them."""
+    """The cards that CUDA would show, with its numbers. None if torch is not built for them."""
     program = shutil.which("nvidia-smi")
     if program is None or not _is_built_for("cuda"):
         return []
@@ -79,7 +79,9 @@ def _find_nvidia() -> list[Pool]:
 
 
 def _visible(cards: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
-    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order; it names them by number or by the start of an id."""
+    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order; it names them by number or by the beginning
+    of an id.
+    """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return cards
@@ -107,7 +109,7 @@ def _find_amd() -> list[Pool]:
 
 
 def _is_built_for(kind: str) -> bool:
-    """Whether the torch that is installed can use such cards. Its version file says so, and is cheap to read."""
+    """Whether the installed torch can use such cards. Read from its version file, which is quick."""
     found = find_spec("torch")
     if found is None or found.origin is None:
         return False
@@ -123,7 +125,7 @@ def _find_ram() -> list[Pool]:
 
 
 def count_free_ram() -> tuple[int, str]:
-    """Bytes of RAM that could still be had, and who says so. A container may have less than its machine."""
+    """Free bytes of RAM, and the source of the figure. A container may have less than its machine."""
     import psutil
 
     free = psutil.virtual_memory().available

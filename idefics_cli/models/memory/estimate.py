@@ -1,7 +1,7 @@
-"""How much memory a checkpoint takes: weights at each precision, the cache of keys and values, activations.
+"""How many bytes a checkpoint needs: weights at each precision, keys and values, activations.
 
-Pure arithmetic on dimensions, so that it is known before anything is downloaded or loaded. Weights are exact to a few
-bytes; activations are the largest tensors that live at once, and an estimate.
+Pure arithmetic on dimensions, so it is known before anything is downloaded or loaded. Weights are exact to a
+few bytes; activations are an estimate: the largest tensors that exist at the same time.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _CODE = 16 * 4  # the values that four bits stand for
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How weights are held: what is quantized in so many bits, and the rest in `dtype`."""
+    """How weights are stored: the quantized ones in so many bits, the rest in `dtype`."""
 
     dtype: str
     quantization: str | None = None
 
     @property
     def label(self) -> str:
-        """Its short name: fp32, bf16, 8bit, int8, 4bit."""
+        """Short name: fp32, bf16, 8bit, int8, 4bit."""
         short = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[self.dtype]
         return self.quantization or short
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked of a model at once."""
+    """The largest batch that is asked."""
 
     tokens: int = 2048
     """Of each request: its prompt, without images, and its answer."""
@@ -61,7 +61,7 @@ class Need:
 
 
 def estimate(dimensions: Dimensions, precision: Precision, demand: Demand) -> Need:
-    """The bytes that answering a demand takes at a precision."""
+    """The bytes for a demand at a precision."""
     return Need(
         weights=count_weight_bytes(dimensions, precision),
         cache=count_cache_bytes(dimensions, precision, demand),
@@ -81,7 +81,7 @@ def count_weight_bytes(dimensions: Dimensions, precision: Precision) -> int:
 
 
 def count_quantized(dimensions: Dimensions) -> int:
-    """The weights that quantization takes; the others stay as they are."""
+    """The weights that are quantized; the others are not."""
     return sum(linears.weights for linears in dimensions.linears)
 
 
@@ -105,7 +105,7 @@ def count_tokens(dimensions: Dimensions, demand: Demand) -> int:
 
 
 def count_tiles(dimensions: Dimensions, detail: str | None) -> int:
-    """Tiles of one square image, of which there are most."""
+    """The largest number of tiles of one square image."""
     return dimensions.tiles.get(detail, dimensions.tiles[None])
 
 
@@ -115,7 +115,7 @@ def count_cache_bytes(dimensions: Dimensions, precision: Precision, demand: Dema
 
 
 def count_pass_tiles(dimensions: Dimensions, demand: Demand) -> int:
-    """Tiles that go through the vision tower together. An image is never divided between two passes."""
+    """Tiles that go through the vision tower together. An image is never split between two passes."""
     each = count_tiles(dimensions, demand.detail)
     return max(each, min(TILES_AT_ONCE, each * demand.images * demand.batch_size)) if demand.images else 0
 

@@ -1,4 +1,4 @@
-"""What fits: the best precision of a checkpoint in the memory there is, and the best checkpoint of several.
+"""What fits: the best precision of a checkpoint in the free memory, and the best of several checkpoints.
 
 Pure decisions over dimensions and free bytes; nothing is read, downloaded or loaded here.
 """
@@ -28,7 +28,7 @@ ON_CPU = (Precision("float32"), *ON_GPU)
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """What the user has settled already; None is free to choose."""
+    """What the user has chosen already; None is free to choose."""
 
     dtype: str | None = None
     quantization: str | None = None
@@ -45,7 +45,7 @@ class Constraints:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A checkpoint in a memory: at which precision, and how many bytes it takes there."""
+    """A checkpoint in a memory: its precision there, and its bytes."""
 
     precision: Precision
     pools: tuple[Pool, ...]
@@ -58,7 +58,7 @@ class Fit:
 
     @property
     def place(self) -> str:
-        """Where, in words: the name of a card, several cards, RAM."""
+        """Where it runs, in words: the name of a card, several cards, RAM."""
         return self.pools[0].name if len(self.pools) == 1 else f"{len(self.pools)} cards together"
 
     @property
@@ -76,7 +76,7 @@ def find_fit(dimensions: Dimensions, pools: Sequence[Pool], constraints: Constra
 
 
 def list_places(pools: Sequence[Pool]) -> list[tuple[Pool, ...]]:
-    """What may hold a model: the card with the most room, all cards together, RAM."""
+    """The memories that may hold a model: the card with the most room, all cards together, RAM."""
     cards = [pool for pool in pools if pool.kind == "gpu"]
     places: list[tuple[Pool, ...]] = [(max(cards, key=lambda card: card.free_bytes),)] if cards else []
     if len(cards) > 1:
@@ -108,10 +108,10 @@ def choose(
     constraints: Constraints,
     rates: Callable[[str], Rates] | None = None,
 ) -> tuple[Candidate, Fit] | None:
-    """The first candidate that fits on a card, else in RAM; what is downloaded before what is not.
+    """The first candidate that fits on a card, else in RAM; downloaded ones before others.
 
-    Where the `rates` of a kind of memory are known, what answers in reasonable time comes before all else; if nothing
-    does, the fastest.
+    Where the `rates` of a memory's device are known, candidates that answer in reasonable time come first; if
+    none does, the fastest.
     """
     fitting = [
         (candidate, fit)
@@ -134,7 +134,9 @@ def _find_timed_fit(
     constraints: Constraints,
     rates: Callable[[str], Rates] | None,
 ) -> Fit | None:
-    """Where it fits best, and how long an image takes there: on a CPU in the fewest tiles, unless the user said."""
+    """Where it fits best, and the seconds an image takes there: on a CPU with the fewest tiles, unless the
+    user chose.
+    """
     known, demand = candidate.dimensions, constraints.demand
     fit = find_fit(known, pools, constraints)
     if fit is None or rates is None:

@@ -1,4 +1,4 @@
-"""Bytes: what a folder takes up on disk, and how people read them."""
+"""Sizes in bytes: of a folder on disk, and as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def count_folder_bytes(folder: Path) -> int:
-    """The bytes of all files below a folder; links, as snapshots of the hub are, take up nothing."""
+    """The bytes of all files below a folder; links, such as snapshots of the hub, count nothing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

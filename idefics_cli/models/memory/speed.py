@@ -1,7 +1,8 @@
-"""About how long an image takes: the arithmetic of reading it and the bytes of writing an answer, at a machine's rates.
+"""About how long an image takes: the arithmetic of reading it and the bytes of writing an answer, at a
+machine's rates.
 
-A rough figure, made to tell seconds from minutes before anything is loaded. The rates of a CPU are measured in
-a tenth of a second; those of a card are what the slowest of today's do.
+A rough figure that tells seconds from minutes before anything is loaded. The rates of a CPU are measured in a
+tenth of a second; those of a card are those of the slowest of today's.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def find_rates(kind: str) -> Rates:
 def estimate_seconds(
     dimensions: Dimensions, precision: Precision, rates: Rates, detail: str | None = None, *, rows: int = 1
 ) -> float:
-    """Seconds for one image, a question and a short answer, of so many that are answered together."""
+    """Seconds for one image, a question and a short answer, in a batch of so many."""
     tiles = count_tiles(dimensions, detail)
     text = count_quantized(dimensions)
     words = 2 * dimensions.vocabulary * dimensions.width
@@ -72,13 +73,13 @@ def estimate_seconds(
 
 
 def describe_seconds(seconds: float) -> str:
-    """The time in short: 3 s, 2 min."""
+    """The time as a short text: 3 s, 2 min."""
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 
 @cache
 def _measure_cpu() -> Rates:
-    """A product of matrices and a copy, the best of some: other programs may be at work."""
+    """The best times of several matrix products and copies, as other programs may be running."""
     import numpy
 
     size = 512

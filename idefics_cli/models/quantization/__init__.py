@@ -1,1 +1,1 @@
-"""Weights in fewer bits: the kinds there are, and the quantized weights kept on disk."""
+"""Weights in fewer bits: the kinds of quantization, and the quantized weights kept on disk."""

@@ -1,8 +1,10 @@
-"""Quantized weights on disk: the first load of a checkpoint leaves them in the user's cache, later ones read only them.
+"""Quantized weights on disk: the first load of a checkpoint keeps them in the user's cache, later ones read
+only them.
 
-An entry is a folder of safetensors and a config that transformers reads as any checkpoint. It is whole or not there:
-it is written beside its place and moved there. Its name says all that the bits depend on, so another revision,
-setting or version of a library is another entry. Whatever goes wrong here is told and costs only the time saved.
+An entry is a folder of safetensors and a config that transformers reads like any checkpoint. It is written
+beside its place and moved there, so it is complete or not there. Its name depends on everything that the bits
+depend on, so another revision, setting or library version is another entry. A failure here is logged and
+costs only time.
 """
 
 # transformers and huggingface_hub are typed in parts only.
@@ -42,7 +44,7 @@ DRAFT = ".draft-"
 def find_entry(
     spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype
 ) -> QuantizedEntry | None:
-    """The entry of a spec, None for one that is not kept."""
+    """The entry of a spec, None if it is not to be kept."""
     if not spec.keeps_quantized or not is_cached(spec.quantization) or is_random(spec.checkpoint):
         return None
     identity = _identify(spec)
@@ -64,7 +66,9 @@ def find_entry(
 
 
 def keep(entry: QuantizedEntry, model: Any) -> None:
-    """Write the quantized weights of a model that has not answered yet: answering packs them anew on some CPUs."""
+    """Write the quantized weights of a model that has not answered yet: on some CPUs the first answer packs
+    them in place.
+    """
     root = entry.folder.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,7 @@ def keep(entry: QuantizedEntry, model: Any) -> None:
 
 
 def widen(model: Any, dtype: torch.dtype) -> None:
-    """Give the weights that were written in fewer bytes the precision they had."""
+    """Convert weights that were written in fewer bytes to the precision they had."""
     if dtype == torch.float32:
         packed = tuple(f"{name}." for name in list_quantized(model))
         for name, weight in model.named_parameters():
@@ -109,7 +113,9 @@ def discard(entry: QuantizedEntry, reason: str) -> None:
 
 
 def _identify(spec: ModelSpec) -> str | None:
-    """The commit of a checkpoint; of a folder names, sizes and times of its files. None where neither is known."""
+    """The commit of a checkpoint, or the names, sizes and times of a folder's files. None if neither is
+    known.
+    """
     folder = Path(spec.checkpoint)
     if not folder.is_dir():
         return find_commit(spec.checkpoint, spec.revision)
@@ -128,7 +134,7 @@ def _write(draft: Path, entry: QuantizedEntry, model: Any) -> None:
 
 
 def _narrow(model: Any) -> dict[str, torch.Tensor]:
-    """The weights by name, those in float32 that bfloat16 holds without loss in half the bytes, as their file does."""
+    """The weights by name; float32 ones that bfloat16 holds without loss are written in half the bytes."""
     packed = tuple(f"{name}." for name in list_quantized(model))
     is_wide = model.dtype == torch.float32
     state: dict[str, torch.Tensor] = {}
@@ -142,13 +148,15 @@ def _narrow(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _remove_drafts(root: Path, name: str) -> None:
-    """Remove what a process that was ended has left; with the lock held nobody else is writing it."""
+    """Remove what a stopped process left; with the lock held, nobody else is writing it."""
     for draft in root.glob(f"{DRAFT}{name}-*"):
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _remove_outdated(entry: QuantizedEntry) -> None:
-    """Remove what this installation can never use again: the same weights by other versions, or a folder as it was."""
+    """Remove entries that are never used again: the same weights by other versions, or a folder's former
+    state.
+    """
     has_changed_folder = Path(str(entry.origin["checkpoint"])).is_dir()
     for folder, size in list_entries():
         try:

@@ -1,4 +1,4 @@
-"""The quantized weights that are kept: where they are, how large, and their removal. Needs no torch."""
+"""The quantized weights on disk: where they are, their size, and their removal. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORIGIN = "origin.json"
 
 @dataclass(frozen=True, slots=True)
 class QuantizedEntry:
-    """Where the quantized weights of a spec are or would be, and what they are made of."""
+    """The place for the quantized weights of a spec, and what they depend on."""
 
     folder: Path
     origin: Mapping[str, Any]
@@ -44,7 +44,7 @@ def list_entries() -> Iterator[tuple[Path, int]]:
 
 
 def remove_entries(checkpoint: str) -> int:
-    """Remove all that is kept of a checkpoint; returns the bytes freed."""
+    """Remove all entries of a checkpoint; returns the bytes freed."""
     name, freed = name_checkpoint(checkpoint), 0
     for folder, size in list(list_entries()):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -55,6 +55,6 @@ def remove_entries(checkpoint: str) -> int:
 
 
 def name_checkpoint(checkpoint: str) -> str:
-    """A checkpoint as an entry names it: the whole path of a folder, or the hub id."""
+    """A checkpoint in the name of an entry: the whole path of a folder, or the hub id."""
     folder = Path(checkpoint)
     return str(folder.resolve()) if folder.is_dir() else checkpoint

@@ -1,8 +1,8 @@
-"""Weights in fewer bits: what is quantized, what stays as it is, and the proof after loading.
+"""What is quantized, what is not, and the check after loading.
 
-Vision tower, resampler or connector, and output head are never quantized: they are small, and answers break first
-there. The lists carry full module names: transformers matches from the start or the end of a name, and a list of
-modules replaces its own (https://github.com/huggingface/transformers/issues/45674).
+Vision tower, resampler or connector, and output head are never quantized: they are small, and quantizing them
+spoils answers first. The lists have full module names: transformers matches the beginning or the end of a
+name, and a given list replaces its own (https://github.com/huggingface/transformers/issues/45674).
 """
 
 # transformers is typed in parts only.
@@ -37,7 +37,7 @@ class Weights:
 
 
 def check_device(quantization: str, device: torch.device, family: Family) -> None:
-    """Refuse what the library cannot do there, or what has been done to the checkpoint already."""
+    """Refuse a device that the library does not support, or a checkpoint that is quantized already."""
     if is_prequantized(family):
         raise ModelError(
             f"this checkpoint is quantized already, so --quantize {quantization} cannot be used",
@@ -66,7 +66,7 @@ def build_config(quantization: str, family: Family) -> Any:
 
 
 def check_quantized(model: nn.Module, family: Family) -> None:
-    """Refuse a model whose language layers were left alone or whose vision tower was not."""
+    """Refuse a model whose language layers were not quantized or whose vision tower was."""
     quantized = list_quantized(model)
     kept = _match_unquantized(family)
     wrongly = sorted(name for name in quantized if kept.match(f"{name}."))
@@ -104,7 +104,7 @@ def leave_narrow_unpacked(model: nn.Module) -> None:
 
 
 def is_packed(name: str, family: Family) -> bool:
-    """Whether quantization is to take a matrix, by its name: those of the language layers, gated ones included."""
+    """Whether a matrix, by its name, is to be quantized: those of the language layers, gated ones included."""
     return _LAYER.search(name) is not None and not _match_unquantized(family).match(name)
 
 
@@ -118,7 +118,7 @@ def list_quantized(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def count_weights(model: nn.Module) -> Weights:
-    """The bytes of a model's weights as they are held, weights shared by two modules once."""
+    """The bytes of a model's weights in memory, weights shared by two modules once."""
     packed = list_quantized(model)
     inside = tuple(f"{name}." for name in packed)
     quantized = sum(
@@ -137,7 +137,7 @@ def count_weights(model: nn.Module) -> Weights:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    """Known by its class, so that none of the quantization packages need be there."""
+    """By the name of its class, so that no quantization package is needed."""
     return type(module).__module__.startswith(("bitsandbytes.", "optimum.quanto")) and hasattr(
         module, "weight"
     )

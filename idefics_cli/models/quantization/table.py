@@ -1,4 +1,4 @@
-"""The ways to hold weights in fewer bits: one class and one row of `QUANTIZATIONS` each. Needs no torch."""
+"""The kinds of quantization: one class and one row of `QUANTIZATIONS` each. Needs no torch."""
 
 # transformers is typed in parts only.
 # mypy: disable-error-code="no-untyped-call"
@@ -16,7 +16,7 @@ QuantizationName = Literal["4bit", "8bit", "int8"]
 
 
 class Quantization(ABC):
-    """What a kind of quantization is to the rest of the program."""
+    """The interface of a kind of quantization."""
 
     library: ClassVar[str]
     install: ClassVar[str] = ""
@@ -46,7 +46,7 @@ class Quantization(ABC):
 
     @abstractmethod
     def plan_dtype(self) -> Any:
-        """What accelerate counts a weight as where it lays out a model."""
+        """The dtype that accelerate counts weights in when it plans where they go."""
 
 
 class FourBit(Quantization):
@@ -121,12 +121,12 @@ def is_cached(name: str | None) -> bool:
 
 
 def find_bytes(name: str | None) -> float | None:
-    """What a quantized weight takes with its share of scales; None where weights are whole."""
+    """The bytes of a quantized weight with its share of scales; None for weights that are not quantized."""
     return QUANTIZATIONS[name].bytes_per_weight if name in QUANTIZATIONS else None
 
 
 def find_quantization(name: str) -> Quantization:
-    """The row of a name. Raises ModelError for one that is not in the table or not installed."""
+    """The row with a name. Raises ModelError if there is none or its package is not installed."""
     row = QUANTIZATIONS.get(name)
     if row is None:
         raise ModelError(f"unknown quantization {name!r}", hint=f"use one of {', '.join(QUANTIZATIONS)}")

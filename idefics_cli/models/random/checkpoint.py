@@ -1,8 +1,9 @@
-"""Checkpoints without a download: the real shapes of each architecture, random weights, a tokenizer made on the spot.
+"""Checkpoints without a download: the real shapes of each architecture, random weights, a tokenizer built for
+the purpose.
 
-Good for measuring and for nothing else. A folder holds config, processor and a marker; the weights are drawn on the
-device each time they are loaded and never written. They never choose to stop, so that all answers are equally long, and
-say only what can be read, so that different answers look different.
+Only good for measuring. A folder holds config, processor and a marker; the weights are drawn on the device at
+each load and never written. They never stop, so that all answers are equally long, and generate only readable
+tokens, so that different answers look different.
 """
 
 # transformers is typed in parts only.
@@ -42,12 +43,12 @@ def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
 
 
 def is_random(checkpoint: str) -> bool:
-    """Whether the weights of a checkpoint are to be drawn rather than read."""
+    """Whether the weights of a checkpoint are drawn instead of read."""
     return (Path(checkpoint) / MARKER).is_file()
 
 
 def draw_weights(family: Family, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
-    """A model on its device, the same on every call. Every weight is made where and as it will be used."""
+    """A model on its device, the same at every call. Every weight is drawn where it will be used."""
     loader: Any = transformers.AutoModelForImageTextToText
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(SEED)
@@ -59,7 +60,9 @@ def draw_weights(family: Family, device: torch.device, dtype: torch.dtype, atten
 
 @torch.no_grad()
 def _silence(model: Any, ids: Sequence[int]) -> None:
-    """Tokens never said: a row of zeros gives a logit of zero, never the highest of many random ones."""
+    """Never generate these tokens: a row of zeros gives a logit of zero, never the highest of many random
+    ones.
+    """
     head = model.get_output_embeddings()
     extra = getattr(head, "additional_fc", None)
     for index in ids:

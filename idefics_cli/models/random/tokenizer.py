@@ -1,7 +1,8 @@
-"""A byte-level tokenizer made on the spot, of any size: tokens that it learnt, and fillers that it can only decode.
+"""A byte-level tokenizer of any size, built for the purpose: tokens that it learnt, and fillers that it can
+only decode.
 
-A model of random weights says any of its tokens, so each must have a text of its own; of the words that it is asked,
-the frequent ones are one token and the others a few.
+A model of random weights generates any of its tokens, so each needs a text of its own. In prompts, frequent
+words are one token and others a few.
 """
 
 # transformers is typed in parts only.
@@ -49,7 +50,7 @@ def build_tokenizer(size: int, corpus: Sequence[str], *, bos: str, added: Sequen
 
 
 def list_fragments(tokenizer: Any) -> list[int]:
-    """The tokens that are a part of a character: two of them may look alike."""
+    """The tokens that are a part of a character: two of them may look the same."""
     vocabulary = tokenizer.get_vocab()
     ids = (vocabulary[character] for character in pre_tokenizers.ByteLevel.alphabet())
     return sorted(index for index in ids if "\N{REPLACEMENT CHARACTER}" in tokenizer.decode([index]))
