@@ -1,7 +1,7 @@
 """Child processes for work that cannot be stopped in a thread, or that would block all other threads.
 
-They are kept for the next question and end by themselves after a while without one, or with their parent. Knows
-messages of JSON and bytes, not what is asked.
+They are kept for the next message and end by themselves after some idle time, or with their parent. Knows
+messages of JSON and bytes, not their meaning.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _HEAD = struct.Struct("<II")
 
 
 def write_command(module: str, function: str, *arguments: str) -> list[str]:
-    """What starts a function of ours in a Python of its own, wherever the package lies."""
+    """The command that runs a function of this package in a new Python, wherever the package is."""
     root = str(Path(__file__).parents[1])
     return [sys.executable, "-P", "-c", _MAIN, root, module, function, *arguments]
 
 
 class ChildProcesses:
-    """Processes that run `serve` of one module of ours, so many of them kept while they have nothing to do."""
+    """Processes that run `serve` of one module; some are kept while they are idle."""
 
     def __init__(self, module: str, kept: int) -> None:
         self._command = write_command(module, "serve")
@@ -53,7 +53,7 @@ class ChildProcesses:
             return [process.pid for process in self._idle]
 
     def take(self) -> tuple[subprocess.Popen[bytes], bool]:
-        """A process, and whether it has been asked before: it may be ending by itself just now."""
+        """A process, and whether it was used before: it may be ending at this moment."""
         with self._lock:
             while self._idle:
                 process = self._idle.pop()
@@ -64,7 +64,7 @@ class ChildProcesses:
         return subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL), False
 
     def keep(self, process: subprocess.Popen[bytes]) -> None:
-        """Let it wait for the next question."""
+        """Keep it for the next message."""
         with self._lock:
             if len(self._idle) < self._kept:
                 self._idle.append(process)
@@ -72,14 +72,14 @@ class ChildProcesses:
         end(process)
 
     def end_idle(self) -> None:
-        """End those that wait for another question."""
+        """End the idle ones."""
         with self._lock:
             while self._idle:
                 end(self._idle.pop())
 
 
 def ask(process: subprocess.Popen[bytes], head: dict[str, Any], *body: bytes) -> tuple[dict[str, Any], bytes]:
-    """What a process replies to a message. Raises OSError, EOFError or ValueError where it ends instead."""
+    """The reply of a process to a message. Raises OSError, EOFError or ValueError if it ends instead."""
     assert process.stdin is not None
     assert process.stdout is not None
     send(process.stdin, head, *body)
@@ -96,7 +96,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def open_streams() -> tuple[IO[bytes], IO[bytes]]:
-    """In a process: where questions come in, and replies go out."""
+    """In a child: where messages come in, and replies go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; with it ends the input
     source, sink = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library may have to say is no reply
@@ -104,13 +104,13 @@ def open_streams() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def set_alarm(seconds: float) -> None:
-    """In a process: end after so long, also when the parent is no longer there to see to it."""
+    """In a child: end after so long, also if the parent is gone."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def bound_memory(count: int) -> None:
-    """In a process: take no more bytes than this, where the system can hold to it."""
+    """In a child: use no more bytes than this, where the system supports it."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -1,7 +1,8 @@
-"""Where settings live and which checkpoints have a short name.
+"""Where settings are, and which checkpoints have a short name.
 
-Finds the packaged `configs/` and the user's own folder, reads YAML with one-line errors, and turns what a person calls
-a model into a folder or hub id. Knows no templates, no options and nothing of what is inside a checkpoint.
+Finds the packaged `configs/` and the user's own folder, reads YAML with one-line errors, and resolves the
+name of a model to a folder or hub id. Knows no templates, no options and nothing of the inside of a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def configs_folder() -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file. Raises UsageError where that cannot be known."""
+    """Whether there is such a file. Raises UsageError if that cannot be known."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -90,7 +91,7 @@ def exists(path: Path) -> bool:
 
 
 def expand_user(path: str, name: str = "") -> Path:
-    """A path with its `~` resolved; `name` says where it is from. Raises UsageError for a user who is not there."""
+    """A path with its `~` resolved; `name` is its origin in messages. Raises UsageError for an unknown user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -125,22 +126,22 @@ def user_folder() -> Path:
 
 
 def user_cache() -> Path:
-    """The folder of what can be made again: $IDEFICS_CACHE_DIR, or the platform's own."""
+    """The folder of what can be computed again: $IDEFICS_CACHE_DIR, or the platform's own."""
     return _find_folder("cache")
 
 
 def state_folder() -> Path:
-    """The folder of the history of what was typed: $IDEFICS_STATE_DIR, or the platform's own."""
+    """The folder of the input history: $IDEFICS_STATE_DIR, or the platform's own."""
     return _find_folder("state")
 
 
 def template_folders() -> tuple[Path, Path]:
-    """Where templates are looked for: the user's own first, then the packaged ones."""
+    """Where templates are: the user's own folder first, then the packaged one."""
     return user_folder() / "templates", configs_folder() / "templates"
 
 
 def read_yaml(path: Path) -> Any:
-    """Read one YAML document; any trouble is a UsageError that names the file and the line."""
+    """Read one YAML document; any error is a UsageError that names the file and the line."""
     from .yaml_reader import BadYAML, parse_yaml
 
     try:
@@ -184,12 +185,12 @@ def load_packaged_models() -> dict[str, Checkpoint]:
 
 
 def list_models() -> dict[str, Model]:
-    """Every named checkpoint as what its name means, best first."""
+    """Every named checkpoint, best first."""
     return {name: _model_of(name, entry) for name, entry in load_models().items()}
 
 
 def resolve_model(name: str) -> Model:
-    """Say what `name` means: a short name (which wins over a folder called the same), a folder or a hub id."""
+    """What `name` means: a short name (which wins over a folder of the same name), a folder or a hub id."""
     models = load_models()
     if name in models:
         return _model_of(name, models[name])

@@ -1,6 +1,6 @@
-"""What an image held when it was read, by which a later run finds that another has taken its place.
+"""What an image file held when it was read, so that a later run finds whether it was replaced.
 
-A file of the same size and time is taken for the same; only another one is read again. Knows bytes, not pictures.
+A file of the same size and time counts as the same; only others are read again. Knows bytes, not images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The bytes of a source: their SHA-256, their number, and the time of the file that they were read from."""
+    """The bytes of a source: their SHA-256, their number, and the time of their file."""
 
     digest: str
     size: int
@@ -36,13 +36,13 @@ class Content:
 
 
 def describe_bytes(data: bytes, status: os.stat_result | None = None) -> Content:
-    """Bytes as they came, from a file with this status if it was one."""
+    """Bytes, and the status of their file if they were one."""
     modified = None if status is None else _round_time(status)
     return Content(hashlib.sha256(data).hexdigest(), len(data), modified)
 
 
 def describe_file(path: Path | str) -> Content | None:
-    """What is in a file; None for what is none, is empty, or cannot be read."""
+    """The content of a file; None if it is no file, is empty, or cannot be read."""
     with suppress(OSError, ValueError):
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device can have effects
             return None
@@ -58,14 +58,14 @@ def describe_file(path: Path | str) -> Content | None:
 
 
 def mark(contents: Sequence[Content | None]) -> bytes:
-    """What is remembered of the files of a row."""
+    """A short text for the contents of a row's files."""
     files = [one if one is not None and one.modified is not None else None for one in contents]
     stamps = [one and (one.size, one.modified) for one in files]
     return _digest(stamps) + _digest([one and one.digest for one in files])
 
 
 def read_mark(row: Mapping[str, Any]) -> bytes:
-    """The mark of a row; UNKNOWN where it does not say, as those of earlier versions, or was edited."""
+    """The mark of a row; UNKNOWN if it has none, as in earlier versions, or was edited."""
     with suppress(LookupError, TypeError, ValueError):
         if row["content"]:
             return mark([None if one is None else _read(one) for one in row["content"]])
@@ -77,9 +77,9 @@ def _read(value: Mapping[str, Any]) -> Content:
 
 
 def has_changed(known: bytes, paths: Sequence[str | None]) -> bool:
-    """Whether there are other files now than when a mark was made; a path is None for what is no file.
+    """Whether the files are others than when the mark was made; a path is None for what is no file.
 
-    What is gone has not changed: nothing else could be asked about.
+    A file that is gone has not changed: there would be nothing to ask about.
     """
     if known == UNKNOWN:
         return False
@@ -101,7 +101,7 @@ def _find_stamp(path: str) -> tuple[int, float] | None:
 
 
 def _round_time(status: os.stat_result) -> float:
-    """To microseconds: all that a number of JSON can hold of it."""
+    """To microseconds, the precision of a JSON number."""
     return round(status.st_mtime, 6)
 
 

@@ -90,7 +90,7 @@ _KINDS_OF_UNIONS = {"str", "int", "float", "bool", "none"}
 
 
 def describe_problems(error: Problems, most: int = 3, *, subject: str = "it") -> str:
-    """The first problems of invalid data, in one line and in plain words."""
+    """The first problems of invalid data, in one line."""
     said: dict[str, str] = {}
     kinds: dict[str, list[str]] = {}
     for problem in error.errors():
@@ -169,7 +169,7 @@ class ModelError(IdeficsError):
 
 
 class ServerLost(ModelError):
-    """The server or worker that has the model does not answer: it was never there, or it is gone."""
+    """The server or worker that has the model does not answer, or no longer."""
 
 
 class ItemError(IdeficsError):
@@ -197,7 +197,7 @@ class BadItem(ItemError):
 
 
 class InternalError(ItemError):
-    """An unexpected error by its type and place: enough to report it, and nothing about the user's machine."""
+    """An unexpected error with its type and place: enough to report it, and nothing about the user's machine."""
 
     def __init__(self, error: BaseException) -> None:
         said = str(error)[:_SAID_CHARACTERS]
@@ -208,7 +208,9 @@ class InternalError(ItemError):
 
 
 def is_of_item(error: BaseException) -> bool:
-    """Whether the error fails one item, not the run: not an interrupt, a closed pipe, a model that cannot run."""
+    """Whether the error fails one item and not the run, as an interrupt, a closed pipe or a broken model
+    does.
+    """
     if isinstance(error, IdeficsError):
         return isinstance(error, ItemError)
     # A panic in a library written in Rust is no Exception.
@@ -216,7 +218,7 @@ def is_of_item(error: BaseException) -> bool:
 
 
 def to_item_error(error: BaseException) -> ItemError:
-    """The error that an exception becomes in its item's row. Raises again what does not belong to one item."""
+    """The exception as an error in its item's row. Raises it again if it does not belong to one item."""
     if isinstance(error, ItemError):
         return error
     if not is_of_item(error):

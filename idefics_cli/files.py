@@ -1,6 +1,7 @@
-"""Files read up to a size, and written whole or not at all: beside their place first, never through a link.
+"""Reads files up to a size, and writes them whole or not at all: beside their place first, never through a
+link.
 
-Knows bytes and paths, not what is in a file. What cannot be is an OSError that says so.
+Knows bytes and paths, not what is in a file. Failures are OSErrors.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ _KINDS = {
 
 
 def name_kind(mode: int) -> str | None:
-    """What something is that is no file, by its mode; None for a file."""
+    """What something is, by its mode; None for a file."""
     return _KINDS.get(stat.S_IFMT(mode))
 
 
 def is_own_stream(path: Path | str) -> bool:
-    """Whether a path names what this process was given open, as shells write `>(…)`, or nothing."""
+    """Whether a path is a stream that this process was given, as shells write `>(…)`, or the null device."""
     return str(path).startswith(_OWN_STREAMS)
 
 
 def read_file(path: Path | str, max_bytes: int) -> bytes:
-    """What is in a file. Pipes, devices and more than `max_bytes` are refused, and nothing is waited for."""
+    """The bytes of a file. Pipes, devices and more than `max_bytes` are refused without waiting."""
     return read_file_and_status(path, max_bytes)[0]
 
 
 def read_file_and_status(path: Path | str, max_bytes: int) -> tuple[bytes, os.stat_result]:
-    """What is in a file, and its size and time as it was opened."""
+    """The bytes of a file, and its status when it was opened."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     status = os.fstat(file)
     if (kind := name_kind(status.st_mode)) is not None:
@@ -60,7 +61,7 @@ def read_file_and_status(path: Path | str, max_bytes: int) -> tuple[bytes, os.st
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Put a file in the place of `path` in one step, with the mode of what was there. A link there is replaced."""
+    """Replace `path` with a new file in one step, with the same mode. A link is replaced itself."""
     with open_draft(path) as draft:
         write_all(draft.file, content)
         draft.keep()
@@ -68,7 +69,9 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 class Draft:
-    """A file beside the place that it is to take. Its name is short and cannot be guessed; `file` is its descriptor."""
+    """A file beside the place that it is to take. Its name is short and cannot be guessed; `file` is its
+    descriptor.
+    """
 
     def __init__(self, path: Path, flags: int = 0) -> None:
         self._target = path
@@ -79,7 +82,7 @@ class Draft:
                 return
 
     def keep(self) -> None:
-        """Move it to its place, synced to the disk."""
+        """Move it to its place, synced to disk."""
         with suppress(FileNotFoundError):
             former = os.lstat(self._target)
             if stat.S_ISREG(former.st_mode):
@@ -97,7 +100,7 @@ class Draft:
 
 @contextmanager
 def open_draft(path: Path, flags: int = 0) -> Iterator[Draft]:
-    """A draft that is gone if anything goes wrong; its file is the caller's to close once it is kept."""
+    """A draft that is deleted if anything fails; the caller closes its file once it is kept."""
     draft = Draft(path, flags)
     try:
         yield draft
@@ -108,7 +111,7 @@ def open_draft(path: Path, flags: int = 0) -> Iterator[Draft]:
 
 @contextmanager
 def open_folder_draft(path: Path, prefix: str = ".") -> Iterator[Path]:
-    """A folder beside its place, which it takes in the end; gone if anything goes wrong."""
+    """A folder beside its place, moved there at the end; deleted if anything fails."""
     draft = path.with_name(f"{prefix}{secrets.token_hex(6)}.tmp")
     draft.mkdir()
     try:
@@ -132,7 +135,7 @@ def write_all(file: int, data: bytes) -> None:
 
 
 def append_whole(file: int, data: bytes) -> None:
-    """Append data to a file, or leave the file as it is if the disk has no room for all of it."""
+    """Append data to a file, or leave it unchanged if the disk has no room for all of it."""
     end = os.fstat(file).st_size
     try:
         write_all(file, data)
@@ -153,7 +156,7 @@ def lock(file: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Sync a file, or a new name in a folder, to the disk, where the system can."""
+    """Sync a file, or a new name in a folder, to disk, where the system can."""
     with suppress(OSError):
         file = os.open(path, os.O_RDONLY)
         try:

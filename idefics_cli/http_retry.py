@@ -1,6 +1,6 @@
-"""Retries over HTTP: when they may help, after which pause, and what a server says about that (Retry-After).
+"""Retries over HTTP: when they may help, after which pause, and what a server asks for (Retry-After).
 
-Knows no requests; whoever asks says what is `Transient`.
+Knows no requests; the caller decides what is `Transient`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Given = TypeVar("Given")
 
 
 def say_connection_error(error: BaseException) -> str:
-    """Why there was no connection, as the system says it: "connection refused"."""
+    """Why there is no connection, in the system's words: "connection refused"."""
     said = str(error) or type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
@@ -34,7 +34,7 @@ def say_connection_error(error: BaseException) -> str:
 
 
 class Transient(Exception):
-    """Worth another try, after `retry_after` seconds where the server said so; `error` is what it comes to if not."""
+    """Worth another try, after `retry_after` seconds if the server said so; `error` is raised in the end."""
 
     def __init__(self, error: Exception, retry_after: float | None = None) -> None:
         super().__init__(str(error))
@@ -44,7 +44,9 @@ class Transient(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and after which pauses; they double. Who asks for a longer one is not asked again."""
+    """How often and after which pauses, which double. A server that asks for a longer pause is not asked
+    again.
+    """
 
     attempts: int
     backoff_seconds: float
@@ -52,7 +54,7 @@ class Retry:
     total_seconds: float = math.inf
 
     async def ask(self, function: Callable[[], Awaitable[Given]]) -> Given:
-        """Call a function, and again while it raises Transient and tries are left; in the end its `error` is raised."""
+        """Call a function, again while it raises Transient and tries are left; finally raise its `error`."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(self._is_worth_retrying),
             stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(self.total_seconds),
@@ -84,7 +86,7 @@ def is_transient(status: int) -> bool:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """The pause that a Retry-After asks for, in seconds or until a date; None for what says neither."""
+    """The pause of a Retry-After, in seconds or until a date; None if it is neither."""
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         return min(MAX_PAUSE_SECONDS, float(text[:20]))

@@ -1,4 +1,4 @@
-"""Rows as lines whose columns are one below the other."""
+"""Tables of aligned columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def align(rows: Sequence[Sequence[str]], *, right_from: int | None = None) -> list[str]:
-    """Lines of equal columns. Those from `right_from` on end together, the others begin together."""
+    """Lines with aligned columns: those from `right_from` on to the right, the others to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

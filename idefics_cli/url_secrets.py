@@ -13,7 +13,7 @@ _SIGNED = re.compile(
 
 
 def hide_secrets(source: str) -> str:
-    """A URL without its password and without what signs it; anything else as it is."""
+    """A URL without its password and the signatures in its query; any other text unchanged."""
     if not (scheme := _SCHEME.match(source)):
         return source
     rest = source[scheme.end() :]

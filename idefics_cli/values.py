@@ -1,6 +1,6 @@
-"""The values every layer speaks: prompts, requests, answers.
+"""The values that all layers use: prompts, requests, answers.
 
-Frozen, without I/O. Nothing here knows a model, a file or a terminal; an image is a *source* (where it lives)
+Frozen, without I/O. Nothing here knows a model, a file or a terminal; an image is a *source* (where it is)
 until `images.decode` turns it into an `Image`.
 """
 
@@ -70,7 +70,7 @@ def drop_images(prompt: Prompt) -> Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How an answer is drawn; the key by which requests may share a batch. Greedy unless `temperature` > 0."""
+    """How an answer is decoded; the key by which requests may share a batch. Greedy unless `temperature` > 0."""
 
     max_new_tokens: int = 64
     num_beams: int = 1
@@ -84,7 +84,7 @@ class Decoding:
     seed: int = 0
 
     def list_changes(self) -> dict[str, Any]:
-        """The values that differ from the built-in ones, as rows carry them."""
+        """The values that differ from the defaults, as in rows."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         built_in = {each.name: each.default for each in fields(self)}
         return {
@@ -96,7 +96,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """What an answer must look like: `text` is a JSON schema, a pattern, or a JSON list of choices."""
+    """The format of an answer: `text` is a JSON schema, a pattern, or a JSON list of choices."""
 
     kind: Literal["schema", "regex", "choices"]
     text: str
@@ -104,7 +104,9 @@ class AnswerFormat:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How sure a model is, in nats: of its tokens on average and at least; of a label, how far the second is behind."""
+    """How sure a model is, in nats: log-probability of its tokens, mean and least; the margin of a label over
+    the second.
+    """
 
     mean_logprob: float | None = None
     min_logprob: float | None = None
@@ -138,7 +140,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One input line: all that is asked, before a template puts it into words."""
+    """One line of input, before a template words it."""
 
     id: str
     images: tuple[str, ...] = ()
@@ -198,7 +200,7 @@ class Request:
 
     @property
     def is_bound(self) -> bool:
-        """Whether its answer is one of labels, or kept to a format."""
+        """Whether its answer must be one of labels, or follow a format."""
         return bool(self.choices) or self.answer_format is not None
 
 
@@ -206,7 +208,7 @@ class Request:
 class Image:
     """Upright RGB pixels and a digest: images of equal digests have equal pixels.
 
-    One that whoever answers is to read has no digest yet, and as `data` its file, if it cannot be reached from there.
+    An image that whoever answers is to read has no digest yet; `data` is its file, if they cannot reach it.
     """
 
     source: str
@@ -219,7 +221,7 @@ class Image:
 
     @property
     def held_bytes(self) -> int:
-        """What it takes in memory."""
+        """The bytes it holds in memory."""
         return self.pixels.width * self.pixels.height * 3 + len(self.data or b"")
 
 
@@ -228,7 +230,7 @@ _NOT_OF_WEIGHTS = {"is_of_weights": False}
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Which weights, and how to hold them; the key of the backend cache."""
+    """Which weights, and how to load them; the key of the backend cache."""
 
     checkpoint: str
     revision: str | None = None
@@ -250,7 +252,7 @@ class ModelSpec:
     """What else was set for it, by name, for a family that reads it."""
 
     def list_weights(self) -> dict[str, Any]:
-        """What tells these weights, once loaded, from others."""
+        """The fields that decide which weights are loaded, and how."""
         kept = [one.name for one in fields(self) if one.metadata.get("is_of_weights", True)]
         values = {name: getattr(self, name) for name in kept}
         return values | dict(values.pop("others"))
@@ -276,7 +278,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class AnswerToken:
-    """A token's text, its log-probability, and which ones were the likeliest at its place."""
+    """A token's text, its log-probability, and the most likely tokens at its place."""
 
     text: str
     logprob: float
@@ -285,7 +287,7 @@ class AnswerToken:
 
 @dataclass(frozen=True, slots=True)
 class AnswerWarning:
-    """Why an answer may not be trusted, and the digest of the image that gives reason to; "" if it is none."""
+    """Why an answer may be wrong, and the digest of the image that is the reason; "" if none is."""
 
     text: str
     digest: str = ""
@@ -293,9 +295,10 @@ class AnswerWarning:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a backend says to one request. `scores` come best first and only for requests with choices.
+    """A backend's answer to one request. `scores` come best first and only for requests with choices.
 
-    `text` is the continuation as generated, leading space kept; `full_text` has the prompt before it, markers removed.
+    `text` is the continuation as generated, leading space kept; `full_text` has the prompt before it, markers
+    removed.
     """
 
     text: str
@@ -312,7 +315,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an item has no answer: a code from the documented list and one line for people."""
+    """Why an item has no answer: a code from the documented list and a one-line message."""
 
     code: str
     message: str

@@ -1,7 +1,7 @@
-"""YAML that others wrote, to plain values: bounded in depth and in nodes before anything is built of it.
+"""YAML from users, as plain values: bounded in depth and in nodes before anything is built.
 
-One document of texts, numbers, lists and mappings whose keys are texts, each there once. An alias counts for all that
-it stands for, and `1:30` is a text, not a number to the base of 60. Knows no files.
+One document of texts, numbers, lists and mappings whose keys are unique texts. An alias counts as everything
+it stands for, and `1:30` is a text, not a number in base 60. Knows no files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class BadYAML(ValueError):
 
 
 class _StrictLoader(_Loader):  # type: ignore[misc]  # one of two classes
-    """Numbers as most people know them."""
+    """Numbers are decimal, as in JSON."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # as PyYAML has it
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _RESOLVED]

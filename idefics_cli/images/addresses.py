@@ -1,6 +1,6 @@
 """Which network addresses may be connected to where private ones are refused.
 
-One resolution, checked whole: a name with one private address is refused altogether.
+A name is resolved once and all its addresses are checked: one private address refuses the name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Colours as a file means them, to sRGB: by its ICC profile, or by the gamma of a PNG.
+"""Colours to sRGB: by the ICC profile of a file, or by the gamma of a PNG.
 
-A profile that is sRGB by what it does to colours costs a look-up; transforms are kept for the next image.
+A profile that has the same effect as sRGB costs a look-up; transforms are kept for the next image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COMPENSATED = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
 def convert_profile(image: PIL.Image.Image, profile: bytes, notes: list[str]) -> PIL.Image.Image:
-    """An image of mode L, RGB or CMYK as sRGB, or as it is where its profile says just that."""
+    """An image of mode L, RGB or CMYK as sRGB; unchanged if its profile is sRGB."""
     if image.mode == "L" and profile[16:20] == b"RGB ":
         image = image.convert("RGB")  # programs that save grey leave the profile of the colours
     transform = _find_transform(profile, image.mode)
@@ -39,7 +39,7 @@ def convert_profile(image: PIL.Image.Image, profile: bytes, notes: list[str]) ->
 
 
 def apply_gamma(image: PIL.Image.Image, gamma: float) -> PIL.Image.Image:
-    """An RGB image whose values are light to this power, as the screen's are to 1 / 2.2."""
+    """An RGB image whose values are light to the power of `gamma`, with the screen's power of 1 / 2.2."""
     power = 1 / (2.2 * gamma)
     if abs(power - 1) < 0.02:
         return image
@@ -48,7 +48,7 @@ def apply_gamma(image: PIL.Image.Image, gamma: float) -> PIL.Image.Image:
 
 @functools.lru_cache(KEPT_TRANSFORMS)
 def _find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | str | None:
-    """How to make sRGB of a mode, None if it is that already, or why it cannot be done."""
+    """The transform of a mode to sRGB, None if it is sRGB already, or why there is none."""
     try:
         found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _SPACES.get(found.profile.xcolor_space) != mode:
@@ -77,7 +77,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 def _draw_probe(mode: str) -> PIL.Image.Image:
-    """Colours from all over the cube, or all greys."""
+    """Colours from the whole cube, or all greys."""
     if mode == "L":
         return PIL.Image.frombytes("L", (16, 16), bytes(range(256)))
     cube = bytes(itertools.chain.from_iterable(itertools.product(_STEPS, repeat=3)))

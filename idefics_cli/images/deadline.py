@@ -1,6 +1,6 @@
-"""How long a decode may go on: what is read of a file is read in time, or not at all.
+"""How long a decode may take: reads of its file fail once the time is over.
 
-A decoder written in Python ends at its next read; one that is not is ended with its process (`isolated`).
+A decoder written in Python stops at its next read; any other is stopped with its process (`isolated`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import SourceError
 
 
 class Deadline:
-    """The end of one decode: so many seconds after it starts, or as soon as whoever asked gives it up."""
+    """The end of one decode: a number of seconds after it starts, or earlier if its caller gives up."""
 
     def __init__(self) -> None:
         self._name, self._seconds, self._end = "the image", math.inf, math.inf
@@ -32,21 +32,21 @@ class Deadline:
         return 0.0 if self._is_given_up else max(0.0, self._end - time.monotonic())
 
     def give_up(self) -> None:
-        """End the decode from another thread: nobody waits for it any more."""
+        """End the decode, from another thread: nobody waits for it any more."""
         with self._lock:
             self._is_given_up = True
             if self._stop is not None:
                 self._stop()
 
     def call_when_given_up(self, stop: Callable[[], object] | None) -> None:
-        """What ends a decode that reads nothing for long; None when there is nothing to end."""
+        """Set a function that ends a decode which does not read for long; None for none."""
         with self._lock:
             self._stop = stop
             if self._is_given_up and stop is not None:
                 stop()
 
     def check(self) -> None:
-        """Raise SourceError(timeout) if it is over."""
+        """Raise SourceError(timeout) after the deadline."""
         if self.left_seconds <= 0:
             raise SourceError(
                 f"{self._name} takes longer than {self._seconds:g} s to decode",
@@ -56,14 +56,14 @@ class Deadline:
 
 
 def time_bytes(content: bytes, deadline: Deadline) -> IO[bytes]:
-    """Bytes as a file that can only be read in time."""
+    """Bytes as a file whose reads fail after the deadline."""
     timed = _TimedBytes(content)
     timed.deadline = deadline
     return timed
 
 
 def time_file(file: io.FileIO, deadline: Deadline) -> IO[bytes]:
-    """An open file that can only be read in time."""
+    """An open file whose reads fail after the deadline."""
     timed = _TimedFile(file)
     timed.deadline = deadline
     return timed

@@ -1,7 +1,7 @@
-"""The one decoder: bytes or a file in, upright RGB pixels and their digest out.
+"""The only decoder: bytes or a file in, upright RGB pixels and their digest out.
 
-What a conversion dropped or changed is told in `Image.warnings`; what cannot be decoded is a SourceError.
-Knows nothing of where bytes come from, nor of what a model wants.
+What a conversion dropped or changed is in `Image.warnings`; what cannot be decoded is a SourceError. Knows
+neither where bytes come from nor what a model wants.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _settings_lock = threading.Lock()
 
 
 def decode(data: bytes | Path, source: str, limits: Limits, deadline: Deadline | None = None) -> Image:
-    """Decode one image. `source` is what the image and its errors are called, `deadline` how it can be given up.
+    """Decode one image. `source` names the image in errors; `deadline` lets the caller give up.
 
     Raises SourceError: not_found (files only), not_an_image, too_large, timeout.
     """
@@ -95,7 +95,7 @@ def decode(data: bytes | Path, source: str, limits: Limits, deadline: Deadline |
 def decode_here(
     data: bytes | Path, page: int | None, name: str, limits: Limits
 ) -> tuple[PIL.Image.Image, list[str]]:
-    """Pixels and notes, however long it takes: for a process that can be ended."""
+    """Pixels and notes, without a limit of time: for a process that can be stopped."""
     with open_data(data, name, Deadline()) as opened:
         return _decode(opened, page, name, limits, Deadline(), is_isolated=True)
 
@@ -131,9 +131,10 @@ def _draw_page(
 
 
 def _digest(content: Content | None, limits: Limits, pixels: PIL.Image.Image) -> str:
-    """What tells these pixels from all others: the bytes they were decoded from, or they themselves.
+    """A digest of the pixels: of the bytes they were decoded from, or of the pixels themselves.
 
-    Equal digests mean equal pixels, so whatever option changes pixels is part of it; not the other way round.
+    Equal digests mean equal pixels, so it includes every option that changes pixels; the reverse does not
+    hold.
     """
     width, height = pixels.size
     if content is not None and content.size <= width * height * 3:

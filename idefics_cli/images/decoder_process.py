@@ -1,4 +1,4 @@
-"""The process that `isolated` starts: decodes what comes in, until nothing more does or its time is over."""
+"""The process that `isolated` starts: decodes files until there are no more or its time is over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMORY_BYTES = 2_000_000_000
 
 
 def serve() -> None:
-    """Answer on standard output what is asked on standard input."""
+    """Answer questions from standard input on standard output."""
     source, sink = open_streams()
     while True:
         set_alarm(IDLE_SECONDS)

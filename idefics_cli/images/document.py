@@ -1,6 +1,8 @@
-"""Pages of PDF documents, drawn by pypdfium2 in a process of its own: a page may be a program that never ends.
+"""Pages of PDF documents, rendered by pypdfium2 in a process of its own: a page may be a program that never
+ends.
 
-The process is bounded in time and memory like that of any decoder; a page in pixels, before it is drawn.
+The process is limited in time and memory like that of any decoder, and the size of a page before it is
+rendered.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ _LOCKED = "password"
 
 
 def is_document(head: bytes) -> bool:
-    """Whether data is a PDF by its beginning, before which other bytes may stand."""
+    """Whether data is a PDF by its header, before which other bytes may stand."""
     return b"%PDF-" in head[:_HEAD_BYTES]
 
 
 def require(name: str) -> None:
-    """Raise SourceError where the library is missing."""
+    """Raise SourceError if the library is not installed."""
     if find_spec("pypdfium2") is None:
         hint = "pip install 'idefics-cli[pdf]'"
         raise SourceError(f"{name} is a PDF document, which needs an extra", code="not_an_image", hint=hint)
@@ -37,7 +39,7 @@ def require(name: str) -> None:
 def draw_page(
     content: bytes | Path, page: int | None, name: str, limits: Limits, notes: list[str]
 ) -> PIL.Image.Image:
-    """A page by its number, or the first. Raises SourceError."""
+    """Render a page by its number, or the first. Raises SourceError."""
     number = 1 if page is None else page
     import pypdfium2
 
@@ -72,7 +74,7 @@ def count_here(content: bytes | Path, name: str) -> int:
 
 
 def count_pages(path: Path, limits: Limits) -> int:
-    """How many pages a document has, found out within its limits. Raises SourceError."""
+    """The number of pages of a document, found within its limits. Raises SourceError."""
     from .isolated import ask_decoder
 
     name = name_source(str(path))

@@ -1,4 +1,6 @@
-"""Bodies that a server has compressed although it was asked not to: gzip, deflate, brotli and zstd, bounded."""
+"""Response bodies that are compressed although that was not asked for: gzip, deflate, brotli and zstd,
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ _ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 
 def decompress(body: bytes, encodings: str, max_bytes: int) -> bytes:
-    """The body before its `Content-Encoding`; more than `max_bytes` says only that there are more.
+    """The body before its `Content-Encoding`; a longer one is cut soon after `max_bytes`.
 
-    Raises ValueError for what is damaged, cut off or not known.
+    Raises ValueError for a body that is damaged, cut off or in an unknown encoding.
     """
     for encoding in reversed([name.strip().lower() for name in encodings.split(",")]):
         if encoding in {"", "identity"}:

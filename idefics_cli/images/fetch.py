@@ -120,7 +120,7 @@ async def _follow(client: httpx2.AsyncClient, url: str, limits: Limits) -> bytes
 
 
 def _needs_no_proxy(url: str) -> bool:
-    """Whether NO_PROXY is for this host, so that no proxy is looked at, of whatever scheme it is."""
+    """Whether NO_PROXY names this host, so that no proxy is used."""
     try:
         host = httpx2.URL(url).host
     except (httpx2.InvalidURL, ValueError):
@@ -239,7 +239,7 @@ def _parse_data_url(url: str, limits: Limits) -> bytes:
 
 
 def _unquote(url: str, start: int) -> Iterator[bytes]:
-    """Percent-encoding undone a piece at a time: escapes are objects as long as that takes, and others wait for it."""
+    """Decode percent-encoding in pieces: each makes many objects, and other threads have to wait for it."""
     while start < len(url):
         end = min(start + PIECE_LETTERS, len(url))
         if (cut := url.find("%", max(start + 1, end - 2), end)) >= 0:

@@ -1,6 +1,6 @@
 """The image formats that are read, by content and by file name.
 
-A list of our own: Pillow also opens formats that start other programs (EPS) or only name a file (stubs).
+The list is explicit: Pillow also opens formats that start other programs (EPS) or only name a file (stubs).
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _SIGNATURES = (
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file in a folder is taken for an image. Also where an extra is missing: its row says so."""
+    """Whether a file in a folder counts as an image, also if its extra is not installed: its row says so."""
     return os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES
 
 
 @functools.cache
 def list_formats() -> tuple[str, ...]:
-    """The Pillow names of what can be read here, in the order to try."""
+    """The Pillow names of the formats that can be read here, in the order to try."""
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     PIL.Image.init()
@@ -70,7 +70,7 @@ def _is_supported(name: str) -> bool:
 
 
 def describe_unreadable(head: bytes, name: str) -> tuple[str, str]:
-    """What data is that no format claimed, and what to do about it."""
+    """What kind of data it is, if it is no known image, and what to do about it."""
     brand = _BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
     if brand and not _is_supported(brand):
         return f"is a {brand} image, which needs an extra", "pip install 'idefics-cli[heif]'"

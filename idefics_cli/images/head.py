@@ -1,4 +1,4 @@
-"""How many pixels a file says that it has, from its head alone: to make room for them before they are decoded."""
+"""How many pixels an image has, from its header: to reserve memory before it is decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN_PIXELS = 12_000_000
 
 
 def count_pixels(data: bytes | Path) -> int:
-    """The pixels of a file. Nothing is decoded, and no damage is told: that is for the decoder."""
+    """The pixels of a file. Nothing is decoded; damage is reported by the decoder."""
     try:
         with PIL.Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=COMMON) as image:
             return image.width * image.height

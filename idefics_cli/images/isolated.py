@@ -1,4 +1,6 @@
-"""Decoding in a process of its own, for what cannot be interrupted in a thread. It is ended when its time is over."""
+"""Decoding in a child process, for what cannot be interrupted in a thread; the process is killed after its
+time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ decoders = ChildProcesses(f"{__package__}.decoder_process", kept=(os.cpu_count()
 def decode_isolated(
     content: bytes | Path, page: int | None, name: str, limits: Limits, deadline: Deadline
 ) -> tuple[PIL.Image.Image, list[str]]:
-    """What `decode` makes of a file: pixels and notes, made elsewhere. Raises SourceError."""
+    """Pixels and notes, as `decode` gives them, from a child process. Raises SourceError."""
     reply, pixels = ask_decoder({"page": page}, content, name, limits, deadline)
     return PIL.Image.frombytes("RGB", tuple(reply["size"]), pixels), reply["notes"]
 
@@ -29,7 +31,7 @@ def decode_isolated(
 def ask_decoder(
     question: dict[str, Any], content: bytes | Path, name: str, limits: Limits, deadline: Deadline
 ) -> tuple[dict[str, Any], bytes]:
-    """What such a process answers about a file. Raises SourceError."""
+    """The answer of such a process about a file. Raises SourceError."""
     path = os.fsencode(content).hex() if isinstance(content, Path) else None
     asked = {**question, "name": name, "limits": asdict(limits), "path": path}
     while True:

@@ -1,4 +1,4 @@
-"""How much one source may cost: pixels, bytes, seconds, tries, and where it may lead."""
+"""How much one source may cost: pixels, bytes, seconds, tries, and which addresses it may use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..errors import SourceError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds on reading a source; every one holds for a single source.
+    """The limits of reading a source; each applies to a single source.
 
-    `max_bytes` bounds what is read from URLs and standard input. Local files are bounded by
-    `max_pixels` alone.
+    `max_bytes` limits what is read from URLs and standard input. Local files are limited by `max_pixels`
+    alone.
     """
 
     max_pixels: int = 178_956_970
@@ -38,7 +38,7 @@ class Limits:
 
 
 def check_size(width: int, height: int, name: str, limits: Limits) -> None:
-    """Raise SourceError unless there are pixels, and not too many."""
+    """Raise SourceError if there are no pixels, or too many."""
     if width < 1 or height < 1:
         raise SourceError(f"{name} has no pixels ({width} x {height})", code="not_an_image")
     if width * height > limits.max_pixels:

@@ -1,4 +1,6 @@
-"""Sources within a file: the row of a table, the member of a shard, the page of a document, as `data.parquet#17`."""
+"""Sources inside a file, such as `data.parquet#17`: the row of a table, the member of a shard, the page of a
+document.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ _PAGE = re.compile(r"(?P<document>.+\.pdf)#(?P<page>\d{1,6})", re.IGNORECASE | r
 
 
 def split_page(source: str) -> tuple[str, int] | None:
-    """A document's name and the number of a page; None for what is no such source."""
+    """A document's name and the number of a page; None for any other source."""
     match = _PAGE.fullmatch(source) if "#" in source else None
     return None if match is None or os.path.lexists(source) else (match["document"], int(match["page"]))
 
@@ -21,7 +23,7 @@ def is_document_name(name: str) -> bool:
 
 
 def split_member(source: str) -> tuple[str, str] | None:
-    """A table's name and which of its images; None for what is no such source."""
+    """A table's name and the image in it; None for any other source."""
     if "#" not in source:
         return None
     from ..records.formats import has_table_suffix  # which most runs have no use for

@@ -1,6 +1,6 @@
-"""Which files Pillow reads wrongly or endlessly, told from their headers.
+"""Which files Pillow decodes wrongly or endlessly, from their headers.
 
-Knows Pillow's faults, each proven by a file in the tests; what is not known to be right here is not right.
+Each fault of Pillow is shown by a file in the tests; a layout that is not known to be right counts as wrong.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _JPEG_FRAMES = {0xC3: ("a lossless JPEG", "jpegsof3"), 0xF7: ("a JPEG-LS image",
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What a file is that another library must read, and with what."""
+    """A kind of file that another library must read, and which one."""
 
     what: str
     codec: str
@@ -48,7 +48,7 @@ class Foreign:
 
 
 def is_heavy(image: PIL.Image.Image, content: bytes | None) -> bool:
-    """Whether an opened file may keep a decoder busy for long without a moment to interrupt it."""
+    """Whether an opened file may keep a decoder busy for long without a read that could be interrupted."""
     pixels = image.width * image.height
     if image.format == "JPEG2000":
         return True  # layers and precincts cost time whatever the size
@@ -61,7 +61,7 @@ def is_heavy(image: PIL.Image.Image, content: bytes | None) -> bool:
 
 
 def find_misread(image: PIL.Image.Image, head: bytes) -> Foreign | None:
-    """What an opened file is that Pillow would read wrongly, None for one that it reads right."""
+    """The kind of an opened file that Pillow would decode wrongly, None for one that it decodes right."""
     if image.format == "TIFF":
         return None if _is_tiff_right(_tags(image)) else Foreign(describe_tiff(_tags(image)), "tiff")
     if image.format == "JPEG2000" and image.mode not in {"L", "I;16"} and (bits := _find_depth(head)) > 8:
@@ -70,7 +70,7 @@ def find_misread(image: PIL.Image.Image, head: bytes) -> Foreign | None:
 
 
 def find_unread(head: bytes) -> Foreign | None:
-    """What a file is that Pillow does not open but imagecodecs does; None for any other."""
+    """The kind of a file that Pillow does not open but imagecodecs does; None for any other."""
     if head.startswith(b"II*\0") and head[8:10] == b"CR":
         return Foreign("a camera RAW file (Canon CR2)", "")  # of which Pillow would show the preview
     for signature, what, codec in _CODECS:
@@ -91,7 +91,7 @@ def find_unread(head: bytes) -> Foreign | None:
 
 
 def describe_tiff(tags: Any) -> str:
-    """A TIFF by what sets it apart: numbers, depth, colours and layout."""
+    """The properties of a TIFF that decide who can read it: numbers, depth, colours and layout."""
     bits = _numbers(tags, BITS) or (1,)
     formats = _numbers(tags, SAMPLE_FORMAT) or (_UNSIGNED,)
     kind = {_FLOAT: "floating-point ", _SIGNED: "signed "}.get(formats[0], "")

@@ -1,4 +1,4 @@
-"""How a source is called in messages: one printable line, without secrets.
+"""The name of a source in messages: one printable line, without secrets.
 
 Passwords and query strings (signed links) of URLs and the content of data URLs are left out.
 """
@@ -21,7 +21,7 @@ REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf
 
 
 def parse_scheme(source: str) -> str | None:
-    """The lower-case scheme of a URL, or None for what is not one (a path, "-")."""
+    """The lower-case scheme of a URL, None for a path or "-"."""
     if source[:5].lower() == "data:":
         return "data"
     match = _SCHEME.match(source)
@@ -35,7 +35,7 @@ def to_path(url: str) -> str:
 
 
 def name_source(source: str) -> str:
-    """What messages call this source."""
+    """The name of this source in messages."""
     scheme = parse_scheme(source)
     if source == "-":
         return "standard input"

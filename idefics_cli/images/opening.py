@@ -1,4 +1,4 @@
-"""A file or bytes, opened to be decoded: regular files only, and whole in memory unless they are very large."""
+"""Opens a file or bytes for decoding: regular files only, read whole unless they are very large."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PIECE_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What is decoded, at its beginning, all its bytes where they are in memory, and the status of a file."""
+    """An opened source at its beginning, with all its bytes if they are in memory, and its file status."""
 
     file: IO[bytes]
     content: bytes | None
@@ -30,7 +30,7 @@ class Opened:
 
 @contextlib.contextmanager
 def open_data(data: bytes | Path, name: str, deadline: Deadline) -> Iterator[Opened]:
-    """Open what is to be decoded. Raises SourceError: not_found, not_an_image."""
+    """Open a source for decoding. Raises SourceError: not_found, not_an_image."""
     if isinstance(data, bytes):
         yield Opened(time_bytes(data, deadline), data)
         return
@@ -52,7 +52,7 @@ def open_data(data: bytes | Path, name: str, deadline: Deadline) -> Iterator[Ope
 
 
 def _read_all(file: io.FileIO, size: int, name: str) -> bytes:
-    """The whole file, which may be a little longer by now than it was."""
+    """The whole file, which may have grown meanwhile."""
     pieces = [file.read(size)]
     while piece := file.read(_PIECE_BYTES):
         pieces.append(piece)

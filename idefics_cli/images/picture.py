@@ -1,6 +1,6 @@
-"""An opened file to a loaded Pillow image: the right page of it, by a library that reads it right.
+"""From an opened file to a loaded Pillow image: the right page, by a library that decodes it right.
 
-Knows the formats' quirks; modes and colours are made RGB elsewhere.
+Knows the quirks of formats; modes and colours are converted elsewhere.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _KEPT_TEXT = (b"XML:com.adobe.xmp", b"Raw profile type")
 
 
 class NeedsProcess(Exception):
-    """Raised for a file that is to be decoded in a process of its own."""
+    """Raised for a file that must be decoded in a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One file on its way to pixels."""
+    """One file that is being decoded."""
 
     opened: Opened
     head: bytes
@@ -122,7 +122,7 @@ def _open(reading: Reading, file: IO[bytes]) -> PIL.Image.Image | Foreign:
 
 
 def _describe_tiff(reading: Reading) -> Foreign | None:
-    """A TIFF that Pillow has no mode for; None for one whose header cannot be read."""
+    """The properties of a TIFF for which Pillow has no mode; None if its header cannot be read."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     tags = ImageFileDirectory_v2(reading.head[: 16 if 43 in reading.head[2:4] else 8])
@@ -137,7 +137,7 @@ def _describe_tiff(reading: Reading) -> Foreign | None:
 
 
 def _load_foreign(reading: Reading, foreign: Foreign, page: int) -> PIL.Image.Image:
-    """By tifffile or imagecodecs, always in a process of its own: neither knows our limits."""
+    """With tifffile or imagecodecs, always in a process of its own: neither has our limits."""
     if not foreign.codec:
         hint = "develop it to JPEG or PNG first"
         raise SourceError(f"{reading.name} is {foreign.what}", code="not_an_image", hint=hint)
@@ -160,7 +160,7 @@ def _load_foreign(reading: Reading, foreign: Foreign, page: int) -> PIL.Image.Im
 
 
 def _choose_page(image: Any, reading: Reading) -> int:
-    """Turn to the first page of a TIFF that is no thumbnail; its number."""
+    """Go to the first page of a TIFF that is no thumbnail; returns its number."""
     page = 0
     is_raw = DNG_VERSION in image.tag_v2
     while image.tag_v2.get(SUBFILE, 0) & 5 or image.tag_v2.get(OLD_SUBFILE) == 2:
@@ -184,7 +184,7 @@ def _choose_page(image: Any, reading: Reading) -> int:
 
 
 def _draft(image: PIL.Image.Image, limits: Limits) -> int:
-    """Have a JPEG decoded at a fraction of its size, while twice what is wanted is left of it. Returns the divisor."""
+    """Decode a JPEG at a fraction of its size, as long as that is twice the wanted size. Returns the divisor."""
     longer = max(image.size)
     if limits.draft_edge is None or image.format != "JPEG" or longer < 2 * DRAFT_MARGIN * limits.draft_edge:
         return 1
@@ -195,16 +195,17 @@ def _draft(image: PIL.Image.Image, limits: Limits) -> int:
 
 
 def _is_unfilled(content: bytes | None) -> bool:
-    """Whether a JPEG runs out in zeros before its end, as a download that broke off. Decoded, they would be pixels."""
+    """Whether a JPEG ends in zeros, as an interrupted download does. Decoded, they would become pixels."""
     if content is None or not content.endswith(_UNFILLED):
         return False
     return content.rfind(_JPEG_END) < content.rfind(_JPEG_SCAN)
 
 
 def _load_without_end(reading: Reading) -> PIL.Image.Image | None:
-    """A JPEG that lacks nothing but its end marker; None for one that lacks more.
+    """A JPEG in which only the end marker is missing; None if more is missing.
 
-    What is missing would be made of whatever comes next: two different continuations then give two pictures.
+    A decoder would fill in missing data from any bytes that follow: two different ones then give two
+    different images.
     """
     content = reading.opened.content
     if content is None:
@@ -229,7 +230,7 @@ def _load_without_end(reading: Reading) -> PIL.Image.Image | None:
 
 
 def _mend(image: PIL.Image.Image, head: bytes) -> None:
-    """Put right what Pillow takes for granted about transparency."""
+    """Correct Pillow's assumptions about transparency."""
     if image.format == "PNG" and head[25:26] == b"\0" and head[24] < 8:
         key = image.info.get("transparency")
         if isinstance(key, int) and image.mode != "1":
@@ -242,7 +243,7 @@ def _mend(image: PIL.Image.Image, head: bytes) -> None:
 
 
 def _drop_text(content: bytes) -> bytes:
-    """A PNG without its texts, save those that say which way is up."""
+    """A PNG without its texts, except those that give its orientation."""
     kept, place = [content[:8]], 8
     while place + 8 <= len(content):
         size = int.from_bytes(content[place : place + 4], "big")
@@ -255,7 +256,7 @@ def _drop_text(content: bytes) -> bytes:
 
 @functools.cache
 def silence_libtiff() -> None:
-    """Keep libtiff's complaints off stderr, in all threads: what they mean is told in our own words."""
+    """Keep messages of libtiff off standard error, in all threads: ours say the same."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(PIL._imaging.__file__)
         library.TIFFSetErrorHandler(None)

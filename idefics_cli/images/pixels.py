@@ -1,4 +1,4 @@
-"""Any Pillow mode to RGB, each loss noted: alpha onto a background, deep channels scaled to 8 bits.
+"""Any Pillow mode to RGB, with a note of each loss: alpha is composited, deep channels are scaled to 8 bits.
 
 Knows modes and values, not files.
 """
@@ -26,19 +26,19 @@ _NO_PIXELS = PIL.Image.new("RGB", (1, 1))
 
 
 def drop_pixels(image: Image) -> Image:
-    """What is told of an image, once nobody looks at it any more."""
+    """An image without its pixels, once nobody needs them."""
     return replace(image, pixels=_NO_PIXELS, data=None)
 
 
 def leave_unread(source: str, data: bytes | None = None, content: Content | None = None) -> Image:
-    """An image that whoever answers is to read, of its file where that cannot be reached from there."""
+    """An image that whoever answers is to read, with its file if they cannot reach it."""
     return Image(source, _NO_PIXELS, digest="", content=content, data=data)
 
 
 def to_rgb(image: PIL.Image.Image, background: tuple[int, int, int], notes: list[str]) -> PIL.Image.Image:
-    """A new RGB image of a loaded one, as sRGB; what was dropped or changed is appended to `notes`.
+    """A loaded image as a new RGB image in sRGB; losses are appended to `notes`.
 
-    Raises ValueError for values that are no colours.
+    Raises ValueError for values that are not colours.
     """
     profile, gamma = _find_colours(image)
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
@@ -57,7 +57,7 @@ def to_rgb(image: PIL.Image.Image, background: tuple[int, int, int], notes: list
 
 
 def _find_colours(image: PIL.Image.Image) -> tuple[bytes, float]:
-    """What says which colours the values stand for: an ICC profile, or else a PNG's gamma, or else nothing."""
+    """The colour space of the values: an ICC profile, else the gamma of a PNG, else None."""
     profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
     if isinstance(profile, bytes) and profile:
         return profile, SRGB_GAMMA
@@ -77,7 +77,7 @@ def _colour(image: PIL.Image.Image, profile: bytes, gamma: float, notes: list[st
 
 
 def _detach(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The same pixels without the file and its metadata around them. Not copied: that took as long as decoding."""
+    """The same pixels without their file and metadata. Not copied: a copy took as long as decoding."""
     plain = image._new(image.im)
     plain.info = {}
     return plain
@@ -102,7 +102,7 @@ def _composite(
 
 
 def _scale_deep(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
-    """One deep channel to L. 16-bit values are scaled by the full range, wider ones by their own."""
+    """One deep channel as L. 16-bit values are scaled by the full range, wider ones by their own range."""
     if image.mode == "F":
         return _scale_float(image, notes)
     key = image.info.get("transparency")
@@ -145,7 +145,7 @@ def _stretch(image: PIL.Image.Image, low: float, high: float) -> PIL.Image.Image
 
 
 def _scale_key(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Bring a transparent colour given in 16 bits down to the 8 bits the pixels have by now."""
+    """Scale a transparent colour given in 16 bits to the 8 bits that the pixels have now."""
     key = image.info.get("transparency")
     if isinstance(key, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in key)

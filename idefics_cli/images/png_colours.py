@@ -1,6 +1,6 @@
-"""Which colours a PNG's values are, where chunks say so instead of an ICC profile: cICP, and cHRM with gAMA.
+"""The colours of a PNG that has chunks instead of an ICC profile: cICP, and cHRM with gAMA.
 
-They are told to the one that applies profiles as a profile (PNG, third edition, 4.3 and 11.3; ITU-T H.273).
+They become a profile for `colour` to apply (PNG, third edition, 4.3 and 11.3; ITU-T H.273).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BRADFORD: Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.03
 
 
 def note_colours(image: PIL.Image.Image, file: IO[bytes], name: str, notes: list[str]) -> None:
-    """Give a PNG that tells its colours by chunks the profile that says the same. Raises SourceError for HDR ones."""
+    """Give a PNG with colour chunks the equivalent profile. Raises SourceError for HDR."""
     info: dict[Any, Any] = image.info
     coding = _find_coding(file)
     if coding is not None:
@@ -71,7 +71,7 @@ def note_colours(image: PIL.Image.Image, file: IO[bytes], name: str, notes: list
 
 @functools.lru_cache(8)
 def make_profile(told: Chromaticities, curve: float | str) -> bytes:
-    """An ICC profile (version 2.1) of primaries and one curve. Raises ArithmeticError for what are no primaries."""
+    """An ICC profile (version 2.1) of primaries and one curve. Raises ArithmeticError for invalid primaries."""
     columns = tuple(zip(*_to_xyz(told), strict=True))
     curve_tag = _write_curve(curve)
     tags = {
@@ -94,7 +94,7 @@ def make_profile(told: Chromaticities, curve: float | str) -> bytes:
 
 
 def _find_coding(file: IO[bytes]) -> tuple[int, int, int, int] | None:
-    """The four numbers of a cICP chunk: it stands before the pixels."""
+    """The four numbers of a cICP chunk, which stands before the pixels."""
     back = file.tell()
     try:
         file.seek(8)
@@ -111,7 +111,7 @@ def _find_coding(file: IO[bytes]) -> tuple[int, int, int, int] | None:
 
 
 def _to_xyz(told: Chromaticities) -> Matrix:
-    """RGB to XYZ under D50: the primaries scaled to make white, then adapted (Bradford, as ICC profiles have it)."""
+    """RGB to XYZ under D50: the primaries scaled to make white, then adapted (Bradford, as in ICC profiles)."""
     white, *primaries = ((x / y, 1.0, (1 - x - y) / y) for x, y in zip(told[::2], told[1::2], strict=True))
     columns = _transpose(tuple(primaries))
     shares = _apply(_invert(columns), white)
@@ -158,7 +158,7 @@ def _multiply(one: Matrix, other: Matrix) -> Matrix:
 
 
 def _invert(matrix: Matrix) -> Matrix:
-    """By the adjugate."""
+    """The inverse matrix, by the adjugate."""
     (a, b, c), (d, e, f), (g, h, i) = matrix
     minors = (
         (e * i - f * h, c * h - b * i, b * f - c * e),

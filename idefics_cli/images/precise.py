@@ -1,7 +1,7 @@
-"""What Pillow reads wrongly or not at all, read by tifffile and imagecodecs (the extra `formats`).
+"""Files that Pillow decodes wrongly or not at all, decoded by tifffile and imagecodecs (the extra `formats`).
 
-Arrays of any depth come out as Pillow images of 8 bits a channel, or as one deep channel. Without the extra a file
-is refused by its name.
+Arrays of any depth become Pillow images of 8 bits a channel, or of one deep channel. Without the extra a file
+is refused by name.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _find_most(values: np.ndarray[Any, Any]) -> float:
 
 
 def _divide(array: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """Colours as they were before they were multiplied with their alpha."""
+    """Colours before they were multiplied with their alpha."""
     alpha = array[..., -1:].astype(np.float32)
     full = 1.0 if array.dtype.kind == "f" else float(2**bits - 1)
     colours = np.where(alpha > 0, array[..., :-1] * (full / np.maximum(alpha, 1e-9)), 0)

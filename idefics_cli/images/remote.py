@@ -1,7 +1,7 @@
-"""Buckets, the hub and archives, through fsspec: s3, gs, az, hf, zip. Bounded in bytes, seconds and tries like URLs.
+"""Buckets, the hub and archives, through fsspec: s3, gs, az, hf, zip. Limits and retries are those of URLs.
 
-Drivers are extras, imported when a source needs one; credentials are theirs alone, and no message repeats what they
-said without hiding what may be a secret.
+Drivers are extras, imported when a source needs one. Only they see credentials, and their messages are shown
+without what may be a secret.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_KEYS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalErro
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """What reads a scheme, and the extra that it comes with."""
+    """The reader of a scheme, and the extra that installs it."""
 
     module: str
     extra: str = ""
@@ -81,7 +81,9 @@ def read_remote(url: str, limits: Limits, deadline: Deadline | None = None) -> b
 
 
 def expand_remote(url: str, *, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
-    """The images behind a URL: itself, what its pattern matches, or those of its folder. What fails is its own row."""
+    """The images of a URL: itself, the matches of its pattern, or those in its folder. A failure is its own
+    row.
+    """
     first = url.partition("::")[0]
     try:
         if any(mark in first for mark in "*?["):
@@ -106,7 +108,7 @@ def find_remote(pattern: str) -> list[str]:
 
 
 def open_remote(url: str, mode: str = "rb") -> IO[bytes]:
-    """A file that is read piece by piece, or written. Raises SourceError."""
+    """A file that is read in pieces, or written. Raises SourceError."""
 
     def open_file() -> IO[bytes]:
         system, path = open_system(url)
@@ -117,7 +119,7 @@ def open_remote(url: str, mode: str = "rb") -> IO[bytes]:
 
 
 def open_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it. Raises SourceError where its driver is missing."""
+    """The file system of a URL and the path in it. Raises SourceError if its driver is not installed."""
     name = name_source(url)
     for one in url.split("::"):
         scheme = parse_scheme(one)
@@ -139,14 +141,14 @@ def open_system(url: str) -> tuple[Any, str]:
 
 
 def call_driver(function: Callable[[], Given], name: str, seconds: float = LIST_SECONDS) -> Given:
-    """What a driver gives, in time, tried again where that may help. Raises SourceError."""
+    """The result of a driver's call, within its time, with retries. Raises SourceError."""
     limits = Limits()
     retry = Retry(limits.attempts, limits.backoff_seconds, limits.max_retry_after_seconds, seconds)
     return _call_in_time(function, name, seconds, retry)
 
 
 def _list_folder(url: str, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
-    """The images of a folder, then those of its subfolders, as it is on a disk."""
+    """The images of a folder, then those of its subfolders, in the order of a local one."""
     waiting = [url]
     while waiting:
         current = waiting.pop()
@@ -189,7 +191,7 @@ def _list_folder(url: str, recursive: bool, skipped: Counter[str]) -> Iterator[s
 
 
 def _rebuild(url: str, path: str) -> str:
-    """The URL of a path that a driver named, in the archive or account of another URL."""
+    """The URL of a path that a driver returned, in the archive or account of another URL."""
     first, joint, archive = url.partition("::")
     scheme, _, rest = first.partition("://")
     authority = rest.partition("/")[0]
@@ -205,7 +207,7 @@ def _call_in_time(
     retry: Retry | None = None,
     deadline: Deadline | None = None,
 ) -> Given:
-    """What a driver gives, or the end of waiting for it: a call that never ends keeps its thread, and nobody else."""
+    """The result of a driver's call, or a timeout: a call that never ends blocks its own thread only."""
 
     async def call() -> Given:
         with translate_driver(name):
@@ -260,7 +262,7 @@ async def _call_in_thread(function: Callable[[], Given]) -> Given:
 
 @contextlib.contextmanager
 def translate_driver(name: str) -> Iterator[None]:
-    """What a driver raises as the failure of a source, worth another try or not."""
+    """A driver's exception as the failure of a source, and whether to try again."""
     try:
         yield
     except SourceError:
@@ -285,6 +287,6 @@ def translate_driver(name: str) -> Iterator[None]:
 
 
 def _describe(error: BaseException) -> str:
-    """What a driver said, without what may be a secret."""
+    """A driver's message, without what may be a secret."""
     text = _URL.sub(lambda match: name_source(match[0]), " ".join(str(error).split())[:300])
     return _LONG.sub("…", text) or type(error).__name__

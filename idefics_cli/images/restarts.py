@@ -1,4 +1,4 @@
-"""Restart markers of a JPEG: they let a decoder go on after a gap, and so hide what is missing at the end."""
+"""Restart markers of a JPEG: they let a decoder continue after a gap, and so hide a missing end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Factors = Mapping[int, tuple[int, int]]
 
 
 def reaches_last_interval(content: bytes) -> bool:
-    """Whether the last scan has all its restart markers, so that only its last interval may lack something."""
+    """Whether the last scan has all its restart markers, so that only its last interval may be incomplete."""
     try:
         return _reaches(content)
     except (struct.error, ArithmeticError, LookupError, ValueError):
@@ -51,7 +51,7 @@ def _reaches(content: bytes) -> bool:
 
 
 def _count_units(size: tuple[int, int], factors: _Factors, shown: list[int]) -> int:
-    """How many units a scan of these components is made of."""
+    """The number of units in a scan of these components."""
     height, width = size
     widest, highest = (max(one) for one in zip(*factors.values(), strict=True))
     across, down = factors[shown[0]] if len(shown) == 1 else (1, 1)

@@ -1,4 +1,4 @@
-"""What data is that no decoder reads, by its first bytes, and what to do about it."""
+"""What kind of data a file has that no decoder reads, from its first bytes, and what to do about it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _TEXT_BYTES = frozenset((9, 10, 12, 13, *range(32, 127), *range(128, 256)))
 
 
 def describe_foreign(head: bytes, name: str) -> tuple[str, str]:
-    """What data is, as the rest of a sentence, and what to do about it. `head` is its first kilobyte."""
+    """The kind of data, as the rest of a sentence, and what to do about it. `head` is its first kilobyte."""
     if is_video(head):
         file = name if name.isprintable() and "'" not in name and "://" not in name else "VIDEO"
         return "is a video", f"ffmpeg -i '{file}' -vf fps=1 frame-%04d.png makes images of it"

@@ -1,4 +1,4 @@
-"""What to read: command-line arguments to sources, a source to an image.
+"""What to read: from command-line arguments to sources, from a source to an image.
 
 Paths are `str` as `os.fsdecode` gives them, so names in any bytes survive.
 """
@@ -40,11 +40,11 @@ def expand(
     documents: bool = False,
     skipped: Counter[str] | None = None,
 ) -> Iterator[str]:
-    """The sources that arguments stand for: folders and patterns become files, in byte order of names.
+    """The sources of arguments: folders and patterns become files, in byte order of names.
 
-    Files, URLs of the web, "-" and what does not exist pass through: what is wrong is told when they are loaded.
-    A pattern stands for what a shell would make of it, so `**` means `*`; without `patterns` names are only names.
-    Of a folder documents are taken too with `documents`; what it holds besides is counted in `skipped`:
+    Files, URLs of the web, "-" and missing files pass through: errors are reported when they are loaded. A
+    pattern matches what a shell would match, so `**` means `*`; without `patterns` names are only names. With
+    `documents`, documents in folders are taken too. Everything else in a folder is counted in `skipped`:
     subfolders as "", files by their suffix.
     """
     if skipped is None:
@@ -77,9 +77,9 @@ def load(source: str, limits: Limits, deadline: Deadline | None = None) -> Image
 
 
 def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes | Path:
-    """What `decode` takes of a source: its bytes, or the path of a file that is still to be opened.
+    """What `decode` takes of a source: its bytes, or the path of a file that is opened later.
 
-    All the waiting for networks and pipes is in here. Raises SourceError.
+    All waiting for networks and pipes happens here. Raises SourceError.
     """
     if source == "-":
         return _read_stdin(limits)
@@ -119,7 +119,7 @@ def _expand_path(path: str, recursive: bool, documents: bool, skipped: Counter[s
 
 
 def _list_folder(folder: str, recursive: bool, documents: bool, skipped: Counter[str]) -> Iterator[str]:
-    """The image files of a folder, then those of its subfolders. Hidden names are skipped.
+    """The image files of a folder, then those of its subfolders, without hidden names.
 
     Links to folders are followed, and each folder is listed once, so a loop of links ends.
     """
@@ -153,7 +153,7 @@ def _list_folder(folder: str, recursive: bool, documents: bool, skipped: Counter
 
 
 def _read_stdin(limits: Limits) -> bytes:
-    """The bytes of standard input. It can be read once only, so they are kept for whoever asks again."""
+    """The bytes of standard input, kept for later calls, as they can be read only once."""
     global _stdin_read
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise SourceError("standard input is not connected", code="not_found", hint="pipe an image into it")

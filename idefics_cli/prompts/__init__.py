@@ -1,1 +1,1 @@
-"""Prompts: the wording of tasks in YAML, shots, items, and the request that they make together."""
+"""Prompts: templates of tasks in YAML, examples, items, and the request made of them."""

@@ -1,7 +1,7 @@
-"""What an answer must look like: a JSON schema, a pattern, or one of some choices; read from words, checked, applied.
+"""The format of an answer: a JSON schema, a pattern, or one of several choices; parsed, checked, applied.
 
-A keyword that decoding does not enforce is refused by its name before a model is loaded, so that nothing which was
-asked for is silently let go. llguidance enforces; jsonschema-rs proves it again on the finished text.
+A keyword that decoding does not enforce is refused by name before a model is loaded, so that nothing is
+silently ignored. llguidance enforces the format; jsonschema-rs validates the finished text.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_DEFAULT_TOKENS = 1024
 
 
 def parse_schema(words: str) -> AnswerFormat:
-    """A schema from the words of an option: JSON itself, or the name of a file. Raises UsageError."""
+    """A schema from an option: JSON itself, or the name of a file. Raises UsageError."""
     is_json = words.lstrip().startswith(("{", "true", "false"))
     try:
         text = words if is_json else read_file(Path(words).expanduser(), MAX_SCHEMA_BYTES).decode("utf-8-sig")
@@ -70,7 +70,9 @@ def parse_schema(words: str) -> AnswerFormat:
 
 
 def check_schema(schema: Any) -> AnswerFormat:
-    """A schema as decoding takes it. Raises UsageError for one that is invalid or not enforced whole."""
+    """A schema in the form that decoding takes. Raises UsageError if it is invalid or cannot be enforced
+    completely.
+    """
     if not isinstance(schema, dict):
         raise UsageError("a schema is a JSON object", hint='such as {"type": "object", "properties": {…}}')
     for place, keyword in _list_keywords(schema, "", 0):
@@ -98,12 +100,12 @@ def parse_regex(pattern: str) -> AnswerFormat:
 
 
 def to_choices(labels: Sequence[str]) -> AnswerFormat:
-    """One of these, to the letter."""
+    """The format of exactly one of these texts."""
     return AnswerFormat("choices", json.dumps(list(labels), ensure_ascii=False))
 
 
 def parse_fields(words: str) -> AnswerFormat:
-    """A schema from people's shorthand: `vendor, date:date, total:number`. Raises UsageError."""
+    """A schema from the short form: `vendor, date:date, total:number`. Raises UsageError."""
     properties: dict[str, Any] = {}
     for field in filter(None, (field.strip() for field in words.split(","))):
         name, _, kind = (part.strip() for part in field.partition(":"))
@@ -123,14 +125,14 @@ def parse_fields(words: str) -> AnswerFormat:
 
 
 def describe_format(answer_format: AnswerFormat) -> str:
-    """The format as a prompt says it."""
+    """The format as text for a prompt."""
     if answer_format.kind == "choices":
         return ", ".join(json.loads(answer_format.text))
     return answer_format.text
 
 
 def read_data(answer_format: AnswerFormat, text: str) -> Any:
-    """The value of a finished answer. Raises AnswerError `invalid_output` for one that is not of its format."""
+    """The value of a finished answer. Raises AnswerError `invalid_output` if it does not have its format."""
     words = text.strip()
     if answer_format.kind == "choices":
         if words in json.loads(answer_format.text):
@@ -150,14 +152,14 @@ def read_data(answer_format: AnswerFormat, text: str) -> Any:
 
 
 def cut_off() -> AnswerError:
-    """An answer that ran into its limit is never closed by guess."""
+    """The error of an answer that reached its limit; it is never completed by guessing."""
     return AnswerError(
         "the answer was cut off before it was complete", code="invalid_output", hint="raise --max-new-tokens"
     )
 
 
 def choose_new_tokens(answer_format: AnswerFormat) -> int:
-    """How long an answer of this format may get where nobody said so, in tokens: a bound as generous as a schema's."""
+    """The default limit of an answer in this format, in tokens: as generous as the bounds of its schema."""
     if answer_format.kind == "schema":
         return min(MAX_DEFAULT_TOKENS, 16 + _bound_tokens(json.loads(answer_format.text), {}, 0))
     if answer_format.kind == "choices":
@@ -195,7 +197,7 @@ def _validate(answer_format: AnswerFormat) -> None:
 
 
 def _list_keywords(schema: Any, place: str, depth: int) -> Iterator[tuple[str, str]]:
-    """Each keyword of a schema and of those within it, with where it stands."""
+    """Each keyword of a schema and of its subschemas, with its path."""
     if depth > MAX_DEPTH:
         raise UsageError("the schema is nested too deeply", hint=f"at most {MAX_DEPTH} levels are read")
     if not isinstance(schema, dict):
@@ -213,7 +215,7 @@ def _list_keywords(schema: Any, place: str, depth: int) -> Iterator[tuple[str, s
 
 
 def _bound_tokens(schema: Any, root: Mapping[str, Any], depth: int) -> int:
-    """About how many tokens a value may take."""
+    """About how many tokens a value may need."""
     if not isinstance(schema, dict) or depth > MAX_DEPTH:
         return SHORT_STRING_TOKENS
     root = root or schema
@@ -237,7 +239,7 @@ def _bound_tokens(schema: Any, root: Mapping[str, Any], depth: int) -> int:
 
 @lru_cache(maxsize=64)  # strangers may send a server as many schemas as they like
 def _open_validator(text: str) -> Any:
-    """The second opinion on a schema. Raises UsageError for what is no schema."""
+    """The independent validator of a schema. Raises UsageError if it is no schema."""
     import jsonschema_rs
 
     try:
@@ -257,7 +259,7 @@ def _refuse_constant(word: str) -> Any:
 
 
 def _read_number(words: str) -> float:
-    """A number that JSON can carry on: 1e999 is one to JSON, but infinity to all who read it."""
+    """A number that JSON can represent: 1e999 is valid JSON, but infinity when read."""
     number = float(words)
     if not math.isfinite(number):
         raise ValueError(f"{words} is too large")

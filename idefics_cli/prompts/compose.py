@@ -1,4 +1,4 @@
-"""From an item to a request: its template's words, its shots and its images in one prompt."""
+"""From an item to a request: its template's wording, its examples and its images in one prompt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMMON_FIELDS = ("labels", "prompt")
 
 
 def word(template: Template, style: Style, item: Item) -> Request:
-    """Word one item as it says itself: with its own shots, labels and decoding."""
+    """Word one item with its own examples, labels and decoding."""
     request = compose(
         template,
         style,
@@ -63,7 +63,8 @@ def compose(
 ) -> Request:
     """Word one item. `decoding` holds what the user set; it wins over the template.
 
-    Raises UsageError for missing or unknown fields, named all together, and for images the template has no place for.
+    Raises UsageError for missing or unknown fields, all of them in one message, and for images without a
+    place in the template.
     """
     rendering = template.rendering(style)
     asked = item.fields  # a row does not repeat the schema of its run
@@ -129,7 +130,7 @@ def compose(
 
 
 def _check_shots(wanted: AnswerFormat, examples: Iterable[Example]) -> None:
-    """Raise UsageError for a shot whose answer is not of the format that is asked for."""
+    """Raise UsageError for an example whose answer does not have the wanted format."""
     for number, example in enumerate(examples, start=1):
         try:
             read_data(wanted, example.answer)
@@ -141,7 +142,7 @@ def _check_shots(wanted: AnswerFormat, examples: Iterable[Example]) -> None:
 
 
 def _say_schema(rendering: Rendering, style: Style, wanted: AnswerFormat) -> Rendering:
-    """A rendering that says the schema, which its template does not."""
+    """A rendering with the schema added, if its template does not have it."""
     told = f"Answer in JSON that matches this schema: {wanted.text}".replace("$", "$$")
     if style == "chat":
         return rendering.model_copy(update={"turn": (*rendering.turn, f"\n{told}")})
@@ -164,10 +165,10 @@ def _complete_fields(template: Template, rendering: Rendering, item: Item) -> di
 
 
 def join_answer(before: str, answer: str) -> tuple[str, str]:
-    """A text and the answer after it, with the spaces between them at the answer, as tokens have them.
+    """A text and the answer after it; the space between them is the answer's, as in tokens.
 
-    A prompt that ends in a space would end in a token after which no word was ever seen in training. So what stands
-    before an answer in a shot is what ends the query.
+    A prompt that ends in a space would end in a token after which no word stood in training. So what stands
+    before an answer in an example is what ends the query.
     """
     kept = before.rstrip(" ")
     if kept == before or kept.endswith("\n"):
@@ -176,7 +177,7 @@ def join_answer(before: str, answer: str) -> tuple[str, str]:
 
 
 def _lay_turn(words: Iterable[str], images: Sequence[str], fields: Mapping[str, str]) -> tuple[Part, ...]:
-    """The parts of a turn. Where no image came between two texts, a space keeps them apart."""
+    """The parts of a turn. Two texts without an image between them are separated by a space."""
     words = list(words)
     shares = iter(share_images(words, images))
     parts: list[Part] = []
@@ -217,7 +218,7 @@ def _lay_example(
 
 
 def _word_answer(rendering: Rendering, example: Example, fields: Mapping[str, str | None]) -> str:
-    """The answer of a shot, what begins it included."""
+    """The answer of an example, with its beginning."""
     values = {} if example.turn else _example_fields(rendering, example, fields)
     known = {name: value for name, value in fields.items() if value is not None}
     values = {**known, **values, "answer": example.answer}

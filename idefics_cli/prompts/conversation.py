@@ -1,4 +1,4 @@
-"""A conversation: what was said, the wording of the next message, and the file it is saved in.
+"""A conversation: its turns, the wording of the next message, and its file.
 
 Knows no terminal and no model.
 """
@@ -57,7 +57,7 @@ class Conversation:
         )
 
     def word(self, item: Item, style: Style) -> Request:
-        """The whole conversation up to a message as one request. Raises BadItem for what cannot be said."""
+        """The whole conversation up to a message as one request. Raises BadItem if it cannot be worded."""
         if any(_SURROGATES.search(value) for _, value in item.fields):
             raise BadItem("the message is not UTF-8 text", hint="check the encoding of your terminal")
         request = replace(word(self.template, style, item), cache_answer=True)
@@ -72,19 +72,19 @@ class Conversation:
         return request
 
     def add(self, message: str, reply: str) -> None:
-        """Note that a message was answered."""
+        """Add a message and its reply."""
         self.turns.append(Example(tuple(self.waiting), (("message", message),), reply))
         self.waiting = []
 
     def undo(self) -> bool:
-        """Take back the last message and its reply; its images wait for another one."""
+        """Remove the last message and its reply; its images are kept for the next one."""
         if not self.turns:
             return False
         self.waiting[:0] = self.turns.pop().images
         return True
 
     def reset(self) -> None:
-        """Begin anew, with the same system message and decoding."""
+        """Start again, with the same system message and decoding."""
         self.turns, self.waiting = [], []
 
 
@@ -123,7 +123,7 @@ def load_conversation(path: Path) -> Conversation:
 
 
 def save_conversation(conversation: Conversation, path: Path, model: str) -> None:
-    """Write a file that a person can read, whole or not at all. Only a saved conversation is replaced.
+    """Write a file that a person can read, whole or not at all. Replaces only a saved conversation.
 
     Raises UsageError.
     """

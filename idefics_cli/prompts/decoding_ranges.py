@@ -1,6 +1,6 @@
-"""What each decoding option may be: the one place that says so, for the command line, templates, items and the API.
+"""The range of each decoding option, for the command line, templates, items and the API.
 
-Within these ranges every library underneath computes what is meant; beyond them lie overflows and memory without end.
+Within these ranges every library computes what is meant; outside them are overflows and unbounded memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LONG_BITS = 128
 
 @dataclass(frozen=True, slots=True)
 class DecodingRange:
-    """From `least` to `most`, both included, or `off`, which is none of them."""
+    """From `least` to `most`, both included, or `off`."""
 
     least: float
     most: float
@@ -43,7 +43,7 @@ RANGES = {
 
 
 def check_decoding(name: str, value: Any) -> None:
-    """Raise ValueError, with the reason, for what the option of this name cannot be. None is "not given"."""
+    """Raise ValueError, with the reason, if a value is outside its option's range. None is "not given"."""
     if value is None:
         return
     if name == "stop":
@@ -63,5 +63,5 @@ def _check_stops(texts: list[str]) -> None:
 
 
 def _show(value: float) -> str:
-    """A number as it was given, where it has not thousands of digits."""
+    """The number as given, unless it has very many digits."""
     return "it" if isinstance(value, int) and value.bit_length() > _LONG_BITS else str(value)

@@ -1,6 +1,7 @@
-"""The lines of a batch file: JSON to items, each with its own task, images, fields, shots and decoding.
+"""The lines of a batch file: from JSON to items, each with its own task, images, fields, examples and
+decoding.
 
-A line that cannot be asked becomes an item with a problem, never the end of the run.
+A line that cannot be asked becomes an item with a problem and never ends the run.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class _Line(BaseModel):
 
 
 class ItemReader:
-    """Lines to items, and items to requests: it remembers the templates that the lines name."""
+    """From lines to items, and from items to requests; keeps the templates that lines name."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class ItemReader:
             yield item
 
     def compose(self, item: Item, style: Style) -> Request:
-        """Word an item. Raises ItemError, with the reason, for one that cannot be."""
+        """Word an item. Raises ItemError, with the reason, if it cannot be worded."""
         if item.problem:
             raise ItemError(item.problem, code=item.problem_code)
         try:
@@ -227,7 +228,7 @@ class ItemReader:
 
 
 def _find_format(line: _Line) -> AnswerFormat | None:
-    """What the answer must look like, where the line says so."""
+    """The format of the answer, if the line has one."""
     given = [name for name in ("schema_", "regex", "choices") if getattr(line, name) is not None]
     if len(given) > 1:
         raise BadItem("a line may have only one of schema, regex and choices", hint="leave the others out")
@@ -239,14 +240,14 @@ def _find_format(line: _Line) -> AnswerFormat | None:
 
 
 def _say_how_to_write(key: str, value: object) -> str:
-    """What to do about a value that is no text: perhaps its key was to be another."""
+    """How to correct a value that is not text: its key may be misspelled."""
     if near := _find_near(key):
         return f"did you mean {near}?"
     return "give one text, or a line for each" if isinstance(value, list) else "put it in quotes"
 
 
 def _find_near(key: str) -> str | None:
-    """The key of a line that another one is nearly."""
+    """The known key that a misspelled one resembles."""
     return next(
         iter(difflib.get_close_matches(key, (*_Line.model_fields, *_DECODING), n=1, cutoff=0.75)), None
     )
@@ -258,7 +259,7 @@ def _read_id(values: Mapping[str, Any]) -> str | None:
 
 
 def _sort_keys(line: _Line) -> tuple[dict[str, str], dict[str, Any]]:
-    """The template's fields and the decoding options of a line, each given under its own name or within an object."""
+    """The template's fields and the decoding options of a line, each under its own name or within an object."""
     given, decoding = dict(line.fields), dict(line.decoding)
     for key, value in (line.model_extra or {}).items():
         target = decoding if key in _DECODING else given

@@ -1,4 +1,6 @@
-"""How short an answer of a format can be: what no answer within a length can meet is found before a model is loaded."""
+"""The shortest answer of a format, so that a limit that no answer can meet is refused before a model is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from ..values import AnswerFormat
 
 
 def count_least_characters(answer_format: AnswerFormat) -> float:
-    """The characters of the shortest answer, or fewer; infinite where it would never end."""
+    """The characters of the shortest answer, or fewer; infinite if it would never end."""
     if answer_format.kind == "schema":
         return _measure_schema(json.loads(answer_format.text))
     if answer_format.kind == "choices":
@@ -28,7 +30,7 @@ def count_least_characters(answer_format: AnswerFormat) -> float:
 
 
 def _measure_schema(root: Mapping[str, Any]) -> float:
-    """The least fixed point: what a reference leads to is infinite until a way out of it is found."""
+    """The least fixed point: a reference counts as infinite until a way out of it is found."""
     known: dict[str, float] = {}
     while True:
         before = dict(known)
@@ -62,7 +64,7 @@ def _least(schema: Any, known: dict[str, float]) -> float:
 
 
 def resolve(pointer: Any, root: Mapping[str, Any]) -> Any:
-    """What a local reference points to; nothing for one that leads elsewhere."""
+    """The target of a local reference; None for any other."""
     value: Any = root
     for step in str(pointer).removeprefix("#").strip("/").split("/"):
         name = step.replace("~1", "/").replace("~0", "~")

@@ -1,4 +1,4 @@
-"""The task table: what each command asks for, and which template words it.
+"""The table of tasks: what each command asks for, and its template.
 
 A task that takes `--prompt` has a second template for it. Knows neither models nor terminals.
 """
@@ -45,7 +45,7 @@ TASKS = {
 
 
 def template_name(task: str, chosen: str | None, prompt: str | None) -> str:
-    """The template a command uses: the user's choice, else the task's, by whether there is a prompt."""
+    """The template of a command: the user's choice, else the task's, with or without a prompt."""
     if chosen is not None:
         return chosen
     entry = TASKS[task]
@@ -77,7 +77,9 @@ def parse_scale(argument: str) -> Scale:
 
 
 def parse_labels(argument: str) -> tuple[str, ...]:
-    """Labels from `a,b,c`, or from `@file` with one a line. Raises UsageError for none, blank or repeated ones."""
+    """Labels from `a,b,c`, or from `@file` with one a line. Raises UsageError for none, blank or repeated
+    ones.
+    """
     if argument.startswith("@"):
         path = Path(argument[1:])
         try:
@@ -95,7 +97,7 @@ def parse_labels(argument: str) -> tuple[str, ...]:
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels, if they can be chosen from. Raises UsageError for blank, repeated, too few or too many ones."""
+    """The labels. Raises UsageError for blank, repeated, too few or too many ones."""
     if not all(label.strip() for label in labels):
         raise UsageError("a label is empty")
     known: dict[str, str] = {}
@@ -118,16 +120,16 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def name_labels(labels: Sequence[str]) -> str:
-    """The list of labels as the task guide's prompt writes it: `['animals', 'vegetables']`."""
+    """The list of labels in the form of the task guide's prompt: `['animals', 'vegetables']`."""
     return repr(list(labels))
 
 
 def match_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label that a generated answer names exactly, case and final punctuation aside."""
+    """The label that a generated answer equals, ignoring case and final punctuation."""
     said = _fold(text.strip().rstrip(".!").strip())
     return next((label for label in labels if _fold(label).rstrip(".!") == said), None)
 
 
 def _fold(text: str) -> str:
-    """The text without regard to case and to how accents are spelled."""
+    """The text without differences of case and of how accents are encoded."""
     return normalize("NFC", normalize("NFC", text).casefold())

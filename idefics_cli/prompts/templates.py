@@ -1,7 +1,7 @@
 """Templates: YAML wording for a task, read strictly.
 
-Data, never code: `$name` is substituted once, so what a user typed is never expanded again. A template may have two
-renderings: `completion` for base checkpoints, which continue a document, and `chat` for instruct ones.
+Data, never code: `$name` is substituted once, so text of a user is never expanded again. A template may have
+two renderings: `completion` for base checkpoints, which continue a document, and `chat` for instruct ones.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Text = Annotated[str, Field(max_length=100_000)]
 
 
 class Strict(BaseModel):
-    """What a person typed: unknown keys and other types are errors, not guesses."""
+    """Data from a person: unknown keys and other types are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -77,7 +77,7 @@ class DecodingDefaults(Strict):
 
 
 class OutputRule(Strict):
-    """What answers must look like: one of a JSON schema, a pattern, or choices."""
+    """The format of answers: a JSON schema, a pattern, or choices."""
 
     json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     regex: Text | None = None
@@ -90,7 +90,7 @@ class OutputRule(Strict):
         return self
 
     def to_format(self) -> AnswerFormat:
-        """Raises UsageError for what cannot be enforced."""
+        """Raises UsageError if it cannot be enforced."""
         if self.json_schema is not None:
             return check_schema(self.json_schema)
         return to_choices(self.choices) if self.choices else parse_regex(self.regex or "")
@@ -143,7 +143,7 @@ class Rendering(Strict):
         return self.answer.rstrip("\n") if end.strip() else self.answer
 
     def keep_roles(self, words: Sequence[str]) -> list[str]:
-        """A turn in other words between the roles of this one: `User:` before it, `Assistant:` or `Answer:` after."""
+        """Another turn between the roles of this one: `User:` before it, `Assistant:` or `Answer:` after."""
         before, after = _ROLE_BEFORE.fullmatch(self.turn[0]), _ROLE_AFTER.search(self.turn[-1])
         space = "" if words[0] in (IMAGE, IMAGES) or words[0][:1].isspace() else " "
         return [
@@ -154,7 +154,7 @@ class Rendering(Strict):
 
     @property
     def names(self) -> frozenset[str]:
-        """The fields that its words use."""
+        """The fields that it uses."""
         texts = (self.preamble, self.system, self.opening, *self.turn, self.answer)
         return frozenset(name for text in texts for name in placeholders(text)) - {"answer"}
 
@@ -216,12 +216,12 @@ class Template(Strict):
 
     @property
     def uses_sidecar(self) -> bool:
-        """Whether its words use the text file beside the image."""
+        """Whether it uses the text file beside the image."""
         renderings = (self.completion, self.chat)
         return any(rendering is not None and "sidecar" in rendering.names for rendering in renderings)
 
     def decoding_in(self, style: Style) -> Decoding:
-        """How answers are drawn in a style, where nobody says otherwise."""
+        """The decoding of a style, before the user's options."""
         own = self.rendering(style).decoding.model_dump(exclude_none=True)
         return DecodingDefaults(**self.decoding.model_dump(exclude_none=True) | own).to_decoding()
 
@@ -237,7 +237,7 @@ class Template(Strict):
 
 
 def check_turn(turn: list[str]) -> list[str]:
-    """A turn that says where its images stand. Raises ValueError."""
+    """A turn with the places of its images. Raises ValueError."""
     if turn.count(IMAGES) > 1:
         raise ValueError(
             f"a turn names `{IMAGES}` at most once; it stands for all images that no `{IMAGE}` takes"
@@ -248,7 +248,7 @@ def check_turn(turn: list[str]) -> list[str]:
 def share_images(words: Sequence[str], images: Sequence[str]) -> list[tuple[str, ...]]:
     """The images of each `image` and `images` of a turn, in order. Raises UsageError for too few or too many.
 
-    Without any image the words stand alone.
+    Without any image the turn is its words alone.
     """
     places = [word for word in words if word in (IMAGE, IMAGES)]
     if not images or len(places) < 2:

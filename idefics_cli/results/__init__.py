@@ -1,1 +1,1 @@
-"""Where results are kept: the file of rows, what it says is done, texts beside images."""
+"""Where results are kept: the file of rows, which items are done, texts beside images."""

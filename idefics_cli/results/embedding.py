@@ -1,4 +1,4 @@
-"""The XMP packet in a JPEG, PNG or WebP file: read it or replace it; all other bytes stay the same."""
+"""The XMP packet in a JPEG, PNG or WebP file: read or replaced; all other bytes stay the same."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _find_in_webp(image: bytes) -> _Place:
 
 
 def _finish_webp(before: bytes, packet: bytes, after: bytes) -> bytes:
-    """The parts put together, with the header by which readers know that there is a packet."""
+    """The parts joined, with the header that announces a packet."""
     chunk = b"XMP " + struct.pack("<I", len(packet)) + packet + b"\0" * (len(packet) % 2)
     if before[12:16] == b"VP8X":
         before = before[:20] + bytes([before[20] | _XMP_FLAG]) + before[21:]
@@ -132,7 +132,7 @@ def _finish_webp(before: bytes, packet: bytes, after: bytes) -> bytes:
 
 
 def _read_size(image: bytes) -> tuple[int, int, bool]:
-    """Width, height and whether there is transparency, of a WebP that has one picture and nothing else."""
+    """Width, height and transparency of a WebP that holds one image and nothing else."""
     if image[12:16] == b"VP8 ":
         width, height = struct.unpack_from("<HH", image, 26)
         return width & 0x3FFF, height & 0x3FFF, False

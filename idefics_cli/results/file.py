@@ -1,4 +1,4 @@
-"""A file of rows that a run adds to: locked, repaired after a crash, never with half a row in it.
+"""The file of rows of a run: locked, repaired after a crash, never with half a row in it.
 
 Knows lines and the ledger of their keys, not what is in a row.
 """
@@ -78,7 +78,7 @@ class RowFile:
             raise
 
     def _add(self, row: dict[str, Any], number: int, run: Run) -> None:
-        """Take a row into account. Raises UsageError for one that this run cannot go on from."""
+        """Count a row. Raises UsageError if this run cannot continue after it."""
         difference = run.describe_difference(row)
         if self.unsure is not None and row["task"] != run.shown.get("task", row["task"]):
             raise UsageError(
@@ -109,7 +109,7 @@ class RowFile:
         return self._ledger.lookup(item)
 
     def has(self, key: str) -> bool:
-        """Whether there is a row with a key that no item has been found to be about."""
+        """Whether there is a row with this key that belongs to no item yet."""
         return self._ledger.has(key)
 
     @property
@@ -118,7 +118,7 @@ class RowFile:
         return self._ledger.changed
 
     def append(self, line: str, key: str, instead_of: str = "") -> None:
-        """Write a row at once, whole or not at all. It may take the place of one of another run."""
+        """Write a row at once, whole or not at all. It may replace one of another run."""
         if self._begins_anew:
             self._rewrite(lambda row: False)
             self._begins_anew = False
@@ -134,7 +134,7 @@ class RowFile:
             self._successions.add(key, instead_of, is_own=True)
 
     def close(self) -> None:
-        """Take out rows that have been replaced, and the file if there is nothing in it; then unlock it."""
+        """Remove rows that were replaced, and the file if it is empty; then unlock it."""
         try:
             failed, good = Counter(self._ledger.replaced), Counter(self._ledger.outdated)
             good += self._successions.superseded
@@ -164,7 +164,9 @@ class RowFile:
         return tail[tail.rfind(b"\n") + 1 :]
 
     def _rows(self, tail: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The rows with their line numbers. Raises UsageError for what is none, nor the beginning of a last one."""
+        """The rows with their line numbers. Raises UsageError for a line that is no row, except a cut-off
+        last one.
+        """
         size = os.fstat(self._file).st_size
         with open(self._file, "rb", closefd=False) as stream:
             stream.seek(0)
@@ -190,7 +192,7 @@ class RowFile:
         )
 
     def _repair_end(self, tail: bytes) -> bool:
-        """Cut off a last line that a crash has left unfinished, or end it if only its line end is missing."""
+        """Remove a last line that a crash cut off, or end it if only its line end is missing."""
         if not tail:
             return False
         row = tail.rstrip(b"\0")  # what a file system leaves of a write when the power fails
@@ -218,7 +220,7 @@ class RowFile:
             os.close(file)  # another run has put a new file in its place since
 
     def _rewrite(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-        """Replace the file with one of only these rows, in one step and without releasing the lock."""
+        """Replace the file with one of only these rows, in one step, with the lock held."""
         try:
             with open_draft(self._path, os.O_APPEND) as draft:
                 lock(draft.file)
@@ -254,7 +256,7 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def _is_piece(line: bytes) -> bool:
-    """Whether a row could begin like this."""
+    """Whether this could be the beginning of a row."""
     beginning = _ID.match(line)
     if beginning is None:
         return _BEGINNING.startswith(line)

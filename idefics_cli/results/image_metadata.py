@@ -1,6 +1,6 @@
 """Answers as metadata of their images: in an XMP file beside an image, or in the image file itself.
 
-A description that this program did not write is a person's, like any other text beside an image.
+A description that this program did not write belongs to a person, like any other text beside an image.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class XmpSidecars(Sidecars):
     def write(
         self, source: str, text: str, origin: Origin | None = None, keywords: Sequence[str] = ()
     ) -> None:
-        """Put a text and keywords into the metadata of a source. Raises BadItem where they have no place."""
+        """Write a text and keywords into the metadata of a source. Raises BadItem if they cannot be stored
+        there.
+        """
         path = self.path_of(source)
         assert path is not None, "check was not called"
         try:

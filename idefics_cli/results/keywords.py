@@ -1,4 +1,4 @@
-"""The keywords that an answer gives to its image."""
+"""The keywords of an image, from an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LISTS = ("keywords", "tags", "labels")
 
 
 def list_keywords(label: Any, data: Any) -> tuple[str, ...]:
-    """The label of an answer, and what its data lists, each once."""
+    """The label of an answer, and the texts in lists of its data, each once."""
     listed = [data.get(name) for name in LISTS] if isinstance(data, dict) else []
     words = [
         one for several in listed if isinstance(several, list) for one in several if isinstance(one, str)

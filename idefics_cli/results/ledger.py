@@ -1,8 +1,8 @@
 """Which items of a run have a row already: keys, runs and shards.
 
-A key says which item a row is for, without a look at any image: `run-item`, where `run` stands for the model and the
-command, `item` for sources, fields, task, template, labels, shots and decoding; `-id` follows where the user named the
-item, whose id is then enough to find it. Knows no files.
+A key identifies the item of a row without looking at any image: `run-item`, where `run` stands for the model
+and the command, and `item` for sources, fields, task, template, labels, examples and decoding; `-id` follows
+if the user named the item, whose id is then enough to find it. Knows no files.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Standing = Literal["todo", "done", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all rows of a file have in common. `shown` are those of their fields that say so."""
+    """What all rows of a file have in common. `shown` are the fields that record it."""
 
     digest: str
     shown: Mapping[str, Any]
 
     def describe_difference(self, row: Mapping[str, Any]) -> str | None:
-        """How a row of another run was made; None for one of this run."""
+        """How a row of another run differs; None for one of this run."""
         if str(row["key"]).startswith(f"{self.digest}-"):
             return None
         for name, value in self.shown.items():
@@ -75,7 +75,7 @@ def name_run(model: str, details: Mapping[str, Any], like: Item | None) -> Run:
 
 
 def list_spellings(images: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """How else the same images could have been named: as they are, from the root, and from the current folder."""
+    """Other spellings of the same image names: unchanged, absolute, and relative to the current folder."""
     named = tuple(map(_straighten, images))
     absolute = tuple(one if _is_bound(one) else os.path.abspath(one) for one in named)
     relative = tuple(one if _is_bound(one) else os.path.relpath(one) for one in named)
@@ -83,12 +83,12 @@ def list_spellings(images: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _is_bound(source: str) -> bool:
-    """Whether a source has one name only: no path, or one whose `..` may lead through a link."""
+    """Whether a source has only one name: no path, or one whose `..` may go through a link."""
     return source in ("", "-") or is_url(source) or ".." in source.split("/")
 
 
 def _straighten(source: str) -> str:
-    """A path without `./` and `//`; all else as it is."""
+    """A path without `./` and `//`."""
     return source if _is_bound(source) else os.path.normpath(source)
 
 
@@ -101,7 +101,7 @@ def name_item(run: Run, item: Item) -> str:
 
 
 def name_wording(run: Run, item: Item) -> str:
-    """What a text was written for, without the image."""
+    """The key of a wording, without the image."""
     return _digest(run.digest, _digest_wording(item), sorted(item.fields))[:ITEM_DIGITS]
 
 
@@ -116,10 +116,11 @@ def is_in_shard(item: Item, index: int, count: int) -> bool:
 def take_shard(
     items: Iterable[Item], index: int, count: int, list_again: Callable[[], Iterable[Item]] | None
 ) -> Iterator[Item]:
-    """The items of one part, each told its place in the whole list, from 0; all of them, untold, if there is one part.
+    """The items of one part, each with its place in the whole list, from 0; all of them, without places, if
+    there is one part.
 
-    How many are in that part and in that list they are told too, where it can be listed again: a short list is counted
-    first, a long one meanwhile, and its first items do not know.
+    They also get the numbers of items in that part and in the list, if it can be listed twice: a short list
+    is counted first, a long one meanwhile, so its first items do not have them.
     """
     if count == 1:
         yield from items
@@ -139,7 +140,7 @@ def take_shard(
 
 @dataclass(slots=True)
 class _Counts:
-    """How many items a part and the whole list have, once that is known."""
+    """The number of items in a part and in the whole list, once known."""
 
     found: tuple[int, int] | None = None
     is_awaited: bool = True
@@ -172,14 +173,14 @@ class _Marks:
         self._marks[key] = self._marks.get(key, b"") + mark
 
     def take(self, key: int) -> bytes:
-        """The first mark of a key that has one, which is then gone."""
+        """The first mark of a key, which is removed."""
         marks = self._marks.pop(key)
         if rest := marks[MARK_BYTES:]:
             self._marks[key] = rest
         return marks[:MARK_BYTES]
 
     def has_other(self, key: int, mark: bytes) -> bool:
-        """Whether the first one is of other files. Those may be newer by their times, but not held the same."""
+        """Whether the first mark is of other files; the same content with a newer time is not."""
         first, half = self._marks.get(key, UNKNOWN)[:MARK_BYTES], MARK_BYTES // 2
         return UNKNOWN not in (first, mark) and first[half:] != mark[half:]
 
@@ -191,7 +192,7 @@ def have_not_changed(mark: bytes, item: Item) -> bool:
 
 @dataclass(slots=True)
 class Ledger:
-    """The rows there are, by their keys. Each row settles one item, even if several items are the same.
+    """The rows of a file, by their keys. Each row settles one item, even if several items are the same.
 
     `lookup` and `replace` may be called from two threads.
     """
@@ -250,7 +251,7 @@ class Ledger:
         return self._good.count(number)
 
     def lookup(self, item: Item) -> Standing:
-        """Whether an item has a row, a failed one or none that counts."""
+        """Whether an item has a row: None, failed, or answered."""
         key = number_key(item.key)
         former = self._named.get(number_text(item.id), key) if item.is_named else key
         if former != key:
@@ -279,12 +280,12 @@ class Ledger:
         return has_changed and self.retries_changed
 
     def has(self, key: str) -> bool:
-        """Whether a row of a key belongs to no item yet."""
+        """Whether there is a row with this key that belongs to no item yet."""
         number = number_key(key)
         return number in self._good or number in self._failed
 
     def replace(self, key: str) -> None:
-        """Note that a row was written; if there was another for its item, that has been replaced."""
+        """Count a row that was written, and one of its item that it replaced."""
         number = number_key(key)
         if self._answered_changed[number] < self._awaited_changed[number]:
             self._answered_changed[number] += 1

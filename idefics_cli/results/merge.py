@@ -1,4 +1,4 @@
-"""Parts of a run put together: one row for each item, in the order of the input, and what is missing.
+"""Joins the parts of a run: one row for each item, in the order of the input, and what is missing.
 
 Rows are read twice, once for their places and once to be copied; only the places are in memory.
 """
@@ -47,7 +47,7 @@ class Merged:
 
 @dataclass(slots=True)
 class _Part:
-    """What the rows of a part say about it."""
+    """What the rows of a part record about it."""
 
     rows: int = 0
     items: int | None = None
@@ -60,7 +60,9 @@ class _Part:
 
 @dataclass(slots=True)
 class _Rows:
-    """Where all rows are: their place, their number among items of the same place, their file and their line in it."""
+    """The place of each row: its place in the input, its number among items of the same place, its file and
+    line.
+    """
 
     places: list[tuple[int, int, int]] = field(default_factory=list)
     """Place in the list, then place in the run, then number of the row, which says where it is."""
@@ -69,10 +71,10 @@ class _Rows:
 
 
 def merge(parts: Sequence[Path], target: Path, inputs: Sequence[str] | None = None) -> Merged:
-    """Write the rows of all parts to one file, as a run without parts would have. Raises UsageError.
+    """Write the rows of all parts to one file, as one run would have. Raises UsageError.
 
-    `inputs` are the names of the images in their order, where rows do not say their places. The target is there
-    whole or not at all.
+    `inputs` are the names of the images in their order, if rows do not record their places. The target is
+    written whole or not at all.
     """
     if any(os.path.realpath(target) == os.path.realpath(part) for part in parts):
         raise UsageError(f"{target} is one of the parts", hint="give another --output")
@@ -94,7 +96,7 @@ def merge(parts: Sequence[Path], target: Path, inputs: Sequence[str] | None = No
 
 
 def _number(inputs: Sequence[str]) -> dict[str, int]:
-    """The first place of each image, however it is spelled."""
+    """The first place of each image, in all spellings."""
     places: dict[str, int] = {}
     for place, name in enumerate(inputs):
         for (spelling,) in list_spellings((hide_secrets(name),)):
@@ -105,7 +107,7 @@ def _number(inputs: Sequence[str]) -> dict[str, int]:
 def _find_rows(
     parts: Sequence[Path], listed: Mapping[str, int] | None, report: Merged
 ) -> tuple[_Rows, set[int], dict[tuple[int, int], _Part]]:
-    """The rows that count, the keys of all, and what is known of each part."""
+    """The rows that count, all keys, and what each part records."""
     rows = _Rows()
     shards: dict[tuple[int, int], _Part] = {}
     at: dict[tuple[int, int], tuple[int, bool]] = {}
@@ -207,7 +209,7 @@ def _check_run(row: Mapping[str, Any], first: tuple[Path, Mapping[str, Any]], wh
 
 
 def _keep_others(target: Path, keys: set[int]) -> None:
-    """Replace no file that has something the parts do not. Raises UsageError."""
+    """Refuse to replace a file with rows that the parts do not have. Raises UsageError."""
     if not target.exists():
         return
     others = sum(number_key(row["key"]) not in keys for _, _, row in _read_rows(target))
@@ -217,7 +219,7 @@ def _keep_others(target: Path, keys: set[int]) -> None:
 
 
 def _find_gaps(rows: _Rows, shards: Mapping[tuple[int, int], _Part], report: Merged) -> None:
-    """Which places have no row: of the whole list where its length is known, else up to the last that has one."""
+    """Which places have no row: of the whole list if its length is known, else up to the last place."""
     there = {place for _, place, _ in rows.places}
     gone = [place for place in range(max(max(there, default=-1) + 1, report.items)) if place not in there]
     if not gone:

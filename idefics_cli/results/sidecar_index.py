@@ -1,6 +1,7 @@
-"""Which texts beside images this program wrote, and for which wording: a hidden file in each of their folders.
+"""Which texts beside images this program wrote, and for which wording: a hidden file in each of their
+folders.
 
-A text that was changed since counts as a person's. Without the index, which may be deleted, all texts do.
+A text that was changed later counts as a person's. Without the index, which may be deleted, all texts do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SPARE_LINES = 1000
 
 
 class Origin(NamedTuple):
-    """What a text was written for: how it was asked, and the mark of the image."""
+    """What a text was written for: its wording, and the mark of its image."""
 
     wording: str
     image: bytes = UNKNOWN
@@ -36,17 +37,17 @@ Known = dict[str, dict[str, Origin]]
 
 
 class SidecarIndex:
-    """Remembers by the names of texts their digests, each with what it was written for."""
+    """The digests of texts by name, each with its origin."""
 
     def __init__(self) -> None:
         self._folders: LRUCache[Path, Known] = LRUCache(FOLDERS)
 
     def find(self, path: Path, content: bytes) -> Origin | None:
-        """What a text was written for; None for one that this program did not write so."""
+        """The origin of a text; None if this program did not write it, or not like this."""
         return self._read(path.parent).get(path.name, {}).get(_digest(content))
 
     def note(self, path: Path, content: bytes, origin: Origin) -> None:
-        """Remember a text that is about to be written. Raises OSError."""
+        """Record a text that is about to be written. Raises OSError."""
         digest = _digest(content)
         self._read(path.parent).setdefault(path.name, {})[digest] = origin
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -1,6 +1,6 @@
 """Text files beside images: which one belongs to which image, and writing them whole.
 
-Knows names and texts, not what the texts say.
+Knows names and texts, not their meaning.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class Sidecars:
         return self.suffix if self.suffix.startswith(".") else f".{self.suffix}"
 
     def path_of(self, source: str) -> Path | None:
-        """The sidecar of a source; None if nothing can be beside it: a URL, standard input, a row of a table."""
+        """The sidecar of a source; None if it can have none: a URL, standard input, a row of a table."""
         if source in ("", "-") or is_url(source) or split_member(source) is not None:
             return None
         stem = source if self.name == "full" else os.path.splitext(source)[0]
         return Path(f"{stem}{self.dotted}")
 
     def check(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items as they come. Raises UsageError at the first that has not one sidecar to itself.
+        """The items in order. Raises UsageError for an item that shares its sidecar with another one.
 
-        Of a long list only digests are held, and the latest items for the message to name.
+        Of a long list only digests are kept, and the latest items to be named in messages.
         """
         taken: dict[int, int] = {}
         latest: deque[tuple[Path, Item]] = deque(maxlen=NAMED)
@@ -83,9 +83,10 @@ class Sidecars:
         return path is not None and os.path.exists(path)
 
     def inspect(self, source: str, wording: str) -> SidecarState:
-        """Who wrote the text beside a source: what this program wrote for the same wording, or for another.
+        """Who wrote the text beside a source: this program for the same wording, for another one, or somebody
+        else.
 
-        It is `changed` where another image has taken the place of the one that it was written for.
+        It is `changed` if the image was replaced after the text was written.
         """
         path = self.path_of(source)
         if path is None or not os.path.lexists(path):
@@ -118,9 +119,9 @@ class Sidecars:
     def write(
         self, source: str, text: str, origin: Origin | None = None, keywords: Sequence[str] = ()
     ) -> None:
-        """Write the text beside a source, whole or not at all. A link there is replaced, as nobody named it.
+        """Write the text beside a source, whole or not at all. A link is replaced itself.
 
-        What it was written for is remembered; without that it is a person's text. Keywords have no place in one.
+        Its origin is recorded; without that it counts as a person's text. Keywords are not written.
         """
         path = self.path_of(source)
         assert path is not None, "check was not called"

@@ -1,7 +1,7 @@
-"""Answers that their model was not sure of, asked again of another one: which rows, and which new row replaces which.
+"""Unsure answers that another model or template answers again: which rows, and which new row replaces which.
 
-A row made so says whose place it takes (`instead_of`), which lets the run that began the file go on with it. Knows rows
-and items, no files.
+A new row names the one it replaces (`instead_of`), so the run that began the file can continue with it. Knows
+rows and items, no files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Standing = Literal["unsure", "done", "failed", "none"]
 
 
 def read_sureness(row: Mapping[str, Any]) -> float | None:
-    """How likely the label of a row is, or its tokens on average; None for one that does not say."""
+    """How likely the label of a row is, or its tokens on average; None if it has neither."""
     if row.get("scores"):
         return float(row["scores"][0]["probability"])
     mean = (row.get("confidence") or {}).get("mean_logprob")
@@ -32,9 +32,9 @@ def read_sureness(row: Mapping[str, Any]) -> float | None:
 
 
 class Successions:
-    """Which rows of a file, in the order of its lines, another has taken the place of.
+    """Which rows of a file, in the order of its lines, were replaced by another.
 
-    Only rows of other runs are remembered; `count_own` says how many there are of this one, which are many.
+    Only rows of other runs are kept; of this run, which has many, only the number.
     """
 
     def __init__(self, count_own: Callable[[int], int]) -> None:

@@ -1,4 +1,6 @@
-"""XMP packets: what Lightroom, digiKam and screen readers show of an image. All else in one is kept to the byte."""
+"""XMP packets: what Lightroom, digiKam and screen readers show of an image. All other bytes of a packet are
+kept.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ MAX_DEPTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What an answer says of its image."""
+    """What an answer says about its image."""
 
     description: str
     keywords: tuple[str, ...] = ()
@@ -35,7 +37,7 @@ class Metadata:
 
 @dataclass(slots=True)
 class _Found:
-    """Where our properties are in a packet, and their content."""
+    """Our properties in a packet: where they are, and their content."""
 
     spans: list[tuple[int, int]] = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -47,15 +49,15 @@ class _Found:
 
 
 def read_description(packet: bytes) -> str | None:
-    """The description in a packet, in no language or the default one; None if there is none."""
+    """The description in a packet, without a language or in the default one; None if there is none."""
     texts = _find(packet).texts.get(DESCRIPTION)
     return texts[0] if texts else None
 
 
 def write_packet(packet: bytes | None, metadata: Metadata) -> bytes:
-    """The packet with a description, which is the alternative text too, and keywords beside those that it has.
+    """The packet with a description, which is also the alternative text, and keywords added to those it has.
 
-    Raises BadItem for one that is not XMP in UTF-8.
+    Raises BadItem if it is not XMP in UTF-8.
     """
     old = packet if packet is not None else _NEW
     found = _find(old)
@@ -90,7 +92,7 @@ def _clean(text: str) -> str:
 
 
 def _find(packet: bytes) -> _Found:
-    """Raises BadItem for what is no packet, or defines entities."""
+    """Raises BadItem if it is no packet, or defines entities."""
     content = packet.rstrip(b"\0")
     found = _Found()
     path: list[str] = []

@@ -1,1 +1,3 @@
-"""Running: items made ready ahead of the model, requests in, results out. Knows no terminal and no file of rows."""
+"""Running: items prepared ahead of the model, requests in, results out. Knows no terminal and no file of
+rows.
+"""

@@ -1,4 +1,4 @@
-"""A conversation with a backend: asks, remembers what was said, and loads the images that were named.
+"""A conversation with a backend: asks, keeps earlier turns, and loads images.
 
 Knows no terminal. A call that fails raises and changes nothing.
 """
@@ -35,9 +35,9 @@ class Session:
         self._images: dict[str, Image] = {}
 
     def ask(self, message: str, on_text: Callable[[str], None] | None = None) -> Result:
-        """Say something and take the reply into the conversation.
+        """Ask for a reply and add both to the conversation.
 
-        A message that fails is not added. An interrupted reply keeps the text so far.
+        A message that fails is not added. An interrupted reply keeps its text so far.
         """
         said: list[str] = []
 

@@ -1,7 +1,7 @@
-"""Reading ahead of the model: items are listed, worded, fetched, decoded and prepared in threads, while it answers
-others.
+"""Reads ahead of the model: items are listed, worded, fetched, decoded and prepared in threads, while it
+answers earlier ones.
 
-Bounded in items and in bytes of pixels. Knows sources and requests; how a request is prepared, its backend knows.
+Bounded in items and in bytes of pixels. How a request is prepared is up to its backend.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def _here(source: str) -> Reading:
 
 
 class Prefetcher:
-    """Entries in the order of their items, made ready ahead of whoever takes them. A context manager.
+    """Entries in the order of their items, prepared ahead of their use. A context manager.
 
-    Each source is loaded once as long as some entry that is not yet released shows it. `size` is how many there may be
-    at a time, as a number or as it is now.
+    Each source is loaded once while any entry that is not yet released shows it. `size` is how many there may
+    be at a time, as a number or a function.
     """
 
     def __init__(
@@ -104,12 +104,11 @@ class Prefetcher:
     def next_batch(
         self, count: int, should_stop: Callable[[], bool], *, wait: bool = True
     ) -> list[PreparedItem]:
-        """The next entries that are ready, `count` at most; none at the end, or when it is time to stop.
+        """The next entries that are ready, at most `count`; none at the end, or when the run should stop.
 
-        Without waiting, those of the next ones that happen to be ready.
-
-        They come in order, except that one whose image takes long is overtaken and comes when it is ready.
-        What ended the listing early is raised once everything before it has been taken.
+        Without waiting: those of the next ones that are ready. They come in order, but an entry whose image
+        is slow is overtaken and comes when it is ready. An exception of the listing is raised after
+        everything before it was taken.
         """
         began = time.monotonic()
         with self._lock:
@@ -130,7 +129,8 @@ class Prefetcher:
     def release(self, entries: Sequence[PreparedItem]) -> None:
         """Release entries that were taken, and the images that no other entry shows.
 
-        An image that several entries have shown, such as a shot's, is kept for as many more as there may be ahead.
+        An image that several entries have shown, such as that of an example, is kept for as many more as may
+        come.
         """
         with self._lock:
             self._released += len(entries)
@@ -154,7 +154,7 @@ class Prefetcher:
         return entries
 
     def _put_down(self, entry: PreparedItem) -> None:
-        """An entry's images are no longer wanted for it."""
+        """Mark that an entry no longer needs its images."""
         for load in entry.loads.values():
             load.users -= 1
             if load.users == 0 and load.is_shared and self._held_bytes < self._max_held_bytes:
@@ -284,7 +284,7 @@ class Prefetcher:
         load.waiting.clear()
 
     def _go_on(self, entry: PreparedItem) -> None:
-        """What is next for an entry, if its images are there: to be prepared, or taken."""
+        """The next step of an entry whose images are loaded: to be prepared, or to be taken."""
         if not entry.is_loaded or entry.is_ready:
             return
         if self._prepare_request is None or entry.failure is not None:
@@ -317,7 +317,7 @@ class Prefetcher:
 
 
 def _read_whole(data: bytes | Path, source: str, limits: Limits) -> Image | None:
-    """The image with the bytes of its file; None for one whose trouble, or size, is the decoder's to tell."""
+    """The image with the bytes of its file; None if the decoder should report its error or size."""
     if isinstance(data, bytes):
         return leave_unread(source, data, describe_bytes(data))
     try:

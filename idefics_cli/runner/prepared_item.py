@@ -1,4 +1,4 @@
-"""An item on its way to the model: its request, and the images of its prompt as they are loaded."""
+"""An item before it reaches the model: its request, and the images of its prompt while they are loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..values import Image, Item, Request
 
 
 class Prepared(Protocol):
-    """What a backend made of a request ahead of the model, and what it holds in memory until it is answered."""
+    """A request that a backend has prepared, and its bytes until it is answered."""
 
     @property
     def held_bytes(self) -> int: ...
@@ -25,7 +25,7 @@ Prepare = Callable[[Request, Mapping[str, Image]], Prepared]
 
 @dataclass(slots=True, eq=False)
 class Load:
-    """One source on its way to an image, shared by all entries that show it."""
+    """One source that is being loaded, shared by all entries that show it."""
 
     source: str
     data: bytes | Path | None = None
@@ -44,7 +44,7 @@ class Load:
 
     @property
     def waiting_bytes(self) -> int:
-        """Of what is read and not decoded yet."""
+        """The bytes that are read and not decoded yet."""
         return len(self.data) if isinstance(self.data, bytes) else 0
 
     @property
@@ -56,7 +56,7 @@ class Load:
 class PreparedItem:
     """An item, its request (or why it cannot be worded) and the images of its prompt.
 
-    Once it is `prepared`, all that its images are still wanted for is what they are called and what they warn of.
+    Once it is `prepared`, only the names and warnings of its images are needed.
     """
 
     number: int
@@ -82,7 +82,7 @@ class PreparedItem:
 
     @property
     def contents(self) -> tuple[Content | None, ...]:
-        """What the item's own images held; nothing if they were never looked at."""
+        """The content of the item's own images; nothing if they were never read."""
         loads = (self.loads.get(source) for source in self.item.images)
         return tuple(load.held if load is not None else None for load in loads) if self.loads else ()
 
@@ -94,7 +94,7 @@ class PreparedItem:
 
 
 def compose_item(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:
-    """The request of an item, or why it has none."""
+    """The request of an item, or its error."""
     try:
         return compose(item)
     except BaseException as error:
@@ -102,7 +102,7 @@ def compose_item(item: Item, compose: Callable[[Item], Request]) -> Request | It
 
 
 def read_own(item: Item) -> Mapping[str, bytes | Path] | ItemError:
-    """The images that came with an item, by their sources, or why they cannot be read."""
+    """The images that came with an item, by their sources, or the error of reading them."""
     try:
         return {} if item.read_own is None else item.read_own()
     except BaseException as error:

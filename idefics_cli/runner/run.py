@@ -1,7 +1,7 @@
-"""Items in, results out: the one path that every command takes to a model.
+"""Items in, results out: the only way of every command to a model.
 
-Takes items as they become ready, asks the backend a window at a time, and yields one result per item, failures
-included. Knows no terminal and no template: `compose` puts an item into words.
+Takes items when they are ready, asks the backend a window at a time, and yields one result per item, failures
+included. Knows no terminal and no template: `compose` words an item.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def run(
 ) -> Generator[Result]:
     """Answer each item with one result, in order, or as they finish.
 
-    Whatever an item raises while it is composed, decoded or answered becomes its row, and affects no other. The model
-    alone ends the run, and what is no failure of an item: an interrupt, a closed pipe, a list that cannot be read.
-    When `should_stop` says so, the current window is the last; `items` are iterated in another thread.
-    `on_text` is only for a single item; it hears the opening first.
+    Whatever an item raises while it is composed, decoded or answered becomes its row, and affects no other. A
+    run ends only if the model fails, or for what is no failure of an item: an interrupt, a closed pipe, a
+    list that cannot be read. When `should_stop` returns True, the current window is the last. `items` are
+    iterated in another thread. `on_text` is only for a single item; it gets the opening first.
     """
     streams = isinstance(backend, StreamingBackend) and on_text is None
     ahead: dict[str, Any] = {"prepare": cast(StreamingBackend, backend).prepare} if streams else {}
@@ -73,7 +73,9 @@ def run(
         ahead["reads"] = pool.reads
 
     def count_ahead() -> int:
-        """What is listed and has no answer yet: some windows, or what a backend has and half as much again."""
+        """How many items to list before their answers: some windows, or what a backend has and half as much
+        again.
+        """
         return max(LEAST_AHEAD, WINDOWS_AHEAD * window, 0 if pool is None else pool.capacity * 3 // 2)
 
     prefetcher = Prefetcher(items, compose, limits, size=count_ahead, max_held_bytes=max_held_bytes, **ahead)
@@ -106,7 +108,7 @@ def run_one(
     *,
     on_text: Callable[[str], None] | None = None,
 ) -> Result:
-    """Answer an item whose images are there already."""
+    """Answer an item whose images are loaded."""
     loads = {source: Load(source, outcome=image) for source, image in images.items()}
     entry = PreparedItem(0, item, compose_item(item, compose), loads)
     (outcome,) = _answer([entry], backend, on_text)
@@ -125,7 +127,7 @@ def _answer_windows(
     should_stop: Callable[[], bool],
     on_text: Callable[[str], None] | None,
 ) -> Iterator[list[Answered]]:
-    """So many at a time, of a backend that does not prepare requests."""
+    """A window at a time, for a backend that does not prepare requests."""
     while entries := prefetcher.next_batch(window, should_stop):
         yield list(zip(entries, _answer(entries, backend, on_text), strict=True))
 
@@ -133,7 +135,7 @@ def _answer_windows(
 def _answer_each(
     prefetcher: Prefetcher, backend: StreamingBackend, should_stop: Callable[[], bool]
 ) -> Iterator[list[Answered]]:
-    """Each as it ends; those that cannot be asked when they are found."""
+    """Each result as it ends; an item that cannot be asked, when it is found."""
     failed: list[Answered] = []
     asked: dict[int, PreparedItem] = {}
 
@@ -193,7 +195,7 @@ def _ask(
     backend: Backend,
     on_text: Callable[[str], None] | None,
 ) -> list[Answer | ItemError]:
-    """What the backend answers. One that fails as a whole is asked again for each request alone."""
+    """The backend's answers. If they fail as a whole, each request is asked again alone."""
     try:
         return backend.answer(requests, images, on_text)
     except BaseException as error:
@@ -306,7 +308,7 @@ def _read(
 
 
 def _warn_if_unsure(answer: Answer, least: float | None) -> tuple[str, ...]:
-    """A warning of an answer whose label, or whose tokens on average, are less likely than they should be."""
+    """A warning if an answer's label, or its tokens on average, are less likely than --min-confidence."""
     mean = answer.confidence.mean_logprob if answer.confidence is not None else None
     sure = answer.scores[0].probability if answer.scores else None if mean is None else math.exp(mean)
     if least is None or sure is None or sure >= least:
@@ -315,13 +317,13 @@ def _warn_if_unsure(answer: Answer, least: float | None) -> tuple[str, ...]:
 
 
 def _name_warning(warning: AnswerWarning, item: Item, images: Mapping[str, Image]) -> str:
-    """A warning of the backend, with the image it is about where there are several."""
+    """A warning of the backend, with the name of its image if there are several."""
     about = [source for source in dict.fromkeys(item.images) if images[source].digest == warning.digest]
     return f"{about[0]}: {warning.text}" if about and len(item.images) > 1 else warning.text
 
 
 def _explain(error: ItemError, item: Item) -> Failure:
-    """Why an item failed; of a prompt that is too long also what in it could be less."""
+    """Why an item failed; for a prompt that is too long, also what could be shortened."""
     failure = error.to_failure()
     if failure.code != "prompt_too_long" or item.task == "chat":
         return failure
@@ -333,13 +335,13 @@ def _explain(error: ItemError, item: Item) -> Failure:
 
 
 def _list_fields(item: Item, request: Request) -> dict[str, Any]:
-    """The fields as they were asked with, labels as the list that they are."""
+    """The fields as they were asked with, labels as a list."""
     fields: dict[str, Any] = dict(request.fields)
     return fields | ({"labels": list(item.labels)} if "labels" in fields and item.labels else {})
 
 
 def _list_warnings(item: Item, images: Mapping[str, Image]) -> tuple[str, ...]:
-    """What decoding changed in the item's own images, with the source where there are several."""
+    """What decoding changed in the item's own images, with the source if there are several."""
     return tuple(
         warning if len(item.images) == 1 else f"{source}: {warning}"
         for source in dict.fromkeys(item.images)

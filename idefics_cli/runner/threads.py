@@ -1,6 +1,6 @@
-"""Threads that share work: first come, first served, among the tasks that may start.
+"""Threads that share work: tasks start in the order in which they came, as soon as they may.
 
-Knows nothing of what the work is.
+Knows nothing of the tasks.
 """
 
 from __future__ import annotations

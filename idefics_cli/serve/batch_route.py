@@ -1,4 +1,4 @@
-"""`/v1/requests`: an item, or a list of them, as in a file for `idefics batch`, to rows as the commands print them."""
+"""`/v1/requests`: from one item or a list, as in a file for `idefics batch`, to rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HELD_BYTES = 250_000_000
 
 
 class ServedBackend:
-    """The backend of a run within the server: every window is a job like any other."""
+    """The backend of a run inside the server: every window is a job like any other."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
@@ -70,10 +70,10 @@ class ServedBackend:
         return self._state.backend.preview(request, images)
 
     def close(self) -> None:
-        """The model is the server's."""
+        """Nothing to close: the model is the server's."""
 
     def abandon(self) -> None:
-        """Nobody waits for the rows any more."""
+        """Stop: nobody waits for the rows any more."""
         with self._lock:
             self.is_abandoned = True
             if self._job is not None:
@@ -83,7 +83,7 @@ class ServedBackend:
 def answer_items(
     items: Sequence[Item], reader: ItemReader, state: ServerState, backend: ServedBackend
 ) -> list[dict[str, Any]]:
-    """The rows of items, in order. Blocks; `backend.abandon` from another thread ends it early."""
+    """The rows of items, in order. Blocks; `backend.abandon` from another thread stops it."""
     report = Report(model=state.name)
     results = run(
         items,
@@ -99,7 +99,7 @@ def answer_items(
 
 
 def reserve(items: Sequence[Item], state: ServerState, holding: Holding) -> None:
-    """Hold what the images of a run will take: what their heads say, or as much as is decoded ahead at most."""
+    """Reserve memory for the images of a run: as their headers say, or at most what is decoded ahead."""
     limits = state.rules.limits
     sources = {source for item in items for source in item.images if parse_scheme(source) == "data"}
     pixels = [0]

@@ -1,7 +1,7 @@
-"""Bodies of calls: read within their time and the budget, and parsed where it holds up nobody.
+"""Request bodies: read within a time and the memory budget, and parsed without blocking the server.
 
-Neither parsing nor validating lets another thread in, so large bodies are parsed in a process of their own, and what
-would take long to validate is refused by counting first.
+Parsing and validating block all other threads, so large bodies are parsed in a child process, and values that
+would take long to validate are counted and refused first.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ async def read_json(call: Call, state: ServerState, holding: Holding, *, most_va
 
 
 async def read_body(call: Call, limit_bytes: int, holding: Holding) -> list[bytes]:
-    """The body of a call, in pieces. Raises CallError if it is larger than the limit or too slow, OverBudget."""
+    """The body of a request, in pieces. Raises CallError if it is larger than the limit or too slow,
+    OverBudget.
+    """
     too_large = CallError(413, f"the body has more than {limit_bytes:,} bytes")
     if count_declared(call) > limit_bytes:
         raise too_large
@@ -88,7 +90,7 @@ async def read_body(call: Call, limit_bytes: int, holding: Holding) -> list[byte
 
 
 async def read_pieces(call: Call) -> AsyncIterator[bytes]:
-    """The body of a call as it comes. Raises CallError if it is too slow."""
+    """The body of a request while it arrives. Raises CallError if it is too slow."""
     loop = asyncio.get_running_loop()
     began, size = loop.time(), 0
     pieces = call.stream()
@@ -106,13 +108,13 @@ async def read_pieces(call: Call) -> AsyncIterator[bytes]:
 
 
 def count_declared(call: Call) -> int:
-    """The bytes that a call says its body has, 0 where it does not say."""
+    """The `Content-Length` of a request, 0 if it has none."""
     declared = call.headers.get("content-length", "")
     return int(declared[:20]) if declared.isdecimal() else 0
 
 
 async def _let_go(pieces: AsyncIterator[bytes], limit_bytes: int) -> None:
-    """Take in the rest of a body, for a while."""
+    """Read and drop the rest of a body, for a while."""
     size = 0
     with suppress(CallError, TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):
@@ -129,7 +131,7 @@ def _parse_here(body: list[bytes], most_values: int) -> Any:
 def parse_elsewhere(
     readers: ChildProcesses, body: list[bytes], most_values: int, seconds: float = PARSE_SECONDS
 ) -> Any:
-    """The value of a body, which is then empty. Raises BadItem with what is wrong."""
+    """The value of a body, which is emptied, parsed in a child process. Raises BadItem."""
     asked = {"most_values": most_values, "seconds": seconds}
     while True:
         process, is_used = readers.take()

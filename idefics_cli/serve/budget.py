@@ -1,6 +1,6 @@
-"""One budget of memory for all calls together: what is being read, decoded and made ready for the model.
+"""One memory budget for all requests together: what is being read, decoded and prepared for the model.
 
-Called from threads and from the event loop alike. Nothing waits: what goes over the budget is refused.
+Called from threads and from the event loop. Nothing waits: what exceeds the budget is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MESSAGE_COPIES = 4
 
 
 class OverBudget(Exception):
-    """There is no memory for it now."""
+    """There is not enough memory now."""
 
 
 class MemoryBudget:
@@ -37,7 +37,7 @@ class MemoryBudget:
     def change(self, count: int, *, is_own: bool = False) -> None:
         """Take more, or give back. Raises OverBudget.
 
-        What the user's own commands send may be more than all of it, where nobody holds anything.
+        The user's own commands may send more than the whole budget while nobody else holds anything.
         """
         with self._lock:
             is_over = self._used_bytes + count > self.total_bytes
@@ -47,7 +47,7 @@ class MemoryBudget:
 
 
 class Holding:
-    """What one call holds of the budget, until it is closed. A context manager."""
+    """What one request holds of the budget, until it is closed. A context manager."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
@@ -62,7 +62,7 @@ class Holding:
         self.close()
 
     def grow(self, count: int, *, is_own: bool = False) -> None:
-        """Hold more. Raises OverBudget, also when the call has ended."""
+        """Hold more. Raises OverBudget, also when the request has ended."""
         with self._lock:
             if self._is_closed:
                 raise OverBudget
@@ -78,5 +78,5 @@ class Holding:
 
 
 def count_kept(pixels: int) -> int:
-    """The bytes of an image that waits for the model, and of what is made of it."""
+    """The bytes of an image that waits for the model, and of its tensors."""
     return pixels * PIXEL_BYTES + min(pixels, PREPARED_PIXELS) * PREPARED_BYTES

@@ -1,4 +1,4 @@
-"""One HTTP call and the job it waits for: its pieces of text, its outcomes, and what ends it early."""
+"""One HTTP request and the job it waits for: its pieces of text, its outcomes, and what ends it early."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class CallError(Exception):
-    """An error response: the status and what the client is told, in the words of the OpenAI API."""
+    """An error response: the status and the message, as in the OpenAI API."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class CallError(Exception):
 
 
 def unavailable(message: str, code: str) -> CallError:
-    """503: the same call may succeed later."""
+    """503: the same request may succeed later."""
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return CallError(503, message, code=code, kind="server_error", headers=retry)
 
@@ -51,7 +51,7 @@ def timed_out(state: ServerState) -> CallError:
 
 
 async def within(state: ServerState, deadline: float, work: Awaitable[T]) -> T:
-    """The result of the work. Raises CallError if it is not there by the deadline, in the time of the event loop."""
+    """The result of a task. Raises CallError after the deadline, in the time of the event loop."""
     try:
         async with asyncio.timeout_at(deadline):
             return await work
@@ -64,16 +64,16 @@ def refuse(refusal: Refused) -> CallError:
 
 
 def translate(error: IdeficsError) -> CallError:
-    """An error of ours as the client is told: its own fault if one item failed, else the server's."""
+    """An error of ours as a response: the client's fault if one item failed, else the server's."""
     if error.exit_code == 3:
         return unavailable(str(error), error.code)
     return CallError(400, str(error), code=error.code)
 
 
 class PendingCall:
-    """A job in the queue as long as its client waits for it. An async context manager.
+    """A job in the queue while its client waits for it. An async context manager.
 
-    What ends it early is a CallError; a client that hung up raises ClientDisconnect.
+    A CallError ends it early; a client that disconnects raises ClientDisconnect.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class PendingCall:
             await self._gone
 
     async def pieces(self) -> AsyncIterator[str]:
-        """The text of the first request as it is written."""
+        """The text of the first request while it is generated."""
         while (piece := await self._next()) is not None:
             yield piece
 
     async def outcomes(self) -> Outcomes:
-        """The outcomes of the requests, once all are there."""
+        """The outcomes of the requests, once all of them are complete."""
         if not self._job.outcomes.done():
             async for _ in self.pieces():
                 pass
@@ -139,7 +139,7 @@ class PendingCall:
         raise timed_out(self._state)
 
     def _hear(self, piece: str) -> None:
-        """Called where the model runs."""
+        """Called in the model's thread."""
         self._tell(piece)
 
     def _tell(self, event: str | None) -> None:
@@ -148,7 +148,7 @@ class PendingCall:
 
 
 async def wait_until_gone(call: Call) -> None:
-    """Return when the client has hung up; only after its body was read."""
+    """Return when the client has disconnected; only after its body was read."""
     message: Any = None
     while message is None or message["type"] != "http.disconnect":
         message = await call.receive()

@@ -1,7 +1,8 @@
-"""Connections over TCP: so many in all and from one address, and none that only waits for ever.
+"""TCP connections: limited in all and per address, and none waits for ever.
 
-uvicorn's protocol with deadlines: for the head of a request, and for a client that does not read its answer. A
-connection whose request is not whole yet makes room for a new one; one that waits for its answer does not.
+uvicorn's protocol with deadlines: for the head of a request, and for a client that does not read its answer.
+A connection whose request is not complete yet makes room for a new one; one that waits for its answer does
+not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LOG_LINES_A_MINUTE, LOG_LINES = 10, 2000
 
 
 class ConnectionLimits:
-    """The connections there are, of which each address may have so many."""
+    """The open connections, limited for each address."""
 
     def __init__(self, most: int = MOST_CONNECTIONS, most_of_an_address: int = MOST_OF_AN_ADDRESS) -> None:
         self._most = most
@@ -36,7 +37,7 @@ class ConnectionLimits:
         """Those that may be closed for others, the oldest first."""
 
     def enter(self, one: BoundedProtocol) -> bool:
-        """Accept one; the one that has waited longest is closed for it. False where none can be."""
+        """Accept a connection; the one that has waited longest is closed for it. False if none can be closed."""
         is_full = self._counts.total() >= self._most
         if is_full or self._counts[one.address] >= self._most_of_an_address:
             oldest = next((each for each in self._waiting if is_full or each.address == one.address), None)
@@ -56,7 +57,7 @@ class ConnectionLimits:
             self._counts[one.address] -= 1
 
     def note(self, one: BoundedProtocol, *, is_waiting: bool) -> None:
-        """Note whether one may be closed for another."""
+        """Record whether a connection may be closed for another."""
         if not is_waiting:
             self._waiting.pop(one, None)
         elif one.is_inside and one not in self._waiting:
@@ -107,7 +108,7 @@ class BoundedProtocol(H11Protocol):
             self._unread = None
 
     def _look(self) -> None:
-        """The head has its deadline while no request is in hand; a request is in hand until it is answered."""
+        """Set the deadline of the head while no request is being answered."""
         has_request = self.cycle is not None and not self.cycle.response_complete
         self.limits.note(self, is_waiting=not has_request or self.cycle.more_body)
         if has_request and self._head is not None:
@@ -118,12 +119,12 @@ class BoundedProtocol(H11Protocol):
 
 
 def bound(limits: ConnectionLimits) -> type[BoundedProtocol]:
-    """The protocol of a listener whose connections are counted there."""
+    """The protocol of a listener, with these limits."""
     return type("Bounded", (BoundedProtocol,), {"limits": limits})
 
 
 def count_connections() -> int:
-    """How many connections the file numbers of this process are enough for."""
+    """How many connections the limit of open files allows."""
     try:
         import resource
 
@@ -134,7 +135,7 @@ def count_connections() -> int:
 
 
 class Sparse(logging.Filter):
-    """A log that cannot grow without end: so many lines a minute, and so many in all."""
+    """A log that cannot grow without end: limited in lines a minute, and in all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class Sparse(logging.Filter):
 
 
 def bound_logs() -> None:
-    """What clients can cause to be logged."""
+    """Limit the log lines that clients can cause."""
     sparse = Sparse()
     for name in ("uvicorn.error", "asyncio", "idefics.serve"):
         logging.getLogger(name).addFilter(sparse)

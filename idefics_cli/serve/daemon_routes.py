@@ -1,4 +1,4 @@
-"""The routes of the Unix socket alone: commands of the same user and version use the model as if it were their own."""
+"""The routes of the Unix socket: commands of the same user and version use the model as if it were their own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOM_SECONDS = 0.05
 
 def list_private_routes(state: ServerState) -> list[Route]:
     async def open_session(call: Call) -> Response:
-        """Say who this is; the server does not end as long as the reply goes on."""
+        """Tell who this is; the server does not end while the response is open."""
         with Holding(state.budget) as holding:
             constraints = json.loads(b"".join(await read_body(call, 1_000_000, holding)))
         hello = state.describe()
@@ -92,7 +92,7 @@ def list_private_routes(state: ServerState) -> list[Route]:
 def _unpack(
     message: bytes | bytearray, state: ServerState
 ) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
-    """What a message holds, its images ready for the model."""
+    """The content of a message, its images prepared for the model."""
     requests, images, others = unpack(message)
     if state.answerer is None:  # who reads images itself prepares them too
         for image in images.values():
@@ -101,7 +101,7 @@ def _unpack(
 
 
 def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What sets the wanted weights apart from those that are loaded, as the end of a sentence; "" if nothing does."""
+    """How the wanted weights differ from the loaded ones, as the end of a sentence; "" if they do not."""
     if own["checkpoint"] != asked["checkpoint"]:
         return "loaded"
     if changed := [name for name in own if name != "content" and own[name] != asked.get(name)]:
@@ -112,7 +112,9 @@ def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str
 async def _receive(
     call: Call, state: ServerState, stack: ExitStack
 ) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
-    """What a command sent, read once there is room for all of it. The stack holds that room. Raises CallError."""
+    """The message of a command, read once there is room for all of it. The stack holds that room. Raises
+    CallError.
+    """
     holding = stack.enter_context(Holding(state.budget))
     declared = count_declared(call)
     while True:
@@ -154,7 +156,7 @@ async def _answer(
     *,
     streams: bool,
 ) -> AsyncIterator[bytes]:
-    """Lines: pieces of text, and at last the outcomes, or why there are none."""
+    """Lines: pieces of text, and finally the outcomes, or why there are none."""
     try:
         with held, state.track_call():
             async with PendingCall(call, state, requests, images, streams=streams) as pending:
@@ -170,7 +172,7 @@ async def _answer(
 async def _answer_batch(
     call: Call, state: ServerState, batch: AskedBatch, held: ExitStack
 ) -> AsyncIterator[bytes]:
-    """The same of a worker, which reads images itself and tells what they warn of."""
+    """The same for a worker, which reads images itself and reports their warnings."""
     assert state.answerer is not None
     with held, state.track_call():
         work = asyncio.wrap_future(state.answerer.submit(batch))

@@ -1,6 +1,6 @@
-"""Jobs: requests that came together, and those who wait for them.
+"""Jobs: requests that arrived together, and who waits for them.
 
-Each sender names its own sources, so a job's images are named by their digests before they join those of others.
+Each sender names its own sources, so a job's images are named by their digests before jobs are joined.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Job:
         ]
 
     def abandon(self) -> None:
-        """Nobody waits any more: it is not begun, or ends at its next token."""
+        """Nobody waits any more: it is not started, or ends at its next token."""
         self.is_cancelled = True
 
 

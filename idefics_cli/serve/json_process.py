@@ -1,4 +1,4 @@
-"""The process in which large bodies are read as JSON, so that a slow one does not block the server."""
+"""The process in which large bodies are parsed as JSON, so that they do not block the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEMORY_TIMES = 6
 
 
 def serve() -> None:
-    """Answer on standard output what is asked on standard input."""
+    """Answer questions from standard input on standard output."""
     source, sink = open_streams()
     while True:
         set_alarm(IDLE_SECONDS)
@@ -41,7 +41,7 @@ def serve() -> None:
 
 
 def pack(value: Any) -> tuple[bytes, list[bytes]]:
-    """A value as bytes, and its long texts apart from it."""
+    """A value as bytes, with its long texts apart."""
     texts: list[bytes] = []
 
     def take(one: Any) -> Any:
@@ -58,7 +58,7 @@ def pack(value: Any) -> tuple[bytes, list[bytes]]:
 
 
 def unpack(message: bytes, sizes: list[int]) -> Any:
-    """The value again. Each long text is made by itself, so that other threads come in between."""
+    """The value again. Each long text is decoded by itself, so that other threads run in between."""
     size, *others = sizes
     view, places = memoryview(message), itertools.accumulate(others, initial=size)
     texts = [str(view[place : place + other], "ascii") for place, other in zip(places, others, strict=False)]

@@ -1,4 +1,4 @@
-"""JSON of strangers, of a bounded shape: how much there is in it is counted before any of it is built."""
+"""JSON from clients, of a bounded shape: its values are counted before any is built."""
 
 from __future__ import annotations
 

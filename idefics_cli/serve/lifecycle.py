@@ -1,4 +1,4 @@
-"""The server as a process: one at a time for each user, its sockets, and how it ends with the work in hand finished."""
+"""The server as a process: one at a time for each user, its sockets, and how it ends after the current work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ _log = logging.getLogger("idefics.serve")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where TCP clients come in. Port 0 is any that is free. Raises UsageError for one that is open to all."""
+    """Where TCP clients connect. Port 0 is any free one. Raises UsageError for one that is open to all
+    without a key.
+    """
 
     host: str
     port: int
@@ -59,12 +61,12 @@ class Address:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a client on this machine may call the server; none where others come with the key."""
+        """The host names that clients may use; None if other machines connect with a key."""
         return ("localhost", "127.0.0.1", "::1", self.host.lower()) if self.is_loopback else ()
 
 
 def open_tcp(address: Address) -> socket.socket:
-    """A bound socket. Raises UsageError, with the reason, if that cannot be."""
+    """A bound socket. Raises UsageError, with the reason, if it cannot be bound."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -93,7 +95,7 @@ def serve(
     on_ready: Callable[[], None],
     on_ending: Callable[[], None],
 ) -> None:
-    """Answer calls until the server is to end. The caller holds the lock of the folder."""
+    """Answer requests until the server is to end. The caller holds the lock of the folder."""
 
     async def run() -> None:
         state = open_state()
@@ -117,7 +119,7 @@ def serve(
 
 
 def _log_briefly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A line for what asyncio would tell with a traceback, 512 times a second where file numbers are out."""
+    """One line for errors that asyncio would log with a traceback, 512 times a second when files run out."""
     _log.error("%s (%s)", context.get("message"), context.get("exception"))
 
 
@@ -130,7 +132,7 @@ class _ListeningServer(uvicorn.Server):
 
 
 def _open_unix(folder: Path) -> socket.socket:
-    """A listening socket that only this user can reach, in place of one that was left behind."""
+    """A listening socket that only this user can reach; replaces one that was left behind."""
     early = folder / f"{SOCKET}.new"
     early.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,6 +1,6 @@
-"""What the server counts, and how Prometheus reads it.
+"""What the server counts, in the text format of Prometheus.
 
-Counted in several threads, so behind a lock. Knows names and numbers only.
+Updated from several threads, so behind a lock.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Metrics:
             self._counts["calls_total", (("route", route), ("status", str(status)))] += 1
 
     def count_batch(self, outcomes: Iterable[Answer | ItemError], seconds: float) -> None:
-        """Count what was answered in one go."""
+        """Count what was answered in one batch."""
         every = list(outcomes)
         with self._lock:
             self._batches[len(every)] += 1
@@ -63,7 +63,7 @@ class Metrics:
                         self._counts["tokens_total", (("kind", kind),)] += tokens
 
     def write(self, gauges: Mapping[tuple[str, Labels], float]) -> str:
-        """Everything in the text format of Prometheus; `gauges` are what is so at this moment."""
+        """All of them in the text format of Prometheus; `gauges` are current values."""
         with self._lock:
             values: dict[tuple[str, Labels], float] = {**self._counts, **gauges}
             batches = dict(self._batches)

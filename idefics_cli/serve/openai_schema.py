@@ -1,6 +1,6 @@
-"""`/v1/chat/completions`: the OpenAI API to a prompt, and an answer back to it.
+"""`/v1/chat/completions`: from the OpenAI API to a prompt, and from an answer back.
 
-What is not supported is refused by its name. Knows neither sockets nor schedulers.
+What is not supported is refused by name. Knows neither sockets nor schedulers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_LIKELIEST = 20
 
 
 class StrictSchema(BaseModel):
-    """What a program sent: an unknown field is an error that names it."""
+    """Data from a program: an unknown field is an error that names it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -142,7 +142,9 @@ class ChatCall(StrictSchema):
         return value
 
     def to_prompt(self, *, has_system_role: bool = True) -> Prompt:
-        """The conversation. What the system says goes before what is said first where the model has no turn for it."""
+        """The conversation. For a model without system turns, the system message goes before the first
+        message.
+        """
         prompt = [message.to_message() for message in self.messages]
         if has_system_role or len(prompt) < 2 or prompt[0].role != "system":
             return tuple(prompt)
@@ -194,7 +196,7 @@ class ChatCall(StrictSchema):
 
 
 class ChatReply:
-    """One completion on its way out: whole, or in chunks whose texts add up to the same."""
+    """One completion: whole, or in chunks whose texts add up to the same."""
 
     def __init__(self, model: str) -> None:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -219,7 +221,7 @@ class ChatReply:
         return self._chunk({"role": "assistant", "content": ""})
 
     def add(self, piece: str) -> Iterator[dict[str, Any]]:
-        """Space around the whole text is left away, as it is in a completion: at its end it is held back."""
+        """Spaces around the whole text are removed, as in a completion: a space at the end is held back."""
         text = self._pending + piece
         if not self._has_begun:
             text = text.lstrip()
@@ -246,7 +248,7 @@ class ChatReply:
 
 
 def describe_tokens(answer: Answer) -> dict[str, Any] | None:
-    """How likely each token was, where that was asked for."""
+    """The log-probability of each token, if that was asked for."""
     if not answer.tokens:
         return None
     content = [
@@ -261,7 +263,7 @@ def _describe_token(token: AnswerToken) -> dict[str, Any]:
 
 
 def describe_usage(*answers: Answer) -> dict[str, Any]:
-    """What answers to the same prompt took; the prompt counts once."""
+    """The tokens of answers to the same prompt, which counts once."""
     usage = answers[0].usage
     new_tokens = sum(answer.usage.new_tokens for answer in answers)
     return {

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the API, for people and for programs that make clients or tests of it."""
+"""The OpenAPI document of the API."""
 
 from __future__ import annotations
 

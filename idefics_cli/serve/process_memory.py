@@ -1,6 +1,6 @@
-"""The memory of a process that runs for days: freed memory goes back to the system, and what is held is told.
+"""The memory of a process that runs for days: freed memory goes back to the system.
 
-Without this the allocator keeps what the largest batches needed.
+Otherwise the allocator would keep what the largest batches needed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import psutil
 
 
 def keep_loaded() -> None:
-    """Spare what is loaded by now from every later search for garbage."""
+    """Exclude everything that is loaded by now from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 def release_freed() -> None:
-    """Give back to the system what was freed, and what only garbage refers to. Takes some milliseconds."""
+    """Collect garbage and give freed memory back to the system. Takes some milliseconds."""
     gc.collect()
     with suppress(OSError, AttributeError):  # a C library other than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def count_resident_bytes() -> int:
-    """What this process holds now."""
+    """The resident memory of this process."""
     return psutil.Process().memory_info().rss

@@ -1,4 +1,6 @@
-"""The images that strangers name: web addresses and data only, never a file, bounded in number, bytes and pixels."""
+"""The images that clients name: web addresses and data only, never a file, bounded in number, bytes and
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ async def load_images(sources: Iterable[str], state: ServerState, holding: Holdi
 
 
 async def _load(source: str, state: ServerState, holding: Holding) -> Image:
-    """One image. A call that is given up takes the transfer and the decoding of its images with it."""
+    """One image. If its request is given up, the transfer and the decoding end too."""
     deadline = Deadline()
     loading = partial(_load_here, source, state, holding, deadline)
     try:
@@ -52,9 +54,9 @@ async def _load(source: str, state: ServerState, holding: Holding) -> Image:
 
 
 def _load_here(source: str, state: ServerState, holding: Holding, deadline: Deadline) -> Image:
-    """Room is made for it first; what decoding takes is given back when it ends, whoever waits for it.
+    """Memory is reserved first; what decoding used is given back when it ends, whoever waits for it.
 
-    It is made ready for the model here too, whose thread has then nothing to do with pixels.
+    The image is also prepared here, so that the model's thread does nothing with pixels.
     """
     limits = state.rules.limits
     try:

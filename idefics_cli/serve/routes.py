@@ -1,4 +1,4 @@
-"""The HTTP applications of a server: the API for TCP, and the same with the private routes for the Unix socket."""
+"""The HTTP applications of a server: the API for TCP, and the same with private routes for the Unix socket."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ CHAT_VALUES, ITEM_VALUES = 50_000, 200_000
 
 
 def build_api(state: ServerState, *, api_key: str | None, hosts: Collection[str]) -> ASGIApp:
-    """The API for TCP. `hosts` are the names it may be called by: a page of the web is not to reach it by another."""
+    """The API for TCP. `hosts` are the names by which it may be called, so that no web page reaches it under
+    another.
+    """
     return Guard(_build(list_routes(state)), state, api_key=api_key, hosts=hosts)
 
 
 def build_private(state: ServerState) -> ASGIApp:
-    """What the Unix socket has, which only its user can reach."""
+    """The routes of the Unix socket, which only its user can reach."""
     return Guard(_build([*list_routes(state), *list_private_routes(state)]), state, api_key=None, hosts=())
 
 

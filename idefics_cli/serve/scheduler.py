@@ -1,4 +1,4 @@
-"""One thread owns the model; what arrives within a few milliseconds is answered in one go.
+"""One thread owns the model; requests that arrive within a few milliseconds are answered in one batch.
 
 The backend plans the batches and what they share. Knows jobs, neither HTTP nor pixels.
 """
@@ -30,7 +30,7 @@ _log = logging.getLogger("idefics.serve")
 
 
 class Refused(IdeficsError):
-    """A job is not taken: the queue is full, or the server is ending. No fault of an item."""
+    """A job is not taken: the queue is full, or the server is ending. Not the fault of an item."""
 
     def __init__(self, *, is_ending: bool) -> None:
         said = "the server is ending" if is_ending else "the queue is full"
@@ -39,7 +39,7 @@ class Refused(IdeficsError):
 
 
 class Answerer(Protocol):
-    """The part of a backend that is called here."""
+    """The part of a backend that is used here."""
 
     def answer(
         self,
@@ -52,7 +52,7 @@ class Answerer(Protocol):
 
 
 class Scheduler:
-    """Answers jobs in the order they come, about `rows` requests at a time, and holds at most `size` that wait."""
+    """Answers jobs in order, about `rows` requests at a time; at most `size` wait."""
 
     def __init__(self, backend: Answerer, metrics: Metrics, *, rows: int, size: int) -> None:
         self._backend = backend
@@ -68,7 +68,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests that are not yet begun."""
+        """Requests that have not started."""
         with self._changed:
             return self._count()
 
@@ -88,7 +88,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function where nothing else uses the model."""
+        """Run a function while nothing else uses the model."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -105,7 +105,7 @@ class Scheduler:
         return future
 
     def close(self) -> None:
-        """Take nothing more. What is queued is still answered."""
+        """Take no more jobs. Queued ones are still answered."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -127,7 +127,7 @@ class Scheduler:
                 self._is_working = False
 
     def _wait(self) -> bool:
-        """Wait for work and then, shortly, for what comes along with it. False at the end."""
+        """Wait for work and then, shortly, for more that arrives with it. False at the end."""
         with self._changed:
             while not self._jobs and not self._calls:
                 if self._is_closed:

@@ -1,4 +1,4 @@
-"""What all routes of a server share: its model, its limits, who is in it and when it ends.
+"""What all routes of a server share: its model, its limits, its clients and when it ends.
 
 Belongs to the event loop; only the scheduler works in another thread. Knows no HTTP.
 """
@@ -46,7 +46,7 @@ API_LIMITS = Limits(
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a server grants. `queue` is for requests that wait, `body_bytes` for calls of the API."""
+    """The limits of a server. `queue` is for requests that wait, `body_bytes` for requests of the API."""
 
     limits: Limits = API_LIMITS
     rows: int = 32
@@ -60,7 +60,7 @@ class Rules:
 
 @dataclass(slots=True, eq=False)
 class ServerState:
-    """One model and all clients that use it."""
+    """One model and all its clients."""
 
     name: str
     """What `--model` called it."""
@@ -101,7 +101,7 @@ class ServerState:
     def track_call(self, *, is_session: bool = False) -> Iterator[None]:
         """A client is active: the server does not end for idleness. Raises Refused when it is ending already.
 
-        A session is no call itself, so that a command counts as the calls it makes.
+        A session is not counted itself: a command counts as the requests it makes.
         """
         if self.ending.is_set():
             raise Refused(is_ending=True)
@@ -116,7 +116,7 @@ class ServerState:
             self._is_resting = False
 
     def check_letters(self, request: Request) -> None:
-        """Refuse a text that is too long however it is cut into tokens, before anybody tries to."""
+        """Refuse a text that is too long whatever its tokens are, before it is tokenised."""
         family = self.backend.family
         if self._most_letters is None:
             self._most_letters = family.context_tokens * max(map(len, family.tokenizer.get_vocab()))
@@ -135,7 +135,7 @@ class ServerState:
             )
 
     def next_deadline(self) -> float:
-        """When a call that begins now is given up, in the time of the event loop."""
+        """When a request that begins now is given up, in the time of the event loop."""
         return asyncio.get_running_loop().time() + self.rules.timeout_seconds
 
     @property
@@ -144,7 +144,7 @@ class ServerState:
 
     @property
     def is_expired(self) -> bool:
-        """Whether it has been idle for long enough to end; never before its first client where nothing is kept."""
+        """Whether it has been idle long enough to end; never before its first client where nothing is kept."""
         if self.keep_alive_seconds == 0 and not self._was_used:
             return False
         return (
@@ -152,14 +152,14 @@ class ServerState:
         )
 
     def rest(self) -> None:
-        """Give freed memory back to the system, once after all work is done for a while."""
+        """Give freed memory back to the system, once after all work has been done for a while."""
         if self._was_used and not self._is_resting and self.idle_seconds >= REST_SECONDS:
             self._is_resting = True
             self.readers.end_idle()
             release_freed()
 
     def describe(self) -> dict[str, Any]:
-        """How the server is, as JSON values."""
+        """The state of the server, as JSON values."""
         is_ending = self.ending.is_set()
         return {
             "status": "ending" if is_ending else "ready",

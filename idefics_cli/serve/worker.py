@@ -1,4 +1,4 @@
-"""A process that answers for a command of its own: one model on one device, for as long as that command lives."""
+"""A process that answers for one command: one model on one device, as long as that command runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from .state import ServerState
 
 
 def run_worker(given: dict[str, Any]) -> None:
-    """Load the model and answer batches until standard input ends, as it does with the command. Raises ModelError."""
+    """Load the model and answer batches until standard input closes, which the end of the command does.
+    Raises ModelError.
+    """
     folder = Path(given["folder"])
     logging.getLogger("idefics_cli").setLevel(logging.ERROR)
     threading.Thread(target=_end_with_command, args=(folder,), name="lifeline", daemon=True).start()
@@ -43,7 +45,7 @@ def run_worker(given: dict[str, Any]) -> None:
 
 
 def _end_with_command(folder: Path) -> None:
-    """End when the other end of standard input does: nobody is left to be answered."""
+    """End when standard input closes: nobody is left to be answered."""
     while sys.stdin.read(65536):
         pass
     shutil.rmtree(folder, ignore_errors=True)
