@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,6 +14,17 @@ DEFAULT_BATCH_SIZE = 8
 """Requests answered at a time, where nobody said how many."""
 WINDOW_BATCHES = 2
 """How many batches' worth of requests a backend is handed at a time, so that it can put alike ones together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a server must know about its model before it sends a request."""
+
+    most_letters: int = sys.maxsize
+    """A longer text exceeds the context whatever its tokens are."""
+    has_system_role: bool = True
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Why a style cannot be used, by style."""
 
 
 @dataclass(frozen=True, slots=True)

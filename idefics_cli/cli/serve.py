@@ -6,7 +6,9 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
+from ..backends import Opening
 from ..backends.daemon.backend import HEALTH, STOP, ask_server
 from ..backends.daemon.runtime_dir import find_folder, is_locked, locked, make_folder
 from ..config import Model
@@ -18,6 +20,12 @@ from .model_choice import choose_model, choose_spec
 from .output import emit
 from .resolve import read_size
 from .settings import Settings
+from .workers import choose_served
+
+if TYPE_CHECKING:
+    from ..backends.backend import Abilities
+    from ..backends.local import LocalBackend
+    from ..serve.workers import ServedPool
 
 DEFAULT_HOST = "127.0.0.1"
 LOOK_SECONDS = 0.05
@@ -34,6 +42,7 @@ class ServeOptions:
     request_timeout: float | None = None
     max_memory_in_flight: str | None = None
     allow_private_addresses: bool = False
+    workers: str | None = None
     background: bool = False
 
 
@@ -65,6 +74,8 @@ def print_status() -> None:
     said |= {f"loaded_{name}": value for name, value in said.pop("loaded", {}).items() if value is not None}
     last = said.pop("last_call_seconds", None)
     said["last_call"] = "never" if last is None else f"{_describe_seconds(last)} ago"
+    workers = said.get("workers", [])
+    said["workers"] = [f"{one['name']} (process {one['pid']}, {one['status']})" for one in workers]
     for name, value in said.items():
         if value is None or value == []:
             continue
@@ -115,9 +126,10 @@ def _run_in_background(wanted: ServeOptions, settings: Settings, spec: ModelSpec
 
 
 def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSpec) -> None:
-    import_libraries()
+    workers = choose_served(wanted.workers or "1", spec, settings)
+    if not workers.devices:
+        import_libraries()
     from ..backends.daemon.runtime_dir import identify
-    from ..backends.local import LocalBackend
     from ..serve.lifecycle import Address, open_tcp, serve
     from ..serve.state import API_LIMITS, Rules, ServerState
 
@@ -144,9 +156,12 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
             decode_seconds=options.decode_timeout or API_LIMITS.decode_seconds,
         ),
     )
-    backend = LocalBackend(spec, batch_size=rules.rows, cache_bytes=settings.cache_bytes)
-    backend.load()
+    opening = Opening(
+        spec, model.name, batch_size=rules.rows, cache_bytes=settings.cache_bytes, workers=workers
+    )
+    backend, abilities = _open_workers(opening) if workers.devices else _open_model(opening)
     places = ["commands of yours"]
+    by = f" by {len(workers.devices)} processes" if workers.devices else ""
     urls: tuple[str, ...] = ()
     if tcp is not None and address is not None:
         host = f"[{address.host}]" if ":" in address.host else address.host
@@ -154,10 +169,28 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
         places += urls
     folder = make_folder()
     serve(
-        lambda: ServerState(model.name, backend, identify(spec), rules, stay_seconds, urls),
+        lambda: ServerState(
+            model.name, backend, identify(spec), rules, stay_seconds, urls, abilities=abilities
+        ),
         folder,
         tcp=tcp,
         address=address,
-        on_ready=lambda: talk.note(f"serving {model.name} to {' and '.join(places)}"),
+        on_ready=lambda: talk.note(f"serving {model.name}{by} to {' and '.join(places)}"),
         on_ending=lambda: talk.note("finishing the current requests; press Ctrl-C again to stop now"),
     )
+
+
+def _open_model(opening: Opening) -> tuple[LocalBackend, Abilities]:
+    from ..backends.local import LocalBackend
+    from ..serve.abilities import find_abilities
+
+    backend = LocalBackend(opening.spec, batch_size=opening.batch_size, cache_bytes=opening.cache_bytes)
+    backend.load()
+    return backend, find_abilities(backend)
+
+
+def _open_workers(opening: Opening) -> tuple[ServedPool, Abilities]:
+    from ..serve.workers import ServedPool
+
+    pool = ServedPool(opening)
+    return pool, pool.abilities

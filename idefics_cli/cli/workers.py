@@ -99,6 +99,29 @@ def read_devices(text: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
+def choose_served(text: str, spec: ModelSpec, settings: Settings) -> Workers:
+    """The worker processes of a server; none if the server itself has the model. Raises UsageError."""
+    wanted = text.strip().lower()
+    is_number = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= MOST_PROCESSES
+    if wanted != "auto" and not is_number:
+        raise UsageError(f"--workers {text} is neither auto nor a number of 1 to {MOST_PROCESSES}")
+    if wanted == "1":
+        return Workers()
+    device = spec.device or "auto"
+    for name, value in (("--max-memory", spec.max_memory), (f"--device {device}", ":" in device)):
+        if value:
+            raise UsageError(f"--workers and {name} cannot be combined", hint=f"leave {name} out")
+    pools = [] if device == "cpu" else find_pools()
+    cards = [pool.device for pool in pools if pool.kind == "gpu"]
+    count = len(cards) if wanted == "auto" else int(wanted)
+    if cards and count > len(cards):
+        raise UsageError(
+            f"--workers {text}: there is one process for each GPU, and there are {len(cards)} GPUs here",
+            hint="write auto, or --device cpu",
+        )
+    return Workers(devices=tuple(cards[:count] or ["cpu"] * count)) if count > 1 else Workers()
+
+
 def choose_all_cards(spec: ModelSpec, model: Model, settings: Settings) -> Workers:
     """One on each card, where nobody said otherwise, there are several and each has room for the model."""
     if spec.max_memory or settings.model.device or spec.device == "cpu":

@@ -125,6 +125,11 @@ class PendingCall:
         except BaseException as error:
             raise translate(to_item_error(error)) from error
 
+    @property
+    def batch(self) -> tuple[int, int, float] | None:
+        """The batch it was answered in: see `Job.batch`."""
+        return self._job.batch
+
     async def _next(self) -> str | None:
         event = asyncio.ensure_future(self._events.get())
         try:

@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request as Call
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..backends.daemon.backend import ANSWER, PREVIEW, SESSION, STOP
+from ..backends.daemon.backend import ABILITIES, ANSWER, PREVIEW, SESSION, STOP, USES
 from ..backends.daemon.protocol import (
     dump_images,
     dump_line,
@@ -29,6 +30,7 @@ from ..values import Image, Request
 from .body import count_declared, read_body, read_pieces
 from .budget import MESSAGE_COPIES, Holding, OverBudget
 from .call import RETRY_AFTER_SECONDS, CallError, PendingCall, refuse, wait_until_gone
+from .process_memory import count_resident_bytes
 from .scheduler import Refused
 from .state import ServerState
 
@@ -48,7 +50,7 @@ def list_private_routes(state: ServerState) -> list[Route]:
         style = constraints["style"]
         try:
             if style is not None:
-                state.backend.check_style(style)
+                state.check_style(style)
         except ModelError as error:
             return JSONResponse({**hello, "code": "model", "message": str(error)})
         if state.ending.is_set():
@@ -77,6 +79,12 @@ def list_private_routes(state: ServerState) -> list[Route]:
                 return Response(dump_line({"outcomes": dump_outcomes([to_item_error(error)])}))
         return Response(dump_line({"preview": dump_preview(found)}))
 
+    async def tell_abilities(call: Call) -> Response:
+        return JSONResponse(asdict(state.abilities))
+
+    async def tell_uses(call: Call) -> Response:
+        return JSONResponse({**state.backend.measure(), "resident_bytes": count_resident_bytes()})
+
     async def stop(call: Call) -> Response:
         state.ending.set()
         return JSONResponse(state.describe())
@@ -85,6 +93,8 @@ def list_private_routes(state: ServerState) -> list[Route]:
         Route(SESSION, open_session, methods=["POST"]),
         Route(ANSWER, answer, methods=["POST"]),
         Route(PREVIEW, preview, methods=["POST"]),
+        Route(ABILITIES, tell_abilities, methods=["GET"]),
+        Route(USES, tell_uses, methods=["GET"]),
         Route(STOP, stop, methods=["POST"]),
     ]
 
@@ -162,7 +172,8 @@ async def _answer(
             async with PendingCall(call, state, requests, images, streams=streams) as pending:
                 async for piece in pending.pieces():
                     yield dump_line({"text": piece})
-                yield dump_line({"outcomes": dump_outcomes(await pending.outcomes())})
+                outcomes = dump_outcomes(await pending.outcomes())
+                yield dump_line({"outcomes": outcomes, "batch": pending.batch})
     except Refused as refusal:
         yield _tell(refuse(refusal))
     except CallError as error:

@@ -26,6 +26,10 @@ class Job:
     outcomes: Future[Outcomes] = field(default_factory=Future)
     listeners: list[Listener] = field(init=False)
     is_cancelled: bool = False
+    stops: list[Callable[[], None]] = field(default_factory=list)
+    """Called, in any thread, when nobody waits any more."""
+    batch: tuple[int, int, float] | None = None
+    """The batch it was answered in: its number, its size and its seconds."""
 
     def __post_init__(self) -> None:
         self.listeners = [
@@ -36,6 +40,8 @@ class Job:
     def abandon(self) -> None:
         """Nobody waits any more: it is not started, or ends at its next token."""
         self.is_cancelled = True
+        for stop in self.stops.copy():
+            stop()
 
 
 def make_job(

@@ -94,8 +94,12 @@ def serve(
     address: Address | None,
     on_ready: Callable[[], None],
     on_ending: Callable[[], None],
+    hears_signals: bool = True,
 ) -> None:
-    """Answer requests until the server is to end. The caller holds the lock of the folder."""
+    """Answer requests until the server is to end. The caller holds the lock of the folder.
+
+    Without `hears_signals` it ends only with the process that started it.
+    """
 
     async def run() -> None:
         state = open_state()
@@ -106,7 +110,7 @@ def serve(
         listeners: list[tuple[ASGIApp, socket.socket]] = [(build_private(state), _open_unix(folder))]
         if tcp is not None and address is not None:
             listeners.append((build_api(state, api_key=address.api_key, hosts=address.names), tcp))
-        await _serve(state, folder, listeners, on_ready, on_ending)
+        await _serve(state, folder, listeners, on_ready, on_ending, hears_signals=hears_signals)
 
     try:
         asyncio.run(run())
@@ -153,6 +157,8 @@ async def _serve(
     listeners: Sequence[tuple[ASGIApp, socket.socket]],
     on_ready: Callable[[], None],
     on_ending: Callable[[], None],
+    *,
+    hears_signals: bool,
 ) -> None:
     def hear() -> None:
         if state.ending.is_set():
@@ -164,7 +170,10 @@ async def _serve(
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, hear)
+        if hears_signals:
+            loop.add_signal_handler(number, hear)
+        else:
+            signal.signal(number, signal.SIG_IGN)
     limits = ConnectionLimits(count_connections())
     servers = [_ListeningServer(_configure(app, limits, listener)) for app, listener in listeners]
     tasks = [
@@ -183,7 +192,7 @@ async def _serve(
     # Calls under way are still answered; new ones are told to try again.
     while state.active_calls or not state.scheduler.is_idle:
         await asyncio.sleep(WATCH_SECONDS)
-    state.scheduler.close()
+    await asyncio.to_thread(state.scheduler.close)
     (folder / SOCKET).unlink(missing_ok=True)
     for server in servers:
         server.should_exit = True

@@ -20,6 +20,7 @@ HELP = {
     "tokens_total": "Tokens: of prompts, of those taken from a shared prefix, and generated.",
     "batch_size": "Requests that were answered together.",
     "answer_seconds_total": "Seconds that the model worked.",
+    "workers": "Processes that have the model, by whether they are ready.",
     "queue_requests": "Requests that wait for the model.",
     "cache_uses_total": "Prefixes and image features that were kept from before (hit) or computed (miss).",
     "cache_bytes": "Bytes of prefixes and image features that are kept.",
@@ -43,13 +44,16 @@ class Metrics:
         with self._lock:
             self._counts["calls_total", (("route", route), ("status", str(status)))] += 1
 
-    def count_batch(self, outcomes: Iterable[Answer | ItemError], seconds: float) -> None:
-        """Count what was answered in one batch."""
-        every = list(outcomes)
+    def count_batch(self, size: int, seconds: float) -> None:
+        """Count what was answered in one batch, by the number of requests."""
         with self._lock:
-            self._batches[len(every)] += 1
+            self._batches[size] += 1
             self._counts["answer_seconds_total", ()] += seconds  # type: ignore[assignment]  # a sum of seconds
-            for one in every:
+
+    def count_outcomes(self, outcomes: Iterable[Answer | ItemError]) -> None:
+        """Count requests by outcome, and their tokens."""
+        with self._lock:
+            for one in outcomes:
                 name = one.code if isinstance(one, ItemError) else "answered"
                 self._counts["requests_total", (("outcome", name),)] += 1
                 if isinstance(one, Answer):

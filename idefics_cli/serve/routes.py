@@ -61,12 +61,11 @@ def list_routes(state: ServerState) -> list[Route]:
             body = _validate(ChatCall, await within(state, deadline, reading))
             _check_model(body.model, state)
             try:
-                state.backend.check_style("chat")
+                state.check_style("chat")
             except ModelError as error:
                 raise CallError(400, str(error), code="no_chat") from error
-            has_system_role = getattr(state.backend.family, "has_system_role", True)
             # A schema is compiled, which takes a while.
-            wording = partial(body.to_requests, has_system_role=has_system_role)
+            wording = partial(body.to_requests, has_system_role=state.abilities.has_system_role)
             requests = await anyio.to_thread.run_sync(wording, limiter=state.parses)
             if body.stream and (len(requests) > 1 or body.logprobs):
                 raise CallError(400, "n above 1 and logprobs do not work with `stream: true`", param="stream")
@@ -135,7 +134,9 @@ def list_routes(state: ServerState) -> list[Route]:
         return JSONResponse(state.describe() | {"addresses": list(state.addresses)})
 
     async def tell_metrics(call: Call) -> Response:
-        return PlainTextResponse(state.write_metrics(), media_type="text/plain; version=0.0.4")
+        # Workers are asked what they hold.
+        text = await anyio.to_thread.run_sync(state.write_metrics, limiter=state.tellers)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def tell_document(call: Call) -> Response:
         return JSONResponse(describe_api())

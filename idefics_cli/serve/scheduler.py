@@ -51,31 +51,21 @@ class Answerer(Protocol):
     ) -> Outcomes: ...
 
 
-class Scheduler:
-    """Answers jobs in order, about `rows` requests at a time; at most `size` wait."""
+class JobQueue:
+    """Jobs in order; at most `size` requests wait."""
 
-    def __init__(self, backend: Answerer, metrics: Metrics, *, rows: int, size: int) -> None:
-        self._backend = backend
-        self._metrics = metrics
+    def __init__(self, *, rows: int, size: int) -> None:
         self._rows = rows
         self._size = size
         self._jobs: deque[Job] = deque()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._is_working = self._is_closed = False
+        self._is_closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Requests that have not started."""
         with self._changed:
             return self._count()
-
-    @property
-    def is_idle(self) -> bool:
-        with self._changed:
-            return not (self._jobs or self._calls or self._is_working)
 
     def submit(self, job: Job) -> None:
         """Queue a job. Raises Refused. One that is larger than the queue is taken when nothing else waits."""
@@ -86,6 +76,47 @@ class Scheduler:
                 raise Refused(is_ending=False)
             self._jobs.append(job)
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Take no more jobs. Queued ones are still answered."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _count(self) -> int:
+        return sum(len(job.requests) for job in self._jobs if not job.is_cancelled)
+
+    def _take(self, most: int) -> list[Job]:
+        """The next jobs with at most `most` requests together, or one larger job."""
+        taken: list[Job] = []
+        count = 0
+        while self._jobs and (not taken or count + len(self._jobs[0].requests) <= most):
+            job = self._jobs.popleft()
+            if job.is_cancelled:
+                job.outcomes.cancel()
+                continue
+            taken.append(job)
+            count += len(job.requests)
+        return taken
+
+
+class Scheduler(JobQueue):
+    """Answers jobs in order, about `rows` requests at a time; at most `size` wait."""
+
+    def __init__(self, backend: Answerer, metrics: Metrics, *, rows: int, size: int) -> None:
+        super().__init__(rows=rows, size=size)
+        self._backend = backend
+        self._metrics = metrics
+        self._calls: deque[Callable[[], None]] = deque()
+        self._is_working = False
+        self._batches = 0
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        with self._changed:
+            return not (self._jobs or self._calls or self._is_working)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function while nothing else uses the model."""
@@ -104,21 +135,12 @@ class Scheduler:
             self._changed.notify_all()
         return future
 
-    def close(self) -> None:
-        """Take no more jobs. Queued ones are still answered."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
-    def _count(self) -> int:
-        return sum(len(job.requests) for job in self._jobs if not job.is_cancelled)
-
     def _run(self) -> None:
         while self._wait():
             with self._changed:
                 self._is_working = True
                 calls, self._calls = list(self._calls), deque()
-                jobs = self._take()
+                jobs = self._take(self._rows)
             for call in calls:
                 call()
             if jobs:
@@ -139,18 +161,6 @@ class Scheduler:
                     break
             return True
 
-    def _take(self) -> list[Job]:
-        taken: list[Job] = []
-        count = 0
-        while self._jobs and (not taken or count + len(self._jobs[0].requests) <= self._rows):
-            job = self._jobs.popleft()
-            if job.is_cancelled:
-                job.outcomes.cancel()
-                continue
-            taken.append(job)
-            count += len(job.requests)
-        return taken
-
     def _answer(self, jobs: Sequence[Job]) -> None:
         began = time.perf_counter()
         try:
@@ -165,9 +175,13 @@ class Scheduler:
                 _log.exception("a request failed")
             jobs[0].outcomes.set_exception(error)
             return
-        self._metrics.count_batch(outcomes, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._metrics.count_batch(len(outcomes), seconds)
+        self._metrics.count_outcomes(outcomes)
+        self._batches += 1
         rest = iter(outcomes)
         for job in jobs:
+            job.batch = self._batches, len(outcomes), seconds
             own = [next(rest) for _ in job.requests]
             # A future may be cancelled by the one who waits for it.
             with contextlib.suppress(Exception):

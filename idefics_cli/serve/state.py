@@ -13,21 +13,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from .. import __version__
-from ..backends.local import LocalBackend
+from ..backends.backend import Abilities
 from ..backends.pool.answerer import BatchAnswerer
 from ..child_processes import ChildProcesses
-from ..errors import PromptError
+from ..errors import ModelError, PromptError
 from ..images import Limits
-from ..values import Request, TextPart
+from ..values import Request, Style, TextPart
 from .budget import MemoryBudget
 from .metrics import Labels, Metrics
+from .pool_scheduler import PoolScheduler
 from .process_memory import count_resident_bytes, release_freed
 from .scheduler import Refused, Scheduler
+from .workers import ServedPool
+
+if TYPE_CHECKING:  # a server with workers has no model itself
+    from ..backends.local import LocalBackend
 
 LOADED = ("revision", "dtype", "quantization", "device", "attention", "detail")
 """What of how the model was loaded a command without --model takes over."""
@@ -64,15 +69,16 @@ class ServerState:
 
     name: str
     """What `--model` called it."""
-    backend: LocalBackend
+    backend: LocalBackend | ServedPool
     identity: dict[str, Any]
     rules: Rules = field(default_factory=Rules)
     keep_alive_seconds: float = math.inf
     addresses: tuple[str, ...] = ()
+    abilities: Abilities = field(default_factory=Abilities)
     metrics: Metrics = field(default_factory=Metrics)
     answerer: BatchAnswerer | None = None
     """What has the model where this is a worker of a command, instead of the scheduler."""
-    scheduler: Scheduler = field(init=False)
+    scheduler: Scheduler | PoolScheduler = field(init=False)
     loads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOADS_AT_ONCE))
     parses: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PARSES_AT_ONCE))
     readers: ChildProcesses = field(
@@ -83,19 +89,23 @@ class ServerState:
     decodes: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(DECODES_AT_ONCE))
     callers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CALLERS_AT_ONCE))
     """Threads that wait for rows."""
+    tellers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
     active_calls: int = 0
     """Calls and sessions that are under way."""
     finished_calls: int = 0
-    _most_letters: int | None = None
     _last_used: float = field(default_factory=time.monotonic)
     _was_used: bool = False
     _is_resting: bool = False
 
     def __post_init__(self) -> None:
         self.budget = MemoryBudget(self.rules.memory_bytes)
-        self.scheduler = Scheduler(self.backend, self.metrics, rows=self.rules.rows, size=self.rules.queue)
+        sizes = {"rows": self.rules.rows, "size": self.rules.queue}
+        if isinstance(self.backend, ServedPool):
+            self.scheduler = PoolScheduler(self.backend, self.metrics, **sizes)
+        else:
+            self.scheduler = Scheduler(self.backend, self.metrics, **sizes)
 
     @contextmanager
     def track_call(self, *, is_session: bool = False) -> Iterator[None]:
@@ -115,12 +125,14 @@ class ServerState:
             self._was_used = True
             self._is_resting = False
 
+    def check_style(self, style: Style) -> None:
+        """Raise ModelError for a style that the checkpoint was never made for."""
+        if (reason := self.abilities.refusals.get(style)) is not None:
+            raise ModelError(reason)
+
     def check_letters(self, request: Request) -> None:
         """Refuse a text that is too long whatever its tokens are, before it is tokenised."""
-        family = self.backend.family
-        if self._most_letters is None:
-            self._most_letters = family.context_tokens * max(map(len, family.tokenizer.get_vocab()))
-        most = self._most_letters
+        most = self.abilities.most_letters
         texts = [
             part.text for message in request.prompt for part in message.parts if isinstance(part, TextPart)
         ]
@@ -176,17 +188,25 @@ class ServerState:
             "keep_alive_seconds": None if math.isinf(self.keep_alive_seconds) else self.keep_alive_seconds,
             "calls": self.active_calls,
             "waiting_requests": self.scheduler.waiting,
+            **({"workers": self.list_workers()} if isinstance(self.backend, ServedPool) else {}),
         }
 
+    def list_workers(self) -> list[dict[str, Any]]:
+        """The worker processes; none if this process has the model."""
+        return self.backend.describe_workers() if isinstance(self.backend, ServedPool) else []
+
     def write_metrics(self) -> str:
-        uses = self.backend.measure()
+        uses, workers = self.backend.measure(), self.list_workers()
         gauges: dict[tuple[str, Labels], float] = {
             ("queue_requests", ()): self.scheduler.waiting,
             ("cache_bytes", ()): uses["cache_bytes"],
             ("memory_in_flight_bytes", ()): self.budget.used_bytes,
             ("memory_bytes", (("memory", "device"),)): uses["device_bytes"],
-            ("memory_bytes", (("memory", "resident"),)): count_resident_bytes(),
+            ("memory_bytes", (("memory", "resident"),)): count_resident_bytes() + uses["resident_bytes"],
         }
+        for status in ("ready", "starting"):
+            count = sum(one["status"] == status for one in workers)
+            gauges["workers", (("status", status),)] = count
         for cache in ("image", "prefix"):
             for outcome in ("hits", "misses"):
                 labels = (("cache", cache), ("outcome", outcome))

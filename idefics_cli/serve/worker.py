@@ -16,8 +16,9 @@ from ..backends.local import LocalBackend
 from ..backends.pool.answerer import BatchAnswerer
 from ..errors import raise_as_model_error
 from ..values import ModelSpec
+from .abilities import find_abilities
 from .lifecycle import serve
-from .state import ServerState
+from .state import Rules, ServerState
 
 
 def run_worker(given: dict[str, Any]) -> None:
@@ -33,14 +34,20 @@ def run_worker(given: dict[str, Any]) -> None:
         backend.load()
     except BaseException as error:
         raise_as_model_error(error, f"{spec.checkpoint} cannot be loaded")
-    answerer = BatchAnswerer(backend)
+    # How much may wait, and in how much memory, whoever starts it has seen to.
+    rules = Rules(rows=given["batch_size"], queue=sys.maxsize, memory_bytes=sys.maxsize)
+    answerer = None if given["serves"] else BatchAnswerer(backend)
+    abilities = find_abilities(backend)
     serve(
-        lambda: ServerState(given["name"], backend, identify(spec), answerer=answerer),
+        lambda: ServerState(
+            given["name"], backend, identify(spec), rules, abilities=abilities, answerer=answerer
+        ),
         folder,
         tcp=None,
         address=None,
         on_ready=lambda: None,
         on_ending=lambda: None,
+        hears_signals=False,
     )
 
 

@@ -208,7 +208,8 @@ def test_sources_of_two_clients_do_not_meet() -> None:
 
 def test_a_failed_answer_is_counted_by_its_code() -> None:
     metrics = Metrics()
-    metrics.count_batch([AnswerError("none", code="no_label"), Answer("x")], 0.5)
+    metrics.count_batch(2, 0.5)
+    metrics.count_outcomes([AnswerError("none", code="no_label"), Answer("x")])
     metrics.count_call("/v1/models", 200)
     told = metrics.write({("queue_requests", ()): 3})
     for line in (

@@ -6,6 +6,7 @@ the model had been loaded in this process.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import math
@@ -26,6 +27,7 @@ from .runtime_dir import SOCKET, check_folder, find_folder, identify
 GREETING_SECONDS = 5.0
 """How long a server may take to say who it is."""
 SESSION, ANSWER, PREVIEW = "/private/session", "/private/answer", "/private/preview"
+ABILITIES, USES = "/private/abilities", "/private/uses"
 STOP, HEALTH = "/private/stop", "/health"
 GO_ON = "run the same command again; with --output it goes on with what is there"
 _LOST = (OSError, http.client.HTTPException, ValueError)
@@ -39,6 +41,25 @@ class Search:
     backend: ResidentBackend | None = None
     reason: str = ""
     is_alive: bool = False
+
+
+class Sending:
+    """A message being sent; another thread may stop waiting for its reply."""
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+        self._connection: _Connection | None = None
+
+    def begin(self, connection: _Connection) -> None:
+        """Raises OSError if it was stopped before."""
+        self._connection = connection
+        if self.is_stopped:
+            raise ConnectionAbortedError
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        if (connection := self._connection) is not None:
+            connection.end()
 
 
 class ResidentBackend:
@@ -82,12 +103,13 @@ class ResidentBackend:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
+        sending: Sending | None = None,
         **others: Any,
     ) -> dict[str, Any]:
         """What the server replies to requests, and whatever else it is told with them."""
         pieces = pack(requests, images, streams=on_text is not None, **others)
         while True:
-            reply = self._post(ANSWER, pieces, on_text)
+            reply = self._post(ANSWER, pieces, on_text, sending)
             if "outcomes" in reply:
                 return reply
             time.sleep(reply["retry_after_seconds"])
@@ -104,11 +126,18 @@ class ResidentBackend:
         self._session.close()
 
     def _post(
-        self, route: str, pieces: Sequence[bytes], on_text: Callable[[str], None] | None = None
+        self,
+        route: str,
+        pieces: Sequence[bytes],
+        on_text: Callable[[str], None] | None = None,
+        sending: Sending | None = None,
     ) -> dict[str, Any]:
         """Send a message and take pieces of text until the reply comes. Raises ModelError where the server does."""
         connection = _Connection(self._path, None)
         try:
+            connection.connect()
+            if sending is not None:
+                sending.begin(connection)
             length = {"Content-Length": str(sum(map(len, pieces)))}
             connection.request("POST", route, iter(pieces), length)
             response = connection.getresponse()
@@ -130,7 +159,9 @@ class ResidentBackend:
         if "code" in said or "error" in said:
             # An error of the model's own is its whole line already.
             message = said["message"] if "code" in said else said["error"]["message"]
-            raise ModelError(message, hint=GO_ON if said.get("code") == "ending" else "")
+            if said.get("code") == "ending":
+                raise ServerLost(message, hint=GO_ON)
+            raise ModelError(message)
         return said
 
 
@@ -177,9 +208,9 @@ def find_server(
     return Search(ResidentBackend(spec, path, hello, session))
 
 
-def ask_server(method: str, route: str) -> dict[str, Any] | None:
+def ask_server(method: str, route: str, folder: Path | None = None) -> dict[str, Any] | None:
     """What the running server says to a question without content, None if there is none."""
-    path = find_folder() / SOCKET
+    path = (folder or find_folder()) / SOCKET
     if not path.parent.is_dir():
         return None
     check_folder(path.parent)
@@ -206,6 +237,12 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+    def end(self) -> None:
+        """End the connection for whoever reads from it."""
+        if (sock := self.sock) is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def settimeout(self, seconds: float | None) -> None:
         if self.sock is not None:

@@ -133,7 +133,7 @@ class BackendPool:
                 if not schedule.has_ended and (is_idle or room > 0):
                     taken = take(max(1, min(room, schedule.size) if is_idle else room), is_idle)
                     schedule.has_ended = taken is None
-                    schedule.add(taken or ())
+                    self._add(taken or ())
                     if is_idle and not taken:
                         yield None
                         continue
@@ -167,6 +167,13 @@ class BackendPool:
         for member in self._members.values():
             member.worker.close()
         self._runner.close()
+
+    def tend(self) -> None:
+        """Restart lost workers while there is nothing to ask."""
+        self._runner.run(self._advance())
+
+    def _add(self, taken: Sequence[PreparedRequest]) -> None:
+        self._schedule.add(taken)
 
     def _shape(self, batch_size: int) -> tuple[int, int]:
         """How many requests make a batch of that size, and how many such batches a worker may have."""
@@ -204,6 +211,10 @@ class BackendPool:
     def _look_around(self) -> None:
         """Add new workers and remove finished ones, where they come and go by themselves."""
 
+    def _find_lost(self) -> list[tuple[Member, ServerLost]]:
+        """Workers found to have ended without a failed request."""
+        return []
+
     async def _ask(self, member: Member, batch: WorkerBatch[PreparedRequest]) -> None:
         try:
             said: Sequence[Outcome] | BaseException = await member.worker.ask(batch.units)
@@ -219,7 +230,7 @@ class BackendPool:
         """Answers first, then what was lost. Raises ModelError for what ends the run."""
         now = time.monotonic()
         answered: list[tuple[PreparedRequest, Outcome]] = []
-        losses: list[tuple[Member, ServerLost]] = []
+        losses = self._find_lost()
         while self._ended:
             member, batch, said = self._ended.popleft()
             if id(batch) not in member.seat.batches:
@@ -267,7 +278,8 @@ class BackendPool:
         if self._schedule.has_any:
             self._alone_since = None
             return
-        self._alone_since = self._alone_since or now
+        if self._alone_since is None:
+            self._alone_since = now
         if now - self._alone_since > self._wait_seconds:
             names = ", ".join(member.worker.name for member in self._members.values())
             raise ServerLost(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import ClassVar
 
 from ...child_processes import write_command
 from ...errors import ModelError, ServerLost
@@ -33,57 +34,11 @@ LOOK_SECONDS = 0.05
 END_SECONDS = 5.0
 
 
-class ProcessPool(BackendPool):
-    """Answers requests through one process for each device."""
-
-    def __init__(self, opening: Opening) -> None:
-        super().__init__(opening.spec)
-        devices = opening.workers.devices
-        cpus = devices.count("cpu")
-        threads = max(1, (os.cpu_count() or 1) // cpus) if cpus else None
-        names = [
-            f"{device} {number}" if device == "cpu" else device for number, device in enumerate(devices, 1)
-        ]
-        # Each has two batches on their way, and one may be starting anew.
-        self._executor = ThreadPoolExecutor(3 * len(devices) + 1, "worker")
-        self._processes = [
-            _Process(opening, device, name, threads, self._executor)
-            for device, name in zip(devices, names, strict=True)
-        ]
-        try:
-            for process in self._processes:
-                process.wait_until_ready()
-                self._join(process)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def style(self) -> Style:  # type: ignore[override]
-        return self._processes[0].resident.style
-
-    @property
-    def revision(self) -> str | None:  # type: ignore[override]
-        return self._processes[0].resident.revision
-
-    def limit_reading(self, limits: Limits) -> None:
-        """Limits within which the processes read images."""
-        for process in self._processes:
-            process.limits = limits
-
-    def reads(self, source: str) -> Reading:
-        """In the process, except for what only this process has open."""
-        return "here" if source == "-" or is_own_stream(source) else "there"
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        self._runner.close()
-
-
-class _Process:
+class WorkerProcess:
     """A child process that has the model on one device."""
+
+    serves: ClassVar[bool] = False
+    """Whether it answers requests of a server's clients instead of a command's batches."""
 
     def __init__(
         self, opening: Opening, device: str, name: str, threads: int | None, executor: ThreadPoolExecutor
@@ -96,6 +51,7 @@ class _Process:
             "spec": asdict(self._spec),
             "batch_size": opening.batch_size or DEFAULT_BATCH_SIZE,
             "cache_bytes": opening.cache_bytes,
+            "serves": self.serves,
         }
         self._threads = threads
         self._executor = executor
@@ -110,6 +66,10 @@ class _Process:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     def wait_until_ready(self) -> None:
         """Wait until the model is loaded. Raises ModelError if it cannot be."""
@@ -198,3 +158,55 @@ class _Process:
         log = self._folder / "log"
         lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
         return lines[-1].removeprefix("idefics: ") if lines else f"exit code {self._process.returncode}"
+
+
+class ProcessPool(BackendPool):
+    """Answers requests through one process for each device."""
+
+    process_type: ClassVar[type[WorkerProcess]] = WorkerProcess
+
+    def __init__(self, opening: Opening) -> None:
+        super().__init__(opening.spec)
+        devices = opening.workers.devices
+        cpus = devices.count("cpu")
+        threads = max(1, (os.cpu_count() or 1) // cpus) if cpus else None
+        names = [
+            f"{device} {number}" if device == "cpu" else device for number, device in enumerate(devices, 1)
+        ]
+        # Each has its batches on their way, and one may be starting anew.
+        most = self._shape(opening.batch_size or DEFAULT_BATCH_SIZE)[1] + 1
+        self._executor = ThreadPoolExecutor(most * len(devices) + 1, "worker")
+        self._processes = [
+            self.process_type(opening, device, name, threads, self._executor)
+            for device, name in zip(devices, names, strict=True)
+        ]
+        try:
+            for process in self._processes:
+                process.wait_until_ready()
+                self._join(process)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def style(self) -> Style:  # type: ignore[override]
+        return self._processes[0].resident.style
+
+    @property
+    def revision(self) -> str | None:  # type: ignore[override]
+        return self._processes[0].resident.revision
+
+    def limit_reading(self, limits: Limits) -> None:
+        """Limits within which the processes read images."""
+        for process in self._processes:
+            process.limits = limits
+
+    def reads(self, source: str) -> Reading:
+        """In the process, except for what only this process has open."""
+        return "here" if source == "-" or is_own_stream(source) else "there"
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._runner.close()

@@ -133,6 +133,10 @@ class Schedule(Generic[Unit]):
     def add(self, units: Iterable[Unit]) -> None:
         self._loose.extend(units)
 
+    def add_together(self, units: Sequence[Unit]) -> None:
+        """Requests that go to one worker as one batch."""
+        self._returned.append(WorkerBatch(units))
+
     def assign(self, now: float) -> Iterator[tuple[Seat[Unit], WorkerBatch[Unit]]]:
         """Batches to send now, each with its worker. What was lost before goes first."""
         while self._returned:

@@ -68,6 +68,15 @@ def serve(
             help="Fetch images from the server's own network too: only where all clients are trusted.",
         ),
     ] = False,
+    workers: Annotated[
+        str | None,
+        option(
+            "--workers",
+            panel=PANEL,
+            metavar="auto|N",
+            help="Share the work among processes: one on each GPU (auto), or N on the CPU; 1 if not given.",
+        ),
+    ] = None,
     background: Annotated[
         bool, flag("--background", panel=PANEL, help="Return as soon as the model is loaded.")
     ] = False,
@@ -89,6 +98,6 @@ def serve(
         return
     own = ServeOptions(
         *(port, host, api_key, queue, request_timeout),
-        *(max_memory_in_flight, allow_private_addresses, background),
+        *(max_memory_in_flight, allow_private_addresses, workers, background),
     )
     run_server(own, settings)
