@@ -35,6 +35,7 @@ from ..rows import Result
 from ..runner.run import Report, run
 from ..tables import align
 from ..values import Item, ModelSpec, Request
+from .bad_lines import NoModel, tell_bad_lines
 from .bugs import ask_to_report
 from .daemon import open_warm
 from .declare import join_flags
@@ -101,9 +102,12 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
     tally = Tally(counts_choices=wanted is not None and wanted.kind == "choices")
     interrupts = Interrupts(is_gentle=not is_single)
     with open_sinks(output, run_name, settings) as sinks:
-        todo = sinks.skip_finished(items)
+        todo, are_bad = sinks.skip_finished(items), False
+        if work.are_lines:
+            todo, are_bad = tell_bad_lines(todo, tally, settings.talk)
         if (first := next(todo, None)) is not None:
-            backend = opened or open_chosen(spec, model, settings, held, is_single=is_single)
+            backend: Backend | None = NoModel() if are_bad else opened
+            backend = backend or open_chosen(spec, model, settings, held, is_single=is_single)
             results = _open_run(chain([first], todo), work, settings, model, backend, sinks, interrupts)
             progress = Progress(
                 is_wanted=not (settings.output.quiet or is_single or output.is_watched),
@@ -241,7 +245,8 @@ def _write_results(
         tally.add(result)
         show(tally)
         name = display_name(result.images) or result.id
-        if result.error is not None and (talk.verbose or tally.is_news(result)):
+        is_told = result.id in tally.told
+        if result.error is not None and not is_told and (talk.verbose or tally.is_news(result)):
             tell_failure(name, result.error.message)
         for warning in tally.choose_warnings(result):
             talk.note(f"{name}: {warning}")

@@ -13,11 +13,11 @@ import typer
 
 from ..convert.conversion import FORMS, FormName, check_form, convert
 from ..errors import UsageError
+from .formats import find_format
 from .output import Output, tell_failure
 from .settings import Settings
 
 _COPY_BYTES = 1 << 20
-_FORMS: dict[str, FormName] = {".csv": "csv", ".parquet": "parquet"}
 
 
 def convert_rows(rows: str, form: FormName, columns: str | None, settings: Settings) -> None:
@@ -36,7 +36,8 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
 
 def make_table(output: Output, settings: Settings, *, is_whole: bool) -> None:
     """Write the table of a run, if it has one, from all its rows, once all items have one."""
-    form, rows, table = settings.output.format, output.path, output.table
+    form = find_format(settings.output.format, settings.output.output)
+    rows, table = output.path, output.table
     if form is None or form == "text" or table is None or rows is None or not rows.exists():
         return
     if is_whole:
@@ -49,10 +50,8 @@ def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, Pat
     """The tables that are made besides, each with its form. Raises UsageError for one that could not be."""
     chosen: list[tuple[FormName, Path]] = []
     for name in settings.output.also or ():
-        form: FormName = (
-            "imagefolder" if name.endswith("/") else _FORMS.get(Path(name).suffix.lower(), "jsonl")
-        )
-        if form == "jsonl":
+        form = "imagefolder" if name.endswith("/") else find_format(None, name)
+        if form is None or form == "text":
             raise UsageError(
                 f"--also {name} is no table by its name", hint="name a .csv, a .parquet or a folder/"
             )
@@ -90,7 +89,8 @@ def _write_table(
             f"cannot write {target}: {error.strerror}", hint="make room, or name another place"
         ) from error
     left_out = f", {done.left_out:,} left out" if done.left_out else ""
-    settings.talk.note(f"{done.written:,} rows in {target}{left_out}")
+    rows_written = "1 row" if done.written == 1 else f"{done.written:,} rows"
+    settings.talk.note(f"{rows_written} in {target}{left_out}")
     return done.left_out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..errors import UsageError
@@ -76,6 +77,15 @@ FORMATS: dict[FormatName, type[ResultFormat]] = {
     "parquet": TableFormat,
     "imagefolder": TableFormat,
 }
+
+
+TABLES: dict[str, FormatName] = {".csv": "csv", ".parquet": "parquet"}
+"""Formats of files that are known by their suffix."""
+
+
+def find_format(name: FormatName | None, output: str | None) -> FormatName | None:
+    """The format that was asked for: by its name, or by that of the file."""
+    return name or (TABLES.get(Path(output).suffix.lower()) if output is not None else None)
 
 
 def refuse_tables(name: FormatName | None) -> None:

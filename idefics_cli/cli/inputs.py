@@ -77,6 +77,8 @@ class ItemList:
     """Whether items may arrive at any time, so that none is delayed to see whether another one follows."""
     files: tuple[str, ...] = ()
     """The input, as the user named it."""
+    are_lines: bool = False
+    """Whether all that can be wrong with an item, but for its images, is known once it is listed."""
     count: Callable[[], int] | None = None
     """Counts the items, where they can be listed twice."""
     share: Callable[[int, int], Iterator[Item] | None] | None = None
@@ -220,6 +222,7 @@ def list_lines(path: str, settings: Settings) -> ItemList:
         nothing=NothingToDo(f"no items in {'standard input' if path == '-' else path}"),
         is_stream=True,
         files=(path,),
+        are_lines=Path(path).is_file(),
         count=count if Path(path).is_file() else None,
         format="jsonl",
     )

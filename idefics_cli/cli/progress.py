@@ -46,6 +46,8 @@ class Tally:
         self.codes: Counter[str] = Counter()
         self.unforeseen = ""
         """The first unexpected failure (a bug)."""
+        self.told: set[str] = set()
+        """The ids of items whose failure was told before the run."""
         self.was_stopped = False
         self.has_only_counted = False
         """Whether there were warnings that were not shown."""

@@ -25,7 +25,7 @@ from ..results.sidecar_index import Origin
 from ..results.sidecars import Sidecars, SidecarState
 from ..rows import Result
 from ..values import Item
-from .formats import FORMATS, FormatName, Layout
+from .formats import FORMATS, FormatName, Layout, find_format
 from .inputs import ItemList
 from .options import OutputOptions
 from .output import FormatTraits, Output
@@ -170,10 +170,12 @@ class Sinks:
                 if foreign == 1
                 else "texts that idefics did not write are"
             )
-            lines.append(f"{foreign:,} {are} kept; --overwrite-foreign replaces them")
+            them = "it" if foreign == 1 else "them"
+            lines.append(f"{foreign:,} {are} kept; --overwrite-foreign replaces {them}")
         if other:
             are = "text of another wording is" if other == 1 else "texts of another wording are"
-            lines.append(f"{other:,} {are} kept; --existing overwrite replaces them")
+            them = "it" if other == 1 else "them"
+            lines.append(f"{other:,} {are} kept; --existing overwrite replaces {them}")
         return lines
 
 
@@ -194,7 +196,7 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
             "--existing retry-unsure needs --min-confidence and --output",
             hint="give both",
         )
-    name = options.format or ("jsonl" if path is not None else work.format)
+    name = find_format(options.format, options.output) or ("jsonl" if path is not None else work.format)
     table = None
     if FORMATS[name].traits.is_table:
         table, path = path, _place_rows(name, path, options)

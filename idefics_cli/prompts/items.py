@@ -239,13 +239,6 @@ def _find_format(line: _Line) -> AnswerFormat | None:
     return None if line.choices is None else to_choices(check_labels(line.choices))
 
 
-def _say_how_to_write(key: str, value: object) -> str:
-    """How to correct a value that is not text: its key may be misspelled."""
-    if near := _find_near(key):
-        return f"did you mean {near}?"
-    return "give one text, or a line for each" if isinstance(value, list) else "put it in quotes"
-
-
 def _find_near(key: str) -> str | None:
     """The known key that a misspelled one resembles."""
     return next(
@@ -266,7 +259,10 @@ def _sort_keys(line: _Line) -> tuple[dict[str, str], dict[str, Any]]:
         if key in target:
             raise BadItem(f"{key} is given twice")
         if target is given and not isinstance(value, str):
-            raise BadItem(f"{key} is not a text", hint=_say_how_to_write(key, value))
+            if near := _find_near(key):
+                raise BadItem(f"{key} is not known", hint=f"did you mean {near}?")
+            way = "give one text, or a line for each" if isinstance(value, list) else "put it in quotes"
+            raise BadItem(f"{key} is not a text", hint=way)
         target[key] = value
     try:
         parsed = DecodingDefaults.model_validate(decoding)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -82,6 +85,45 @@ def test_a_batch_is_gone_on_with_by_id(run: Program, lines: Path, tmp_path: Path
     changed = run(*command, backend=backend)
     assert changed.code == 2
     assert "'q' has changed" in changed.stderr
+
+
+BAD_LINES = """
+{"id": 1, "task": "ocr", "image": "a.png"}
+{"id": 2, "task": "caption", "image": "a.png", "temprature": 0.5}
+{"id": 3, "task": "caption", "image": "a.png", "temprature": "0.5"}
+{"id": 4, "task": "vqa", "image": "a.png", "question": ["a", "b"]}
+"""
+HINTS = (
+    'line 2: there is no task \'ocr\'; write "template": "ocr"',
+    "line 3: temprature is not known; did you mean temperature?",
+    "line 4: template 'caption' has no field temprature; did you mean temperature?",
+    "line 5: question is not a text; give one text, or a line for each",
+)
+
+
+def test_bad_lines_are_told_once_before_a_model_is_loaded(
+    run: Program, two_images: tuple[Path, Path]
+) -> None:
+    folder = two_images[0].parent
+    (folder / "bad.jsonl").write_text(BAD_LINES)
+    (folder / "mixed.jsonl").write_text(f'{{"id": 0, "task": "caption", "image": "a.png"}}{BAD_LINES}')
+    opened: list[str] = []
+
+    @dataclass
+    class Told(ScriptedBackend):
+        def open(self, *how: Any) -> ScriptedBackend:
+            sys.stderr.flush()
+            opened.append(cast(io.BytesIO, sys.stderr.buffer).getvalue().decode())
+            return super().open(*how)
+
+    bad = run("batch", folder / "bad.jsonl", *MODEL, backend=Told())
+    assert (bad.code, len(rows(bad)), opened) == (1, 4, [])
+    assert "4 of 4 failed (4 bad items)" in bad.stderr
+    mixed = run("batch", folder / "mixed.jsonl", *MODEL, backend=Told())
+    assert (mixed.code, len(rows(mixed)), len(opened)) == (1, 5, 1)
+    for hint in HINTS:
+        assert [told.count(hint) for told in (bad.stderr, *opened, mixed.stderr)] == [1, 1, 1], hint
+    assert mixed.stderr.count("error:") == 4
 
 
 def test_shots_of_a_line_and_pictures_beside_the_file(

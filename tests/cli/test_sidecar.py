@@ -51,7 +51,7 @@ def test_a_text_of_somebody_else_is_kept_until_it_is_asked_for(run: Program, fol
     result = run(*command, backend=backend)
     assert (folder / "cat.txt").read_text() == "by hand"
     assert [request.images[0] for request in backend.requests] == ["in/dog.png", "in/sub/cat.jpg"]
-    assert "1 text that idefics did not write is kept; --overwrite-foreign replaces them" in result.stderr
+    assert "1 text that idefics did not write is kept; --overwrite-foreign replaces it" in result.stderr
     again = run(*command, backend=backend)
     assert again.code == 0
     assert "0 answered, 2 done before" in again.stderr

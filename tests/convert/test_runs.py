@@ -52,6 +52,16 @@ def test_a_csv_is_made_when_a_run_ends_and_a_run_goes_on_from_its_rows(
     assert len(read_ids(table)) == 4
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_an_output_is_what_its_suffix_says(run: Program, pictures: Path, tmp_path: Path, name: str) -> None:
+    table = tmp_path / name
+    done = run("caption", pictures / "0.png", "-o", table, *MODEL, backend=ScriptedBackend())
+    assert (done.code, f"1 row in {table}\n" in done.stderr) == (0, True), done.stderr
+    ids = read_ids(table) if name.endswith("csv") else pq.read_table(table)["id"].to_pylist()
+    assert [Path(id).name for id in ids] == ["0.png"]
+    assert len(read_rows(tmp_path / f"{name}.jsonl")) == 1
+
+
 def test_failed_items_have_a_line_and_the_exit_code_says_so(
     run: Program, pictures: Path, tmp_path: Path
 ) -> None:
