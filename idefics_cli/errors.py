@@ -94,10 +94,7 @@ def describe_problems(error: Problems, most: int = 3, *, subject: str = "it") ->
     said: dict[str, str] = {}
     kinds: dict[str, list[str]] = {}
     for problem in error.errors():
-        steps = [str(step) for step in problem["loc"]]
-        if len(steps) > 1 and (steps[-1] in _KINDS_OF_UNIONS or "[" in steps[-1]):
-            steps.pop()
-        where = ".".join(steps)
+        where = name_place(problem)
         if (kind := _WANTED.get(problem["type"])) is None:
             reason = _say_problem(problem)
             is_sentence = reason.startswith(("must ", "is "))
@@ -109,6 +106,14 @@ def describe_problems(error: Problems, most: int = 3, *, subject: str = "it") ->
                 f"{where or subject} must be {' or '.join(wanted)}{_say_input(problem.get('input'))}"
             )
     return "; ".join(list(said.values())[:most])
+
+
+def name_place(problem: Mapping[str, Any]) -> str:
+    """Where in the data a problem is: `messages.0.content`. The kinds that a union tried are left out."""
+    steps = [str(step) for step in problem["loc"]]
+    if len(steps) > 1 and (steps[-1] in _KINDS_OF_UNIONS or "[" in steps[-1]):
+        steps.pop()
+    return ".".join(steps)
 
 
 def _say_problem(problem: Mapping[str, Any]) -> str:

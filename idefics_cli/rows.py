@@ -6,6 +6,7 @@ Knows how a value becomes JSON, not where rows are kept.
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -82,3 +83,18 @@ class Result:
 def _printable(text: str) -> str:
     """Surrogate-escaped bytes shown as \\xNN, so that a row is always valid UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def read_confidence(row: Mapping[str, Any]) -> tuple[float, float]:
+    """How likely the label of a row is, or its tokens on average, and its margin over the next; NaN if not there."""
+    scores = row.get("scores")
+    if isinstance(scores, list) and scores:
+        chances: list[Any] = [one.get("probability") for one in scores[:2] if isinstance(one, dict)]
+        if chances and all(isinstance(one, (int, float)) for one in chances):
+            return chances[0], chances[0] - chances[1] if len(chances) > 1 else math.nan
+    found = row.get("confidence")
+    if isinstance(found, dict):
+        mean, margin = found.get("mean_logprob"), found.get("margin")
+        likely = math.exp(min(mean, 0.0)) if isinstance(mean, (int, float)) else math.nan
+        return likely, margin if isinstance(margin, (int, float)) else math.nan
+    return (found, math.nan) if isinstance(found, (int, float)) else (math.nan, math.nan)

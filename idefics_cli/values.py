@@ -6,6 +6,7 @@ until `images.decode` turns it into an `Image`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -311,6 +312,14 @@ class Answer:
     tokens: tuple[AnswerToken, ...] = field(default=(), compare=False)
     """Where the request `wants_tokens`."""
     warnings: tuple[AnswerWarning, ...] = ()
+
+    @property
+    def likelihood(self) -> float | None:
+        """How likely its label is, or its tokens on average; None for beams."""
+        if self.scores:
+            return self.scores[0].probability
+        mean = self.confidence.mean_logprob if self.confidence is not None else None
+        return None if mean is None else math.exp(mean)
 
 
 @dataclass(frozen=True, slots=True)

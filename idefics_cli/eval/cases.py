@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from ..review.lines import no_collection, parse_rows, read_block
-from ..review.summary import measure_confidence, read_images
+from ..review.summary import read_images
+from ..rows import read_confidence
 from .ngrams import CaptionSet, SizedGrams
 from .references import References
 
@@ -145,7 +146,7 @@ def _read_answer(
         "" if text is None else str(text),
         label if isinstance(label, str) else None,
         read_scores(row),
-        measure_confidence(row)[0],
+        read_confidence(row)[0],
         row.get("data"),
     )
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from ..rows import read_confidence
 from ..url_secrets import hide_secrets
 from ..values import Item
 from .ledger import list_spellings, number_key, number_text
@@ -21,14 +21,6 @@ from .ledger import list_spellings, number_key, number_text
 _WORDED = ("labels", "schema")
 """Fields that come from a template, which another one may not have."""
 Standing = Literal["unsure", "done", "failed", "none"]
-
-
-def read_sureness(row: Mapping[str, Any]) -> float | None:
-    """How likely the label of a row is, or its tokens on average; None if it has neither."""
-    if row.get("scores"):
-        return float(row["scores"][0]["probability"])
-    mean = (row.get("confidence") or {}).get("mean_logprob")
-    return None if mean is None else math.exp(mean)
 
 
 class Successions:
@@ -82,10 +74,9 @@ class UnsureRows:
         about, root = self._name_row(row), row.get("instead_of") or row["key"]
         self.count += 1
         self.forget(row)
-        sure = read_sureness(row)
         if row["error"] is not None:
             self._others["failed"][about] += 1
-        elif sure is not None and sure < self._least:
+        elif read_confidence(row)[0] < self._least:
             self._unsure[about].append(root)
         else:
             self._others["done"][about] += 1

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..images import name_source
+from ..rows import read_confidence
 from .corrections import State
 from .diff import diff_words
-from .summary import RowAnswer, measure_confidence, read_answer, read_images
+from .summary import RowAnswer, read_answer, read_images
 
 SHOWN_CHARACTERS = 400
 SHOWN_SCORES = 5
@@ -54,7 +55,7 @@ def show_row(
 
 def show_answer(row: Mapping[str, Any], answer: RowAnswer, *, is_whole: bool) -> dict[str, Any]:
     """What a row says, how sure it is of it, or why it says nothing."""
-    confidence, margin = measure_confidence(row)
+    confidence, margin = read_confidence(row)
     scores, error = row.get("scores"), row.get("error")
     text = answer.shown
     is_corrected = answer != read_answer(row)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any, NamedTuple
+
+from ..rows import read_confidence
 
 NAN = float("nan")
 _FIELDS = (
@@ -91,7 +92,7 @@ def summarise(row: Mapping[str, Any], line: int) -> Summary:
     else:
         answer = digest_answer(shown if label is None else label)
     if scores or certainty is not None:
-        confidence, margin = measure_confidence(row)
+        confidence, margin = read_confidence(row)
     else:
         confidence = margin = NAN
     return Summary(
@@ -146,18 +147,3 @@ def read_sources(row: Mapping[str, Any]) -> list[str]:
         with suppress(ValueError, TypeError):
             return [os.fsdecode(base64.b64decode(path, validate=True)) for path in encoded]
     return read_images(row)
-
-
-def measure_confidence(row: Mapping[str, Any]) -> tuple[float, float]:
-    """How likely the answer is and how far it is ahead of the next: of ranked labels, or of the tokens of a text."""
-    scores = row.get("scores")
-    if isinstance(scores, list) and scores:
-        chances: list[Any] = [one.get("probability") for one in scores[:2] if isinstance(one, dict)]
-        if chances and all(isinstance(one, (int, float)) for one in chances):
-            return chances[0], chances[0] - chances[1] if len(chances) > 1 else NAN
-    found = row.get("confidence")
-    if isinstance(found, dict):
-        mean, margin = found.get("mean_logprob"), found.get("margin")
-        likely = math.exp(min(mean, 0.0)) if isinstance(mean, (int, float)) else NAN
-        return likely, margin if isinstance(margin, (int, float)) else NAN
-    return (found, NAN) if isinstance(found, (int, float)) else (NAN, NAN)

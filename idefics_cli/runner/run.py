@@ -309,11 +309,10 @@ def _read(
 
 def _warn_if_unsure(answer: Answer, least: float | None) -> tuple[str, ...]:
     """A warning if an answer's label, or its tokens on average, are less likely than --min-confidence."""
-    mean = answer.confidence.mean_logprob if answer.confidence is not None else None
-    sure = answer.scores[0].probability if answer.scores else None if mean is None else math.exp(mean)
-    if least is None or sure is None or sure >= least:
+    likely = answer.likelihood
+    if least is None or likely is None or likely >= least:
         return ()
-    return (f"unsure: {sure:.2f} is less than {least:g}",)
+    return (f"unsure: {likely:.2f} is less than {least:g}",)
 
 
 def _name_warning(warning: AnswerWarning, item: Item, images: Mapping[str, Image]) -> str:

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ..errors import IdeficsError, ItemError, ModelError, describe_problems
+from ..errors import IdeficsError, ItemError, ModelError, describe_problems, name_place
 from ..jsonl import dump_row
 from ..values import list_sources
 from .batch_route import MAX_ITEMS, MAX_KEYS, ServedBackend, answer_items, open_reader, reserve
@@ -200,7 +200,7 @@ def _validate(kind: type[ChatCall], values: Any) -> ChatCall:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(step) for step in first["loc"])
+        place = name_place(first)
         if first["type"] == "extra_forbidden":
             raise CallError(
                 400, f"{place} is not supported", code="unsupported_parameter", param=place
