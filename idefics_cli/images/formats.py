@@ -41,6 +41,8 @@ COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 """The first of them: Pillow knows these without loading all its plugins, a tenth of the time of a short run."""
 _IMAGE_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
+_HEIF_READERS = ("pi_heif", "pillow_heif")
+"""The one that the extra brings, and the larger one that also writes."""
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"
 )
@@ -58,8 +60,10 @@ def has_image_suffix(name: str) -> bool:
 @functools.cache
 def list_formats() -> tuple[str, ...]:
     """The Pillow names of the formats that can be read here, in the order to try."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("pillow_heif").register_heif_opener()
+    for reader in _HEIF_READERS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(reader).register_heif_opener()
+            break
     PIL.Image.init()
     return tuple(name for name in _SUFFIXES if name in PIL.Image.OPEN)
 

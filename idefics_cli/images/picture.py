@@ -17,6 +17,7 @@ import PIL._imaging
 import PIL.Image
 
 from ..errors import SourceError
+from .coded_colours import note_heif_colours, note_png_colours
 from .deadline import Deadline, time_bytes
 from .formats import COMMON, describe_unreadable, list_formats
 from .limits import Limits, check_size
@@ -32,7 +33,6 @@ from .misread import (
 )
 from .opening import Opened
 from .pixels import DEEP_CHANNELS, OPAQUE
-from .png_colours import note_colours
 from .restarts import reaches_last_interval
 
 MAX_PAGES = 64
@@ -102,7 +102,9 @@ def _load(reading: Reading, file: IO[bytes]) -> PIL.Image.Image:
     check_size(*image.size, reading.name, reading.limits)  # an icon's header may lie about the picture inside
     _mend(image, reading.head)
     if image.format == "PNG":
-        note_colours(image, reading.opened.file, reading.name, reading.notes)
+        note_png_colours(image, reading.opened.file, reading.name, reading.notes)
+    elif image.format == "HEIF":
+        note_heif_colours(image, reading.name, reading.notes)
     return image
 
 

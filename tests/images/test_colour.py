@@ -74,6 +74,29 @@ def rgb_profile(name: str, padding: int = 0) -> bytes:
     return write_profile(b"RGB ", tags, padding)
 
 
+INKS = np.array([[0.05, 0.30, 0.65], [0.60, 0.04, 0.25], [0.95, 0.80, 0.06], [0.0, 0.0, 0.0]])
+"""Of linear sRGB, what a full layer of cyan, magenta, yellow and black lets through."""
+GRID = 9
+
+
+def print_inks(amounts: Array) -> Array:
+    """XYZ under D50 of amounts of ink from 0 to 1: dots that cover as much of the paper, by chance."""
+    through = 1 - amounts[..., None] * (1 - INKS)
+    return np.asarray(through.prod(axis=-2) @ SRGB.T)
+
+
+def ink_profile() -> bytes:
+    """A version 2 profile of that press: one table of 9 steps an ink (ICC.1:2001-04, 6.5.8)."""
+    steps = np.linspace(0, 1, GRID)
+    amounts = np.stack(np.meshgrid(steps, steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 4)
+    table = np.rint(print_inks(amounts) * 32768).astype(">u2").tobytes()
+    line = struct.pack(">2H", 0, 65535)
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    lut = b"mft2" + struct.pack(">4x4B", 4, 3, GRID, 0) + matrix + struct.pack(">2H", 2, 2)
+    white = tag_xyz([0.9642, 1.0, 0.8249])
+    return write_profile(b"CMYK", {b"wtpt": white, b"A2B0": lut + 4 * line + table + 3 * line})
+
+
 def to_srgb(light_xyz: Array) -> Array:
     linear = np.clip(light_xyz @ np.linalg.inv(SRGB).T, 0, 1)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -140,6 +163,23 @@ def test_grey_profiles_are_applied_and_those_of_colours_to_grey() -> None:
     pixels, notes = read(encode(stored, "PNG", icc_profile=rgb_profile("ProPhoto")))
     assert np.abs(pixels - meant(np.stack([stored.astype(float)] * 3, axis=-1), "ProPhoto")).mean() <= 1
     assert notes == ()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_inks_are_those_of_their_press(kind: str) -> None:
+    ink = np.dstack([quantize(0.8 * (1 - colours()), 8), quantize(0.3 * greys(), 8)])
+    options: dict[str, Any] = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    buffer = io.BytesIO()
+    image = PIL.Image.fromarray(ink, "CMYK")
+    image.save(buffer, kind, icc_profile=ink_profile(), **options)
+    pixels, notes = read(buffer.getvalue())
+    expected = to_srgb(print_inks(ink / 255))
+    assert np.abs(pixels - expected).mean() <= 1
+    assert np.abs(np.asarray(image.convert("RGB"), float) - expected).mean() > 20
+    assert notes == ("CMYK colours were converted to RGB",)
+    image.save(buffer := io.BytesIO(), kind, icc_profile=rgb_profile("Adobe RGB"), **options)
+    _, notes = read(buffer.getvalue())
+    assert notes[1:] == ("the colour profile is for RGB colours; it is not used",)
 
 
 def test_srgb_profiles_change_nothing() -> None:

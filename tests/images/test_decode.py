@@ -351,7 +351,7 @@ def test_what_is_no_image_is_named(data: bytes, reason: str) -> None:
 
 
 def test_heic_without_support_names_the_extra() -> None:
-    probe = "import sys; sys.modules['pillow_heif'] = None\n" + (
+    probe = "import sys; sys.modules['pi_heif'] = sys.modules['pillow_heif'] = None\n" + (
         "from idefics_cli.images import Limits, decode\n"
         "from idefics_cli.errors import SourceError\n"
         "try: decode(b'\\0\\0\\0\\x18ftypheic\\0\\0\\0\\0mif1heic' + bytes(99), 'IMG_1.HEIC', Limits())\n"

@@ -1,4 +1,4 @@
-"""The colours of a PNG that has chunks instead of an ICC profile: cICP, and cHRM with gAMA.
+"""The colours of an image that has numbers instead of an ICC profile: PNG's cICP and cHRM, HEIF's nclx.
 
 They become a profile for `colour` to apply (PNG, third edition, 4.3 and 11.3; ITU-T H.273).
 """
@@ -30,6 +30,8 @@ _PRIMARIES: dict[int, Chromaticities] = {
 _CURVES = {1: "bt709", 4: 2.2, 5: 2.8, 6: "bt709", 8: 1.0, 13: "srgb", 14: "bt709", 15: "bt709"}
 """Powers and curves by the numbers of H.273, table 3."""
 _HDR = {16: "PQ", 18: "HLG"}
+_UNSAID = 2
+"""What both tables have for a number that is left open."""
 _CLOSE = 0.002
 """Primaries so near to those of sRGB are they, rounded by another program."""
 _STEPS = 1024
@@ -37,24 +39,16 @@ _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD: Matrix = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 
 
-def note_colours(image: PIL.Image.Image, file: IO[bytes], name: str, notes: list[str]) -> None:
+def note_png_colours(image: PIL.Image.Image, file: IO[bytes], name: str, notes: list[str]) -> None:
     """Give a PNG with colour chunks the equivalent profile. Raises SourceError for HDR."""
     info: dict[Any, Any] = image.info
     coding = _find_coding(file)
     if coding is not None:
         primaries, transfer, matrix, is_full = coding
-        if transfer in _HDR:
-            hint = "save it as an ordinary PNG or JPEG first"
-            raise SourceError(f"{name} is an HDR PNG ({_HDR[transfer]})", code="not_an_image", hint=hint)
-        if primaries in _PRIMARIES and transfer in _CURVES and matrix == 0 and is_full:
-            info.pop("icc_profile", None)
-            info["srgb"] = 0
-            if (primaries, transfer) != (1, 13):
-                info["icc_profile"] = make_profile(_PRIMARIES[primaries], _CURVES[transfer])
+        _refuse_hdr(transfer, "PNG", name)
+        if matrix == 0 and is_full and _take_coding(info, primaries, transfer):
             return
-        notes.append(
-            f"the colour coding {primaries}/{transfer} is unknown; the colours are used as they are stored"
-        )
+        notes.append(_describe_unknown(primaries, transfer))
         return
     told = info.get("chromaticity")
     if info.get("icc_profile") or "srgb" in info or not isinstance(told, tuple) or len(told) != 8:
@@ -67,6 +61,40 @@ def note_colours(image: PIL.Image.Image, file: IO[bytes], name: str, notes: list
             )
         except (ArithmeticError, struct.error):
             notes.append("its primaries are no colours; the colours are used as they are stored")
+
+
+def note_heif_colours(image: PIL.Image.Image, name: str, notes: list[str]) -> None:
+    """Give a HEIF with numbers and no profile the equivalent one. Raises SourceError for HDR."""
+    told = image.info.get("nclx_profile")
+    if not isinstance(told, dict):
+        return
+    primaries, transfer = int(told["color_primaries"]), int(told["transfer_characteristics"])
+    _refuse_hdr(transfer, "HEIF", name)
+    if image.info.get("icc_profile") or primaries == _UNSAID:
+        return
+    if not _take_coding(image.info, primaries, 13 if transfer == _UNSAID else transfer):
+        notes.append(_describe_unknown(primaries, transfer))
+
+
+def _refuse_hdr(transfer: int, kind: str, name: str) -> None:
+    if transfer in _HDR:
+        hint = "save it as an ordinary PNG or JPEG first"
+        raise SourceError(f"{name} is an HDR {kind} ({_HDR[transfer]})", code="not_an_image", hint=hint)
+
+
+def _take_coding(info: dict[Any, Any], primaries: int, transfer: int) -> bool:
+    """Put the profile of two H.273 numbers in place of the image's own. False if a number is unknown."""
+    if primaries not in _PRIMARIES or transfer not in _CURVES:
+        return False
+    info.pop("icc_profile", None)
+    info["srgb"] = 0
+    if (primaries, transfer) != (1, 13):
+        info["icc_profile"] = make_profile(_PRIMARIES[primaries], _CURVES[transfer])
+    return True
+
+
+def _describe_unknown(primaries: int, transfer: int) -> str:
+    return f"the colour coding {primaries}/{transfer} is unknown; the colours are used as they are stored"
 
 
 @functools.lru_cache(8)
