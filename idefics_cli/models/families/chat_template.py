@@ -7,7 +7,7 @@ prompts stay whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,12 @@ class ChatTemplateFamily(Family):
             if (explained := explain_missing(config, error)) is not None:
                 raise explained from error
             raise
+
+    @classmethod
+    def build_random(cls, sizes: Mapping[str, Any], build_tokenizer: Callable[..., Any]) -> tuple[Any, Any]:
+        from ..random.processor import build_processor
+
+        return build_processor(sizes, build_tokenizer)
 
     def _find_stop_ids(self, generation: Any) -> tuple[int, ...]:
         """The stop ids of the config, and the token that ends a turn of the template: not all configs name

@@ -22,10 +22,12 @@ from ...config import load_packaged_models
 from ...errors import UsageError
 from ..families import find_family
 from ..families.family import Family
+from .shapes import ARCHITECTURES
 from .tokenizer import build_tokenizer, list_fragments
 
 MARKER = "random-weights"
 SEED = 7
+SMALL = "small"
 
 
 def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
@@ -36,7 +38,8 @@ def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
     sizes = known if not isinstance(known, str) else load_packaged_models()[known].config
     assert sizes is not None, f"{known} has no config in models.yaml"
     build = partial(build_tokenizer, corpus=corpus)
-    config, processor = find_family(sizes["model_type"]).build_random(sizes, build)
+    family = find_family(sizes["model_type"], has_template=True)
+    config, processor = family.build_random(sizes, build)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / MARKER).write_text(f"{name}\n", encoding="utf-8")
@@ -168,5 +171,11 @@ SHAPES: dict[str, Mapping[str, Any] | str] = {
     "idefics3-8b": "idefics3",
     "idefics-9b": "idefics-9b",
     "idefics-80b": "idefics-80b",
+    **{f"{SMALL}-{name}": sizes for name, sizes in ARCHITECTURES.items()},
 }
 """Names and what they are the shape of: sizes of our own, or an entry of models.yaml."""
+
+
+def list_architectures() -> dict[str, str]:
+    """The small shape of each architecture, our own first."""
+    return {"idefics": SMALL, **{name: f"{SMALL}-{name}" for name in ARCHITECTURES}}
