@@ -200,6 +200,13 @@ def _open_script(spec: ModelSpec) -> ArmBackend:
     return Script(spec)
 
 
+def count_threads() -> int:
+    """Those that compute on a CPU."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 def reset_peak() -> None:
     """Give back what is free and count the highest use of memory from here on."""
     import torch

@@ -108,15 +108,15 @@ def to_json(lines: Sequence[Line], setting: Setting) -> str:
         "differences": list_differences(lines),
         "is_exact": setting.is_exact,
     }
-    return json.dumps(_round(content), ensure_ascii=False)
+    return json.dumps(round_all(content), ensure_ascii=False)
 
 
-def _round(value: Any) -> Any:
+def round_all(value: Any) -> Any:
     """Figures with as many digits as are significant."""
     if isinstance(value, dict):
-        return {key: _round(one) for key, one in value.items()}
+        return {key: round_all(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_round(one) for one in value]
+        return [round_all(one) for one in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 

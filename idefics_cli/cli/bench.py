@@ -10,14 +10,23 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 
 from ..backends import DEFAULT_BATCH_SIZE
+from ..bench.architectures import (
+    COMPARED,
+    COMPARED_IMAGES,
+    COMPARED_WORKLOADS,
+    ArchitectureLines,
+    list_architecture_problems,
+    tabulate_architectures,
+    to_architectures_json,
+)
 from ..bench.corpus import list_corpus
-from ..bench.measure import ARMS, Arm, ArmJob, ArmOutcome, measure
+from ..bench.measure import ARMS, Arm, ArmJob, ArmOutcome, count_threads, measure
 from ..bench.plot import check_plot, draw_plot
 from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
 from ..bench.subprocess import Runs, run_in_child
@@ -48,6 +57,7 @@ class BenchOptions:
     plot: str | None
     random_weights: str | None
     decoding: bool
+    architectures: tuple[str, ...] = ()
 
 
 def run_bench(wanted: BenchOptions, settings: Settings) -> None:
@@ -55,6 +65,9 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
     talk = settings.talk
     if wanted.decoding:
         _run_decoding(wanted, settings)
+        return
+    if wanted.architectures:
+        _run_architectures(wanted, settings)
         return
     _check_names("workload", wanted.workloads, WORKLOADS)
     _check_names("arm", wanted.arms, ARMS)
@@ -130,6 +143,43 @@ def _run_decoding(wanted: BenchOptions, settings: Settings) -> None:
     for line in tabulate_decoding(model.name, best).splitlines():
         emit_folded(line)
     emit(to_json(model.name, best))
+
+
+def _run_architectures(wanted: BenchOptions, settings: Settings) -> None:
+    """Measure small random weights of each architecture, print their table and the JSON line."""
+    from ..models.families import find_way
+    from ..models.random.checkpoint import find_architecture, list_architectures
+
+    if wanted.arms or wanted.plot or wanted.random_weights or settings.model.model:
+        raise UsageError(
+            "--architecture takes no --arm, --plot, --random-weights or --model", hint="leave them out"
+        )
+    known = list_architectures()
+    _check_names("architecture", wanted.architectures, ["all", *known])
+    _check_names("workload", wanted.workloads, WORKLOADS)
+    import_libraries()
+    measured = []
+    for name in known if "all" in wanted.architectures else wanted.architectures:
+        settings.talk.note(f"measuring {name}")
+        own = replace(
+            wanted, arms=COMPARED, images=wanted.images or COMPARED_IMAGES, random_weights=known[name]
+        )
+        with _choose_checkpoint(own, settings) as model:
+            lines = []
+            for workload in wanted.workloads or COMPARED_WORKLOADS:
+                jobs = _list_jobs(WORKLOADS[workload], model, own, settings)
+                outcomes = _measure_all(jobs, wanted.repeat, settings.talk)
+                lines.append(Line(WORKLOADS[workload], jobs[0].images, outcomes))
+        measured.append(ArchitectureLines(name, find_way(find_architecture(name)), tuple(lines)))
+    common = jobs[0].batch_size, jobs[0].new_tokens, count_threads()
+    for line in tabulate_architectures(measured, *common).splitlines():
+        emit_folded(line)
+    failures, differences = list_architecture_problems(measured)
+    for sentence in (*failures, *differences):
+        say(sentence)
+    emit(to_architectures_json(measured, *common))
+    if failures or differences:
+        raise typer.Exit(1)
 
 
 def _check_names(kind: str, names: Collection[str], known: Collection[str]) -> None:

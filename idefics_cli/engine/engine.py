@@ -86,7 +86,7 @@ class Engine:
         self._step = DecoderStep.open(model, family)
         self._graphs = StepGraphs(self._device)
         self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)
-        self._whole = WholePrompts(model, family, self._batch_tokens)
+        self._whole = WholePrompts(model, family, self._batch_tokens, self._store)
         if family.has_prefixes:
             marked = cast(PlaceholderFamily, family)
             self._marked: PlaceholderFamily | None = marked
@@ -277,7 +277,8 @@ class Engine:
         if first.decoding.max_new_tokens < 1:
             return [Outcome(Generation("", 0, "length"), ())] * len(works)
         continuations = [work for work in works if isinstance(work, Continuation)]
-        return [Outcome(made, ()) for made in self._whole.write(continuations)]
+        generations, shared = self._whole.write(continuations)
+        return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 
 
 def _leave_last(encoded: Encoded) -> Encoded:

@@ -1,11 +1,13 @@
 """Prompts of architectures that are not split: whole, in batches padded on the left.
 
-Whether padding changes the answers of an unknown architecture is checked once, before the first batch.
+Prompts about the same images share the computation up to the last image. Whether padding changes the answers of an
+unknown architecture is checked once, before the first batch.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ItemError
+from ..lru import LRUCache
 from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Encoded, Family
 from .batching import Batch
@@ -20,6 +23,7 @@ from .generate import Continuation, Generation, batch_key, generate
 from .inputs import to_model
 from .label_scoring import Ranking
 from .whole_labels import WholeLabels
+from .whole_prefix import WholePrefixes
 
 log = logging.getLogger(__name__)
 
@@ -30,34 +34,51 @@ TOLERANCE = 0.02
 class WholePrompts:
     """Runs one model's prompts in batches, or one at a time where a batch would change an answer."""
 
-    def __init__(self, model: Any, family: Family, batch_tokens: int) -> None:
+    def __init__(self, model: Any, family: Family, batch_tokens: int, store: LRUCache[Any, Any]) -> None:
         self._model = model
         self._family = family
         self._batch_tokens = batch_tokens
         self._are_batched: bool | None = None if family.has_batches else False
-        self._labels = WholeLabels(model, cast(ChatTemplateFamily, family), batch_tokens, self._may_batch)
+        templated = cast(ChatTemplateFamily, family)
+        self._labels = WholeLabels(model, templated, batch_tokens, self._may_batch)
+        self._prefixes = WholePrefixes(model, templated, store)
 
     def plan(self, works: Sequence[Continuation | Ranking], rows: int) -> list[Batch]:
-        """Batches of prompts with the same decoding, those of similar length first; labels by themselves."""
+        """Batches of prompts about the same images or with the same decoding, those of similar length first; labels by
+        themselves."""
+        continued = {index: work for index, work in enumerate(works) if isinstance(work, Continuation)}
+        shares = {index: self._prefixes.find_key(work) for index, work in continued.items()}
+        often = {key for key, count in Counter(shares.values()).items() if count > 1 and key is not None}
+        often = often if often and self._prefixes.may_share() else set()
         groups: dict[Hashable, list[int]] = {}
-        for index, work in enumerate(works):
-            key = (batch_key(work), _name_shapes(work.encoded)) if isinstance(work, Continuation) else index
+        for index in range(len(works)):
+            if (work := continued.get(index)) is None:
+                key: Hashable = index
+            elif shares[index] in often:
+                key = batch_key(work), shares[index]
+            else:
+                key = batch_key(work), _name_shapes(work.encoded)
             groups.setdefault(key, []).append(index)
         batches: list[Batch] = []
         for group in groups.values():
             group.sort(key=lambda index: -len(works[index].encoded.ids))
             size = min(rows, max(1, self._batch_tokens // self._count_tokens(works[group[0]])))
-            size = size if len(group) > 1 and size > 1 and self._may_batch() else 1
+            if shares.get(group[0]) not in often:
+                size = size if len(group) > 1 and size > 1 and self._may_batch() else 1
             batches += [Batch(tuple(group[first : first + size])) for first in range(0, len(group), size)]
         return batches
 
-    def write(self, works: Sequence[Continuation]) -> list[Generation]:
-        """Continue prompts with the same decoding."""
+    def write(self, works: Sequence[Continuation]) -> tuple[list[Generation], list[int]]:
+        """Continue prompts with the same decoding; with each, how many of its tokens were shared."""
         first = works[0]
+        key, *others = {self._prefixes.find_key(work) for work in works}
+        is_shared = key is not None and not others and (len(works) > 1 or self._prefixes.is_kept(key))
+        if is_shared and self._prefixes.may_share():
+            return self._prefixes.write(works)
         prompts = [work.encoded for work in works]
         inputs = to_model(self._model, self._family.collate(prompts))
         listeners = [work.listener for work in works]
-        return generate(
+        made = generate(
             self._model,
             self._family,
             prompts,
@@ -67,6 +88,7 @@ class WholePrompts:
             first.constrain,
             first.likeliest,
         )
+        return made, [0] * len(works)
 
     def rank(self, work: Ranking) -> list[float]:
         """The score of each label."""

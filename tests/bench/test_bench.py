@@ -99,6 +99,28 @@ def test_decoding_is_measured_alone_and_in_a_batch(run: Callable[..., Run]) -> N
 
 
 @pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("qwen3_vl", "templated"),
+        pytest.param("gemma4", "plain batches", marks=pytest.mark.slow),
+        pytest.param("mistral3", "templated", marks=pytest.mark.slow),
+    ],
+)
+def test_an_architecture_is_compared_in_a_table_of_its_own(
+    name: str, way: str, run: Callable[..., Run]
+) -> None:
+    with here():
+        result = run("bench", "--architecture", name, "-w", "questions", "--max-new-tokens", "3")
+    assert result.code == 0, result.stderr
+    values = last_line(result)
+    assert values["failures"] == values["differences"] == []
+    (one,) = values["architectures"]
+    assert (one["name"], one["run_as"]) == (name, way)
+    assert one["workloads"][0]["over_guide_cpu"] > 2
+    assert f"{name}  " in result.stdout
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (("--device", "cuda"), 3, "there is no GPU for --device cuda here; this measurement needs one"),
@@ -171,6 +193,7 @@ def test_a_failed_arm_is_a_row_and_exit_1(run: Callable[..., Run]) -> None:
     [
         (["--workload", "captions"], "there is no workload 'captions'; known: caption-0"),
         (["--arm", "vllm"], "there is no arm 'vllm'; known: guide, batch, idefics"),
+        (["--architecture", "gemma3"], "--architecture takes no --arm, --plot, --random-weights or --model"),
         (["--random-weights", "gpt"], "there are no random weights 'gpt'; known: tiny"),
         (["--plot", "bars.pdf"], "--plot bars.pdf is not an image file"),
         (["--workload", "rank-1000", "--arm", "guide"], "only idefics can run that workload"),

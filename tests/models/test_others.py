@@ -262,6 +262,48 @@ def test_what_cannot_be_cut_is_batched_whole(name: str, caplog: pytest.LogCaptur
     assert not [one for one in caplog.records if one.name.startswith("idefics_cli")]
 
 
+QUESTIONS = ("What?", "How many dogs are there?", "Which colour is it, then?", "And what is behind it?")
+
+
+def ask_both(name: str, family: Family, model: Any) -> tuple[list[int], list[str], list[str]]:
+    """Four questions about each of two images: what was shared, what was answered, and what plain transformers says."""
+    prompts = [(user(image, question),) for question in QUESTIONS for image in (A, B)]
+    works = [Continuation(family.encode(prompt, pictures_of(prompt)), GREEDY) for prompt in prompts]
+    engine = Engine(model, family)
+    outcomes = {
+        index: outcome
+        for batch in engine.plan(works, rows=3)
+        for index, outcome in zip(batch.rows, engine.run([works[n] for n in batch.rows]), strict=True)
+    }
+    answers = [one.generation.text if (one := outcomes[n]).generation else "" for n in range(len(works))]
+    expected = [family.decode(plain_answer(name, prompt)) for prompt in prompts]
+    return [outcomes[n].shared_tokens for n in range(len(works))], answers, expected
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_questions_about_one_image_go_on_from_one_cache(name: str) -> None:
+    shared, answers, expected = ask_both(name, *opened(name))
+    assert [one.strip() for one in answers] == [one.strip() for one in expected]
+    assert sum(count > 0 for count in shared) == len(shared) - 2, "each image is run once"
+
+
+def test_what_goes_on_differently_from_its_cache_is_run_whole() -> None:
+    class Forgetful(ChatTemplateFamily):
+        """One whose prompts begin with other words than they have."""
+
+        def begin(self, encoded: Encoded, length: int) -> Encoded:
+            made = super().begin(encoded, length)
+            assert made.inputs is not None
+            inputs = {**made.inputs, "input_ids": made.inputs["input_ids"].clone()}
+            inputs["input_ids"][0, 0] += 7
+            return replace(made, inputs=inputs)
+
+    family, model = opened("qwen3_5")
+    shared, answers, expected = ask_both("qwen3_5", Forgetful(family.processor, family.config), model)
+    assert [one.strip() for one in answers] == [one.strip() for one in expected]
+    assert not any(shared)
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_prompt_of_many_labels_is_run_once(name: str) -> None:
     family, model = opened(name)

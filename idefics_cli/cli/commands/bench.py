@@ -30,7 +30,7 @@ def bench(
             panel=MODEL,
             metavar="NAME",
             help="Build this architecture with random weights instead of a download: tiny, small, tiled, smolvlm-256m, "
-            "smolvlm-500m, smolvlm, idefics2-8b, idefics3-8b, idefics-9b, idefics-80b.",
+            "smolvlm-500m, smolvlm, idefics2-8b, idefics3-8b, idefics-9b, idefics-80b, or small-ARCHITECTURE.",
         ),
     ] = None,
     workload: Annotated[
@@ -47,6 +47,15 @@ def bench(
             metavar="NAME",
             help="Run this only (repeatable): guide is the task guide's loop, one image at a time; batch is "
             "hand-written batching with transformers; idefics is this program.",
+        ),
+    ] = None,
+    architecture: Annotated[
+        list[str] | None,
+        option(
+            "--architecture",
+            panel=PANEL,
+            metavar="NAME",
+            help="Compare guide and idefics on small random weights of this architecture (repeatable), or of all.",
         ),
     ] = None,
     images: Annotated[
@@ -72,6 +81,13 @@ def bench(
     from ..bench import BenchOptions, run_bench
 
     wanted = BenchOptions(
-        tuple(workload or ()), tuple(arm or ()), images, repeat, plot, random_weights, decoding
+        tuple(workload or ()),
+        tuple(arm or ()),
+        images,
+        repeat,
+        plot,
+        random_weights,
+        decoding,
+        tuple(architecture or ()),
     )
     run_bench(wanted, settings)

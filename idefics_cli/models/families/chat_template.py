@@ -127,6 +127,12 @@ class ChatTemplateFamily(Family):
         """The first tokens of a prompt, all of its images among them."""
         return _end_with(encoded, length, ())
 
+    def find_cut(self, encoded: Encoded) -> int:
+        """How many of its first tokens have all of its images; 0 where there are none, or they are not known."""
+        token = getattr(self.config, "image_token_id", None)
+        places = [place for place, index in enumerate(encoded.ids) if index == token]
+        return places[-1] + 1 if places and encoded.shown and places[-1] + 1 < len(encoded.ids) else 0
+
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Left-padded model inputs; the tensors of images are concatenated. Raises ValueError if they cannot
         be.
@@ -231,7 +237,8 @@ class ChatTemplateFamily(Family):
             options["images"] = [[image.pixels for image in images]]
         with preparing(images, self.config.model_type):
             inputs = self.processor(text=[text], **options).convert_to_tensors("pt")
-        encoded = Encoded(tuple(inputs["input_ids"][0].tolist()), inputs=dict(inputs))
+        shown = tuple(image.digest for image in images)
+        encoded = Encoded(tuple(inputs["input_ids"][0].tolist()), inputs=dict(inputs), shown=shown)
         self.check_length(encoded)
         return encoded
 

@@ -60,12 +60,16 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A prompt as the model takes it. `inputs` is only for processors whose tensors cannot be split by image."""
+    """A prompt as the model takes it.
+
+    `inputs` is only for processors whose tensors cannot be split by image; `shown` are then the digests of the images.
+    """
 
     ids: tuple[int, ...]
     spans: tuple[ImageSpan, ...] = ()
     pixels: tuple[Pixels, ...] = ()
     inputs: Mapping[str, Tensor] | None = None
+    shown: tuple[str, ...] = ()
 
 
 class Family(ABC):

@@ -30,6 +30,16 @@ SEED = 7
 SMALL = "small"
 
 
+def list_architectures() -> dict[str, str]:
+    """The small shape of each architecture, our own first."""
+    return {"idefics": SMALL, **{name: f"{SMALL}-{name}" for name in ARCHITECTURES}}
+
+
+def find_architecture(name: str) -> str:
+    """The model type of an architecture that is listed; several may share one."""
+    return str(ARCHITECTURES[name]["model_type"]) if name in ARCHITECTURES else name
+
+
 def write_checkpoint(name: str, folder: Path, corpus: Sequence[str]) -> None:
     """Write everything of a checkpoint but its weights. The tokenizer learns its words from the corpus."""
     if name not in SHAPES:
@@ -174,8 +184,3 @@ SHAPES: dict[str, Mapping[str, Any] | str] = {
     **{f"{SMALL}-{name}": sizes for name, sizes in ARCHITECTURES.items()},
 }
 """Names and what they are the shape of: sizes of our own, or an entry of models.yaml."""
-
-
-def list_architectures() -> dict[str, str]:
-    """The small shape of each architecture, our own first."""
-    return {"idefics": SMALL, **{name: f"{SMALL}-{name}" for name in ARCHITECTURES}}

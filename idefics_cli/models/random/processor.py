@@ -1,4 +1,4 @@
-"""The files of a processor that is worded by a chat template: image processor, tokenizer, settings, and the template."""
+"""The files of a processor that is worded by a chat template: its image processor, tokenizer, settings and template."""
 
 # transformers is typed in parts only.
 # mypy: disable-error-code="no-untyped-call"
@@ -56,7 +56,9 @@ def build_processor(
     added = (*ROLES, *(token for token in dict.fromkeys(shape["tokens"])))
     tokenizer = build_tokenizer(text["vocab_size"], bos="<s>", added=added)
     find = tokenizer.get_added_vocab()
-    config = {key: find.get(value, value) if isinstance(value, str) else value for key, value in known.items()}
+    config = {
+        key: find.get(value, value) if isinstance(value, str) else value for key, value in known.items()
+    }
     config["text_config"] = {**text, "vocab_size": text["vocab_size"] - extra, "tie_word_embeddings": False}
     config["vision_config"] = dict(known["vision_config"])
     return (

@@ -9,97 +9,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TEXT: Mapping[str, Any] = {
-    "vocab_size": 4096,
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "max_position_embeddings": 32768,
-    "initializer_range": 0.1,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-VISION: Mapping[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "initializer_range": 0.1,
-}
+from .later_shapes import LATER
+from .small import TEXT, VISION, size_of
+
 _SIGLIP = {"model_type": "siglip_vision_model", **VISION, "patch_size": 14}
-_CLIP_336 = {"model_type": "clip_vision_model", **VISION, "projection_dim": 128, "patch_size": 14, "image_size": 336}
+_CLIP_336 = {
+    "model_type": "clip_vision_model",
+    **VISION,
+    "projection_dim": 128,
+    "patch_size": 14,
+    "image_size": 336,
+}
 _CLIP_IMAGES = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
 _LLAVA = {
     "patch_size": 14,
     "vision_feature_select_strategy": "default",
     "num_additional_image_tokens": 1,
 }
-_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-_MROPE = {**_ROPE, "mrope_section": [8, 12, 12]}
 _NEXT = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _TILES = [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)]
 _GRANITE = [pair for pair in _TILES if pair[0] * pair[1] <= 10 * 384 * 384]
 
 
-def _size(edge: int) -> dict[str, Any]:
-    return {"size": {"height": edge, "width": edge}}
-
-
-def _qwen(model_type: str, text: str, patch: int, vision: Mapping[str, Any], **words: Any) -> Mapping[str, Any]:
-    token = (2 * patch) ** 2
-    name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}.get(model_type, "Qwen3VLProcessor")
-    rope = {"mrope_interleaved": True} if model_type in ("qwen3_vl", "qwen3_5") else {}
-    return {
-        "model_type": model_type,
-        "text_config": {"model_type": text, **TEXT, "rope_parameters": _MROPE | rope, **words},
-        "vision_config": {
-            "depth": 2,
-            "num_heads": 2,
-            "patch_size": patch,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            **vision,
-        },
-        "image_token_id": "<|image_pad|>",
-        "video_token_id": "<|video_pad|>",
-        "vision_start_token_id": "<|vision_start|>",
-        "vision_end_token_id": "<|vision_end|>",
-        "processor": {
-            "class": name,
-            "image": "<|vision_start|><|image_pad|><|vision_end|>",
-            "tokens": ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
-            "images": (
-                "Qwen2VLImageProcessorPil",
-                {"patch_size": patch, "size": {"shortest_edge": 4 * token, "longest_edge": 16384 * token}},
-            ),
-        },
-    }
-
-
-_DEEP = {"hidden_size": 128, "intermediate_size": 256, "out_hidden_size": 256}
 _INTERNVL = {
     "start_image_token": "<img>",
     "end_image_token": "</img>",
     "context_image_token": "<IMG_CONTEXT>",
     "video_token": "<video>",
 }
-_GEMMA3 = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-_GEMMA4 = {
-    "boi_token": "<|image>",
-    "eoi_token": "<image|>",
-    "image_token": "<|image|>",
-    "boa_token": "<|audio>",
-    "eoa_token": "<audio|>",
-    "audio_token": "<|audio|>",
+_GEMMA3 = {
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+    "image_token": "<image_soft_token>",
 }
-_AYA = ("<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL")
-_GLM = (
-    *("<|image|>", "<|begin_of_image|>", "<|end_of_image|>"),
-    *("<|video|>", "<|begin_of_video|>", "<|end_of_video|>"),
+_AYA = (
+    "<image>",
+    "<|START_OF_IMG|>",
+    "<|END_OF_IMG|>",
+    "<|IMG_PATCH|>",
+    "<|IMG_LINE_BREAK|>",
+    "TILE",
+    "TILE_GLOBAL",
 )
 _PIXTRAL: Mapping[str, Any] = {"model_type": "pixtral", **VISION, "head_dim": 64}
 
@@ -209,7 +159,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "processor": {
             "class": "LlavaOnevisionProcessor",
             "tokens": ("<image>", "<video>"),
-            "images": ("LlavaOnevisionImageProcessorPil", {**_size(384), "image_grid_pinpoints": _TILES}),
+            "images": ("LlavaOnevisionImageProcessorPil", {**size_of(384), "image_grid_pinpoints": _TILES}),
             "settings": {"num_image_tokens": 729, "vision_feature_select_strategy": "full"},
         },
     },
@@ -231,7 +181,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
             "tokens": tuple(_INTERNVL.values()),
             "images": (
                 "GotOcr2ImageProcessorPil",
-                {**_size(448), "crop_to_patches": True, "min_patches": 1, "max_patches": 12},
+                {**size_of(448), "crop_to_patches": True, "min_patches": 1, "max_patches": 12},
             ),
             "settings": {"image_seq_length": 256},
             "tokenizer": _INTERNVL,
@@ -267,7 +217,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
             "tokens": _AYA,
             "images": (
                 "GotOcr2ImageProcessorPil",
-                {**_size(364), "crop_to_patches": True, "min_patches": 1, "max_patches": 12},
+                {**size_of(364), "crop_to_patches": True, "min_patches": 1, "max_patches": 12},
             ),
             "settings": {"patch_size": 14, "img_size": 364, "downsample_factor": 2},
         },
@@ -284,111 +234,11 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
             "class": "Gemma3Processor",
             "image": "<start_of_image>",
             "tokens": tuple(_GEMMA3.values()),
-            "images": ("Gemma3ImageProcessorPil", _size(896)),
+            "images": ("Gemma3ImageProcessorPil", size_of(896)),
             "settings": {"image_seq_length": 256},
             "tokenizer": _GEMMA3,
         },
     },
-    "qwen2_vl": _qwen("qwen2_vl", "qwen2_vl_text", 14, {"embed_dim": 128, "hidden_size": 256, "mlp_ratio": 2}),
-    "qwen2_5_vl": _qwen("qwen2_5_vl", "qwen2_5_vl_text", 14, {**_DEEP, "fullatt_block_indexes": [1]}),
-    "qwen3_vl": _qwen("qwen3_vl", "qwen3_vl_text", 16, {**_DEEP, "deepstack_visual_indexes": [0, 1]}),
-    "glm4v": {
-        "model_type": "glm4v",
-        "text_config": {"model_type": "glm4v_text", **TEXT, "rope_parameters": _MROPE},
-        "vision_config": {
-            "depth": 2,
-            "num_heads": 2,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "image_size": 336,
-            **_DEEP,
-        },
-        "image_token_id": "<|image|>",
-        "image_start_token_id": "<|begin_of_image|>",
-        "image_end_token_id": "<|end_of_image|>",
-        "video_token_id": "<|video|>",
-        "video_start_token_id": "<|begin_of_video|>",
-        "video_end_token_id": "<|end_of_video|>",
-        "processor": {
-            "class": "Glm4vProcessor",
-            "image": "<|begin_of_image|><|image|><|end_of_image|>",
-            "tokens": _GLM,
-            "images": ("Glm4vImageProcessorPil", {}),
-        },
-    },
-    "qwen3_5": _qwen(
-        *("qwen3_5", "qwen3_5_text", 16, _DEEP),
-        layer_types=["linear_attention", "linear_attention", "linear_attention", "full_attention"],
-        linear_key_head_dim=64,
-        linear_value_head_dim=64,
-        linear_num_key_heads=2,
-        linear_num_value_heads=4,
-    ),
-    "gemma4": {
-        "model_type": "gemma4",
-        "text_config": {
-            "model_type": "gemma4_text",
-            **TEXT,
-            "vocab_size_per_layer_input": 4096,
-            "hidden_size_per_layer_input": 32,
-            "global_head_dim": 64,
-            "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
-            "num_kv_shared_layers": 0,
-            "use_bidirectional_attention": "vision",
-        },
-        "vision_config": {
-            **VISION,
-            "num_key_value_heads": 2,
-            "head_dim": 64,
-            "patch_size": 16,
-            "pooling_kernel_size": 3,
-        },
-        "boi_token_id": "<|image>",
-        "eoi_token_id": "<image|>",
-        "image_token_id": "<|image|>",
-        "video_token_id": "<|video|>",
-        "boa_token_id": "<|audio>",
-        "eoa_token_index": "<audio|>",
-        "audio_token_id": "<|audio|>",
-        "processor": {
-            "class": "Gemma4Processor",
-            "image": "<|image|>",
-            "tokens": (*_GEMMA4.values(), "<|video|>"),
-            "images": ("Gemma4ImageProcessorPil", {}),
-            "settings": {"image_seq_length": 280},
-            "tokenizer": _GEMMA4,
-        },
-    },
-    "mllama": {
-        "model_type": "mllama",
-        "text_config": {
-            "model_type": "mllama_text_model",
-            **TEXT,
-            "cross_attention_layers": [1, 3],
-            "rope_parameters": _ROPE,
-        },
-        "vision_config": {
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_global_layers": 1,
-            "attention_heads": 2,
-            "image_size": 560,
-            "patch_size": 14,
-            "max_num_tiles": 4,
-            "vision_output_dim": 256,
-            "intermediate_layers_indices": [0],
-            "initializer_range": 0.1,
-        },
-        "image_token_index": "<|image|>",
-        "processor": {
-            "class": "MllamaProcessor",
-            "image": "<|image|>",
-            "tokens": ("<|image|>", "<|python_tag|>"),
-            "images": ("MllamaImageProcessorPil", {**_size(560), "max_image_tiles": 4}),
-            "headless": 1,
-        },
-    },
+    **LATER,
 }
 """By architecture, each of them small. What has no `processor` is built by its own family."""

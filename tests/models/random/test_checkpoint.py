@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 import transformers
 
 from idefics_cli.errors import UsageError
+from idefics_cli.models.families import FAMILIES, TEMPLATED
 from idefics_cli.models.loading import load_model, open_family
-from idefics_cli.models.random.checkpoint import SHAPES, write_checkpoint
-from idefics_cli.values import ModelSpec
+from idefics_cli.models.random.checkpoint import (
+    SHAPES,
+    find_architecture,
+    list_architectures,
+    write_checkpoint,
+)
+from idefics_cli.values import Image, ModelSpec
+from tests.models.tiny import user
 
 BILLIONS = {
     "small": 0.047,
@@ -50,6 +58,38 @@ def test_weights_are_drawn_alike_each_time(quantization: str | None, tmp_path: P
     assert all(torch.equal(weight, other[name]) for name, weight in one.items() if torch.is_tensor(weight))
     quiet = [family.tokenizer.get_vocab()[token] for token in ("</s>", "\u00e9")]
     assert not one["lm_head.weight"][quiet].any()
+
+
+IMAGE_TOKENS = {
+    "idefics2": 5 * 64,
+    "llava": 576,
+    "internvl": 13 * 256,
+    "aya_vision": 13 * 169,
+    "mistral3": 23 * 18,
+    "gemma3": 256,
+    "qwen2_5_vl": 23 * 17,
+    "qwen3_vl": 20 * 15,
+    "gemma4": 266,
+    "mllama": 1,
+}
+"""Of an image of 640 by 480, as the processors of the published checkpoints have it."""
+SOME = ("qwen3_vl", "gemma4")
+
+
+def test_every_architecture_has_a_small_shape() -> None:
+    assert {*FAMILIES, *TEMPLATED} <= {find_architecture(name) for name in list_architectures()}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in IMAGE_TOKENS]
+)
+def test_small_shapes_have_real_images(name: str, tmp_path: Path) -> None:
+    write_checkpoint(list_architectures()[name], tmp_path, ["What is in this image?"])
+    family = open_family(ModelSpec(str(tmp_path)))
+    image = Image("photo", PIL.Image.effect_noise((640, 480), 80).convert("RGB"), "photo")
+    ids = family.encode((user(image, "What is in this image?"),), [image]).ids
+    token = getattr(family.config, "image_token_id", None)
+    assert ids.count(token) == IMAGE_TOKENS[name]
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
