@@ -44,10 +44,11 @@ from .long_labels import avoid_naming, may_not_fit
 from .model_choice import choose_model, choose_spec, list_run_details
 from .output import display_name, say, tell_failure
 from .progress import Progress, Tally
-from .results import Sinks, check_sidecars, choose_output, keep_inputs, open_sinks
+from .results import Sinks, check_sidecars, open_sinks
 from .settings import Settings
 from .signals import INTERRUPTED, Interrupts
 from .table_inputs import list_asked
+from .targets import choose_output, keep_inputs
 from .workers import choose_all_cards, choose_workers
 
 __all__ = ["Question", "ask", "list_asked", "list_lines", "open_chosen", "open_with"]
@@ -124,15 +125,17 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
                     _write_results(results, sinks, tally, show, settings)
                 except ServerLost as error:
                     raise _describe_loss(error, tally, sinks) from error
+        is_whole = sinks.is_whole = not (interrupts.were_heard or tally.was_stopped)
     for line in sinks.describe_kept():
         settings.talk.note(line)
-    is_whole = not (interrupts.were_heard or tally.was_stopped)
     if output.table is not None:
         from .convert import make_table
 
         make_table(output, settings, is_whole=is_whole)
     if others and is_whole:
         make_others(others, output, settings)
+    if sinks.upload is not None and is_whole:
+        sinks.upload.forget()
     _conclude(tally, sinks, work, settings, was_interrupted=interrupts.were_heard)
 
 
@@ -313,7 +316,9 @@ def _describe_loss(error: ServerLost, tally: Tally, sinks: Sinks) -> ModelError:
 def _say_where_failures_are(sinks: Sinks) -> str:
     if sinks.rows is None:
         return "not all failures are named here; --verbose names them, --output rows.jsonl keeps them"
-    path = shlex.quote(str(sinks.output.path))
+    path = shlex.quote(sinks.output.name)
+    if sinks.upload is not None:
+        return f"idefics find {path} is:failed --format jsonl | jq -r .error.message says why"
     return f"jq -r 'select(.error) | [.id, .error.message] | @tsv' {path} lists what failed and why"
 
 

@@ -10,13 +10,18 @@ from ..eval.cases import read_cases
 from ..eval.references import find_references, load_references
 from ..eval.temperature import fit_temperature
 from ..files import write_file
+from ..images import is_url
 from .output import emit
 from .settings import Settings
 
 
-def calibrate_rows(path: Path, references: Path | None, settings: Settings) -> None:
+def calibrate_rows(name: str, path: Path, references: Path | None, settings: Settings) -> None:
     """Write the file and print what is in it. Raises UsageError where there is too little to fit on."""
     given = settings.output.output
+    if given is None and is_url(name):
+        raise UsageError(
+            "rows in a bucket need another place for what is fitted", hint="name a file with --output"
+        )
     target = Path(given) if given is not None else path.with_name(f"{path.stem}.calibration.json")
     found = read_cases(path, load_references(references or find_references(path)))
     fitted = fit_temperature(list(found.cases.values()))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
 
-from ..convert.conversion import FORMS, FormName, check_form, convert
+from ..convert.conversion import FORMS, FormName
+from ..convert.target import check_table, write_table
 from ..errors import UsageError
+from ..images import name_source
+from ..results.objects import is_bucket
 from .formats import find_format
 from .output import Output, tell_failure
+from .row_files import open_rows
 from .settings import Settings
-
-_COPY_BYTES = 1 << 20
+from .targets import have_rows
 
 
 def convert_rows(rows: str, form: FormName, columns: str | None, settings: Settings) -> None:
@@ -25,9 +25,11 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
     wanted = [name.strip() for name in columns.split(",") if name.strip()] if columns is not None else []
     options = settings.output
     target = _choose_target(rows, form, options.output)
-    if target.exists() and os.path.exists(rows) and os.path.samefile(rows, target):
-        raise UsageError(f"{target} is the file of rows itself", hint="name another with --output")
-    check_form(form, target, is_replaced=options.existing == "overwrite")
+    if target == rows or (os.path.exists(target) and os.path.exists(rows) and os.path.samefile(rows, target)):
+        raise UsageError(
+            f"{name_source(target)} is the file of rows itself", hint="name another with --output"
+        )
+    check_table(form, target, is_replaced=options.existing == "overwrite")
     with open_rows(rows) as path:
         left_out = _write_table(path, form, target, wanted, settings)
     if left_out:
@@ -43,12 +45,14 @@ def make_table(output: Output, settings: Settings, *, is_whole: bool) -> None:
     if is_whole:
         _write_table(rows, form, table, [], settings, tell=lambda line, why: None)
     else:
-        settings.talk.note(f"{table} is written when all items are answered; the rows so far are in {rows}")
+        settings.talk.note(
+            f"{name_source(table)} is written when all items are answered; the rows so far are in {output.name}"
+        )
 
 
-def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, Path]]:
+def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, str]]:
     """The tables that are made besides, each with its form. Raises UsageError for one that could not be."""
-    chosen: list[tuple[FormName, Path]] = []
+    chosen: list[tuple[FormName, str]] = []
     for name in settings.output.also or ():
         form = "imagefolder" if name.endswith("/") else find_format(None, name)
         if form is None or form == "text":
@@ -57,13 +61,13 @@ def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, Pat
             )
         if output.path is None or not output.format.traits.can_resume:
             raise UsageError("--also makes tables of rows that are kept", hint="add --output rows.jsonl")
-        is_replaced = output.path.exists() or settings.output.existing == "overwrite"
-        check_form(form, Path(name), is_replaced=is_replaced)
-        chosen.append((form, Path(name)))
+        is_replaced = settings.output.existing == "overwrite" or have_rows(output.url or str(output.path))
+        check_table(form, name, is_replaced=is_replaced)
+        chosen.append((form, name))
     return chosen
 
 
-def make_others(forms: list[tuple[FormName, Path]], output: Output, settings: Settings) -> None:
+def make_others(forms: list[tuple[FormName, str]], output: Output, settings: Settings) -> None:
     """Make the tables that are wanted besides, of the same rows."""
     for form, table in forms:
         if output.path is not None and output.path.exists():
@@ -73,7 +77,7 @@ def make_others(forms: list[tuple[FormName, Path]], output: Output, settings: Se
 def _write_table(
     rows: Path,
     form: FormName,
-    target: Path,
+    target: str,
     columns: list[str],
     settings: Settings,
     *,
@@ -81,46 +85,30 @@ def _write_table(
 ) -> int:
     """Convert rows to a table and say so; returns how many were left out."""
     try:
-        done = convert(rows, form, target, columns=columns, limits=settings.limits, tell=tell)
+        done = write_table(rows, form, target, columns=columns, limits=settings.limits, tell=tell)
     except BrokenPipeError as error:
         raise SystemExit(0) from error
     except OSError as error:
         raise UsageError(
-            f"cannot write {target}: {error.strerror}", hint="make room, or name another place"
+            f"cannot write {name_source(target)}: {error.strerror}", hint="make room, or name another place"
         ) from error
     left_out = f", {done.left_out:,} left out" if done.left_out else ""
     rows_written = "1 row" if done.written == 1 else f"{done.written:,} rows"
-    settings.talk.note(f"{rows_written} in {target}{left_out}")
+    settings.talk.note(f"{rows_written} in {name_source(target)}{left_out}")
     return done.left_out
 
 
-def _choose_target(rows: str, form: FormName, output: str | None) -> Path:
+def _choose_target(rows: str, form: FormName, output: str | None) -> str:
     if output == "-":
-        return Path("/dev/stdout")
+        return "/dev/stdout"
     if output is not None:
-        return Path(output)
+        return output
     if rows == "-":
         raise UsageError(
             "rows from standard input need a name", hint=f"add --output rows{FORMS[form].suffix}"
         )
     if form == "jsonl":
         raise UsageError("flat rows need another name", hint="add --output flat.jsonl")
-    return Path(rows).with_suffix(FORMS[form].suffix)
-
-
-@contextmanager
-def open_rows(rows: str) -> Iterator[Path]:
-    """The file of rows; standard input is copied into a file, because rows are read twice."""
-    if rows != "-":
-        if not Path(rows).is_file():
-            raise UsageError(f"{rows} is not a file of rows", hint="make one with --output rows.jsonl")
-        yield Path(rows)
-        return
-    if sys.stdin is None or sys.stdin.closed:
-        raise UsageError("standard input is closed", hint="pipe rows into it")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "standard input"
-        with open(path, "wb") as copy:
-            while block := sys.stdin.buffer.read(_COPY_BYTES):
-                copy.write(block)
-        yield path
+    if is_bucket(rows):
+        return f"{rows.rstrip('/').removesuffix('.jsonl')}{FORMS[form].suffix}"
+    return str(Path(rows).with_suffix(FORMS[form].suffix))

@@ -11,9 +11,9 @@ from ..errors import NothingToDo, UsageError
 from ..review.filter import parse_query
 from ..review.session import ReviewSession, View
 from ..review.summary import read_sources
-from .convert import open_rows
 from .formats import refuse_tables
 from .output import emit, emit_name
+from .row_files import open_rows
 from .settings import Settings
 
 

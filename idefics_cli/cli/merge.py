@@ -8,9 +8,11 @@ from pathlib import Path
 import typer
 
 from ..errors import NothingToDo, UsageError
+from ..images import is_url
 from ..results.merge import Merged, merge
 from .inputs import list_sources
 from .output import say
+from .row_files import open_files
 from .settings import Settings
 
 
@@ -20,8 +22,10 @@ def merge_parts(parts: Sequence[str], settings: Settings) -> None:
     if target is None or target == "-":
         raise UsageError("merge writes a file", hint="name it with --output all.jsonl")
     listed = list(list_sources((), settings.input)) if settings.input.files_from is not None else None
-    paths = list(dict.fromkeys(Path(part) for part in parts))
-    report = merge(paths, Path(target), listed)
+    if is_url(target):
+        raise UsageError("merge writes a file here", hint="`idefics convert` writes tables to a bucket")
+    with open_files(list(dict.fromkeys(parts))) as paths:
+        report = merge(list(dict.fromkeys(paths)), Path(target), listed)
     if report.written == 0:
         raise NothingToDo("there is no row in these parts")
     summary = f"{report.written:,} rows of {len(paths)} files in {target}"

@@ -194,7 +194,9 @@ class Output:
     """Whether rows are written elsewhere, so that only failures are told here."""
     is_silent: bool = False
     """Whether only failures are shown."""
-    table: Path | None = None
+    url: str | None = None
+    """Where in a bucket the rows go, for which those in `path` wait."""
+    table: str | None = None
     """The table that is written from the rows in `path` when the run ends."""
     _file: int | None = field(default=None, init=False)
     _streamed: bool = field(default=False, init=False)
@@ -214,6 +216,11 @@ class Output:
                 f"{self.path} exists, and text output cannot be resumed",
                 hint="use --format jsonl, name another file, or replace it with --existing overwrite",
             )
+
+    @property
+    def name(self) -> str:
+        """What messages call the place of the rows."""
+        return str(self.path) if self.url is None else hide_secrets(self.url)
 
     @property
     def is_watched(self) -> bool:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..content import has_changed, mark, read_mark
-from ..errors import BadItem, UsageError
-from ..files import is_own_stream
-from ..images import has_image_suffix, is_url, name_source
+from ..errors import BadItem
+from ..images import is_url
 from ..jsonl import dump_row
 from ..results.file import RowFile
 from ..results.keywords import list_keywords
@@ -25,11 +22,12 @@ from ..results.sidecar_index import Origin
 from ..results.sidecars import Sidecars, SidecarState
 from ..rows import Result
 from ..values import Item
-from .formats import FORMATS, FormatName, Layout, find_format
-from .inputs import ItemList
-from .options import OutputOptions
-from .output import FormatTraits, Output
+from .output import Output
 from .settings import Settings
+from .targets import keeps_rows
+
+if TYPE_CHECKING:
+    from ..results.upload import RowUpload
 
 CHECKED_AHEAD = 10_000
 """How many items are looked at before a model is loaded."""
@@ -42,6 +40,9 @@ class Sinks:
     output: Output
     run: Run
     rows: RowFile | None = None
+    upload: RowUpload | None = None
+    is_whole: bool = False
+    """Whether all items have been answered."""
     sidecars: Sidecars | None = None
     overwrites: bool = False
     overwrites_foreign: bool = False
@@ -71,8 +72,12 @@ class Sinks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.output.close()
-        if self.rows is not None:
-            self.rows.close()
+        try:
+            if self.rows is not None:
+                self.rows.close()
+        finally:
+            if self.upload is not None:
+                self.upload.close(is_whole=self.is_whole, puts=kind is not KeyboardInterrupt)
 
     @property
     def are_files(self) -> bool:
@@ -125,6 +130,8 @@ class Sinks:
         is_kept = result.error is None or not result.instead_of
         if self.rows is not None and is_kept:
             self.rows.append(dump_row(result.to_row()), result.key, result.instead_of)
+            if self.upload is not None:
+                self.upload.notice()
         self.output.write(result)
         if self.sidecars is not None:
             wording = self._wordings.pop(result.key)
@@ -179,94 +186,6 @@ class Sinks:
         return lines
 
 
-def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) -> Output:
-    """How results are shown. Checks before the model is loaded that they can be written."""
-    if options.output is not None and is_url(options.output):
-        raise UsageError(
-            f"--output {name_source(options.output)} is not a local file",
-            hint="write a file here, then copy it there",
-        )
-    path = Path(options.output) if options.output not in (None, "-") else None
-    if path is not None:
-        if has_image_suffix(str(path)):
-            raise UsageError(f"--output {path} is named like an image", hint="name another file")
-        _keep_apart(path, work)
-    if options.existing == "retry-unsure" and (options.min_confidence is None or path is None):
-        raise UsageError(
-            "--existing retry-unsure needs --min-confidence and --output",
-            hint="give both",
-        )
-    name = find_format(options.format, options.output) or ("jsonl" if path is not None else work.format)
-    table = None
-    if FORMATS[name].traits.is_table:
-        table, path = path, _place_rows(name, path, options)
-        _keep_apart(path, work)
-    output = Output(
-        format=FORMATS[name](Layout(is_single, work.questions, work.top)),
-        path=path,
-        existing="overwrite" if options.existing == "overwrite" else "refuse",
-        is_kept_elsewhere=path is not None and _keeps_rows(path, FORMATS[name].traits),
-        is_silent=options.sidecar is not None and path is None and options.format is None,
-        table=table,
-    )
-    if options.stream:
-        if not is_single:
-            raise UsageError("--stream is for a single answer", hint="give one image and one question")
-        if not output.format.traits.streams or output.path is not None or options.sidecar is not None:
-            raise UsageError("--stream prints text", hint="leave out --format, --output and --sidecar")
-        if options.full_text:
-            raise UsageError("--stream and --full-text cannot be combined", hint="leave one of them out")
-    return output
-
-
-def keep_inputs(items: Iterable[Item], output: Output, work: ItemList) -> Iterator[Item]:
-    """The items, none of whose images is the file that results go to. Raises UsageError when one is.
-
-    Where that file is to be replaced, all items that can be listed twice are looked at first.
-    """
-    if output.path is None or not output.path.exists() or is_own_stream(output.path):
-        yield from items
-        return
-    target = output.path.stat()
-
-    def check(item: Item) -> Item:
-        for source in item.images:
-            with contextlib.suppress(OSError, ValueError):
-                if os.path.samestat(os.stat(source), target):
-                    raise _refuse_target(output.path, "an image of the input")
-        return item
-
-    if output.existing == "overwrite" and work.count is not None:
-        for item in work.items():
-            check(item)
-    yield from map(check, items)
-
-
-def _place_rows(name: FormatName, table: Path | None, options: OutputOptions) -> Path:
-    """Where the rows are kept of which a table is made. Raises UsageError if it could not be."""
-    if table is None or is_own_stream(table):
-        raise UsageError(
-            f"--format {name} is written from all rows at the end", hint="name a file with --output"
-        )
-    assert name != "text"
-    from ..convert.conversion import check_form
-
-    rows = table.parent / f"{table.name}.jsonl"
-    check_form(name, table, is_replaced=rows.exists() or options.existing == "overwrite")
-    return rows
-
-
-def _keep_apart(path: Path, work: ItemList) -> None:
-    for name in work.files:
-        with contextlib.suppress(OSError, ValueError):
-            if os.path.samefile(name, path) and not is_own_stream(path):
-                raise _refuse_target(path, "read by the same command")
-
-
-def _refuse_target(path: Path | None, why: str) -> UsageError:
-    return UsageError(f"--output {path} is {why}", hint="name another file")
-
-
 def check_sidecars(items: Iterable[Item], sidecars: Sidecars | None) -> Iterable[Item]:
     """The items, where each is to have a sidecar to itself. Raises UsageError if one of the first has not.
 
@@ -281,10 +200,10 @@ def check_sidecars(items: Iterable[Item], sidecars: Sidecars | None) -> Iterable
 def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     """Lock and read what is there. Raises UsageError when it belongs to another run."""
     sidecars, existing = settings.sidecars, settings.output.existing
-    rows = None
+    rows, upload = None, None
     unwritten: dict[str, tuple[str, bytes, Sequence[str]]] = {}
     codes: dict[str, str] = {}
-    if output.path is not None and _keeps_rows(output.path, output.format.traits):
+    if output.path is not None and keeps_rows(output.path, output.format.traits):
 
         def remember(row: dict[str, Any]) -> None:
             if row["error"] is not None:
@@ -294,25 +213,33 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
                 words = list_keywords(row.get("label"), row.get("data"))
                 unwritten[source] = row["text"], read_mark(row), words
 
-        rows = RowFile(
-            output.path,
-            "resume" if existing == "accept-errors" else existing or "resume",
-            run,
-            least=settings.output.min_confidence or 0.0,
-            on_row=remember,
-            has_changed=_has_changed,
-        )
+        upload = _open_upload(output, settings)
+        try:
+            rows = RowFile(
+                output.path,
+                "resume" if existing == "accept-errors" else existing or "resume",
+                run,
+                name=output.name,
+                least=settings.output.min_confidence or 0.0,
+                on_row=remember,
+                has_changed=_has_changed,
+            )
+        except BaseException:
+            if upload is not None:
+                upload.close(is_whole=False)
+            raise
         if rows.unsure is not None and not rows.unsure.count:
             settings.talk.note(
-                f"{output.path} has only rows of this same command; another --model or --template may be surer"
+                f"{output.name} has only rows of this same command; another --model or --template may be surer"
             )
         if rows.was_repaired:
-            settings.talk.note(f"{output.path}: the last line was cut off by a crash and has been repaired")
+            settings.talk.note(f"{output.name}: the last line was cut off by a crash and has been repaired")
     return Sinks(
         output,
         run,
         rows,
-        sidecars,
+        upload,
+        sidecars=sidecars,
         overwrites=existing == "overwrite",
         retries_changed=existing == "retry-changed",
         overwrites_foreign=settings.output.overwrite_foreign,
@@ -321,14 +248,23 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
     )
 
 
+def _open_upload(output: Output, settings: Settings) -> RowUpload | None:
+    """What brings the rows to a bucket, if they are to be there."""
+    if output.url is None or output.path is None:
+        return None
+    from ..results.upload import RowUpload
+
+    upload = RowUpload(output.url, output.path.parent, is_replaced=output.existing == "overwrite")
+    if not upload.is_sure:
+        settings.talk.note(
+            f"{output.name}: this store cannot keep apart two runs that begin at the same moment"
+        )
+    return upload
+
+
 def _has_changed(known: bytes, item: Item) -> bool:
     paths = [None if source in ("", "-") or is_url(source) else source for source in item.images]
     return has_changed(known, paths)
-
-
-def _keeps_rows(path: Path, traits: FormatTraits) -> bool:
-    """Whether a file can be resumed: text does not say what it is about, and pipes keep nothing."""
-    return traits.can_resume and (path.is_file() or not path.exists())
 
 
 def _source_of(row: dict[str, Any]) -> str | None:

@@ -61,8 +61,7 @@ class Conversion:
 def check_form(name: FormName, target: Path, *, is_replaced: bool) -> None:
     """Raise UsageError if rows cannot be written in this form, there."""
     form = FORMS[name]
-    if form.needs is not None and find_spec(form.needs) is None:
-        raise UsageError(f"{name} needs {form.needs}", hint="pip install 'idefics-cli[tables]'")
+    check_library(name)
     if target.name in ("", ".."):
         raise UsageError(f"{target} is not a file name", hint="name a file, or a folder to be made")
     if is_own_stream(target) and not form.is_folder:
@@ -77,6 +76,13 @@ def check_form(name: FormName, target: Path, *, is_replaced: bool) -> None:
         raise UsageError(f"{target} has other files in it ({min(others)})", hint="name a new folder")
     if not is_replaced and not (form.is_folder and not os.listdir(target)):
         raise UsageError(f"{target} exists", hint="name another, or replace it with --existing overwrite")
+
+
+def check_library(name: FormName) -> None:
+    """Raise UsageError if what writes this form is not installed."""
+    needs = FORMS[name].needs
+    if needs is not None and find_spec(needs) is None:
+        raise UsageError(f"{name} needs {needs}", hint="pip install 'idefics-cli[tables]'")
 
 
 def convert(

@@ -38,9 +38,13 @@ class Driver:
 
     module: str
     extra: str = ""
+    is_bucket: bool = False
+    """Whether objects are put there whole, so that results can go there."""
 
 
-_S3, _GS, _AZ = Driver("s3fs", "s3"), Driver("gcsfs", "gs"), Driver("adlfs", "az")
+_S3, _GS, _AZ = (
+    Driver(*names, is_bucket=True) for names in (("s3fs", "s3"), ("gcsfs", "gs"), ("adlfs", "az"))
+)
 DRIVERS: dict[str, Driver] = {
     "s3": _S3,
     "s3a": _S3,
@@ -140,11 +144,13 @@ def open_system(url: str) -> tuple[Any, str]:
         return system, path
 
 
-def call_driver(function: Callable[[], Given], name: str, seconds: float = LIST_SECONDS) -> Given:
-    """The result of a driver's call, within its time, with retries. Raises SourceError."""
+def call_driver(
+    function: Callable[[], Given], name: str, seconds: float = LIST_SECONDS, what: str = "read"
+) -> Given:
+    """The result of a driver's call, within its time, with retries. Raises SourceError, which says `what` failed."""
     limits = Limits()
     retry = Retry(limits.attempts, limits.backoff_seconds, limits.max_retry_after_seconds, seconds)
-    return _call_in_time(function, name, seconds, retry)
+    return _call_in_time(function, name, seconds, retry, what=what)
 
 
 def _list_folder(url: str, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
@@ -206,11 +212,12 @@ def _call_in_time(
     seconds: float,
     retry: Retry | None = None,
     deadline: Deadline | None = None,
+    what: str = "read",
 ) -> Given:
     """The result of a driver's call, or a timeout: a call that never ends blocks its own thread only."""
 
     async def call() -> Given:
-        with translate_driver(name):
+        with translate_driver(name, what):
             return await _call_in_thread(function)
 
     async def call_all() -> Given:
@@ -261,7 +268,7 @@ async def _call_in_thread(function: Callable[[], Given]) -> Given:
 
 
 @contextlib.contextmanager
-def translate_driver(name: str) -> Iterator[None]:
+def translate_driver(name: str, what: str = "read") -> Iterator[None]:
     """A driver's exception as the failure of a source, and whether to try again."""
     try:
         yield
@@ -280,7 +287,7 @@ def translate_driver(name: str) -> Iterator[None]:
         if type(error).__name__ in _NO_KEYS:
             hint = "set them where its driver reads them, such as AWS_PROFILE"
             raise SourceError(f"{name} needs credentials", code="refused", hint=hint) from None
-        failure = SourceError(f"{name} cannot be read: {_describe(error)}", code="fetch_failed")
+        failure = SourceError(f"{name} cannot be {what}: {_describe(error)}", code="fetch_failed")
         if isinstance(error, ValueError | TypeError | LookupError | NotImplementedError | ImportError):
             raise failure from None
         raise Transient(failure) from None

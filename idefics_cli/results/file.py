@@ -40,6 +40,7 @@ class RowFile:
         existing: Existing,
         run: Run,
         *,
+        name: str | None = None,
         least: float = 0.0,
         on_row: Callable[[dict[str, Any]], None] | None = None,
         has_changed: Callable[[bytes, Item], bool] = have_not_changed,
@@ -50,7 +51,7 @@ class RowFile:
         are less sure than `least` are asked again where that is what is wanted of them.
         Raises UsageError for a file of another run.
         """
-        self._name = str(path)
+        self._name = name or str(path)
         self._path = Path(os.path.realpath(path))
         self._is_new = not self._path.exists()
         self._begins_anew = existing == "overwrite"

@@ -321,10 +321,12 @@ def test_standard_input_is_an_image(run: Program, red_circle: Path) -> None:
     assert result.stdout == "-\ta?\tA red circle.\n-\tb?\tA red circle.\n"
 
 
-def test_an_address_is_no_file_to_write_to(run: Program, red_circle: Path) -> None:
-    result = run("caption", red_circle, *MODEL, "-o", "s3://bucket/rows.jsonl", backend=ScriptedBackend())
+def test_an_address_that_is_no_bucket_is_no_place_for_rows(run: Program, red_circle: Path) -> None:
+    result = run(
+        "caption", red_circle, *MODEL, "-o", "https://a.example/rows.jsonl", backend=ScriptedBackend()
+    )
     assert (result.code, len(result.stderr.splitlines())) == (2, 1)
-    assert "--output s3://bucket/rows.jsonl is not a local file" in result.stderr
+    assert "https://a.example/rows.jsonl is not in a bucket" in result.stderr
 
 
 def test_output_files_are_not_replaced_unasked(

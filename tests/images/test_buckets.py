@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from tests.cutting_proxy import run_proxy
 from tests.program import Run
 from tests.records.tables import draw, write_parquet, write_shard
 from tests.scripted import ScriptedBackend
+from tests.scripted_program import COMMAND, ROOT
 
 pytestmark = pytest.mark.buckets
 Program = Callable[..., Run]
@@ -124,3 +129,96 @@ def test_a_server_that_is_not_there_is_a_row(
     s3fs.S3FileSystem.clear_instance_cache()
     _, rows = ask(run, "s3://photos/a.png", "--timeout", "20")
     assert "needs credentials" in rows[0]["error"]["message"]
+
+
+IMPATIENT = """
+import runpy
+from idefics_cli.results import upload
+upload.FIRST_SECONDS, upload.PAUSE_SECONDS, upload.PART_BYTES = 0.5, 0.1, 20_000
+runpy.run_module("tests.scripted_program", run_name="__main__")
+"""
+ROWS = "s3://photos/run/rows.jsonl"
+
+
+def test_rows_go_there_over_cut_uploads_and_kills(
+    bucket: Any, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third upload is cut off within its body, two runs are killed, and every row is there once."""
+    table = write_parquet(tmp_path / "t.parquet", 400, group_rows=100)
+    words = ("caption", "--from", table, "-o", ROWS, *MODEL, "--quiet")
+    command = [sys.executable, "-c", IMPATIENT, *map(str, words)]
+    with run_proxy(int(server.rpartition(":")[2]), b"part-") as proxy:
+        slow = os.environ | {"AWS_ENDPOINT_URL": proxy.url, "SCRIPTED_SECONDS": "0.01"}
+
+        def count_parts() -> int:
+            bucket.invalidate_cache()
+            return sum("part-" in name for name in bucket.find("photos/run"))
+
+        for least in (2, 5):
+            proxy.cuts = 2
+            program = subprocess.Popen(command, cwd=ROOT, env=slow, stderr=subprocess.PIPE)
+            while program.poll() is None and count_parts() < least:
+                time.sleep(0.05)
+            program.kill()
+            program.communicate()
+        assert not bucket.exists("photos/run/rows.jsonl/_manifest.json")
+        proxy.cuts = 2
+        last = subprocess.run(command, cwd=ROOT, env=slow, capture_output=True, text=True)
+        assert (last.returncode, last.stderr) == (0, "")
+        assert proxy.cut >= 3
+    bucket.invalidate_cache()
+    names = sorted(name for name in bucket.find("photos/run") if "part-" in name)
+    lines = [line for name in names for line in bucket.cat_file(name).splitlines()]
+    assert [json.loads(line)["id"] for line in lines] == [f"{table}#{number}" for number in range(1, 401)]
+    manifest = json.loads(bucket.cat_file("photos/run/rows.jsonl/_manifest.json"))
+    assert (manifest["rows"], len(manifest["parts"])) == (400, len(names))
+    assert not bucket.exists("photos/run/rows.jsonl/_lock.json")
+
+
+def test_two_machines_do_not_write_the_same_rows(
+    run: Program, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store itself decides, by the condition that there is no lock."""
+    table = write_parquet(tmp_path / "t.parquet", 40)
+    words = ("caption", "--from", table, "-o", ROWS, *MODEL)
+    slow = os.environ | {"SCRIPTED_SECONDS": "0.2", "IDEFICS_STATE_DIR": str(tmp_path / "other")}
+    first = subprocess.Popen([*COMMAND, *map(str, words)], cwd=ROOT, env=slow, stderr=subprocess.PIPE)
+    while not bucket.exists("photos/run/rows.jsonl/_lock.json"):
+        time.sleep(0.05)
+        bucket.invalidate_cache()
+    result = run(*words, backend=ScriptedBackend(" ok"))
+    assert (result.code, result.stderr.count("\n")) == (2, 1)
+    assert f"is writing {ROWS}" in result.stderr
+    first.send_signal(signal.SIGINT)
+    told = first.communicate()[1].decode()
+    assert first.returncode == 130
+    assert "cannot keep apart" not in told
+    result = run(*words, backend=ScriptedBackend(" ok"))
+    assert result.code == 0, result.stderr
+    bucket.invalidate_cache()
+    rows = b"".join(bucket.cat_file(name) for name in bucket.find("photos/run") if "part-" in name)
+    assert rows.count(b"\n") == 40
+
+
+def test_tables_and_reading_commands(run: Program, bucket: Any, tmp_path: Path) -> None:
+    for number in range(6):
+        bucket.pipe_file(f"photos/in/{number}.png", draw(number))
+    result = run(
+        *("caption", "s3://photos/in", "--format", "imagefolder", "-o", "s3://photos/train", *MODEL),
+        *("--also", "s3://photos/rows.parquet"),
+        backend=ScriptedBackend(" ok"),
+    )
+    assert result.code == 0, result.stderr
+    bucket.invalidate_cache()
+    assert len(bucket.ls("photos/train/images")) == 6
+    assert pq.read_table(io.BytesIO(bucket.cat_file("photos/rows.parquet"))).num_rows == 6
+    found = run("find", "s3://photos/train.jsonl", "ok")
+    assert found.stdout.splitlines() == [f"s3://photos/in/{number}.png" for number in range(6)]
+    for result in (
+        found,
+        run("convert", "s3://photos/train.jsonl", "--to", "csv", "-o", "s3://photos/a.csv"),
+    ):
+        assert result.code == 0, result.stderr
+        assert SECRET not in result.stdout + result.stderr
+    bucket.invalidate_cache()
+    assert bucket.cat_file("photos/a.csv").count(b"\r\n") == 7

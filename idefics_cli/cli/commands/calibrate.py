@@ -36,5 +36,7 @@ def calibrate(
     from pathlib import Path
 
     from ..calibrate import calibrate_rows
+    from ..row_files import open_files
 
-    calibrate_rows(Path(rows), None if references is None else Path(references), settings)
+    with open_files([rows]) as (path,):
+        calibrate_rows(rows, path, None if references is None else Path(references), settings)

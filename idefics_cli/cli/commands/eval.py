@@ -128,18 +128,20 @@ def eval(
 
     from ...eval.benchmarks import Draw
     from ..eval import EvalOptions, evaluate_rows
+    from ..row_files import open_files
 
-    wanted = EvalOptions(
-        tuple(map(Path, rows)),
-        None if references is None else Path(references),
-        tuple(metric or ()),
-        by,
-        positive,
-        worst,
-        review,
-        tuple(fail_under or ()),
-        None if plot is None else Path(plot),
-        json,
-        Draw(limit, shots, shots_seed, shots_without_image, None if data is None else Path(data)),
-    )
-    evaluate_rows(wanted, settings)
+    with open_files(rows, keeps=review) as paths:
+        wanted = EvalOptions(
+            paths,
+            None if references is None else Path(references),
+            tuple(metric or ()),
+            by,
+            positive,
+            worst,
+            review,
+            tuple(fail_under or ()),
+            None if plot is None else Path(plot),
+            json,
+            Draw(limit, shots, shots_seed, shots_without_image, None if data is None else Path(data)),
+        )
+        evaluate_rows(wanted, settings)

@@ -57,9 +57,8 @@ def review(
 
     Corrections go to ROWS.review.jsonl; ROWS itself is never changed.
     """
-    from pathlib import Path
-
     from ..review import Wanted, review_rows
+    from ..row_files import keep_copy
 
-    paths = tuple(Path(name) for name in (rows, other) if name is not None)
+    paths = tuple(keep_copy(name) for name in (rows, other) if name is not None)
     review_rows(Wanted(paths, port, no_browser, html, apply, apply_as), settings)
