@@ -74,7 +74,7 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
     output = choose_output(work, settings.output, is_single=is_single)
     others = []
     if settings.output.also:
-        from .convert import choose_forms, make_others
+        from .convert import choose_forms
 
         others = choose_forms(output, settings)
     index, shards = settings.shard
@@ -128,12 +128,10 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
         is_whole = sinks.is_whole = not (interrupts.were_heard or tally.was_stopped)
     for line in sinks.describe_kept():
         settings.talk.note(line)
-    if output.table is not None:
-        from .convert import make_table
+    if output.table is not None or others:
+        from .convert import make_tables
 
-        make_table(output, settings, is_whole=is_whole)
-    if others and is_whole:
-        make_others(others, output, settings)
+        make_tables(others, output, settings, is_whole=is_whole)
     if sinks.upload is not None and is_whole:
         sinks.upload.forget()
     _conclude(tally, sinks, work, settings, was_interrupted=interrupts.were_heard)

@@ -36,17 +36,22 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
         raise typer.Exit(1)
 
 
-def make_table(output: Output, settings: Settings, *, is_whole: bool) -> None:
-    """Write the table of a run, if it has one, from all its rows, once all items have one."""
+def make_tables(
+    others: list[tuple[FormName, str]], output: Output, settings: Settings, *, is_whole: bool
+) -> None:
+    """Write the table of a run, if it has one, and others of the same rows, once all items have one."""
     form = find_format(settings.output.format, settings.output.output)
-    rows, table = output.path, output.table
-    if form is None or form == "text" or table is None or rows is None or not rows.exists():
+    rows, tables = output.path, list(others)
+    if output.table is not None and form is not None and form != "text":
+        tables.insert(0, (form, output.table))
+    if rows is None or not rows.exists():
         return
     if is_whole:
-        _write_table(rows, form, table, [], settings, tell=lambda line, why: None)
-    else:
+        for name, table in tables:
+            _write_table(rows, name, table, [], settings, tell=lambda line, why: None)
+    elif output.table is not None:
         settings.talk.note(
-            f"{name_source(table)} is written when all items are answered; the rows so far are in {output.name}"
+            f"{name_source(output.table)} is written when all items are answered; the rows so far are in {output.name}"
         )
 
 
@@ -65,13 +70,6 @@ def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, str
         check_table(form, name, is_replaced=is_replaced)
         chosen.append((form, name))
     return chosen
-
-
-def make_others(forms: list[tuple[FormName, str]], output: Output, settings: Settings) -> None:
-    """Make the tables that are wanted besides, of the same rows."""
-    for form, table in forms:
-        if output.path is not None and output.path.exists():
-            _write_table(output.path, form, table, [], settings, tell=lambda line, why: None)
 
 
 def _write_table(

@@ -29,7 +29,7 @@ class OutputOptions(Panel):
             "-o",
             panel=OUTPUT,
             metavar="FILE",
-            help="Write the results to a file; {shard} in its name is the part, as 2-of-4.",
+            help="Write the results to a file, or to s3://… in parts; {shard} in its name is the part, as 2-of-4.",
         ),
     ] = None
     also: Annotated[
