@@ -44,6 +44,8 @@ FIELD_TYPES: Mapping[str, Mapping[str, Any]] = {
     "list": {"type": "array", "items": {"type": "string"}},
 }
 """What people write after the colon of a field, as a schema. A field is text where nothing is written."""
+_IMPOSSIBLE = "Unsatisfiable schema: "
+"""How llguidance begins to say that no value meets a schema."""
 SHORT_STRING_TOKENS = 32
 LIST_ITEMS = 8
 MAX_DEFAULT_TOKENS = 1024
@@ -85,6 +87,11 @@ def check_schema(schema: Any) -> AnswerFormat:
     made = AnswerFormat("schema", text)
     _validate(made)
     _open_validator(text)
+    for place, pattern in _list_key_patterns(schema, ""):
+        if _IMPOSSIBLE in _find_problem(
+            AnswerFormat("schema", json.dumps({"type": "string", "pattern": pattern}))
+        ):
+            raise UsageError(f"no text matches the pattern {pattern!r}{place}", hint="leave it out")
     if math.isinf(count_least_characters(made)):
         raise UsageError(
             "the schema requires itself again without end", hint="allow another value, such as null"
@@ -96,6 +103,8 @@ def parse_regex(pattern: str) -> AnswerFormat:
     """A pattern that the whole answer matches. Raises UsageError for one that cannot be enforced."""
     made = AnswerFormat("regex", pattern)
     _validate(made)
+    if _matches_nothing(pattern):
+        raise UsageError("no text matches the regex", hint="write one that an answer can match")
     return made
 
 
@@ -139,8 +148,11 @@ def read_data(answer_format: AnswerFormat, text: str) -> Any:
             return words
         raise _invalid("it is not one of the choices")
     if answer_format.kind == "regex":
-        if _open_validator(json.dumps({"pattern": f"^(?:{answer_format.text})$"})).is_valid(words):
-            return words
+        validator = _open_validator(json.dumps({"pattern": f"^(?:{answer_format.text})$"}))
+        # A pattern may begin or end with a space; before it, one more is free.
+        for said in (words, text.removeprefix(" "), text):
+            if validator.is_valid(said):
+                return said
         raise _invalid("it does not match the pattern")
     try:
         value = json.loads(words, parse_constant=_refuse_constant, parse_float=_read_number)
@@ -179,18 +191,53 @@ def to_grammar(answer_format: AnswerFormat) -> str:
             json.dumps(choice, ensure_ascii=False) for choice in json.loads(answer_format.text)
         )
         return f"start: / ?/ ({choices})\n"
+    return f"start: / ?/ ANSWER\n{_to_terminal(answer_format.text)}"
+
+
+def _to_terminal(pattern: str) -> str:
     from llguidance import regex_to_lark
 
-    return f"start: / ?/ ANSWER\nANSWER: /{regex_to_lark(answer_format.text)}/\n"
+    return f"ANSWER: /{regex_to_lark(pattern)}/\n"
 
 
-def _validate(answer_format: AnswerFormat) -> None:
+def _matches_nothing(pattern: str) -> bool:
+    """Whether no text matches a pattern. Bytes stand for the tokens, as any tokenizer can write them."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), f"start: ANSWER\n{_to_terminal(pattern)}", log_level=0)
+    matcher.compute_bitmask()
+    return bool(matcher.is_error())
+
+
+def _list_key_patterns(schema: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Each pattern of the names of properties, with its path."""
+    inner = (
+        schema.items() if isinstance(schema, dict) else enumerate(schema) if isinstance(schema, list) else ()
+    )
+    for name, value in inner:
+        if name == "patternProperties" and isinstance(value, dict):
+            yield from ((place, pattern) for pattern in value)
+        if name not in ("enum", "const", "default", "examples"):
+            yield from _list_key_patterns(value, f" of {name!r}" if isinstance(name, str) else place)
+
+
+def _find_problem(answer_format: AnswerFormat) -> str:
+    """Why llguidance cannot enforce a format; empty if it can."""
     from llguidance import LLMatcher
 
     try:
-        problem = LLMatcher.validate_grammar(to_grammar(answer_format))
+        return LLMatcher.validate_grammar(to_grammar(answer_format)) or ""
     except (ValueError, TypeError) as error:
-        problem = str(error)
+        return str(error)
+
+
+def _validate(answer_format: AnswerFormat) -> None:
+    problem = _find_problem(answer_format)
+    _, is_impossible, reason = problem.partition(_IMPOSSIBLE)
+    if is_impossible:
+        is_text = reason.startswith("Regex is empty")
+        reason = "no text is as its pattern, format and lengths say" if is_text else _first_line(reason)
+        raise UsageError(f"no answer meets the schema: {reason}", hint="allow more")
     if problem:
         what = {"schema": "the schema", "regex": "--regex"}.get(answer_format.kind, "the choices")
         raise UsageError(f"{what} cannot be enforced ({_first_line(problem)})", hint="make it simpler")

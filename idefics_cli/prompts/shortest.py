@@ -8,7 +8,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..values import AnswerFormat
@@ -53,14 +53,23 @@ def _least(schema: Any, known: dict[str, float]) -> float:
         return min(_least(inner, known) for inner in several)
     if schema.get("type") == "object":
         properties = schema.get("properties", {})
-        required = (name for name in schema.get("required", ()) if isinstance(name, str))
-        return 2 + sum(len(name) + 4 + _least(properties.get(name), known) for name in required)
+        required = [name for name in schema.get("required", ()) if isinstance(name, str)]
+        least = sum(len(name) + 4 + _least(properties.get(name), known) for name in required)
+        missing = int(schema.get("minProperties", 0)) - len(set(required))
+        return 2 + least + (missing * (4 + _least_other(schema, required, known)) if missing > 0 else 0)
     if schema.get("type") == "array":
         count = int(schema.get("minItems", 0))
         return 2 + (count * (1 + _least(schema.get("items"), known)) if count else 0)
     if schema.get("type") == "string":
         return 2 + int(schema.get("minLength", 0))
     return 1
+
+
+def _least_other(schema: Mapping[str, Any], required: Sequence[str], known: dict[str, float]) -> float:
+    """The shortest value of a property that is not required."""
+    named = [value for name, value in schema.get("properties", {}).items() if name not in required]
+    others = [*named, *schema.get("patternProperties", {}).values(), schema.get("additionalProperties", True)]
+    return min((_least(one, known) for one in others if one is not False), default=math.inf)
 
 
 def resolve(pointer: Any, root: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from idefics_cli.prompts.answer_format import check_schema
+from idefics_cli.prompts.answer_format import check_schema, parse_regex, read_data
 from tests.scripted import ScriptedBackend
 
 SAMPLES = Path(__file__).parents[2] / "idefics_cli" / "shapes" / "samples"
@@ -48,6 +48,11 @@ def test_choices_and_patterns_are_kept_to_the_letter(run: Any) -> None:
     question = ("-q", "What colour is the circle?", "--model", "shapes")
     assert run("vqa", CIRCLE, *question, "--choices", "blue,red").stdout == "red\n"
     assert run("vqa", CIRCLE, *question, "--regex", "(dark )?(blue|green)").stdout in ("blue\n", "green\n")
+
+
+@pytest.mark.parametrize("said", [" a", "  a"])
+def test_a_pattern_may_begin_with_a_space(said: str) -> None:
+    assert read_data(parse_regex(" a"), said) == " a"
 
 
 def test_beams_keep_to_a_schema_too(run: Any) -> None:
@@ -117,7 +122,22 @@ def test_formats_may_stand_in_batch_lines_and_templates(run: Any, tmp_path: Path
             ("--schema", '{"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}'),
             "without end",
         ),
-        (("--schema", '{"type": "integer", "minimum": 5, "maximum": 3}'), "cannot be enforced"),
+        (("--schema", '{"type": "integer", "minimum": 5, "maximum": 3}'), "no answer meets the schema"),
+        (
+            ("--schema", '{"type": "string", "pattern": "^a{5,}$", "maxLength": 3}'),
+            "no text is as its pattern",
+        ),
+        (("--schema", '{"type": "string", "format": "date", "maxLength": 5}'), "no text is as its pattern"),
+        (("--schema", '{"allOf": [{"enum": ["a"]}, {"enum": ["b"]}]}'), "no answer meets the schema"),
+        (
+            ("--schema", '{"type": "object", "required": ["x"], "additionalProperties": false}'),
+            "no answer meets",
+        ),
+        (
+            ("--schema", '{"additionalProperties": {"$ref": "#"}, "minProperties": 1, "type": "object"}'),
+            "end",
+        ),
+        (("--schema", '{"patternProperties": {"a[^\\\\s\\\\S]": {}}}'), "no text matches the pattern"),
         (("--fields", "a, a"), "twice"),
         (("--fields", "a:colour"), "'colour' is not a kind of field"),
         (("--fields", "a", "--schema", "{}"), "needs either --schema or --fields"),
@@ -138,6 +158,8 @@ def test_what_cannot_be_kept_to_is_refused_before_a_model_is_loaded(
     [
         (("--regex", "(a"), "cannot be enforced"),
         (("--regex", "a(?=b)"), "cannot be enforced"),
+        (("--regex", r"[^\x00-\U0010FFFF]"), "no text matches the regex"),
+        (("--regex", r"[a-z]{2,9}[^\s\S]"), "no text matches the regex"),
         (("--regex", "a{5000}", "--max-new-tokens", "10"), "no answer of 10 tokens"),
     ],
 )
