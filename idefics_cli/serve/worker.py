@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ..backends import DEFAULT_BATCH_SIZE
 from ..backends.daemon.protocol import read_value
 from ..backends.daemon.runtime_dir import identify
 from ..backends.local import LocalBackend
@@ -35,7 +36,7 @@ def run_worker(given: dict[str, Any]) -> None:
     except BaseException as error:
         raise_as_model_error(error, f"{spec.checkpoint} cannot be loaded")
     # How much may wait, and in how much memory, whoever starts it has seen to.
-    rules = Rules(rows=given["batch_size"], queue=sys.maxsize, memory_bytes=sys.maxsize)
+    rules = Rules(rows=given["batch_size"] or DEFAULT_BATCH_SIZE, queue=sys.maxsize, memory_bytes=sys.maxsize)
     answerer = None if given["serves"] else BatchAnswerer(backend)
     abilities = find_abilities(backend)
     serve(

@@ -26,7 +26,7 @@ from ...errors import ModelError, ServerLost, UsageError
 from ...files import is_own_stream
 from ...images import Limits, is_url
 from ...values import Image, Request, Style
-from ..backend import DEFAULT_BATCH_SIZE, PreparedRequest, Preview, Reading
+from ..backend import PreparedRequest, Preview, Reading
 from ..daemon.protocol import build_images, pack, read_outcomes
 from ..opening import Opening
 from ..pool.backend import BackendPool, Outcome, tell_images
@@ -37,6 +37,8 @@ LOOK_SECONDS = 5.0
 FIRST_SECONDS = 600.0
 """How long the first worker may take until its model is loaded."""
 STARTS_WITHIN_SECONDS = 60.0
+FREE_BATCH = {"cpu": 64, "gpu": 128}
+"""Requests of a batch where no batch size was given: the model of an actor answers as many at a time as fit."""
 _MINE = {"node": "this machine", "versions": {"idefics": __version__}}
 _log = logging.getLogger(__name__)
 
@@ -46,14 +48,14 @@ class ClusterPool(BackendPool):
 
     def __init__(self, opening: Opening) -> None:
         super().__init__(opening.spec)
-        self.batch_size = opening.batch_size or DEFAULT_BATCH_SIZE
+        self.batch_size = opening.batch_size or FREE_BATCH[opening.workers.resource]
         self._workers = opening.workers
         self._limits = opening.limits
         device = "cpu" if opening.workers.resource == "cpu" else opening.spec.device
         offline = os.environ.get("HF_HUB_OFFLINE")
         self._given = {
             "spec": write_spec(asdict(replace(opening.spec, device=device))),
-            "batch_size": self.batch_size,
+            "batch_size": opening.batch_size,
             "cache_bytes": opening.cache_bytes,
             "folder": os.getcwd() if opening.workers.shares_paths else None,
             "environment": {"HF_HUB_OFFLINE": offline} if offline else {},

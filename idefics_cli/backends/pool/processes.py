@@ -24,7 +24,7 @@ from ...errors import ModelError, ServerLost
 from ...files import is_own_stream
 from ...images import Limits
 from ...values import Image, Request, Style
-from ..backend import DEFAULT_BATCH_SIZE, PreparedRequest, Preview, Reading
+from ..backend import PreparedRequest, Preview, Reading
 from ..daemon.backend import ResidentBackend, find_server
 from ..daemon.protocol import build_images, read_outcomes
 from ..opening import Opening
@@ -32,6 +32,10 @@ from .backend import BackendPool, Outcome, tell_images
 
 LOOK_SECONDS = 0.05
 END_SECONDS = 5.0
+BATCHES_AHEAD = 3
+"""Batches a process has at a time, as many as wait for a model in this process: one is answered, two are planned."""
+FREE_BATCHES = {"cpu": (8, 12), "gpu": (32, 24)}
+"""Requests of a batch and batches of a process where no batch size was given: its model answers as many as fit."""
 
 
 class WorkerProcess:
@@ -49,7 +53,7 @@ class WorkerProcess:
         self._given = {
             "name": opening.name,
             "spec": asdict(self._spec),
-            "batch_size": opening.batch_size or DEFAULT_BATCH_SIZE,
+            "batch_size": opening.batch_size,
             "cache_bytes": opening.cache_bytes,
             "serves": self.serves,
         }
@@ -164,6 +168,7 @@ class ProcessPool(BackendPool):
     """Answers requests through one process for each device."""
 
     process_type: ClassVar[type[WorkerProcess]] = WorkerProcess
+    _window = BATCHES_AHEAD
 
     def __init__(self, opening: Opening) -> None:
         super().__init__(opening.spec)
@@ -173,9 +178,13 @@ class ProcessPool(BackendPool):
         names = [
             f"{device} {number}" if device == "cpu" else device for number, device in enumerate(devices, 1)
         ]
+        if opening.batch_size is None:
+            self.batch_size, self._window = FREE_BATCHES["cpu" if cpus else "gpu"]
+        self.batch_size = opening.batch_size or self.batch_size
         # Each has its batches on their way, and one may be starting anew.
-        most = self._shape(opening.batch_size or DEFAULT_BATCH_SIZE)[1] + 1
-        self._executor = ThreadPoolExecutor(most * len(devices) + 1, "worker")
+        self._executor = ThreadPoolExecutor(
+            (self._shape(self.batch_size)[1] + 1) * len(devices) + 1, "worker"
+        )
         self._processes = [
             self.process_type(opening, device, name, threads, self._executor)
             for device, name in zip(devices, names, strict=True)
@@ -204,6 +213,9 @@ class ProcessPool(BackendPool):
     def reads(self, source: str) -> Reading:
         """In the process, except for what only this process has open."""
         return "here" if source == "-" or is_own_stream(source) else "there"
+
+    def _shape(self, batch_size: int) -> tuple[int, int]:
+        return batch_size, self._window
 
     def close(self) -> None:
         for process in self._processes:
