@@ -17,7 +17,7 @@ from ..images import Limits
 from ..jsonl import parse_line, read_lines
 from .columns import choose_columns, find_columns
 
-FormName = Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool"]
+FormName = Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool", "webdataset"]
 
 
 class RowTable(Protocol):
@@ -38,15 +38,18 @@ class Form:
     needs: str | None = None
     """A library that the plain installation does not have."""
     is_folder: bool = False
+    has_images: bool = False
+    """Whether images are copied into it."""
 
 
 FORMS: dict[FormName, Form] = {
     "csv": Form("lines:CsvTable", ".csv"),
     "parquet": Form("parquet:ParquetTable", ".parquet", needs="pyarrow"),
-    "imagefolder": Form("image_folder:ImageFolder", "", is_folder=True),
+    "imagefolder": Form("image_folder:ImageFolder", "", is_folder=True, has_images=True),
     "jsonl": Form("lines:JsonlTable", ".jsonl"),
     "xmp": Form("photo_metadata:XmpFolder", "", is_folder=True),
     "exiftool": Form("photo_metadata:ExiftoolList", ".json"),
+    "webdataset": Form("webdataset:WebdatasetTar", ".tar", has_images=True),
 }
 
 
@@ -108,7 +111,7 @@ def convert(
         tell(line, why)
 
     with open_folder_draft(target) if form.is_folder else _open_file(target) as place:
-        table: RowTable = make(place, found, limits or Limits()) if form.is_folder else make(place, found)
+        table: RowTable = make(place, found, *((limits or Limits(),) if form.has_images else ()))
         for line, row in _read(rows, leave_out):
             try:
                 table.write(row)

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from ..errors import BadItem
 from ..files import write_file
-from ..images import Limits, is_url, split_member
+from ..images import is_url, split_member
 from ..jsonl import dump_row
 from ..results.keywords import list_keywords
 from ..results.xmp import Metadata, write_packet
@@ -20,7 +20,7 @@ from .columns import TableColumn
 class XmpFolder:
     """cat.xmp for cat.jpg, in the folders that the images are in: to be copied over them."""
 
-    def __init__(self, folder: Path, columns: Sequence[TableColumn], limits: Limits) -> None:
+    def __init__(self, folder: Path, columns: Sequence[TableColumn]) -> None:
         self._folder = folder
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -24,11 +24,11 @@ def convert(
         ),
     ],
     to: Annotated[
-        Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool"],
+        Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool", "webdataset"],
         action(
             "--to",
             panel=OUTPUT,
-            help="For spreadsheets, for data frames, to train from, flat JSON lines, for photo programs.",
+            help="For spreadsheets, data frames, training (two ways), as flat JSON lines, for photo programs.",
         ),
     ],
     columns: Annotated[
@@ -41,7 +41,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Write rows as CSV, Parquet, a folder of images with metadata, flat JSON lines, or metadata of photos.
+    """Write rows as CSV, Parquet, a folder or shard of images to train from, flat JSON lines, or metadata of photos.
 
     What is nested gets a column for each value (data.colour, scores.cat). Without --output it is written beside ROWS.
     """
