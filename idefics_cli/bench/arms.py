@@ -20,11 +20,24 @@ class ArmAnswer:
     new_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What answers took, of all processes that made them."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+
+
 class ArmBackend(Protocol):
     """An arm: answers requests in its own way."""
 
     @property
     def style(self) -> Style: ...
+
+    @property
+    def spent(self) -> Spent | None:
+        """What the last answers took, if it is not this process that made them."""
 
     def answer(
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int

@@ -19,11 +19,13 @@ from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Family
 from ..models.loading import load_model, open_family
 from ..values import Choice, Image, ModelSpec, Request, Style, list_sources
-from .arms import ArmAnswer
+from .arms import ArmAnswer, Spent
 
 
 class Script:
     """A loaded checkpoint and the few lines around it."""
+
+    spent: Spent | None = None
 
     def __init__(self, spec: ModelSpec) -> None:
         self.family: Family = open_family(spec)
@@ -108,30 +110,31 @@ class Script:
 
     def _process(self, rows: Sequence[tuple[Request, str]], images: Mapping[str, Image]) -> dict[str, Any]:
         """The checkpoint's own processor, called as its documentation says, on prompts and what continues them."""
-        texts = [self._word(request, words, images) for request, words in rows]
+        texts = [word_row(self.family, self.style, request, words, images) for request, words in rows]
         pictures = [[images[source].pixels for source in list_sources(request.prompt)] for request, _ in rows]
-        # Some tokenizers begin the text themselves.
-        bos = self.family.tokenizer.bos_token or ""
-        adds_bos = self.family.tokenizer("")["input_ids"] == [self.family.tokenizer.bos_token_id]
-        texts = [text.removeprefix(bos) for text in texts] if adds_bos else texts
+        texts, adds_bos = drop_bos(self.family, texts)
         options = self.family.call_processor(texts, pictures, adds_bos=adds_bos)
         inputs = self.family.processor(**options, return_tensors="pt")
         return dict(inputs.to(self.model.device, self.model.dtype))
 
-    def _word(self, request: Request, words: str, images: Mapping[str, Image]) -> str:
-        if not words or not isinstance(self.family, ChatTemplateFamily):
-            return self._continue(self.family.render(request.prompt), words)
-        own = [images[source] for source in list_sources(request.prompt)]
-        return self.family.write_choices(request.prompt, own, [Choice(words, words)])[0]
 
-    def _continue(self, text: str, words: str) -> str:
-        """A label after a prompt: as it is after a document, one space before and an end after in a conversation."""
-        if not words or self.style == "completion":
+def word_row(family: Family, style: Style, request: Request, words: str, images: Mapping[str, Image]) -> str:
+    """A prompt and a label after it, if any: unchanged in a document; in a turn after one space, and ended."""
+    if not words or not isinstance(family, ChatTemplateFamily):
+        text = family.render(request.prompt)
+        if not words or style == "completion":
             return text + words
-        end = self.family.tokenizer.convert_ids_to_tokens(
-            self.family.eou_id or self.family.tokenizer.eos_token_id
-        )
+        end = family.tokenizer.convert_ids_to_tokens(family.eou_id or family.tokenizer.eos_token_id)
         return f"{text} {words.strip()}{end}"
+    own = [images[source] for source in list_sources(request.prompt)]
+    return family.write_choices(request.prompt, own, [Choice(words, words)])[0]
+
+
+def drop_bos(family: Family, texts: list[str]) -> tuple[list[str], bool]:
+    """The texts for a tokenizer that begins a text itself, and whether this one does."""
+    bos = family.tokenizer.bos_token or ""
+    adds_bos = family.tokenizer("")["input_ids"] == [family.tokenizer.bos_token_id]
+    return ([text.removeprefix(bos) for text in texts] if adds_bos else texts), adds_bos
 
 
 def _group(requests: Sequence[Request]) -> list[list[int]]:

@@ -15,11 +15,11 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ..backends import (
     WINDOW_BATCHES,
@@ -32,12 +32,14 @@ from ..backends import (
 from ..errors import ItemError
 from ..rows import Result
 from ..values import Answer, Image, ModelSpec, Request, Style, list_sources
-from .arms import ArmAnswer, ArmBackend
+from .arms import ArmAnswer, ArmBackend, Spent
 from .photos import PhotoFiles, SleepingDevice, read_and_answer
 from .workloads import Workload, WorkloadRequests, compose_work
 
-Arm = Literal["guide", "batch", "idefics"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
+Arm = Literal["guide", "batch", "idefics", "vllm", "vllm-eager"]
+ARMS: tuple[Arm, ...] = ("guide", "batch", "idefics")
+RIVALS: tuple[Arm, ...] = ("vllm", "vllm-eager")
+"""Arms that run in another environment."""
 WARM_LABELS = 20
 
 
@@ -52,6 +54,7 @@ class ArmJob:
     new_tokens: int
     batch_size: int
     cache_bytes: int | None = None
+    rival_python: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,11 @@ def measure(job: ArmJob, open_with: Open = open_local) -> ArmOutcome:
 
 
 def _measure(job: ArmJob, open_with: Open, folder: str) -> ArmOutcome:
-    answerer = _Engine(_open_backend(job, open_with)) if job.arm == "idefics" else _open_script(job.spec)
+    with _open_arm(job, open_with) as answerer:
+        return _measure_arm(job, answerer, folder)
+
+
+def _measure_arm(job: ArmJob, answerer: ArmBackend, folder: str) -> ArmOutcome:
     size = 1 if job.arm == "guide" else job.batch_size
     workload = replace(job.workload, labels=min(job.workload.labels, WARM_LABELS))
 
@@ -109,7 +116,19 @@ def _measure(job: ArmJob, open_with: Open, folder: str) -> ArmOutcome:
     began, began_cpu = time.perf_counter(), time.process_time()
     replies = answerer.answer(work.requests, work.images, size)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
-    return ArmOutcome(seconds, read_peak(), tuple(replies), cpu_seconds=cpu_seconds)
+    spent = answerer.spent or Spent(seconds, cpu_seconds, read_peak())
+    return ArmOutcome(spent.seconds, spent.peak_bytes, tuple(replies), cpu_seconds=spent.cpu_seconds)
+
+
+@contextmanager
+def _open_arm(job: ArmJob, open_with: Open) -> Iterator[ArmBackend]:
+    if job.arm in RIVALS:
+        from .rival import Rival
+
+        with closing(Rival(job.spec, job.rival_python, is_eager=job.arm == "vllm-eager")) as rival:
+            yield rival
+    else:
+        yield _Engine(_open_backend(job, open_with)) if job.arm == "idefics" else _open_script(job.spec)
 
 
 def _open_backend(job: ArmJob, open_with: Open) -> Backend:
@@ -124,6 +143,7 @@ class _Engine:
     """This program, through the protocol that every command speaks."""
 
     backend: Backend
+    spent: Spent | None = None
 
     @property
     def style(self) -> Style:

@@ -13,7 +13,13 @@ from ..errors import UsageError
 from .measure import Arm
 from .report import Line
 
-COLOURS: dict[Arm, str] = {"guide": "#b8bcc4", "batch": "#7f97b8", "idefics": "#d9622b"}
+COLOURS: dict[Arm, str] = {
+    "guide": "#b8bcc4",
+    "batch": "#7f97b8",
+    "idefics": "#d9622b",
+    "vllm": "#5b8a72",
+    "vllm-eager": "#93b5a3",
+}
 INK, PAPER = "#22252a", "#ffffff"
 WIDTH, MARGIN, TITLE_WIDTH, LABEL_WIDTH = 1000, 24, 230, 190
 BAR, GAP, GROUP_GAP = 20, 4, 18

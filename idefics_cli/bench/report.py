@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..tables import align
-from .measure import Arm, ArmOutcome
+from .measure import RIVALS, Arm, ArmOutcome
 from .photos import count_cores
 from .workloads import Workload
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .roofline import Machine
 
 TOLERANCE = 1e-4
+COST_HEADINGS = ("CPU s", "x rival's CPU s")
 HEADINGS = ("workload", "arm", "seconds", "images/s", "x guide", "x batch", "prompt tokens", "peak MB")
 
 
@@ -37,6 +38,17 @@ class Line:
         if ours is None or theirs is None or arm == other or ours.failure or theirs.failure:
             return None
         return theirs.seconds / ours.seconds
+
+    @property
+    def rival(self) -> Arm | None:
+        return next((arm for arm in self.outcomes if arm in RIVALS), None)
+
+    def compare_cost(self, arm: Arm) -> float | None:
+        """How many times as much processor time the rival took."""
+        ours, rival = self.outcomes[arm], self.rival
+        if rival in (None, arm) or ours.failure or self.outcomes[rival].failure or not ours.cpu_seconds:
+            return None
+        return self.outcomes[rival].cpu_seconds / ours.cpu_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,9 @@ def _compare(line: Line) -> Iterator[str]:
 def tabulate(lines: Sequence[Line], setting: Setting) -> str:
     """The table for people."""
     rows = [HEADINGS, *(row for line in lines for row in _rows(line))]
+    if any(line.rival for line in lines):
+        costs = [_list_costs(line) for line in lines]
+        rows = [(*row, *more) for row, more in zip(rows, [COST_HEADINGS, *chain(*costs)], strict=True)]
     texts = align(rows, right_from=2)
     return "\n".join([*_describe(setting), "", *texts, *_compare_rankings(lines), *compare_devices(lines)])
 
@@ -161,6 +176,13 @@ def _rows(line: Line) -> Iterator[tuple[str, ...]]:
         )
 
 
+def _list_costs(line: Line) -> list[tuple[str, str]]:
+    return [
+        ("" if outcome.failure else f"{outcome.cpu_seconds:.2f}", _show_ratio(line.compare_cost(arm)))
+        for arm, outcome in line.outcomes.items()
+    ]
+
+
 def _show_ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
 
@@ -212,6 +234,7 @@ def _to_arm(line: Line, arm: Arm, outcome: ArmOutcome) -> dict[str, Any]:
         "requests": len(outcome.replies),
         "over_guide": line.compare_speed(arm, "guide"),
         "over_batch": line.compare_speed(arm, "batch"),
+        "over_rival_cpu": line.compare_cost(arm),
         "asked_tokens": _sum(outcome, "asked_tokens"),
         "computed_tokens": _sum(outcome, "computed_tokens"),
         "new_tokens": _sum(outcome, "new_tokens"),

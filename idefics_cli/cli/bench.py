@@ -6,6 +6,7 @@ Imported when the command runs, never for `--help`.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from ..bench.architectures import (
     to_architectures_json,
 )
 from ..bench.corpus import list_corpus
-from ..bench.measure import ARMS, Arm, ArmJob, ArmOutcome, count_threads, measure
+from ..bench.measure import ARMS, RIVALS, Arm, ArmJob, ArmOutcome, count_threads, measure
 from ..bench.plot import check_plot, draw_plot
 from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
 from ..bench.subprocess import Runs, run_in_child
@@ -34,6 +35,7 @@ from ..bench.workloads import WORKLOADS, Workload
 from ..config import Model
 from ..errors import AnswerError, ModelError, UsageError
 from ..models.libraries import import_libraries
+from ..values import ModelSpec
 from .model_choice import choose_model, choose_spec
 from .output import Talk, emit, emit_folded, say
 from .settings import Settings
@@ -58,6 +60,8 @@ class BenchOptions:
     random_weights: str | None
     decoding: bool
     architectures: tuple[str, ...] = ()
+    rival: str | None = None
+    rival_python: str | None = None
 
 
 def run_bench(wanted: BenchOptions, settings: Settings) -> None:
@@ -71,11 +75,18 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
         return
     _check_names("workload", wanted.workloads, WORKLOADS)
     _check_names("arm", wanted.arms, ARMS)
+    _check_names("rival", (wanted.rival,) if wanted.rival else (), RIVALS)
     plot = Path(wanted.plot) if wanted.plot is not None else None
     if plot is not None:
         check_plot(plot)
     import_libraries()
+    from ..bench.rival import check_rival
     from ..bench.roofline import probe
+
+    if wanted.rival is not None:
+        check_rival(wanted.rival_python or sys.executable)
+    elif wanted.rival_python is not None:
+        raise UsageError("--rival-python is for --rival", hint="add --rival vllm")
 
     if settings.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the children read it
@@ -115,8 +126,10 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
 
 def _run_decoding(wanted: BenchOptions, settings: Settings) -> None:
     """Measure decoding alone, print its table and its JSON line."""
-    if wanted.workloads or wanted.arms or wanted.images or wanted.plot:
-        raise UsageError("--decoding takes no --workload, --arm, --images or --plot", hint="leave them out")
+    if wanted.workloads or wanted.arms or wanted.images or wanted.plot or wanted.rival:
+        raise UsageError(
+            "--decoding takes no --workload, --arm, --images, --rival or --plot", hint="leave them out"
+        )
     import_libraries()
     from ..bench.decoding import measure_decoding, tabulate_decoding, to_json
     from ..bench.roofline import PROBE
@@ -150,9 +163,10 @@ def _run_architectures(wanted: BenchOptions, settings: Settings) -> None:
     from ..models.families import find_way
     from ..models.random.checkpoint import find_architecture, list_architectures
 
-    if wanted.arms or wanted.plot or wanted.random_weights or settings.model.model:
+    if wanted.arms or wanted.plot or wanted.rival or wanted.random_weights or settings.model.model:
         raise UsageError(
-            "--architecture takes no --arm, --plot, --random-weights or --model", hint="leave them out"
+            "--architecture takes no --arm, --plot, --rival, --random-weights or --model",
+            hint="leave them out",
         )
     known = list_architectures()
     _check_names("architecture", wanted.architectures, ["all", *known])
@@ -194,7 +208,8 @@ def _choose_checkpoint(wanted: BenchOptions, settings: Settings) -> Iterator[Mod
     if settings.model.model is not None and wanted.random_weights is None:
         yield choose_model(settings)
         return
-    from ..models.random.checkpoint import write_checkpoint
+    from ..models.loading import open_family
+    from ..models.random.checkpoint import write_checkpoint, write_weights
 
     name = wanted.random_weights or DEFAULT_WEIGHTS
     if wanted.random_weights is None:
@@ -203,6 +218,8 @@ def _choose_checkpoint(wanted: BenchOptions, settings: Settings) -> Iterator[Mod
         settings.talk.note(f"--random-weights {name} is measured instead of {settings.model.model}")
     with tempfile.TemporaryDirectory(prefix="idefics-bench-") as folder:
         write_checkpoint(name, Path(folder), list_corpus())
+        if wanted.rival is not None:
+            write_weights(open_family(ModelSpec(folder)), Path(folder))
         yield Model(f"{name} (random weights)", folder)
 
 
@@ -217,10 +234,16 @@ def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, settings:
             new_tokens=settings.decoding.max_new_tokens or DEFAULT_NEW_TOKENS,
             batch_size=settings.decoding.batch_size or DEFAULT_BATCH_SIZE,
             cache_bytes=settings.cache_bytes,
+            rival_python=wanted.rival_python or sys.executable,
         )
-        for arm in ARMS
-        if arm in (wanted.arms or ARMS) and (workload.compared or arm == "idefics")
+        for arm in (*(wanted.arms or ARMS), *((wanted.rival,) if wanted.rival else ()))
+        if _runs(arm, workload)
     ]
+
+
+def _runs(arm: str, workload: Workload) -> bool:
+    """Whether an arm can run a workload; vLLM reads no files while the clock runs."""
+    return arm == "idefics" or (workload.compared and not (arm in RIVALS and workload.is_read))
 
 
 def _measure_all(jobs: Sequence[ArmJob], repeat: int, talk: Talk) -> dict[Arm, ArmOutcome]:

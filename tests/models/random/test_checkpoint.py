@@ -16,8 +16,10 @@ from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.models.random.checkpoint import (
     SHAPES,
     find_architecture,
+    is_random,
     list_architectures,
     write_checkpoint,
+    write_weights,
 )
 from idefics_cli.values import Image, ModelSpec
 from tests.models.tiny import user
@@ -58,6 +60,21 @@ def test_weights_are_drawn_alike_each_time(quantization: str | None, tmp_path: P
     assert all(torch.equal(weight, other[name]) for name, weight in one.items() if torch.is_tensor(weight))
     quiet = [family.tokenizer.get_vocab()[token] for token in ("</s>", "\u00e9")]
     assert not one["lm_head.weight"][quiet].any()
+
+
+def test_written_weights_are_the_drawn_ones(tmp_path: Path) -> None:
+    write_checkpoint("tiled", tmp_path, ["What is in this image?"])
+    spec = ModelSpec(str(tmp_path))
+    family = open_family(spec)
+    drawn = load_model(spec, family).state_dict()
+    write_weights(family, tmp_path)
+    assert not is_random(str(tmp_path))
+    loader: Any = transformers.AutoModelForImageTextToText
+    read = loader.from_pretrained(tmp_path).state_dict()
+    head = drawn.pop("lm_head.weight")
+    assert all(torch.equal(weight, read[name]) for name, weight in drawn.items())
+    differs = (head != read["lm_head.weight"]).any(dim=1).nonzero().flatten().tolist()
+    assert sorted(differs) == sorted(family.banned_ids), "no program says what stands for an image"
 
 
 IMAGE_TOKENS = {
