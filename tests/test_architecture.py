@@ -63,7 +63,7 @@ HEAVY = {
     "numpy",
 }
 PLACES = {
-    "vllm": ["bench/vllm_script"],
+    "vllm": ("bench/vllm_script",),
     "typer": ("cli",),
     "rich": ("cli",),
     "prompt_toolkit": ("cli/terminal",),
