@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..errors import ItemError
+from ..images import Limits
 from ..values import Answer, Image, ModelSpec, Request, Style
 
 DEFAULT_BATCH_SIZE = 8
@@ -25,6 +26,8 @@ class Abilities:
     has_system_role: bool = True
     refusals: dict[str, str] = field(default_factory=dict)
     """Why a style cannot be used, by style."""
+    image_edge: int | None = None
+    """See `SizedBackend`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,10 @@ class PoolingBackend(StreamingBackend, Protocol):
     @property
     def capacity(self) -> int:
         """How many requests it may have at a time."""
+        ...
+
+    def limit_reading(self, limits: Limits) -> None:
+        """Limits within which whoever answers reads images."""
         ...
 
     def reads(self, source: str) -> Reading:

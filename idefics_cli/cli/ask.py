@@ -11,7 +11,6 @@ import os
 import shlex
 from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar
-from dataclasses import replace
 from itertools import chain, islice
 
 import typer
@@ -21,7 +20,6 @@ from ..backends import (
     WINDOW_BATCHES,
     Backend,
     Opening,
-    SizedBackend,
     Workers,
     close_backends,
     open_as,
@@ -29,7 +27,6 @@ from ..backends import (
 )
 from ..config import Model
 from ..errors import ItemError, ModelError, ServerLost, UsageError
-from ..images import Limits
 from ..results.ledger import name_run, take_shard
 from ..rows import Result
 from ..runner.run import Report, run
@@ -41,7 +38,7 @@ from .daemon import open_warm
 from .declare import join_flags
 from .inputs import ItemList, Question, list_lines
 from .long_labels import avoid_naming, may_not_fit
-from .model_choice import choose_model, choose_spec, list_run_details
+from .model_choice import choose_model, choose_spec, limit_decoding, list_run_details
 from .output import display_name, say, tell_failure
 from .progress import Progress, Tally
 from .results import Sinks, check_sidecars, open_sinks
@@ -157,22 +154,12 @@ def _open_run(
             least_confidence=settings.output.min_confidence,
             temperature=_choose_temperature(model, work, settings),
         ),
-        limits=_limit_decoding(settings, backend),
+        limits=limit_decoding(settings, backend),
         window=WINDOW_BATCHES * (settings.decoding.batch_size or DEFAULT_BATCH_SIZE),
         is_ordered=not settings.output.unordered,
         should_stop=interrupts.should_stop,
         on_text=sinks.output.streamer() if settings.output.stream else None,
     )
-
-
-def _limit_decoding(settings: Settings, backend: Backend) -> Limits:
-    """The limits on images; with --fast-decode also the size to which the model scales them."""
-    if not settings.input.fast_decode:
-        return settings.limits
-    edge = backend.image_edge if isinstance(backend, SizedBackend) else None
-    if edge is None:
-        settings.talk.note("--fast-decode changes nothing: this model does not say which size it wants")
-    return replace(settings.limits, draft_edge=edge)
 
 
 def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> float | None:

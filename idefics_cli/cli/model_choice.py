@@ -7,11 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..backends import pick_backend
+from ..backends import Backend, PoolingBackend, SizedBackend, pick_backend
 from ..backends.daemon.backend import HEALTH, ask_server
 from ..config import AUTO, Model, resolve_model
 from ..errors import IdeficsError, UsageError
 from ..files import read_file
+from ..images import Limits
 from ..models.hub.cache import find_revision
 from ..values import ModelSpec
 from .declare import Fact
@@ -152,3 +153,16 @@ def complete_decoding(settings: Settings) -> dict[str, Any]:
     """What replaces a template's decoding: what was given, and a single beam where the backend has no more."""
     beams = {} if pick_backend(has_servers=bool(settings.model.server)).has_beams else {"num_beams": 1}
     return beams | dict(settings.changes)
+
+
+def limit_decoding(settings: Settings, backend: Backend) -> Limits:
+    """The limits on images; with --fast-decode also the size to which the model scales them."""
+    if not settings.input.fast_decode:
+        return settings.limits
+    edge = backend.image_edge if isinstance(backend, SizedBackend) else None
+    if edge is None:
+        settings.talk.note("--fast-decode changes nothing: this model does not say which size it wants")
+    limits = replace(settings.limits, draft_edge=edge)
+    if isinstance(backend, PoolingBackend):
+        backend.limit_reading(limits)
+    return limits

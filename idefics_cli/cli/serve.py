@@ -126,7 +126,7 @@ def _run_in_background(wanted: ServeOptions, settings: Settings, spec: ModelSpec
 
 
 def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSpec) -> None:
-    workers = choose_served(wanted.workers or "1", spec, settings)
+    workers = choose_served(wanted.workers or "1", spec)
     if not workers.devices:
         import_libraries()
     from ..backends.daemon.runtime_dir import identify

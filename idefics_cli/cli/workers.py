@@ -99,7 +99,7 @@ def read_devices(text: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def choose_served(text: str, spec: ModelSpec, settings: Settings) -> Workers:
+def choose_served(text: str, spec: ModelSpec) -> Workers:
     """The worker processes of a server; none if the server itself has the model. Raises UsageError."""
     wanted = text.strip().lower()
     is_number = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= MOST_PROCESSES

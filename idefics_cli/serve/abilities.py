@@ -23,4 +23,5 @@ def find_abilities(backend: LocalBackend) -> Abilities:
         most_letters=family.context_tokens * max(map(len, family.tokenizer.get_vocab())),
         has_system_role=family.has_system_role,
         refusals=refusals,
+        image_edge=backend.image_edge,
     )

@@ -10,14 +10,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from ..backends import PreparedRequest
-from ..backends.backend import Abilities
-from ..backends.daemon.backend import ABILITIES, USES, Sending, ask_server
-from ..backends.daemon.protocol import read_outcomes, read_value
+from ..backends.daemon.backend import USES, Sending
+from ..backends.daemon.protocol import read_outcomes
 from ..backends.opening import Opening
 from ..backends.pool.backend import Member, Outcome
 from ..backends.pool.processes import ProcessPool, WorkerProcess
@@ -64,12 +62,6 @@ class ServedProcess(WorkerProcess):
         self.count_batch: CountBatch = lambda size, seconds: None
         self._counted: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
-
-    def tell(self, route: str) -> dict[str, Any]:
-        """The reply to a GET of a private route; empty if the process is not there."""
-        with suppress(IdeficsError):
-            return ask_server("GET", route, self._folder) or {}
-        return {}
 
     def _ask(self, batch: Sequence[PreparedRequest]) -> list[Outcome]:
         first = cast(JobRequest, batch[0].work)
@@ -125,8 +117,6 @@ class ServedPool(ProcessPool):
         assert opening.batch_size is not None
         self.batch_size = opening.batch_size
         self._wait_seconds = math.inf  # a server does not end for it
-        told = self._list_served()[0].tell(ABILITIES)
-        self.abilities: Abilities = read_value(Abilities, told)
 
     @property
     def lonely_seconds(self) -> float:

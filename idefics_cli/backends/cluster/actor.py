@@ -88,6 +88,7 @@ class ClusterActor:
             "versions": {"idefics": __version__, **{name: _find_version(name) for name in LIBRARIES}},
             "revision": backend.revision,
             "style": backend.style,
+            "image_edge": backend.image_edge,
             "device": list_devices()[0].name,
             "answer": self._ask_known(),
         }

@@ -92,6 +92,12 @@ class ClusterPool(BackendPool):
         revision: str | None = self._first["revision"]
         return revision
 
+    @property
+    def image_edge(self) -> int | None:
+        assert self._first is not None
+        edge: int | None = self._first["image_edge"]
+        return edge
+
     def limit_reading(self, limits: Limits) -> None:
         """Limits within which the actors read images."""
         self._limits = limits

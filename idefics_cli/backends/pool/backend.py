@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from ...errors import AnswerError, ItemError, ModelError, ServerLost
+from ...images import Limits
 from ...values import Answer, Image, ModelSpec, Request, Style
 from ..backend import DEFAULT_BATCH_SIZE, PreparedRequest, Preview, Reading, TakePrepared
 from .schedule import Schedule, Seat, WorkerBatch
@@ -117,6 +118,9 @@ class BackendPool:
     def reads(self, source: str) -> Reading:
         """Whether a worker reads the image of a source, or this process does."""
         return "here"
+
+    def limit_reading(self, limits: Limits) -> None:
+        """Limits within which workers read images; nothing where they read none."""
 
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
         """No preparation here: an image is encoded once for each worker that gets it."""

@@ -15,18 +15,19 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...child_processes import write_command
-from ...errors import ModelError, ServerLost
+from ...errors import IdeficsError, ModelError, ServerLost
 from ...files import is_own_stream
 from ...images import Limits
 from ...values import Image, Request, Style
-from ..backend import PreparedRequest, Preview, Reading
-from ..daemon.backend import ResidentBackend, find_server
-from ..daemon.protocol import build_images, read_outcomes
+from ..backend import Abilities, PreparedRequest, Preview, Reading
+from ..daemon.backend import ABILITIES, ResidentBackend, ask_server, find_server
+from ..daemon.protocol import build_images, read_outcomes, read_value
 from ..opening import Opening
 from .backend import BackendPool, Outcome, tell_images
 
@@ -88,6 +89,12 @@ class WorkerProcess:
                     said if code == ModelError.exit_code else f"{self.name} did not start ({said})"
                 )
             time.sleep(LOOK_SECONDS)
+
+    def tell(self, route: str) -> dict[str, Any]:
+        """The reply to a GET of a private route; empty if the process is not there."""
+        with suppress(IdeficsError):
+            return ask_server("GET", route, self._folder) or {}
+        return {}
 
     async def ask(self, batch: Sequence[PreparedRequest]) -> list[Outcome]:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._ask, batch)
@@ -193,9 +200,11 @@ class ProcessPool(BackendPool):
             for process in self._processes:
                 process.wait_until_ready()
                 self._join(process)
+            told = self._processes[0].tell(ABILITIES)
         except BaseException:
             self.close()
             raise
+        self.abilities: Abilities = read_value(Abilities, told)
 
     @property
     def style(self) -> Style:  # type: ignore[override]
@@ -204,6 +213,10 @@ class ProcessPool(BackendPool):
     @property
     def revision(self) -> str | None:  # type: ignore[override]
         return self._processes[0].resident.revision
+
+    @property
+    def image_edge(self) -> int | None:
+        return self.abilities.image_edge
 
     def limit_reading(self, limits: Limits) -> None:
         """Limits within which the processes read images."""

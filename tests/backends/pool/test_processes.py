@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,10 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
+import psutil
 import pytest
 
+from idefics_cli.backends import Workers
+from idefics_cli.cli.workers import choose_served, read_devices
+from idefics_cli.errors import UsageError
+from idefics_cli.models.memory import available
+from idefics_cli.values import ModelSpec
 from tests.program import Run
 from tests.serve.running import PROGRAM, SAMPLES, wait_for
+from tests.site import Page, open_site
 
 Command = Callable[..., Run]
 
@@ -86,6 +95,81 @@ def test_workers_and_the_command_itself_are_killed_and_every_row_is_there_once(
     assert [json.loads(line)["error"]["code"] for line in out.read_text().splitlines()[33:34]] == [
         "not_an_image"
     ]
+
+
+def test_workers_fetch_addresses_themselves_and_decode_as_they_are_told(run: Command, tmp_path: Path) -> None:
+    photo = io.BytesIO()
+    PIL.Image.new("RGB", (1600, 1200), "white").save(photo, "JPEG")
+    askers: list[int] = []
+
+    def answer(page: Page) -> None:
+        askers.extend(find_owner(page.client_address[1]))
+        page.answer(200, {"Content-Length": str(len(photo.getvalue()))}, photo.getvalue())
+
+    with open_site() as site:
+        site.pages["/photo.jpg"] = answer
+        items = [
+            {"task": "caption", "image": site.url(f"/{name}.jpg")} for name in ("photo", "photo", "none")
+        ]
+        (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+        site.serve("/none.jpg", (404, {}, b""))
+        words = ("batch", tmp_path / "items.jsonl", "--model", "shapes", "--fast-decode")
+        result = run(*words, "--devices", "cpu:1", "-o", tmp_path / "rows.jsonl")
+    assert len(askers) == 1, "an address is fetched once for the items that show it"
+    assert askers[0] != os.getpid()
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert (result.code, [row["error"] and row["error"]["code"] for row in rows]) == (
+        1,
+        [None, None, "fetch_failed"],
+    )
+    for row in rows[:2]:
+        assert any("of its size, as --fast-decode allows" in warning for warning in row["warnings"]), row
+        assert row["content"][0]["bytes"] == len(photo.getvalue())
+    assert "changes nothing" not in result.stderr
+
+
+def find_owner(port: int) -> list[int]:
+    """The processes, of this one and its children, that have a connection from this port."""
+    own = psutil.Process()
+    return [
+        process.pid
+        for process in (own, *own.children())
+        if any(one.laddr.port == port for one in process.net_connections("tcp"))
+    ]
+
+
+@pytest.fixture
+def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that lists two cards, and a torch that is built for them."""
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho '0, GPU-a, NVIDIA L4, 22000'\necho '1, GPU-b, NVIDIA L4, 22000'\n"
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(available, "_is_built_for", lambda kind: kind == "cuda")
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_cards_are_found_by_their_numbers() -> None:
+    assert read_devices("all") == read_devices("0,1") == ("cuda:0", "cuda:1")
+    assert read_devices("cuda:1") == read_devices("1") == ("cuda:1",)
+    for text, said in (
+        ("0,7", "there is no cuda:7; there are cuda:0, cuda:1"),
+        ("1,1", "names a GPU twice"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            read_devices(text)
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_server_has_a_worker_for_each_card_unless_it_is_told_otherwise() -> None:
+    spec, on_cpu = ModelSpec("shapes"), ModelSpec("shapes", device="cpu")
+    assert choose_served("auto", spec) == choose_served("2", spec) == Workers(devices=("cuda:0", "cuda:1"))
+    assert choose_served("3", on_cpu) == Workers(devices=("cpu", "cpu", "cpu"))
+    assert choose_served("auto", on_cpu) == choose_served("1", spec) == Workers()
+    with pytest.raises(UsageError, match="there are 2 GPUs here; write auto"):
+        choose_served("3", spec)
 
 
 @pytest.mark.parametrize(
