@@ -116,9 +116,13 @@ class Sinks:
 
     def _name(self, item: Item) -> Item:
         """The item with its key: that of its row, however its images were spelled when that was written."""
-        keys = [name_item(self.run, replace(item, images=images)) for images in list_spellings(item.images)]
-        known = (key for key in keys if self.rows is not None and self.rows.has(key))
-        return replace(item, key=next(known, keys[0]))
+        first = ""
+        for images in list_spellings(item.images):
+            key = name_item(self.run, item, images)
+            if self.rows is None or self.rows.has(key):
+                return replace(item, key=key)
+            first = first or key
+        return replace(item, key=first)
 
     def write(self, result: Result) -> None:
         """Write one result everywhere, at once. The row is written first: a missing sidecar can be made from it.

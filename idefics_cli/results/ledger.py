@@ -74,12 +74,16 @@ def name_run(model: str, details: Mapping[str, Any], like: Item | None) -> Run:
     return Run(_digest(shown, dict(details), like and _digest_wording(like))[:RUN_DIGITS], shown)
 
 
-def list_spellings(images: tuple[str, ...]) -> list[tuple[str, ...]]:
+def list_spellings(images: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Other spellings of the same image names: unchanged, absolute, and relative to the current folder."""
     named = tuple(map(_straighten, images))
+    yield named
     absolute = tuple(one if _is_bound(one) else os.path.abspath(one) for one in named)
+    if absolute != named:
+        yield absolute
     relative = tuple(one if _is_bound(one) else os.path.relpath(one) for one in named)
-    return list(dict.fromkeys((named, absolute, relative)))
+    if relative not in (named, absolute):
+        yield relative
 
 
 def _is_bound(source: str) -> bool:
@@ -92,10 +96,10 @@ def _straighten(source: str) -> str:
     return source if _is_bound(source) else os.path.normpath(source)
 
 
-def name_item(run: Run, item: Item) -> str:
-    """The key of an item."""
+def name_item(run: Run, item: Item, images: tuple[str, ...] | None = None) -> str:
+    """The key of an item, or of one with its images spelled otherwise."""
     named = item.id if item.is_named else None
-    images = tuple(map(_straighten, item.images))
+    images = tuple(map(_straighten, item.images)) if images is None else images
     content = (_digest_wording(item), images, sorted(item.fields), item.problem, named)
     return f"{run.digest}-{_digest(run.digest, *content)[:ITEM_DIGITS]}{'-id' if item.is_named else ''}"
 

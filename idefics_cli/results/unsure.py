@@ -105,7 +105,7 @@ class UnsureRows:
         if "path_b64" in row:
             images = [os.fsdecode(base64.b64decode(one)) for one in row["path_b64"]]
         named = row["id"] if row["key"].endswith("-id") else None
-        return _number(named, list_spellings(tuple(images))[0], row["fields"])
+        return _number(named, next(list_spellings(tuple(images))), row["fields"])
 
     def _name_item(self, item: Item, images: tuple[str, ...]) -> int:
         return _number(item.id if item.is_named else None, images, dict(item.fields))
