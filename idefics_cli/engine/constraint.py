@@ -27,6 +27,10 @@ class TokenConstraint(Protocol):
         """
         ...
 
+    def draft(self) -> Sequence[int]:
+        """Tokens of the only text that may follow, if there is one; others may be chosen to write it."""
+        ...
+
     def accept(self, token: int) -> None:
         """Take the chosen token, also one that ends the answer."""
         ...

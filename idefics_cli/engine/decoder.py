@@ -22,9 +22,10 @@ from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
 from .choose import ChosenToken, Draws, ban, choose, is_guided, list_draws, pick, read_chosen
 from .cross_attention import SlotImages
 from .decoder_step import DecoderStep
+from .drafts import run_drafts
 from .generate import Continuation
 from .image_features import Features
-from .inputs import lay_rows, place_rows, to_model
+from .inputs import join_slots, lay_rows, place_rows, to_model
 from .kv_cache import open_cache
 from .masks import Mask, list_windows, mask_prompts
 from .prefix_cache import Prefix, Prefixes
@@ -115,7 +116,10 @@ class Decoder:
         self._width = logits.shape[-1]
         if self._banned is None and self._family.banned_ids:
             self._banned = torch.tensor(list(self._family.banned_ids), device=logits.device)
+        last = self._family.last_image_inputs(images, 1)
         rows = [RunningRow(self._family, work, logits.device) for work in works]
+        for place, row in enumerate(rows):
+            row.images = {name: value[place : place + 1] for name, value in last.items()}
         for row, chosen in zip(rows, choose(logits, rows, self._banned), strict=True):
             row.take(chosen.token, chosen.logprob, chosen.is_finite, chosen.likeliest)
         staying = [place for place, row in enumerate(rows) if not row.is_ended or row.work.cache_answer]
@@ -131,7 +135,7 @@ class Decoder:
             ]
             slots = self._cache.join(cache, cached)
             try:
-                self._join_images(slots, staying, self._family.last_image_inputs(images, 1))
+                self._join_images(slots, staying, last)
             except BaseException:
                 for slot in slots:
                     self._cache.leave(slot)
@@ -153,6 +157,9 @@ class Decoder:
         if self._cache.count_slots(2 * len(rows)) <= self._cache.slots:
             self._shrink()
         is_led = any(is_guided(row) for row in rows)
+        if is_led and self._run_drafts() and not self._rows:
+            self._share(began, rows)
+            return rows
         states = [] if self._draws is None else self._draws.read_generators()
         told: list[Tensor] = []
         done, count = 0, 1 if is_led else self._count_ahead(rows)
@@ -170,7 +177,7 @@ class Decoder:
                 self._draws.set_generators(states)
             raise
         if is_led:
-            self._take(list(self._rows), choose(told[0][list(self._rows)], rows, self._banned))
+            self._take(list(self._rows), choose(told[0][list(self._rows)], self.rows, self._banned))
             self._state.end(self._state.tokens[:, 0])
             self._write_tokens()
         else:
@@ -179,6 +186,17 @@ class Decoder:
         self._share(began, rows)
         self._drop_ended()
         return [row for row in rows if row.is_ended]
+
+    def _run_drafts(self) -> bool:
+        """Whether several tokens of some rows were run in one pass. It may end rows."""
+        broken = run_drafts(self._model, self._family, self._cache, self._rows, self._banned)
+        if broken is None:
+            return False
+        self._broken |= broken
+        self._drop_ended()
+        if self._rows:
+            self._resume()
+        return True
 
     def _count_ahead(self, rows: Sequence[RunningRow]) -> int:
         """The steps until tokens are read: 1 if a listener waits for each token."""
@@ -308,12 +326,7 @@ class Decoder:
         for name, value in given.items():
             new = value[list(places)]
             former = self._images.get(name, new[:0])
-            # Where no row has an image there is one of a single patch, which nobody sees.
-            sizes = [max(pair) for pair in zip(former.shape[1:], new.shape[1:], strict=True)]
-            joined = new.new_zeros((self._cache.slots, *sizes))
-            joined[: len(former)] = _pad_to(former, sizes)
-            joined[slots] = _pad_to(new, sizes)
-            self._images[name] = joined
+            self._images[name] = join_slots(former, new, slots, self._cache.slots)
 
     def _fit_masks(self) -> Mask:
         masks = self._state.masks
@@ -332,8 +345,3 @@ class Decoder:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-
-
-def _pad_to(value: Tensor, sizes: Sequence[int]) -> Tensor:
-    missing = [size - own for size, own in zip(sizes, value.shape[1:], strict=True)]
-    return pad(value, [part for size in reversed(missing) for part in (0, size)]) if any(missing) else value

@@ -82,6 +82,11 @@ class GrammarConstraint:
     def allow(self) -> Tensor | None:
         return torch.frombuffer(bytearray(self._next.result()), dtype=torch.int32)
 
+    def draft(self) -> Sequence[int]:
+        self._next.result()
+        drafted: list[int] = [] if self._is_over else self._matcher.compute_ff_tokens()
+        return drafted
+
     def accept(self, token: int) -> None:
         self._next.result()
         if not self._is_over:

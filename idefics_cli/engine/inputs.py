@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..models.devices import find_input_device
 from ..models.families.family import Encoded
@@ -45,6 +46,21 @@ def place_rows(family: PlaceholderFamily, rows: Sequence[Encoded], prefix: int, 
         positions[:, index, :prefix] = places[:, :prefix]
         positions[:, index, length - own :] = places[:, prefix:]
     return positions.to(mask.device)
+
+
+def join_slots(former: Tensor, new: Tensor, slots: Sequence[int], count: int) -> Tensor:
+    """The rows of so many slots: the first ones as before, and new ones in theirs."""
+    # Where no row has an image there is one of a single patch, which nobody sees.
+    sizes = [max(pair) for pair in zip(former.shape[1:], new.shape[1:], strict=True)]
+    joined = new.new_zeros((count, *sizes))
+    joined[: len(former)] = _pad_to(former, sizes)
+    joined[list(slots)] = _pad_to(new, sizes)
+    return joined
+
+
+def _pad_to(value: Tensor, sizes: Sequence[int]) -> Tensor:
+    missing = [size - own for size, own in zip(sizes, value.shape[1:], strict=True)]
+    return pad(value, [part for size in reversed(missing) for part in (0, size)]) if any(missing) else value
 
 
 def to_model(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

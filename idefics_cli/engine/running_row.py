@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
+from torch import Tensor
 
 from ..models.families.family import Family
 from ..values import FinishReason
 from .detokenizer import AnswerText, TextStream
 from .generate import Continuation, Generation
 from .processors import Likeliest
+
+MOST_DRAFTED = 32
+"""How many tokens of a row are run in one pass."""
+MOST_WASTED = 32
+"""After so many tokens that were run and not chosen, a row is drafted no further."""
 
 
 class RunningRow:
@@ -23,6 +31,9 @@ class RunningRow:
         self.last = 0
         """The token that is run next."""
         self.constraint = None if work.constrain is None else work.constrain()
+        self.images: Mapping[str, Tensor] = {}
+        """The family's image inputs of its last token."""
+        self._wasted = 0
         self.generator: torch.Generator | None = None
         if decoding.temperature > 0:
             self.generator = torch.Generator(device)
@@ -45,6 +56,16 @@ class RunningRow:
     def count_left(self) -> int:
         """The tokens that it may still have."""
         return self.work.decoding.max_new_tokens - len(self.ids)
+
+    def draft(self) -> Sequence[int]:
+        """The tokens that its format most likely has next, because it leaves one text."""
+        if self.constraint is None or self.is_ended or self._wasted > MOST_WASTED:
+            return ()
+        return self.constraint.draft()[: min(MOST_DRAFTED, self.count_left())]
+
+    def waste(self, tokens: int) -> None:
+        """Count drafted tokens that were not chosen."""
+        self._wasted += tokens
 
     def take(self, token: int, logprob: float, is_finite: bool, likeliest: Likeliest = ()) -> None:
         """Add a token, whether its logits were finite, and its alternatives."""

@@ -9,7 +9,7 @@ a bucket of columns at a time, so that shapes and addresses stay fixed.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +131,36 @@ class SlotCache:
             )
             for keys, values in self._held
         )
+
+    def read_rows(self, slots: Sequence[int], columns: int) -> list[Buffers]:
+        """Copies of the last columns of slots, of each layer."""
+        seen = slice(self.position - columns, self.position)
+        return [(keys[list(slots), :, seen], values[list(slots), :, seen]) for keys, values in self._held]
+
+    def find_position(self, slot: int) -> int:
+        """The position of a slot's next token."""
+        return self._lengths[slot] + self._skipped[slot]
+
+    def make_room(self, counts: Mapping[int, int]) -> None:
+        """Have columns for so many more tokens of slots, before the ones they hold."""
+        needed = max(self._lengths[slot] + count for slot, count in counts.items())
+        if needed > self.position:
+            self._move(list(range(self.slots)), self.slots, needed, self._held)
+            self._draw()
+
+    def extend(self, cache: Cache, counts: Mapping[int, int], past: int) -> None:
+        """Add so many tokens to slots from the rows of a cache, after its `past` columns. There must be room:
+        what a slot held moves to the left, so that all still end at one position.
+        """
+        for pair, new_pair in zip(self._held, list_layers(cache), strict=True):
+            for tensor, new in zip(pair, new_pair, strict=True):
+                for row, (slot, count) in enumerate(counts.items()):
+                    start, end = self.position - self._lengths[slot], self.position
+                    tensor[slot, :, start - count : end - count] = tensor[slot, :, start:end].clone()
+                    tensor[slot, :, end - count : end] = new[row, :, past : past + count]
+        for slot, count in counts.items():
+            self._lengths[slot] += count
+        self._draw()
 
     def begin_step(self) -> None:
         """Make room for one token of each slot: it is written to the column `position`."""

@@ -35,6 +35,9 @@ class Script:
         place = len(self.accepted)
         return to_bits({self.ids[place]}, self.size) if place < len(self.ids) else None
 
+    def draft(self) -> tuple[int, ...]:
+        return ()
+
     def accept(self, token: int) -> None:
         self.accepted.append(token)
 
@@ -152,6 +155,9 @@ class Ways:
 
     def allow(self) -> Tensor | None:
         return to_bits({rest[0] for rest in self._list_rests() if rest}, self.size)
+
+    def draft(self) -> tuple[int, ...]:
+        return ()
 
     def accept(self, token: int) -> None:
         self.said = (*self.said, token)
