@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar
 from itertools import chain, islice
@@ -304,6 +305,8 @@ def _say_where_failures_are(sinks: Sinks) -> str:
     path = shlex.quote(sinks.output.name)
     if sinks.upload is not None:
         return f"idefics find {path} is:failed --format jsonl | jq -r .error.message says why"
+    if shutil.which("jq") is None:
+        return f"idefics find {path} is:failed --format jsonl lists what failed and why"
     return f"jq -r 'select(.error) | [.id, .error.message] | @tsv' {path} lists what failed and why"
 
 

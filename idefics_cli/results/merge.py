@@ -107,24 +107,29 @@ def _number(inputs: Sequence[str]) -> dict[str, int]:
 def _find_rows(
     parts: Sequence[Path], listed: Mapping[str, int] | None, report: Merged
 ) -> tuple[_Rows, set[int], dict[tuple[int, int], _Part]]:
-    """The rows that count, all keys, and what each part records."""
+    """The rows that count, all keys, and what each part records.
+
+    A row that was asked again (`instead_of`) is of the item of the row that it replaced.
+    """
     rows = _Rows()
+    keys: set[int] = set()
     shards: dict[tuple[int, int], _Part] = {}
     at: dict[tuple[int, int], tuple[int, bool]] = {}
     """Of an item, by key and place: the number of its row and whether that failed."""
     first: tuple[Path, Mapping[str, Any]] | None = None
     for file, part in enumerate(parts):
-        in_file: dict[int, int] = {}
+        in_file: dict[tuple[int, int], int] = {}
         for number, offset, row in _read_rows(part):
             first = first or (part, row)
             _check_run(row, first, f"{part} line {number}")
             shard, failed = row.get("shard"), row["error"] is not None
-            key = number_key(row["key"])
+            key, own = number_key(_find_root(row)), number_key(row["key"])
+            keys |= {key, own}
             if shard is None:
                 report.have_places = False
-                place = in_file.get(key, -1)
+                place = in_file.get((key, own), -1)
                 if place < 0 or failed or not at[key, place][1]:  # items that are the same have a row each
-                    place = in_file[key] = place + 1
+                    place = in_file[key, own] = place + 1
             else:
                 place = shard["place"]
                 report.items = max(report.items, shard["items"] or 0)
@@ -134,11 +139,12 @@ def _find_rows(
                 known_part.rows += (key, place) not in at
             known = at.get((key, place))
             if known is not None:
-                report.duplicates += 1
-                if failed or not known[1]:
+                is_successor = key != own and not failed
+                report.duplicates += not is_successor
+                if failed or not (known[1] or is_successor):
                     continue
                 rows.files[known[0]], rows.offsets[known[0]] = file, offset
-                report.failed -= 1
+                report.failed -= known[1]
                 at[key, place] = known[0], failed
                 continue
             report.failed += failed
@@ -147,7 +153,12 @@ def _find_rows(
             rows.files.append(file)
             rows.offsets.append(offset)
             rows.places.append((_place_in(listed, row), index if shard is None else place, index))
-    return rows, {key for key, _ in at}, shards
+    return rows, keys, shards
+
+
+def _find_root(row: Mapping[str, Any]) -> str:
+    """The key of the first row of an item, which a row may have replaced."""
+    return str(row.get("instead_of") or row["key"])
 
 
 def _place_in(listed: Mapping[str, int] | None, row: Mapping[str, Any]) -> int:
@@ -168,7 +179,7 @@ def _read_rows(part: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                 continue
             try:
                 row = parse_line(line.rstrip(b"\r\n"))
-                number_key(row["key"])
+                _ = number_key(row["key"]), number_key(_find_root(row))
                 shard = row.get("shard")
                 if not isinstance(row["images"], list) or not isinstance(row["error"], dict | None):
                     raise TypeError
@@ -198,7 +209,7 @@ def _open_part(part: Path) -> IO[bytes]:
 
 def _check_run(row: Mapping[str, Any], first: tuple[Path, Mapping[str, Any]], where: str) -> None:
     path, other = first
-    if row["key"][:RUN_DIGITS] == other["key"][:RUN_DIGITS]:
+    if _find_root(row)[:RUN_DIGITS] == _find_root(other)[:RUN_DIGITS]:
         return
     told = next((name for name in _TOLD if row.get(name) != other.get(name)), None)
     what = "has another command, or other labels, shots or options of the model, than"

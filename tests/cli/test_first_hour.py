@@ -49,6 +49,18 @@ def test_failures_are_named_then_counted_and_the_file_lists_them(
     assert "3 done before, 9 failed before (9 not images; --existing retry-errors tries" in again.stderr
 
 
+def test_failures_can_be_listed_without_jq(
+    run: Program, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = run("caption", photos, *MODEL, "-o", rows, backend=ScriptedBackend()).stderr
+    words = f"find {rows} is:failed --format jsonl"
+    assert f"idefics {words} lists what failed and why" in told
+    listed = [json.loads(line) for line in run(*words.split()).stdout.splitlines()]
+    assert len([row for row in listed if row["error"]["message"]]) == 9
+
+
 def test_failures_are_named_whatever_the_format(run: Program, photos: Path) -> None:
     for more in ((), ("--format", "jsonl")):
         result = run("caption", photos / "a.png", photos / "x1.jpg", *MODEL, *more, backend=ScriptedBackend())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from idefics_cli.cli.shards import name_shard, read_shard
 from idefics_cli.errors import UsageError
 from idefics_cli.files import lock
+from idefics_cli.values import Answer, Confidence
 from tests.program import Run
 from tests.scripted import ScriptedBackend
 
@@ -95,6 +97,47 @@ def test_a_row_that_is_there_twice_is_kept_once_and_a_good_one_first(run: Progra
         assert "2 of them failed" in merged.stderr
     vqa(run, "-o", "whole.jsonl")
     assert Path("all.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("has_places", [True, False])
+def test_what_was_asked_again_takes_its_place(run: Program, here: Path, has_places: bool) -> None:
+    """The last row of each item is kept, also where a crash left the earlier one beside it."""
+    unsure = ScriptedBackend(lambda request: say("first", 0.3 if request.id[-6:-4] in ("03", "30") else 0.9))
+    surer = ScriptedBackend(lambda request: say("second", 0.95))
+    parts = ["part-1-of-2.jsonl", "part-2-of-2.jsonl"]
+    for index in (1, 2):
+        words = ("caption", "in", "--shard", f"{index}/2", "-o", "part-{shard}.jsonl")
+        run(*words, "--model", "idefics-9b", backend=unsure)
+        before = Path(parts[index - 1]).read_text()
+        retry = ("--existing", "retry-unsure", "--min-confidence", "0.8", "--model", "idefics2")
+        run(*words, *retry, backend=surer)
+        if index == 1:
+            crashed = [row for row in parse(parts[0]) if "instead_of" in row]
+            Path(parts[0]).write_text(before + "".join(f"{json.dumps(row)}\n" for row in crashed))
+    if not has_places:
+        for part in parts:
+            write(
+                part, [{name: value for name, value in row.items() if name != "shard"} for row in parse(part)]
+            )
+    merged = run("merge", *parts, "-o", "all.jsonl")
+    assert merged.code == 1  # of the broken image
+    assert merged.stderr.splitlines()[0] == "idefics: 40 rows of 2 files in all.jsonl, 1 of them failed"
+    assert "duplicate" not in merged.stderr
+    rows = parse("all.jsonl")
+    assert len({row["id"] for row in rows}) == 40
+    if has_places:
+        assert len(merged.stderr.splitlines()) == 1
+        assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    assert {Path(row["id"]).stem for row in rows if row["text"] == "second"} == {"03", "30"}
+    again = run("merge", *parts, "-o", "all.jsonl")
+    assert again.stderr == merged.stderr
+    asked = ScriptedBackend()
+    run("caption", "in", "-o", "all.jsonl", "--model", "idefics-9b", backend=asked)
+    assert asked.requests == []
+
+
+def say(text: str, sure: float) -> Answer:
+    return Answer(text, text, confidence=Confidence(math.log(sure), math.log(sure)))
 
 
 def test_rows_that_do_not_say_their_place_come_in_the_order_of_a_list(run: Program, here: Path) -> None:
