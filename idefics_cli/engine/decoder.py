@@ -189,14 +189,16 @@ class Decoder:
 
     def _run_drafts(self) -> bool:
         """Whether several tokens of some rows were run in one pass. It may end rows."""
-        broken = run_drafts(self._model, self._family, self._cache, self._rows, self._banned)
-        if broken is None:
-            return False
-        self._broken |= broken
-        self._drop_ended()
-        if self._rows:
-            self._resume()
-        return True
+        has_run = True
+        try:
+            has_run = run_drafts(self._model, self._family, self._cache, self._rows, self._banned)
+        finally:
+            if has_run:
+                self._broken |= {slot for slot, row in self._rows.items() if not row.is_finite}
+                self._resume()
+        if has_run:
+            self._drop_ended()
+        return has_run
 
     def _count_ahead(self, rows: Sequence[RunningRow]) -> int:
         """The steps until tokens are read: 1 if a listener waits for each token."""

@@ -22,6 +22,8 @@ from .running_row import RunningRow
 from .slot_cache import SlotCache
 
 Shapes = tuple[torch.Size, ...]
+MOST_ROWS = 32
+"""How many rows are drafted in one pass, as each has logits for each token."""
 
 
 def run_drafts(
@@ -30,23 +32,25 @@ def run_drafts(
     cache: SlotCache,
     rows: Mapping[int, RunningRow],
     banned: Tensor | None,
-) -> set[int] | None:
-    """Run the drafts of rows, all but the last token. Returns the slots whose logits were not finite; None if
-    it would not save a pass.
+) -> bool:
+    """Run the drafts of rows, all but the last token; False if that would not save a pass.
+
+    Raises where a pass fails. Rows whose passes went well before are as after a step.
     """
     if family.sees_ahead or len(list_windows(family)) > 1:
-        return None
+        return False
     drafts = {slot: draft for slot, row in rows.items() if (draft := row.draft())}
     # A step is shared by all rows: so many tokens have to be saved to be worth a pass.
     if sum(map(len, drafts.values())) <= len(rows):
-        return None
-    broken: set[int] = set()
+        return False
     cache.make_room({slot: len(draft) for slot, draft in drafts.items()})
     by_shapes = sorted(drafts, key=lambda slot: _list_shapes(rows[slot]))
-    for _, slots in groupby(by_shapes, key=lambda slot: _list_shapes(rows[slot])):
-        alike = {slot: (rows[slot], drafts[slot]) for slot in slots}
-        broken |= _run_alike(model, family, cache, alike, banned)
-    return broken
+    for _, alike in groupby(by_shapes, key=lambda slot: _list_shapes(rows[slot])):
+        slots = list(alike)
+        for start in range(0, len(slots), MOST_ROWS):
+            some = {slot: (rows[slot], drafts[slot]) for slot in slots[start : start + MOST_ROWS]}
+            _run_alike(model, family, cache, some, banned)
+    return True
 
 
 def _list_shapes(row: RunningRow) -> Shapes:
@@ -59,7 +63,7 @@ def _run_alike(
     cache: SlotCache,
     drafted: Mapping[int, tuple[RunningRow, Sequence[int]]],
     banned: Tensor | None,
-) -> set[int]:
+) -> None:
     """One pass of rows whose images have the same shapes."""
     slots = list(drafted)
     past = max(map(cache.count_tokens, slots))
@@ -88,7 +92,6 @@ def _run_alike(
         ),
     ).logits
     run = dict.fromkeys(slots, 0)
-    broken: set[int] = set()
     agreeing = list(enumerate(slots))
     while agreeing:
         places = [place for place, _ in agreeing]
@@ -99,11 +102,9 @@ def _run_alike(
             row, draft = drafted[slot]
             row.take(one.token, one.logprob, one.is_finite, one.likeliest)
             run[slot] += 1
-            broken |= set() if one.is_finite else {slot}
             if one.token == draft[column] and not row.is_ended and run[slot] < len(draft):
                 going_on.append((place, slot))
         agreeing = going_on
     for slot, (row, draft) in drafted.items():
         row.waste(len(draft) - run[slot])
     cache.extend(made, run, past)
-    return broken

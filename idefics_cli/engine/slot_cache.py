@@ -149,15 +149,16 @@ class SlotCache:
             self._draw()
 
     def extend(self, cache: Cache, counts: Mapping[int, int], past: int) -> None:
-        """Add so many tokens to slots from the rows of a cache, after its `past` columns. There must be room:
-        what a slot held moves to the left, so that all still end at one position.
+        """Add so many tokens to slots from the rows of a cache, which has them after `past` columns of theirs.
+        There must be room: what a slot held moves to the left, so that all still end at one position. Allocates
+        nothing.
         """
         for pair, new_pair in zip(self._held, list_layers(cache), strict=True):
             for tensor, new in zip(pair, new_pair, strict=True):
                 for row, (slot, count) in enumerate(counts.items()):
-                    start, end = self.position - self._lengths[slot], self.position
-                    tensor[slot, :, start - count : end - count] = tensor[slot, :, start:end].clone()
-                    tensor[slot, :, end - count : end] = new[row, :, past : past + count]
+                    held = self._lengths[slot]
+                    start = self.position - held - count
+                    tensor[slot, :, start : self.position] = new[row, :, past - held : past + count]
         for slot, count in counts.items():
             self._lengths[slot] += count
         self._draw()

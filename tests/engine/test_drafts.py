@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from idefics_cli.engine.constraint import MakeConstraint, TokenConstraint
+from idefics_cli.engine.decoder import Pace
 from idefics_cli.engine.decoder_step import DecoderStep
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.generate import Continuation, Generation
@@ -18,6 +19,7 @@ from idefics_cli.engine.oom_retry import Done
 from idefics_cli.prompts.answer_format import check_schema, parse_regex
 from idefics_cli.values import AnswerFormat, Decoding
 from tests.engine.oracle import opened, run_all
+from tests.engine.test_flow import short_of_memory
 from tests.models.tiny import document, picture
 
 KINDS = ("idefics", "idefics2", "idefics3", "smolvlm")
@@ -112,8 +114,10 @@ def answer(kind: str, constrain: list[MakeConstraint | None], decodings: list[De
         Continuation(family.encode(PROMPTS[place % 3], IMAGES[place % 3 : place % 3 + 1]), one, constrain=own)
         for place, (own, one) in enumerate(zip(constrain, decodings, strict=True))
     ]
+    # As on a graphics card, for some.
+    pace = Pace(8, rounds_slots=True) if kind in ("idefics2", "smolvlm") else None
     with torch.inference_mode():
-        done = run_all(Engine(model, family), works, rows=4)
+        done = run_all(Engine(model, family, pace=pace), works, rows=3 if pace else 4)
     made = [one.outcome.generation for one in done if isinstance(one, Done)]
     assert len(made) == len(works)
     return [one for one in made if one is not None]
@@ -160,3 +164,17 @@ def test_a_draft_that_a_model_would_write_otherwise_is_not_taken(kind: str) -> N
     decodings = [Decoding(max_new_tokens=60), Decoding(max_new_tokens=60, temperature=1.0, seed=2)] * 2
     slow = [None if one is None else (lambda own=one: Slow(own())) for one in made]
     check_same(answer(kind, [*made], decodings), answer(kind, [*slow], decodings))
+
+
+@pytest.mark.parametrize("kind", ["idefics", "idefics3"])
+def test_drafts_that_do_not_fit_into_memory_change_no_answer(kind: str) -> None:
+    family, model = opened(kind)
+    size = model.get_output_embeddings().weight.shape[0]
+    made = Grammars(family).constrain(LONG)
+    constrain: list[MakeConstraint | None] = [lambda: Canonical(made(), size, drafts=True)] * 6
+    decodings = [Decoding(max_new_tokens=120)] * 6
+    expected = answer(kind, constrain, decodings)
+    longest = max(len(family.encode(one, IMAGES[n : n + 1]).ids) for n, one in enumerate(PROMPTS))
+    with short_of_memory(model, longest + 180) as failed:
+        check_same(answer(kind, constrain, decodings), expected)
+    assert failed

@@ -24,6 +24,7 @@ from idefics_cli.cli.app import execute
 from tests.program import run_program
 from tests.serve.running import PROGRAM, ROOT, SAMPLES, Running, chat, data_url, running, wait_for
 from tests.shapes.test_truth import CAPTIONS
+from tests.site import open_site
 
 NAMES = ("red-circle.png", "blue-star.png", "green-triangle.png")
 QUESTION = "What is in this image?"
@@ -329,9 +330,19 @@ def join_events(said: str) -> str:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Running]:
-    with running("--api-key", "secret", "--host", "0.0.0.0", "--queue", "1") as one:
+    given = ("--api-key", "secret", "--host", "0.0.0.0", "--queue", "1", "--allow-private-addresses")
+    with running(*given) as one:
         one.url = one.url.replace("0.0.0.0", "127.0.0.1")
         yield one
+
+
+def test_images_of_the_same_network_are_fetched_where_that_is_allowed(strict: Running) -> None:
+    with open_site() as site:
+        picture = (SAMPLES / NAMES[0]).read_bytes()
+        url = site.serve("/a.png", (200, {"Content-Type": "image/png"}, picture))
+        item = {"task": "caption", "image": url}
+        status, row = strict.ask("/v1/requests", item, {"Authorization": "Bearer secret"})
+    assert (status, row["error"], row["text"]) == (200, None, CAPTIONS[NAMES[0]])
 
 
 def test_the_key_is_asked_for_everywhere_but_at_the_door(strict: Running) -> None:
