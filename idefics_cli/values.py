@@ -168,6 +168,7 @@ class Item:
     problem_code: str = "bad_item"
     key: str = ""
     """What its row is known by when a run is resumed."""
+    think: bool | None = None  # whether its answer begins with thoughts; None is as the model was told
     instead_of: str = ""
     """The key of the row of another run that its own takes the place of."""
     shard: Mapping[str, int | None] | None = None  # its place, as its row has it, where a list has parts
@@ -198,6 +199,12 @@ class Request:
     """What the answer begins with: already in the prompt, repeated before the generated text."""
     cache_answer: bool = False
     """Whether later requests go on from its answer, as the next turn of a conversation does."""
+    think: bool | None = None  # whether the answer begins with thoughts; None is as the model was told
+
+    @property
+    def thinks(self) -> bool | None:
+        """Never before an answer that is one of labels, or follows a format."""
+        return False if self.is_bound else self.think
 
     @property
     def is_bound(self) -> bool:

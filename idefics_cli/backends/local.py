@@ -132,7 +132,7 @@ class LocalBackend:
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         """The assembled prompt of a request and, if all its images are there, what it costs; needs no weights."""
-        text = self._family.render(request.prompt)
+        text = self._family.render(request.prompt, thinks=request.thinks)
         if any(source not in images for source in list_sources(request.prompt)):
             return Preview(text)
         encoded = self._encode(request, images)
@@ -244,7 +244,7 @@ class LocalBackend:
     def _encode(self, request: Request, images: Mapping[str, Image]) -> Encoded:
         own = [images[source] for source in list_sources(request.prompt)]
         assert own or not request.images, "a request never runs without its image"
-        encoded = self._family.encode(request.prompt, own, thinks=not request.is_bound)
+        encoded = self._family.encode(request.prompt, own, thinks=request.thinks)
         self._tell_image_tokens(encoded)
         return encoded
 

@@ -20,6 +20,8 @@ from .pull import pull_missing
 from .settings import Settings
 
 MAX_LIST_BYTES = 1_000_000
+PASSED_ON = ("--detail", "--think")
+"""What of the options of a model on this machine a server is told of."""
 """A list of servers is not longer."""
 
 
@@ -60,7 +62,8 @@ def _choose_running(settings: Settings) -> Model | None:
 
 def _choose_remote_model(given: Sequence[str], settings: Settings) -> Model:
     servers = _read_servers(given)
-    if idle := {name: one for name, one in settings.list_given(Fact.LOCAL).items() if name != "--detail"}:
+    given_here = settings.list_given(Fact.LOCAL)
+    if idle := {name: one for name, one in given_here.items() if name not in PASSED_ON}:
         raise UsageError(f"{', '.join(idle)} cannot be set on a server", hint="leave it out with --server")
     if settings.model.style == "completion":
         raise UsageError(
@@ -108,7 +111,11 @@ def choose_spec(model: Model, settings: Settings) -> ModelSpec:
     options = settings.model
     if options.server:
         return ModelSpec(
-            model.checkpoint, style="chat", detail=options.detail, servers=_read_servers(options.server)
+            model.checkpoint,
+            style="chat",
+            detail=options.detail,
+            servers=_read_servers(options.server),
+            others=(("think", True),) if options.think else (),
         )
     if options.revision is not None and Path(model.checkpoint).is_dir():
         raise UsageError("--revision is for checkpoints on the hub", hint=f"{model.name} is a folder")

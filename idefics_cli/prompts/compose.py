@@ -48,6 +48,7 @@ def word(template: Template, style: Style, item: Item) -> Request:
         request,
         decoding=replace(item.decoding, stop=stop),
         normalize=item.normalize,
+        think=item.think,
     )
 
 

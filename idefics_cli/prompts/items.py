@@ -53,6 +53,8 @@ class _Line(BaseModel):
     """Of a rating."""
     generate: bool = False
     normalize: Normalization = "none"
+    think: bool | None = None
+    """Whether the model thinks first, whatever the command says."""
     meta: dict[str, Any] | None = None
     """What is copied to its row as it is."""
 
@@ -176,6 +178,7 @@ class ItemReader:
             meta=line.meta,
             answer_format=answer_format,
             is_named=line.id is not None,
+            think=line.think,
         )
 
     def _find_template(self, line: _Line, prompt: str | None) -> Template:

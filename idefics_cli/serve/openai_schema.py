@@ -78,6 +78,12 @@ class StreamOptions(StrictSchema):
     include_obfuscation: Literal[False] | None = None
 
 
+class TemplateOptions(StrictSchema):
+    enable_thinking: bool | None = Field(
+        default=None, description="Whether the model thinks first; thoughts are not in the answer."
+    )
+
+
 class PlainText(StrictSchema):
     type: Literal["text"]
 
@@ -127,6 +133,7 @@ class ChatCall(StrictSchema):
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     response_format: ResponseFormat | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     logprobs: bool | None = None
@@ -175,6 +182,9 @@ class ChatCall(StrictSchema):
                 answer_format=wanted,
                 wants_tokens=bool(self.logprobs),
                 likeliest_tokens=self.top_logprobs or 0,
+                think=None
+                if self.chat_template_kwargs is None
+                else self.chat_template_kwargs.enable_thinking,
             )
             for place in range(count)
         ]

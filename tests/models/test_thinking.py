@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from idefics_cli.backends.local import LocalBackend
 from idefics_cli.engine.detokenizer import AnswerText, TextStream
 from idefics_cli.engine.listener import Listener
 from idefics_cli.errors import ModelError
 from idefics_cli.models.families.family import Family
 from idefics_cli.models.loading import open_family
-from idefics_cli.values import Choice, ModelSpec
+from idefics_cli.values import Answer, Choice, ModelSpec, Request
 from tests.models.others import other
 from tests.models.test_others import A, opened
 from tests.models.tiny import user
@@ -49,6 +52,28 @@ def test_labels_are_ranked_without_thoughts(name: str) -> None:
         row.ids for row in plain.encode_choices(prompt, [A], choices)
     ]
     assert able.encode(prompt, [A], thinks=False).ids == plain.encode(prompt, [A]).ids
+    assert plain.encode(prompt, [A], thinks=True).ids == able.encode(prompt, [A]).ids
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "gemma4"])
+def test_a_prompt_is_shown_as_it_is_run(name: str) -> None:
+    backend = LocalBackend(ModelSpec(str(other(name)), others=(("think", True),)))
+    asked = Request("0", "vqa", (user(A, "Which?"),))
+    ranked = replace(asked, choices=(Choice("red", "red"), Choice("blue", "blue")))
+    row = replace(asked, think=False)
+    shown = {one: backend.preview(one, {A.source: A}).text for one in (asked, ranked, row)}
+    assert shown[asked] != shown[ranked] == shown[row]
+
+
+def test_a_row_thinks_by_itself() -> None:
+    requests = [Request("0", "vqa", (user(A, "What?"),), think=one) for one in (True, None, True, False)]
+    answers = LocalBackend(ModelSpec(str(other("qwen3_5")))).answer(requests, {A.source: A})
+    told, plain, again, without = (
+        one.usage.prompt_tokens if isinstance(one, Answer) else 0 for one in answers
+    )
+    assert told == again != plain == without
+    (refused,) = LocalBackend(ModelSpec(str(other("llava")))).answer(requests[:1], {A.source: A})
+    assert str(refused) == ('llava cannot think first: its chat template has no thinking; leave "think" out')
 
 
 def test_thinking_is_refused_where_it_has_no_meaning() -> None:

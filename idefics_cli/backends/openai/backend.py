@@ -37,8 +37,10 @@ from .payload import (
     write_chat,
     write_detail,
     write_messages,
+    write_thinking,
 )
 from .remote_ranking import RemoteRanking
+from .thoughts import ThoughtFilter
 
 PICTURE_CACHE_BYTES = 128_000_000
 """Encoded images that are kept: those of the shots and of a conversation come again with every request."""
@@ -201,11 +203,13 @@ class RemoteBackend:
             check_ranking(self._dialect or Dialect())
             answer = await self._ranking.rank(request, urls)
         else:
+            thinks = self._choose_thinking(request)
             body = write_chat(request, urls, self._dialect or Dialect())
+            body |= write_thinking(thinks, self._dialect or Dialect())
             if self._spec.detail is not None and urls:
                 body |= write_detail(self._spec.detail, self._spec.checkpoint, self._dialect or Dialect())
             self._check_room(request.decoding.max_new_tokens)
-            reply = await self._generate(body, on_text)
+            reply = await self._generate(body, ServerReply(ThoughtFilter(is_asked=bool(thinks))), on_text)
             self._check_whole(reply, request.decoding.max_new_tokens)
             answer = Answer(
                 text=reply.text,
@@ -216,8 +220,16 @@ class RemoteBackend:
         space = " " if request.choices or answer.text[:1].isalnum() else ""
         return replace(answer, full_text=f"{said}{space}{answer.text}", seconds=time.perf_counter() - began)
 
-    async def _generate(self, body: dict[str, Any], on_text: Callable[[str], None] | None) -> ServerReply:
-        reply = ServerReply()
+    def _choose_thinking(self, request: Request) -> bool | None:
+        """Whether the model is told to think, or not to; None leaves it to the server."""
+        is_told = bool(dict(self._spec.others).get("think"))
+        if request.think is None and not is_told:
+            return None
+        return not request.is_bound and (is_told if request.think is None else request.think)
+
+    async def _generate(
+        self, body: dict[str, Any], reply: ServerReply, on_text: Callable[[str], None] | None
+    ) -> ServerReply:
         body = {"model": self._spec.checkpoint, **body}
         if on_text is None:
             reply.add(await self._connection.post("chat/completions", body))
@@ -264,7 +276,7 @@ class RemoteBackend:
         except ServerLost:
             raise
         except ModelError:
-            if needs_dialect(request):
+            if needs_dialect(request) or self._choose_thinking(request):
                 raise
             return Dialect()
         mine = next(

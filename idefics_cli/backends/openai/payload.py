@@ -18,6 +18,7 @@ from ...models.families.idefics3 import SmolVLMFamily
 from ...models.families.layout import is_chat, lay_out, trim_reply
 from ...values import Confidence, Decoding, FinishReason, ImagePart, Message, Prompt, Request, TextPart, Usage
 from .formats import write_format
+from .thoughts import ThoughtFilter
 
 _KNOWN_TO_ALL = {
     "max_new_tokens": "max_tokens",
@@ -42,6 +43,8 @@ class Dialect:
     """Whether the assistant's turn may be left open, or closed for its likelihood to be read."""
     takes_detail: bool = False
     bans_words: bool = False
+    takes_thinking: bool = False
+    """Whether a request says if the model thinks first."""
     most_stops: int | None = None
     most_temperature: float | None = None
 
@@ -53,11 +56,13 @@ DIALECTS = {
         continues_turns=True,
         takes_detail=True,
         bans_words=True,
+        takes_thinking=True,
         most_stops=4,
         most_temperature=2.0,
     ),
-    "sglang": Dialect("SGLang", _OF_VLLM),
-    "llamacpp": Dialect("llama.cpp", _OF_LLAMA_CPP),
+    "sglang": Dialect("SGLang", _OF_VLLM, takes_thinking=True),
+    "llamacpp": Dialect("llama.cpp", _OF_LLAMA_CPP, takes_thinking=True),
+    "idefics": Dialect("idefics", takes_thinking=True),
 }
 
 
@@ -149,6 +154,17 @@ def _check_ranges(decoding: Decoding, dialect: Dialect) -> None:
         )
 
 
+def write_thinking(thinks: bool | None, dialect: Dialect) -> dict[str, Any]:
+    """The part of a body that says whether the model thinks first; empty where nobody said so."""
+    if thinks is None:
+        return {}
+    if dialect.takes_thinking:
+        return {"chat_template_kwargs": {"enable_thinking": thinks}}
+    if thinks:
+        raise BadItem(f"{dialect.name} is not known to take --think", hint="leave it out")
+    return {}
+
+
 def write_detail(detail: str, checkpoint: str, dialect: Dialect) -> dict[str, Any]:
     """The part of a body that says into how many tiles images are cut. Raises BadItem where that is not known."""
     if not dialect.takes_detail:
@@ -169,13 +185,20 @@ DETAIL_TILES = {"low": 1, "medium": 2, "high": 4}
 class ServerReply:
     """An answer as it comes, whole or in pieces."""
 
-    text: str = ""
+    thoughts: ThoughtFilter = field(default_factory=ThoughtFilter)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
     logprobs: list[float] = field(default_factory=list)
+    _written: str = ""
+    _given: int = 0
+
+    @property
+    def text(self) -> str:
+        """The answer so far, without thoughts."""
+        return self.thoughts.strip(self._written, self.finish_reason)
 
     def add(self, event: Any) -> str:
-        """Take what a whole answer or an event of a stream says; the text that is new. Raises AnswerError."""
+        """Take what a whole answer or an event says; the part of the answer that is new. Raises AnswerError."""
         if not isinstance(event, Mapping) or event.get("error"):
             said = event.get("error") if isinstance(event, Mapping) else event
             said = said.get("message") if isinstance(said, Mapping) else said
@@ -190,13 +213,17 @@ class ServerReply:
         piece = message.get("content") if isinstance(message, Mapping) else None
         if piece is not None and not isinstance(piece, str):
             raise _no_chat()
-        self.text += piece or ""
+        if isinstance(message, Mapping):
+            self.thoughts.look(message)
+        self._written += piece or ""
         self.logprobs += _read_logprobs(choice.get("logprobs"))
         if (reason := choice.get("finish_reason")) is not None:
             if not isinstance(reason, str) or reason not in _REASONS:
                 raise AnswerError(f"the server ended the answer ({str(reason)[:50]})", code="refused")
             self.finish_reason = _REASONS[reason]
-        return piece or ""
+        new = self.text[self._given :]
+        self._given += len(new)
+        return new
 
     @property
     def confidence(self) -> Confidence | None:

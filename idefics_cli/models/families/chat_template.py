@@ -85,23 +85,29 @@ class ChatTemplateFamily(Family):
                 hint="leave --detail out",
             )
 
+    @property
+    def can_think(self) -> bool:
+        return "enable_thinking" in str(self.processor.chat_template)
+
     def think(self) -> None:
-        if "enable_thinking" not in str(self.processor.chat_template):
-            super().think()
+        super().think()
         self._thinks = True
 
-    def render(self, prompt: Prompt) -> str:
-        return self._write(prompt, thinks=True)
+    def render(self, prompt: Prompt, *, thinks: bool | None = None) -> str:
+        return self._write(prompt, thinks)
 
-    def _write(self, prompt: Prompt, thinks: bool) -> str:
-        """The prompt text. It begins a thought only if the model was told to think."""
+    def _write(self, prompt: Prompt, thinks: bool | None) -> str:
+        """The prompt text. It begins a thought only if the model, or the request, was told to."""
+        self.check_thinking(thinks)
         self._refuse_special_tokens(lay_out(prompt, strip_turns=False))
         if not is_chat(prompt):
             self.check_style("completion")
         is_open = prompt[-1].role == "assistant"
-        return self._apply(trim_reply(prompt), is_open=is_open, thinks=thinks and self._thinks)
+        return self._apply(
+            trim_reply(prompt), is_open=is_open, thinks=self._thinks if thinks is None else thinks
+        )
 
-    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool | None = None) -> Encoded:
         check_images(lay_out(prompt, strip_turns=False), images)
         return self._encode_text(self._write(prompt, thinks), images)
 
@@ -222,7 +228,7 @@ class ChatTemplateFamily(Family):
             {"role": message.role, "content": _write_content(message, as_text=as_text)} for message in prompt
         ]
         options = {"add_generation_prompt": is_open is False, "continue_final_message": is_open is True}
-        if "enable_thinking" in str(self.processor.chat_template):
+        if self.can_think:
             options["enable_thinking"] = thinks
         try:
             text: str = self.processor.apply_chat_template(messages, tokenize=False, **options)

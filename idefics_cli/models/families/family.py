@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...errors import ModelError, PromptError, describe_problems
+from ...errors import BadItem, ModelError, PromptError, describe_problems
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
 from ..dimensions import Dimensions
 from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, lay_out, read_aloud
@@ -189,12 +189,26 @@ class Family(ABC):
                 hint="leave --detail out",
             )
 
+    @property
+    def can_think(self) -> bool:
+        """Whether its answers can begin with thoughts."""
+        return False
+
     def think(self) -> None:
         """Let answers begin with thoughts, which are not part of their text."""
-        raise ModelError(
-            f"--think has no effect on {self.config.model_type}, whose chat template has no thinking",
-            hint="leave --think out",
-        )
+        if not self.can_think:
+            raise ModelError(
+                f"--think has no effect on {self.config.model_type}, whose chat template has no thinking",
+                hint="leave --think out",
+            )
+
+    def check_thinking(self, thinks: bool | None) -> None:
+        """Refuse a request that wants thoughts of a model that has none."""
+        if thinks and not self.can_think:
+            raise BadItem(
+                f"{self.config.model_type} cannot think first: its chat template has no thinking",
+                hint='leave "think" out',
+            )
 
     @cached_property
     def thought_marks(self) -> tuple[int, int] | None:
@@ -231,14 +245,14 @@ class Family(ABC):
         return token.startswith("<0x") and len(token) == 6
 
     @abstractmethod
-    def render(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt, *, thinks: bool | None = None) -> str:
         """The prompt text, beginning of text included, with one marker per image."""
 
     @abstractmethod
-    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool | None = None) -> Encoded:
         """The prompt as the model takes it. `images` are those of the prompt, in its order.
 
-        `thinks` is false for an answer that must be a label or follow a grammar, whatever the model was told.
+        `thinks` says whether the answer begins with thoughts, None that it does if the model was told to think.
         """
 
     @abstractmethod

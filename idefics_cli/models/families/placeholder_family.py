@@ -71,12 +71,13 @@ class PlaceholderFamily(Family):
         """The prompt text of this architecture without a tokenizer at hand."""
         return cls._render(prompt, cls.bos, any_of(cls.markers))
 
-    def render(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt, *, thinks: bool | None = None) -> str:
         """The prompt text, beginning of text included, with one marker per image."""
         return self._render(prompt, self.bos, self._forbidden)
 
-    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool | None = None) -> Encoded:
         """The prompt as ids, spans and pixels. `images` are those of the prompt, in its order."""
+        self.check_thinking(thinks)
         self._check_roles(prompt)
         return self._encode(lay_out(prompt, strip_turns=self.strip_turns), images)
 

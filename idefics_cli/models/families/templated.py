@@ -54,7 +54,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         self._shown = str(getattr(self.processor, "image_token", None) or self._marker)
         self.banned_ids = (self.image_id,)
 
-    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool = True) -> Encoded:
+    def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool | None = None) -> Encoded:
         check_images(lay_out(prompt, strip_turns=False), images)
         (row,) = self._encode_all([self._write(prompt, thinks)], images)
         return row
