@@ -58,18 +58,9 @@ def test_a_checkpoint_is_described_asked_and_talked_to(run: Program, photo: str,
     assert len(talked.stdout.splitlines()) == 2
 
 
+@pytest.mark.parametrize("bits", ["4bit", "int8"])
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_are_held_in_fewer_bits(run: Program, photo: str, name: str) -> None:
-    answered = run(
-        "vqa",
-        photo,
-        "-q",
-        "What?",
-        "--max-new-tokens",
-        "3",
-        "--quantize",
-        "int8",
-        "--model",
-        str(other(name)),
-    )
+def test_weights_are_held_in_fewer_bits(run: Program, photo: str, name: str, bits: str) -> None:
+    words = ("--max-new-tokens", "3", "--quantize", bits, "--no-quantized-cache", "--device", "cpu")
+    answered = run("vqa", photo, "-q", "What?", *words, "--model", str(other(name)))
     assert answered.code == 0, answered.stderr

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from idefics_cli.models.families.chat_template import ChatTemplateFamily
 from idefics_cli.models.families.family import Encoded, Family
 from idefics_cli.models.families.image_processors import explain_missing
 from idefics_cli.models.families.mrope import MropeFamily
-from idefics_cli.models.families.templated import TemplatedFamily
+from idefics_cli.models.families.templated import SpelledImage, TemplatedFamily
 from idefics_cli.models.loading import load_model, open_family
+from idefics_cli.models.quantization.kinds import list_quantized
 from idefics_cli.values import (
     Answer,
     Choice,
@@ -45,6 +47,7 @@ from tests.program import run_program
 A, B, C = picture(1), picture(2, (30, 60)), picture(3, (80, 40))
 IMAGES = {image.source: image for image in (A, B, C)}
 OPEN = list(ALL)
+PLAIN = ("qwen3_5", "gemma4", "mllama")
 WANTS_TEXT = ("glm4v", "mllama")
 """Those whose templates print some turns as they are."""
 SYSTEM = Message("system", (TextPart("Be brief."),))
@@ -215,14 +218,58 @@ def test_labels_are_scored_as_the_template_writes_them(name: str) -> None:
     assert max(scores.values()) - min(scores.values()) < 1e-4
 
 
+def count_held(rows: Sequence[Encoded]) -> int:
+    """The bytes of all tensors of rows, what they share counted once."""
+    tensors = [tensor for row in rows for tensor in (row.inputs or {}).values()]
+    tensors += [
+        tensor
+        for row in rows
+        for one in row.pixels
+        if isinstance(one, SpelledImage)
+        for tensor in one.tensors.values()
+    ]
+    held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+    return sum(held.values())
+
+
 @pytest.mark.parametrize("name", OPEN)
-def test_a_hundred_labels_hold_one_image(name: str) -> None:
+def test_a_hundred_labels_cost_one_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family, _ = opened(name)
+    large = picture(9, (560, 560))
     choices = [Choice(f"label {n}", f"label {n}") for n in range(100)]
-    rows = family.encode_choices((user(A, "Which?"),), [A], choices)
-    held = {row.inputs["pixel_values"].data_ptr() for row in rows if row.inputs is not None}
-    assert len(held or {id(row.pixels[0]) for row in rows}) == 1
-    assert rows[7].ids == family.encode_choice((user(A, "Which?"),), [A], choices[7]).ids
+    looked: list[Any] = []
+    kind = type(family.processor.image_processor)
+    plain = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, *a, **k: looked.append(1) or plain(self, *a, **k))
+    one = family.encode_choices((user(large, "Which?"),), [large], choices[:1])
+    once = len(looked)
+    rows = family.encode_choices((user(large, "Which?"),), [large], choices)
+    assert len(looked) <= 2 * once, "the image is prepared once more at most"
+    ids = sum(8 * len(row.ids) for row in rows)
+    assert count_held(rows) < 1.1 * count_held(one) + 8 * ids
+    assert rows[7].ids == family.encode_choice((user(large, "Which?"),), [large], choices[7]).ids
+
+
+QUANTIZED = {name: 14 for name in TEMPLATED} | {"aya_vision": 21, "glm4v": 12, "qwen3_5": 15}
+QUANTIZED |= {"gemma4": 26, "mllama": 21}
+"""The matrices of their text models: seven a layer, of GLM six."""
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in PLAIN else pytest.mark.slow) for name in OPEN]
+)
+def test_four_bits_load_and_answer(name: str) -> None:
+    spec = ModelSpec(str(other(name)), quantization="4bit", device="cpu", keeps_quantized=False)
+    family = open_family(spec)
+    model = load_model(spec, family)
+    packed = list_quantized(model)
+    assert len(packed) == QUANTIZED[name]
+    assert not [one for one in packed if "vision" in one or "visual" in one or "lm_head" in one]
+    (outcome,) = Engine(model, family).run([Continuation(family.encode((user(A, "What?"),), [A]), GREEDY)])
+    assert outcome.generation is not None
+    assert outcome.is_finite
+    assert outcome.generation.new_tokens > 0
 
 
 @pytest.mark.parametrize(
@@ -245,9 +292,6 @@ def test_a_template_that_wants_a_text_is_given_one() -> None:
     family.processor.chat_template = PRINTS_PARTS
     prompt = (Message("system", (TextPart("Be brief."),)), user(A, "What?"))
     assert family.render(prompt) == "[system]Be brief.[user]<image>What?"
-
-
-PLAIN = ("qwen3_5", "gemma4", "mllama")
 
 
 def plan_of(family: Family, model: Any) -> list[int]:

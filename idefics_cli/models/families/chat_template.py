@@ -121,13 +121,17 @@ class ChatTemplateFamily(Family):
         texts = self.write_choices(prompt, images, choices)
         whole = self._encode_text(texts[0], images)
         # Nothing merges across a special token, so what is before the last one is encoded only once.
-        common = _find_common(min(texts), max(texts))
-        cut = max((common.rfind(token) for token in self._special_texts), default=-1)
+        cut = self._find_seam_token(texts)
         tails = self._tokenize_texts([text[cut:] for text in texts]) if cut > 0 else []
         if not tails or whole.ids[len(whole.ids) - len(tails[0]) :] != tuple(tails[0]):
             return tuple(self._encode_text(text, images) for text in texts)
         head = len(whole.ids) - len(tails[0])
         return tuple(_end_with(whole, head, tail) for tail in tails)
+
+    def _find_seam_token(self, texts: Sequence[str]) -> int:
+        """Where the last special token begins that texts share with all before it; -1 where there is none."""
+        common = _find_common(min(texts), max(texts))
+        return max((common.rfind(token) for token in self._special_texts), default=-1)
 
     def begin(self, encoded: Encoded, length: int) -> Encoded:
         """The first tokens of a prompt, all of its images among them."""
@@ -268,9 +272,15 @@ def _end_with(whole: Encoded, head: int, tail: Sequence[int]) -> Encoded:
 
 
 def _find_common(one: str, other: str) -> str:
-    """The common beginning of two texts."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
+    """What two texts begin with: long texts, so they are compared by halves and not by letters."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if one[least:middle] == other[least:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return one[:least]
 
 
 def _list_texts(prompt: Prompt) -> list[str]:

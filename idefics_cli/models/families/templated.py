@@ -169,12 +169,25 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         spellings = [self.spell_image(one) for one in pixels]
         whole = [self._spell(text, spellings) for text in texts]
         bos = self.tokenizer.bos_token
-        options = {"add_special_tokens": not (bos and whole[0].startswith(bos))}
-        rows = [tuple(ids) for ids in self.tokenizer(whole, **options)["input_ids"]]
+        rows = self._tokenize_alike(whole, adds_special=not (bos and whole[0].startswith(bos)))
         counts = [spelling.count(self._marker) for spelling in spellings]
         encoded = tuple(Encoded(row, self._find_runs(row, images, counts), pixels) for row in rows)
         self.check_length(max(encoded, key=lambda one: len(one.ids)))
         return encoded
+
+    def _tokenize_alike(self, texts: Sequence[str], *, adds_special: bool) -> list[tuple[int, ...]]:
+        """The ids of texts that begin alike.
+
+        Nothing merges across a special token, so what comes before the last one that they share is tokenised once.
+        """
+        first = tuple(self.tokenizer(texts[0], add_special_tokens=adds_special)["input_ids"])
+        cut = self._find_seam_token(texts) if len(texts) > 1 else 0
+        tails = self._tokenize_texts([text[cut:] for text in texts]) if cut > 0 else []
+        if tails and first[len(first) - len(tails[0]) :] == tuple(tails[0]):
+            head = first[: len(first) - len(tails[0])]
+            return [(*head, *tail) for tail in tails]
+        others = self.tokenizer(texts[1:], add_special_tokens=adds_special)["input_ids"] if texts[1:] else []
+        return [first, *map(tuple, others)]
 
     @property
     def _counts_images(self) -> bool:
