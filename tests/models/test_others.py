@@ -250,7 +250,7 @@ def test_a_hundred_labels_cost_one_image(name: str, monkeypatch: pytest.MonkeyPa
     assert rows[7].ids == family.encode_choice((user(large, "Which?"),), [large], choices[7]).ids
 
 
-QUANTIZED = {name: 14 for name in TEMPLATED} | {"aya_vision": 21, "glm4v": 12, "qwen3_5": 15}
+QUANTIZED = dict.fromkeys(TEMPLATED, 14) | {"aya_vision": 21, "glm4v": 12, "qwen3_5": 15}
 QUANTIZED |= {"gemma4": 26, "mllama": 21}
 """The matrices of their text models: seven a layer, of GLM six."""
 
