@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import transformers
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ CHATTER = re.compile(
         )
     )
 )
+
+FASTER_ON_CARDS = re.compile(r"is falling back to its reference PyTorch implementation")
+"""What to install for kernels that need CUDA: no help on another machine."""
 
 
 def hush_libraries() -> None:
@@ -81,7 +85,7 @@ class _Relay(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if CHATTER.search(text):
+        if CHATTER.search(text) or (FASTER_ON_CARDS.search(text) and not torch.cuda.is_available()):
             return
         line = " ".join(text.split())
         if line not in self._said:

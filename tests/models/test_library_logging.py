@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from idefics_cli.cli.log import log_to
 from idefics_cli.cli.output import Talk
@@ -48,6 +49,16 @@ def test_an_eight_bit_run_says_only_what_it_keeps(run: Callable[..., Run], red_c
     assert not [line for line in lines if "cast" in line]
     again = run("caption", red_circle, "--quantize", "8bit", "--model", "shapes", "--no-quantized-cache")
     assert (again.stdout, again.stderr) == (result.stdout, "")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would help")
+def test_kernels_of_cards_are_no_advice_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    hush_libraries()
+    with log_to(Talk()):
+        logging.getLogger("transformers.kernels").warning(
+            "`causal_conv1d_fn` is falling back to its reference PyTorch implementation because it is not installed"
+        )
+    assert capsys.readouterr().err == ""
 
 
 def test_what_a_later_release_will_drop_is_not_for_the_reader(recwarn: pytest.WarningsRecorder) -> None:
