@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import PIL.Image
@@ -62,20 +62,19 @@ def test_the_answer_is_what_follows_thoughts(
     assert "".join(given) == pieces.text == expected
 
 
-def test_a_server_is_told_to_think(server: OpenAIServer, photo: Path, run: Callable[..., object]) -> None:
+def test_a_server_is_told_to_think(server: OpenAIServer, photo: Path, run: Command) -> None:
     words = ("--server", server.url, "--model", "vl", "--format", "jsonl")
     server.troubles = [answer(f"A cat?</think>{ANSWER}"), answer(ANSWER)]
-    ask: Command = run
-    told = ask("vqa", photo, "-q", "What?", "--think", *words)
+    told = run("vqa", photo, "-q", "What?", "--think", *words)
     assert json.loads(told.stdout)["text"] == ANSWER, told.stderr
     assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": True}
     schema = '{"type": "object", "properties": {"dog": {"type": "boolean"}}}'
-    ask("extract", photo, "--schema", schema, "--think", *words)
+    run("extract", photo, "--schema", schema, "--think", *words)
     assert server.bodies[1]["chat_template_kwargs"] == {"enable_thinking": False}
     server.troubles = [answer(f"<think>A cat?</think>{ANSWER}"), answer(ANSWER)]
     lines = [{"task": "vqa", "question": "What?", "image": str(photo), "think": one} for one in (True, None)]
     asked = "\n".join(map(json.dumps, lines)).encode()
-    rows = ask("batch", "-", "--batch-size", "1", *words[:4], stdin=asked)
+    rows = run("batch", "-", "--batch-size", "1", *words[:4], stdin=asked)
     assert [json.loads(row)["text"] for row in rows.stdout.splitlines()] == [ANSWER] * 2, rows.stderr
     assert [body.get("chat_template_kwargs") for body in server.bodies[2:]] == [
         {"enable_thinking": True},
