@@ -8,7 +8,6 @@ prompt does not pay for it.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from ...errors import BadItem, ModelError, PromptError, describe_problems
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
 from ..dimensions import Dimensions
 from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, lay_out, read_aloud
+from .special_tokens import any_of, list_added_tokens, refuse_markers, special_token
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -289,7 +289,7 @@ class Family(ABC):
         for ids in self._tokenize_texts([piece for piece in pieces if isinstance(piece, str)]):
             for index in ids:
                 if index in self._added_ids:
-                    raise _special_token(self.tokenizer.convert_ids_to_tokens(index))
+                    raise special_token(self.tokenizer.convert_ids_to_tokens(index))
 
     def _tokenize_text(self, text: str) -> list[int]:
         return self._tokenize_texts([text])[0]
@@ -324,29 +324,3 @@ class Family(ABC):
             candidates += ids if isinstance(ids, list | tuple) else [ids]
         # A config that was never told its ids has defaults, which may be words of this tokenizer.
         return tuple(sorted({int(i) for i in candidates if i is not None and i in self._added_ids}))
-
-
-def list_added_tokens(tokenizer: Any) -> dict[str, int]:
-    """The special and added tokens of a tokenizer by their text, without runs of spaces."""
-    special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    tokens = {**tokenizer.get_added_vocab(), **dict(special)}
-    return {token: index for token, index in tokens.items() if token.strip()}
-
-
-def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(token) for token in sorted(set(tokens), key=len, reverse=True)))
-
-
-def _special_token(token: str) -> PromptError:
-    return PromptError(
-        f"the text contains {token!r}, a special token of the model",
-        code="special_token",
-        hint="leave it out or write it another way",
-    )
-
-
-def refuse_markers(pieces: Iterable[Piece], forbidden: re.Pattern[str]) -> None:
-    for piece in pieces:
-        found = forbidden.search(piece) if isinstance(piece, str) else None
-        if found:
-            raise _special_token(found.group())
