@@ -6,12 +6,14 @@ import hashlib
 import io
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from ..errors import SourceError
 from ..files import write_file
 from ..images import Limits, decode, is_url, name_source, read
+from ..results.objects import is_bucket
 
 Size = Literal["small", "large"]
 EDGES: dict[Size, int] = {"small": 256, "large": 1400}
@@ -19,6 +21,8 @@ MAX_CACHE_BYTES = 1_000_000_000
 MEDIA_TYPE = "image/webp"
 # A row may be a stranger's: what it names in this machine's own network is not asked for.
 LIMITS = Limits(allow_private_addresses=False, total_timeout_seconds=20.0, attempts=1)
+BUCKET_LIMITS = replace(LIMITS, allow_private_addresses=True)
+"""Where a bucket is, is said by the driver's settings, not by a row."""
 
 
 class Thumbnails:
@@ -34,7 +38,8 @@ class Thumbnails:
         """
         if source == "-":
             raise SourceError("it came from standard input and was not kept", code="not_found")
-        data = read(source, LIMITS) if is_url(source) else find_file(source, folder)
+        limits = BUCKET_LIMITS if is_bucket(source) else LIMITS
+        data = read(source, limits) if is_url(source) else find_file(source, folder)
         key = digest_content(data)
         path = self._cache / key[:2] / f"{key}-{EDGES[size]}.webp"
         with suppress(OSError):

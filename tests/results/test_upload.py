@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -282,3 +282,34 @@ def test_kills_and_broken_connections_lose_no_row_and_double_none(bucket: Path, 
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     assert [Path(row["id"]).name for row in read_rows(bucket)] == [f"{n:02d}.png" for n in range(60)]
     assert json.loads((bucket / "run/rows.jsonl/_manifest.json").read_text())["rows"] == 60
+
+
+def test_the_page_shows_images_of_a_bucket(run: Program, bucket: Path, tmp_path: Path) -> None:
+    (bucket / "in").mkdir()
+    for number in range(3):
+        (bucket / "in" / f"{number}.png").write_bytes(draw(number))
+    result = run("caption", "s3://bucket/in", "-o", ROWS, *MODEL, backend=ScriptedBackend(" ok"))
+    assert result.code == 0, result.stderr
+    (bucket / "in" / "2.png").unlink()
+    result = run("review", ROWS, "--html", tmp_path / "page.html")
+    assert result.code == 0, result.stderr
+    assert (tmp_path / "page.html").read_text().count("data:image/webp") == 2
+
+
+@pytest.mark.parametrize(("scheme", "driver", "extra"), [("gs", "gcsfs", "gs"), ("az", "adlfs", "az")])
+def test_a_driver_that_is_missing_is_named_with_its_extra(
+    run: Program, pictures: Path, scheme: str, driver: str, extra: str
+) -> None:
+    if importlib.util.find_spec(driver) is not None:
+        pytest.skip(f"{driver} is installed")
+    place = f"{scheme}://bucket/rows.jsonl"
+    for words in (
+        ("caption", pictures, "-o", place, *MODEL),
+        ("caption", pictures, "-o", place, "--format", "csv", *MODEL),
+        ("caption", "--from", f"{scheme}://bucket/t.parquet", *MODEL),
+        ("find", place, "x"),
+        ("convert", place, "--to", "csv", "-o", "-"),
+    ):
+        result = run(*words, backend=ScriptedBackend(" ok"))
+        assert (result.code, result.stderr.count("\n")) == (2, 1), result.stderr
+        assert f"needs {driver}; pip install 'idefics-cli[{extra}]'" in result.stderr
