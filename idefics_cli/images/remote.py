@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import threading
 from collections import Counter
@@ -137,6 +138,7 @@ def open_system(url: str) -> tuple[Any, str]:
         if find_spec(driver.module) is None:
             hint = f"pip install 'idefics-cli[{driver.extra}]'"
             raise SourceError(f"{name} needs {driver.module}", code="refused", hint=hint)
+        logging.getLogger(driver.module).setLevel(logging.CRITICAL)  # its failures are raised as well
     import fsspec.core
 
     with translate_driver(name):
