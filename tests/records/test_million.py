@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ class Leg:
     late: int = 0
 
 
-def run_until(command: Sequence[str | Path], rows: Path, count: int | None) -> Leg:
-    """Run until there are `count` rows, then kill it; or to the end."""
+def run_until(command: Sequence[str | Path], rows: Path, count: int | None, code: int = 0) -> Leg:
+    """Run until there are `count` rows, then kill it; or to the end, which has a code."""
     lines, leg = Lines(rows), Leg()
     before = lines.read()
     began = time.monotonic()
@@ -77,7 +78,7 @@ def run_until(command: Sequence[str | Path], rows: Path, count: int | None) -> L
                     leg.early = leg.late
             time.sleep(0.05)
         if count is None:
-            assert program.wait() == 0, program.communicate()[1]
+            assert program.wait() == code, program.communicate()[1]
         else:
             assert program.poll() is None, program.communicate()[1]
     finally:
@@ -123,3 +124,24 @@ def test_a_million_rows_stream_and_every_row_is_there_once_over_kills(tmp_path: 
     for leg in legs:
         assert leg.late < leg.early + GROWTH_BYTES, legs
         assert leg.early < legs[0].early + GROWTH_BYTES + LEDGER_BYTES * count, legs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory as Linux tells it")
+def test_a_shard_of_tiny_members_costs_a_row_each_and_no_memory(tmp_path: Path) -> None:
+    """SHARD_MEMBERS=1000000 takes about 10 minutes of a core; those of one key are one row."""
+    count = int(os.environ.get("SHARD_MEMBERS", "50000"))
+    shard, rows = tmp_path / "tiny.tar", tmp_path / "rows.jsonl"
+    with open(shard, "wb") as stream:
+        for number in range(2 * count):
+            member = tarfile.TarInfo(f"{number:07d}.png" if number < count else f"one.{number}.txt")
+            member.size = 8 if number < count else 0
+            content = b"\x89PNG\r\n\x1a\n".ljust(512, b"\0") if number < count else b""
+            stream.write(member.tobuf(tarfile.USTAR_FORMAT) + content)
+        stream.write(bytes(10_240))
+    command = ("caption", "--from", shard, "-o", rows, "--model", "idefics-9b", "--quiet")
+    leg = run_until(command, rows, None, code=1)
+    assert leg.late < leg.early + GROWTH_BYTES, leg
+    with open(rows, "rb") as stream:
+        codes = [json.loads(line)["error"]["code"] for line in stream]
+    assert codes == ["not_an_image"] * count + ["not_found"]
