@@ -117,7 +117,7 @@ def test_the_container_is_made_of_what_is_here(tmp_path: Path) -> None:
     assert result.stdout == "A red circle on a white background.\n"
 
 
-def test_the_service_starts_what_is_here(run: Callable[..., Run]) -> None:
+def test_the_service_starts_what_is_here(run: Callable[..., Run], tmp_path: Path) -> None:
     start = re.search(r"^    ExecStart=\S+/(\w+) (.*)$", README, re.MULTILINE)
     assert start
     program, words = start[1], start[2].split()
@@ -125,3 +125,14 @@ def test_the_service_starts_what_is_here(run: Callable[..., Run]) -> None:
     told = run(words[0], "--help").stdout
     assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", told))
     assert run("models", "info", words[words.index("--model") + 1]).code == 0
+    if shutil.which("systemd-analyze"):
+        unit = README[README.index("    [Service]") :].partition("\n\n")[0]
+        unit = re.sub(r"(?m)^    ", "", unit).replace(start[0].strip().split()[0], "ExecStart=/bin/true")
+        (tmp_path / "idefics.service").write_text(unit + "\n")
+        verified = subprocess.run(
+            ["systemd-analyze", "verify", str(tmp_path / "idefics.service")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "idefics.service" not in verified.stderr

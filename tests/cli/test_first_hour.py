@@ -224,6 +224,16 @@ def test_a_prompt_too_long_is_said_once_with_a_way_out(run: Program, photos: Pat
     assert "4 prompts too long" in result.stderr
 
 
+def test_the_help_shows_a_shot_that_works(run: Program, photos: Path) -> None:
+    shown = run("vqa", "--help").stdout
+    shots = photos / "shots.jsonl"
+    shots.write_text(shown[shown.index("{") : shown.index("}") + 1])
+    words = ("vqa", photos / "b.png", "-q", "Is it blue?", "--examples", shots, *MODEL)
+    backend = ScriptedBackend()
+    assert run(*words, backend=backend).code == 0
+    assert all(word in str(backend.requests[0].prompt) for word in ("Which colour?", "red", "Is it blue?"))
+
+
 def test_labels_that_do_not_fit_are_ranked_without_being_named(run: Program, tmp_path: Path) -> None:
     labels, rows = tmp_path / "labels.txt", tmp_path / "rows.jsonl"
     labels.write_text("\n".join((*(f"a thing of kind {number}" for number in range(198)), "circle", "star")))

@@ -21,7 +21,10 @@ def vqa(
         ),
     ] = None,
 ) -> None:
-    """Answer one or more questions about each image."""
+    """Answer one or more questions about each image.
+
+    A line of --examples: {"image": "a.png", "question": "Which colour?", "answer": "red"}
+    """
     from ..ask import Question, ask, list_asked
 
     ask(list_asked(images or [], Question("vqa", questions=tuple(question or ())), settings), settings)
