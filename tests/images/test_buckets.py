@@ -158,7 +158,7 @@ def test_rows_go_there_over_cut_uploads_and_kills(
             proxy.cuts = 2
             program = subprocess.Popen(command, cwd=ROOT, env=slow, stderr=subprocess.PIPE)
             while program.poll() is None and count_parts() < least:
-                time.sleep(0.05)
+                time.sleep(0.2)
             program.kill()
             program.communicate()
         assert not bucket.exists("photos/run/rows.jsonl/_manifest.json")
