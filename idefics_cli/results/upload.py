@@ -23,6 +23,8 @@ FIRST_SECONDS, MAX_SECONDS = 10.0, 300.0
 SHARE = 0.05
 """A part is put after this share of the time that a run has taken, so that a long one has no thousands of them."""
 PAUSE_SECONDS = 0.5
+HURRY_SECONDS = 2.0
+"""How long a part that is being put is waited for when the run is to end at once."""
 _PASSING = ("fetch_failed", "timeout")
 
 
@@ -76,15 +78,17 @@ class RowUpload:
     def close(self, *, is_whole: bool, puts: bool = True) -> None:
         """Put what is left, then the manifest if these are all rows, and unlock. Raises UsageError if that fails.
 
-        Where nothing `puts` it, it waits here, and so does the lock there: this machine can take that again.
+        Where nothing `puts` it, because the run is to end at once, it waits here for the same command.
         """
         with self._changes:
             self._is_closing = True
             self._changes.notify()
         try:
+            self._thread.join(None if puts else HURRY_SECONDS)
             if not puts:
+                if self.problem is None and not self._thread.is_alive():
+                    self._lock.release()
                 return
-            self._thread.join()
             if self.problem is not None:
                 raise self.problem
             if self.rows.exists():
