@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from idefics_cli.config import load_packaged_models
+from idefics_cli.models.families import measure
 
 SIGLIP = {"model_type": "siglip_vision_model", "num_attention_heads": 16}
 SMALL_TOWER = {"num_heads": 16, "num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17]}
@@ -72,3 +73,18 @@ def test_the_weights_are_those_of_the_shape(name: str) -> None:
     with torch.device("meta"):
         model = loader.from_config(transformers.AutoConfig.for_model(**known))
     assert sum(weight.numel() for weight in model.parameters()) == entry.parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("internvl3.5-8b", {None: 2560, "low": 256, "medium": 1280, "high": 2560}),
+        ("llava-onevision-7b", {None: 7290, "low": 1458, "medium": 7290, "high": 7290}),
+        ("granite-vision", {None: 7290, "low": 1458, "medium": 3645, "high": 7290}),
+        ("qwen3-vl-2b", {None: 196}),
+    ],
+)
+def test_tiles_of_an_image_are_counted(name: str, tokens: Mapping[str | None, int]) -> None:
+    entry = load_packaged_models()[name]
+    known = measure(entry.config or {}, name, entry.parameters)
+    assert {detail: count * known.tile_tokens for detail, count in known.tiles.items()} == tokens

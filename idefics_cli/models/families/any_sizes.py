@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..dimensions import Dimensions, Linears, list_mlp
+from .layout import DETAILS
 
+_SQUARE_TILES = {
+    "internvl": (1, 5, 10),
+    "aya_vision": (1, 5, 10),
+    "llava_next": (3, 3, 5),
+    "llava_onevision": (2, 10, 10),
+}
+"""Tiles of a square image of a megapixel at each `--detail`, the whole image among them."""
+_GRANITE_TILES, _GRANITE_EDGE = (2, 5, 10), 384
 _TEXTS = ("text_config", "llm_config", "language_config")
 
 
@@ -53,7 +62,17 @@ def measure_any(config: Mapping[str, Any], parameters: int) -> Dimensions:
         tile_features=max(1, tokens),
         feature_width=width,
         tile_tokens=max(1, tokens),
+        tiles=_find_tiles(str(config.get("model_type")), edge),
     )
+
+
+def _find_tiles(architecture: str, edge: int) -> Mapping[str | None, int]:
+    """Granite Vision is a LLaVA-NeXT of larger tiles, and of more of them."""
+    is_granite = architecture == "llava_next" and edge == _GRANITE_EDGE
+    counts = _GRANITE_TILES if is_granite else _SQUARE_TILES.get(architecture)
+    if counts is None:
+        return {None: 4 if architecture == "mllama" else 1}
+    return {None: counts[-1], **dict(zip(DETAILS, counts, strict=True))}
 
 
 def _read(config: Mapping[str, Any], default: int, *names: str) -> int:
