@@ -56,6 +56,7 @@ def test_every_item_is_answered_once_whatever_befalls_the_cluster(
     )
     assert seen.returncode == 0, seen.stderr[-3000:]
     said = json.loads(seen.stdout.splitlines()[-1])
+    print(f"{said['cpu_seconds']} s of CPU")  # noqa: T201
     assert said["workers"] == 2
     assert "went away; others get its requests" in said["first"]
     assert 160 <= said["rows"] < 400

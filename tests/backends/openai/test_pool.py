@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from idefics_cli.backends import close_backends
 from idefics_cli.backends.openai import client
 from idefics_cli.backends.pool import backend as pool
 from tests.backends.openai.server import OpenAIServer, open_server, say
+from tests.backends.pool.test_processes import count_rows, untimed
 from tests.program import Run
-from tests.serve.running import SAMPLES, running, wait_for
+from tests.serve.running import SAMPLES, Running, running, wait_for
 from tests.site import Page
 
 Command = Callable[..., Run]
@@ -196,39 +198,86 @@ def test_a_run_without_servers_waits_and_then_says_how_far_it_is(
     assert len(out.read_text().splitlines()) == 40
 
 
+class Relay(socketserver.ThreadingTCPServer):
+    """Stands before a server, whose replies it holds back for some time, or as long as the gate is shut."""
+
+    daemon_threads = True
+
+    def __init__(self, server: Running, seconds: float) -> None:
+        super().__init__(("127.0.0.1", 0), _Passage)
+        host, port = server.url.split("/")[2].split(":")
+        self.target = host, int(port)
+        self.seconds = seconds
+        self.gate = threading.Event()
+        self.gate.set()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Relay:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gate.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Passage(socketserver.BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.target) as beyond:
+            back = threading.Thread(target=self._pass, args=(beyond, self.request, True), daemon=True)
+            back.start()
+            self._pass(self.request, beyond, False)
+            back.join()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, is_held: bool) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                if is_held:
+                    time.sleep(self.server.seconds)
+                    self.server.gate.wait()
+                sink.sendall(piece)
+            sink.shutdown(socket.SHUT_WR)
+
+
 @pytest.mark.slow
-def test_of_two_real_servers_one_is_killed(run: Command, tmp_path: Path) -> None:
+def test_of_three_real_servers_one_is_slow_and_one_is_killed_and_comes_back(
+    run: Command, tmp_path: Path
+) -> None:
     """The rows are those of one server, but for what each took."""
     (tmp_path / "in").mkdir()
     pictures = sorted(SAMPLES.glob("*.png"))
-    for number in range(24):
+    for number in range(60):
         (tmp_path / "in" / f"{number:02}.png").symlink_to(pictures[number % len(pictures)])
     words = ("caption", tmp_path / "in", "--model", "shapes", "--style", "chat")
     out = tmp_path / "rows.jsonl"
-    with running() as first, running() as second:
-        named = [word for one in (first, second) for word in ("--server", one.url)]
+    with ExitStack() as stack:
+        first, second, third = (stack.enter_context(running()) for _ in range(3))
+        near, slow = (stack.enter_context(Relay(one, wait)) for one, wait in ((first, 0.0), (second, 0.4)))
 
-        def kill_second() -> None:
-            wait_for(lambda: has_rows(out, 6))
-            second.process.kill()
+        def kill_third() -> None:
+            wait_for(lambda: count_rows(out) >= 9)
+            third.process.kill()
+            wait_for(lambda: count_rows(out) >= 18)
+            for relay in (near, slow):  # so that there is work left for the one that comes
+                relay.gate.clear()
+            port = third.url.rpartition(":")[2].removesuffix("/v1")
+            again = stack.enter_context(running("--port", port, tcp=False))
+            wait_for(lambda: "requests_total{" in again.ask("/metrics")[1], 60)
+            for relay in (near, slow):
+                relay.gate.set()
 
-        killed = threading.Thread(target=kill_second)
-        killed.start()
+        befalls = threading.Thread(target=kill_third)
+        befalls.start()
+        named = [word for url in (near.url, slow.url, third.url) for word in ("--server", url)]
         result = run(*words, "--batch-size=2", *named, "-o", out)
-        killed.join()
+        befalls.join()
         assert result.code == 0, result.stderr
+        assert f"{third.url} went away; others get its requests" in result.stderr
+        assert f"{third.url} answers again" in result.stderr
         alone = run(*words, "--server", first.url, "--format=jsonl")
         close_backends()
-    several, single = (
-        [untimed(line) for line in text.splitlines()] for text in (out.read_text(), alone.stdout)
-    )
-    assert several == single
-
-
-def has_rows(path: Path, count: int) -> bool:
-    return path.exists() and path.read_text().count("\n") >= count
-
-
-def untimed(line: str) -> dict[str, Any]:
-    row = json.loads(line)
-    return {name: row[name] for name in ("id", "images", "task", "fields", "text", "label", "error")}
+    assert untimed(out.read_text()) == untimed(alone.stdout)
+    assert count_rows(out) == 60
