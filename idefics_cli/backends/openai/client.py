@@ -20,6 +20,7 @@ import httpx2
 from ... import __version__
 from ...errors import AnswerError, ModelError, PromptError, ServerLost, UsageError
 from ...http_retry import Retry, Transient, is_transient, parse_retry_after, say_connection_error
+from ...url_secrets import hide_secrets
 
 TIMEOUT_SECONDS = 300.0
 """How long one answer may take, where nobody said how long."""
@@ -46,11 +47,14 @@ def parse_server(text: str) -> str:
     try:
         url = httpx2.URL(text.strip())
     except (httpx2.InvalidURL, ValueError) as error:
-        raise UsageError(f"--server: {text!r} is not a URL") from error
+        raise UsageError(f"--server: {hide_secrets(text.strip())!r} is not a URL") from error
     if url.userinfo:
         raise UsageError("--server has a password in it", hint=f"put the key into ${KEY_VARIABLES[0]}")
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-        raise UsageError(f"--server {text!r} is not the address of a server", hint="write http://host:8000")
+        raise UsageError(
+            f"--server {hide_secrets(text.strip())!r} is not the address of a server",
+            hint="write http://host:8000",
+        )
     path = url.path.rstrip("/")
     return str(url.copy_with(path=path if path.endswith("/v1") else f"{path}/v1"))
 

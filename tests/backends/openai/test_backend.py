@@ -260,6 +260,8 @@ def test_a_server_that_is_down_is_one_line(
         (("--dtype", "bfloat16", "--4bit"), "--dtype, --4bit cannot be set on a server"),
         (("--server", "localhost:8000"), "not the address of a server"),
         (("--server", "http://me:secret@localhost"), "put the key into $IDEFICS_API_KEY"),
+        (("--server", "http://me:secret@localhost:port"), "is not a URL"),
+        (("--server", "http://localhost/v1?api_key=secret"), "is not the address of a server"),
     ],
 )
 def test_what_a_server_cannot_be_told_is_refused(
