@@ -155,7 +155,7 @@ def test_what_a_lost_server_had_is_asked_elsewhere_and_it_comes_back(
     for server in servers:
         server.seconds = 0.05
     calls = iter(range(1000))
-    mortal = Mortal(servers[0], lambda body: next(calls) == 6, 1.0)
+    mortal = Mortal(servers[0], lambda body: next(calls) == 20, 1.0)
     result = ask(run, folder, servers)
     check_all_seen(result)
     assert (result.code, mortal.deaths) == (0, 1)
