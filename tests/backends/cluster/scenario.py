@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined, unused-ignore]
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
