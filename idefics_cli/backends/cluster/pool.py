@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 from ray._private.state import state as ray_state
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ... import __version__
@@ -182,7 +182,11 @@ class ClusterPool(BackendPool):
                 said = ray.get(reference)
             except RayError as error:
                 actor.close()
-                if not self._is_running:
+                if isinstance(
+                    error, ActorUnschedulableError
+                ):  # the node was going; one that stays is tried again
+                    self._known_nodes.discard(actor.node)
+                if self._first is None and not self._starting:
                     raise ModelError(f"{actor.name} did not start ({_first_line(error)})") from error
                 continue
             problem = said.get("error") or describe_difference(self._first or said | _MINE, said)
