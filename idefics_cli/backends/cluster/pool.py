@@ -182,9 +182,8 @@ class ClusterPool(BackendPool):
                 said = ray.get(reference)
             except RayError as error:
                 actor.close()
-                if isinstance(
-                    error, ActorUnschedulableError
-                ):  # the node was going; one that stays is tried again
+                # A node that is going has no room; one that stays is tried again.
+                if isinstance(error, ActorUnschedulableError):
                     self._known_nodes.discard(actor.node)
                 if self._first is None and not self._starting:
                     raise ModelError(f"{actor.name} did not start ({_first_line(error)})") from error
