@@ -19,6 +19,6 @@ show caption red-circle.png blue-star.png green-triangle.png two-shapes.jpg thre
 show caption blue-star.png --prompt "This is an image of"
 show vqa two-shapes.jpg -q "What colour is the square?" -q "Is the circle left of the square?" -q "How many shapes are there?"
 show classify green-triangle.png --labels circle,square,triangle,star --top 2
-show write three-shapes.png --style chat
+show write three-shapes.png
 show run describe red-circle.png --examples examples.yaml
 show run dialogue blue-star.png --style chat --examples conversation.yaml --set "message=And what is in this image?"

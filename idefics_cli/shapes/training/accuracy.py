@@ -17,7 +17,7 @@ from ...backends import Backend, open_backend
 from ...config import resolve_model
 from ...errors import ItemError
 from ...values import Image, ImagePart, Message, ModelSpec, Request, list_sources
-from .probes import AccuracyRow, Probe, further_table, table
+from .probes import AccuracyRow, Probe, table
 from .scenes import Scene, paint, sample_scene
 
 SEED = "accuracy"
@@ -134,16 +134,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", default=None)
     parser.add_argument("--task", default="", help="only rows whose task begins like this")
-    parser.add_argument("--further", action="store_true", help="what the further phases teach instead")
     parser.add_argument("--wrong", action="store_true", help="also list wrong answers")
     options = parser.parse_args()
     spec = ModelSpec(
         resolve_model(options.checkpoint).checkpoint, dtype=options.dtype, quantization=options.quantize
     )
     wrong: list[str] = []
-    rows = [
-        row for row in (further_table() if options.further else table()) if row.task.startswith(options.task)
-    ]
+    rows = [row for row in table() if row.task.startswith(options.task)]
     shares = measure_accuracy(open_backend(spec, batch_size=16), options.scenes, wrong, rows)
     print_table(shares)
     if options.wrong:

@@ -16,7 +16,7 @@ from ...prompts.tasks import name_labels
 from ...prompts.templates import Template, load_template
 from ...values import AnswerFormat, Example, Item, Request, Style
 from .forms import draw_form
-from .questions import ask, caption, list_words, name_shape, with_article
+from .questions import ask, ask_place, caption, list_words, name_shape, with_article
 from .scenes import COLOURS, KINDS, Scene
 from .writings import NO_TEXT, WRITINGS, sentence, story, things
 
@@ -111,6 +111,12 @@ def lookup_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[i
     """A question that names a shape, which has to be found before it can be answered."""
     question, answer = ask(random, scenes[index], LOOKUP_WEIGHTS)
     return _lesson("lookup", "vqa", "completion", index, answer, {"question": question})
+
+
+def place_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
+    """Where a shape is; of a scene whose shapes have no names of their own, another question."""
+    question, answer = ask_place(random, scenes[index]) or ask(random, scenes[index], LOOKUP_WEIGHTS)
+    return _lesson("place", "vqa", "completion", index, answer, {"question": question})
 
 
 def _labels_for(random: Random, scene: Scene) -> tuple[list[str], str]:
@@ -299,6 +305,7 @@ LESSONS: dict[str, Callable[[Random, Scenes, int, Sequence[int]], Lesson]] = {
     "prompted": prompted_lesson,
     "question": question_lesson,
     "lookup": lookup_lesson,
+    "place": place_lesson,
     "label": label_lesson,
     "writing": writing_lesson,
     "few-shot": few_shot_lesson,

@@ -3,9 +3,8 @@
 Pictures are painted once; stage one trains the vision tower alone, stage two everything on the prompts the templates
 write. State goes to `.training/` every minute, the finished checkpoint to `checkpoint/` beside this file.
 
-`--from idefics_cli/shapes/checkpoint --phase answers` goes on from finished weights at a phase of stage two, with fewer
-pictures, of its own: that is how a phase is tried without the others being run again. Those beyond the shipped weights
-are run only so.
+`--from CHECKPOINT --phase answers` goes on from finished weights at a phase of stage two, with fewer pictures, of its
+own. `make shapes` does one, then the other: the phases after `settle` are run only so.
 """
 
 # transformers is typed in parts only.
@@ -39,10 +38,12 @@ from .language_stage import (
     EVERYTHING,
     FURTHER_PHASES,
     PHASES,
+    SHIPPED,
     draw_rows,
     find_phase,
     group_rows,
     measure,
+    mix_weights,
     rate_factor,
 )
 from .lessons import draw_lesson
@@ -56,6 +57,8 @@ SEED = "train"
 EVERY_PHASE = (*PHASES, *FURTHER_PHASES)
 SAVE_SECONDS = 60.0
 WARM_STEPS = 30
+HEAD_STEPS = 120
+"""What heads that are new learn before the weights learn from them."""
 # CLIP's statistics, which IdeficsImageProcessor normalises with.
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
@@ -189,6 +192,7 @@ def train_language(
 ) -> None:
     """Stage two, in its phases, from step `first` on."""
     by_number = dict(enumerate(scenes))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     tallies: deque[dict[str, tuple[int, int]]] = deque(maxlen=50)
 
     heads, words, forms = WordHeads(), read_words(family.tokenizer), Grammars(family)
@@ -203,11 +207,11 @@ def train_language(
         random.shuffle(picks)
         rows = draw_rows(family, by_number, picks, random, phase, words, forms)
         groups = group_rows(rows, family.image_id or 0, phase.groups[0])
-        return normalise(pictures[picks]), groups, phase.word_share
+        return normalise(pictures[picks]), groups, phase.word_share, bool(first) and step < first + HEAD_STEPS
 
     def loss_of(batch: Any) -> tuple[Tensor, dict[str, float]]:
-        pixels, groups, word_share = batch
-        loss, tally = measure(model, heads, pixels, groups, word_share)
+        pixels, groups, word_share, has_new_heads = batch
+        loss, tally = measure(model, heads, pixels, groups, word_share, has_new_heads=has_new_heads)
         tallies.append(tally)
         return loss, summarise(tallies)
 
@@ -215,9 +219,25 @@ def train_language(
         # An optimizer without a past takes its first steps too far.
         return rate_factor(step) * (min(1.0, (step - first + 1) / WARM_STEPS) if first else 1.0)
 
-    steps = sum(phase.steps for phase in (PHASES if not first else EVERY_PHASE))
+    steps = sum(phase.steps for phase in PHASES)
     path = folder / (f"language-from-{first}.pt" if first else "language.pt")
-    Stage(path, {"model": model, "heads": heads}, steps, 1.2e-3, factor, first).run(prepare, loss_of)
+    stage = Stage(path, {"model": model, "heads": heads}, steps, 1.2e-3, factor, first)
+    if not first:
+        stage.run(prepare, loss_of)
+        return
+    kept, end = {"": before}, sum(phase.steps for phase in PHASES)
+    for phase in FURTHER_PHASES:
+        start, end = end, end + phase.steps
+        if phase.begins and stage.step == start:
+            model.load_state_dict(mix_weights(kept, phase.begins))
+        if (done := folder / f"{phase.name}.pt").exists():
+            kept[phase.name] = torch.load(done, weights_only=True)
+            continue
+        stage.steps = end
+        stage.run(prepare, loss_of)
+        kept[phase.name] = {name: weight.clone() for name, weight in model.state_dict().items()}
+        torch.save(kept[phase.name], done)
+    model.load_state_dict(mix_weights(kept, SHIPPED))
 
 
 def summarise(tallies: Iterable[dict[str, tuple[int, int]]]) -> dict[str, float]:
@@ -279,7 +299,7 @@ def open_model(folder: Path) -> IdeficsForVisionText2Text:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".training"), help="where the state is kept")
-    parser.add_argument("--pictures", type=int, help="128,000; 24,000 with --from")
+    parser.add_argument("--pictures", type=int, help="128,000; 48,000 with --from")
     parser.add_argument("--vision-steps", type=int, default=3_600)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "checkpoint")
     parser.add_argument("--stage", choices=("pictures", "vision", "all"), default="all")
@@ -296,7 +316,7 @@ def main() -> None:
     keep_freed_memory()
 
     seed = SEED if options.phase is None else f"{SEED}:{options.phase}"
-    count = options.pictures or (128_000 if options.phase is None else 24_000)
+    count = options.pictures or (128_000 if options.phase is None else 48_000)
     kept = options.folder / ("pictures" if options.phase is None else f"pictures-{options.phase}")
     collect(paint_all(kept, seed, count, workers=2), "painting")
     if options.stage == "pictures":
