@@ -1,6 +1,7 @@
-"""The table of the architectures: many questions and many labels, the guide's loop and this program in turn.
+"""The table of the architectures: many questions and many labels, by the guide's loop and by this program in
+turn.
 
-Pure. Ratios are told of the clock and of the processor's own seconds, as other programs may have had it meanwhile.
+Pure. Ratios are of wall time and of processor time, as other programs may run meanwhile.
 """
 
 from __future__ import annotations
@@ -90,13 +91,13 @@ def _rows(one: ArchitectureLines) -> list[tuple[str, ...]]:
 
 
 def _find(outcomes: Mapping[Arm, ArmOutcome], arm: Arm) -> ArmOutcome | None:
-    """What an arm measured; None where it failed."""
+    """The measurement of an arm; None if it failed."""
     found = outcomes.get(arm)
     return None if found is None or found.failure is not None else found
 
 
 def _compare(guide: ArmOutcome | None, ours: ArmOutcome | None) -> tuple[float | None, float | None]:
-    """How many times the seconds of ours the guide took, by the clock and of the processor."""
+    """How many times more seconds the guide took, in wall time and in processor time."""
     if guide is None or ours is None:
         return None, None
     return guide.seconds / ours.seconds, guide.cpu_seconds / max(ours.cpu_seconds, 1e-9)

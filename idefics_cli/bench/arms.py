@@ -22,7 +22,7 @@ class ArmAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What answers took, of all processes that made them."""
+    """The cost of answers, over all processes that made them."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -37,7 +37,7 @@ class ArmBackend(Protocol):
 
     @property
     def spent(self) -> Spent | None:
-        """What the last answers took, if it is not this process that made them."""
+        """The cost of the last answers, if another process made them."""
 
     def answer(
         self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int

@@ -1,4 +1,4 @@
-"""What the workloads say: captions of the shots, questions, labels like the names of classes.
+"""The texts of the workloads: captions of the shots, questions, labels like the names of classes.
 
 Also the corpus for the tokenizer of random checkpoints.
 """

@@ -1,7 +1,8 @@
-"""How fast answers are generated, alone and in a batch, and which part of the machine's copy rate that reaches.
+"""How fast answers are generated, alone and in a batch, and which share of the machine's copy rate that
+reaches.
 
-A step of decoding reads the weights once, however many rows it serves: those bytes a second are set against what the
-machine copies. The keys and values that a step reads as well are left out, so the real share is a little higher.
+A decoding step reads the weights once, however many rows it has; those bytes a second are compared with the
+copy rate. Keys and values are left out, so the real share is a little higher.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ HEADINGS = ("batch", "first token", "tokens/s", "of the copy rate", "peak MB")
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """So many requests at a time: seconds until all have their first token, and tokens a second of all together."""
+    """For a number of requests at a time: seconds until all have their first token, and tokens a second of
+    all together.
+    """
 
     batch_size: int
     first_token_seconds: float
@@ -48,7 +51,7 @@ class DecodingSpeed:
 
 
 def measure_decoding(job: ArmJob, open_with: Open = open_local) -> DecodingSpeed:
-    """One request at a time, then as many as the job has in a batch. Raises ItemError where not even one fits."""
+    """One request at a time, then a batch of the job's size. Raises ItemError if not even one fits."""
     family = open_family(job.spec)
     device = choose_device(job.spec.device)
     dtype = choose_dtype(job.spec.dtype, device, family)
@@ -73,9 +76,9 @@ def measure_decoding(job: ArmJob, open_with: Open = open_local) -> DecodingSpeed
 
 
 def _measure(backend: Backend, size: int, new_tokens: int, least_seconds: float) -> Speed:
-    """The shortest of several runs; each has pictures of its own, so that no cache answers for the model.
+    """The shortest of several runs; each has images of its own, so that no cache helps.
 
-    `least_seconds` is what a step would take at the copy rate.
+    `least_seconds` is the time of a step at the copy rate.
     """
     seeds = itertools.count(2)
 

@@ -1,6 +1,8 @@
-"""How long a big run will take, and what it will wait for: the rates of its steps, of which the slowest is the run's.
+"""How long a large run will take, and what limits it: the rate of each step, of which the slowest is the rate
+of the run.
 
-Arithmetic on what was measured or is known of a card; measures reading and preparing images and writing rows itself.
+Arithmetic on measured rates and published figures of cards; reading and preparing images and writing rows are
+measured here.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A part of a run, how many images it does in a second, and where that figure is from."""
+    """A step of a run, how many images it does in a second, and the source of that figure."""
 
     name: str
     each_second: float
@@ -47,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run will take."""
+    """The expected time of a run."""
 
     items: int
     workers: int
@@ -64,7 +66,9 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class ImageTimes:
-    """What an image takes, in seconds, to fetch and on one core to decode and prepare; None if none could be."""
+    """The seconds of an image: to fetch it, and on one core to decode and prepare it; None if no image could
+    be read.
+    """
 
     fetch_seconds: float | None
     prepare_seconds: float | None
@@ -75,7 +79,7 @@ class ImageTimes:
 def forecast(
     items: int, workers: int, cores: int, measured: ImageTimes, model: Step, driver: float
 ) -> Forecast:
-    """The rates of all steps on so many workers, each with so many cores. `model` is of one worker."""
+    """The rates of all steps with so many workers and cores each. `model` is the rate of one worker."""
     said = f"{measured.count} of them read here"
     steps = []
     if measured.fetch_seconds is not None:
@@ -125,7 +129,7 @@ def measure_images(sources: Sequence[str], limits: Limits) -> ImageTimes:
 
 
 def read_model_step(rows: Iterator[Mapping[str, object]], name: str) -> Step | None:
-    """How fast one worker was, by the rows it made; None if none of them tells."""
+    """How fast one worker was, from its rows; None if none has the time."""
     seconds = [
         float(taken)
         for row in rows
@@ -149,7 +153,7 @@ def estimate_model_step(
 
 
 def measure_driver() -> float:
-    """Rows a second that this process makes of answers that cost nothing."""
+    """How many rows a second this process writes if answers cost nothing."""
     items = [Item(str(number), task="caption", key=str(number)) for number in range(DRIVER_ITEMS)]
     request = Request("", "caption", (Message("document", (TextPart("A"),)),))
     began = time.perf_counter()
@@ -159,7 +163,7 @@ def measure_driver() -> float:
 
 
 class StubBackend:
-    """Answers at once, and the same to everybody."""
+    """Answers at once, always the same."""
 
     style: Style = "completion"
     revision: str | None = None
@@ -198,7 +202,7 @@ def count_cores() -> int:
 
 
 def _read_file(path: Path, limits: Limits) -> bytes | Path:
-    """What is in a file; a file that cannot be read is the decoder's to explain."""
+    """The bytes of a file; an error is left to the decoder."""
     with contextlib.suppress(OSError):
         return read_file(path, limits.max_bytes)
     return path

@@ -1,7 +1,7 @@
-"""One arm on one workload: seconds, peak memory and the answers themselves.
+"""One arm on one workload: seconds, peak memory and the answers.
 
-Each measurement starts from nothing, in a process of its own when `run_in_child` runs it: no cache of an earlier one
-can help it, no memory of an earlier one is counted.
+Each measurement runs in a process of its own if `run_in_child` runs it, so that neither a cache nor the
+memory of an earlier one counts.
 """
 
 # torch is typed in parts only.
@@ -76,7 +76,7 @@ def open_local(job: ArmJob) -> Backend:
 
 
 def measure(job: ArmJob, open_with: Open = open_local) -> ArmOutcome:
-    """Do the work once to warm up, on other pictures, then once against the clock."""
+    """Do the work once to warm up, on other images, then once timed."""
     from ..models.devices import is_out_of_memory
 
     try:
@@ -221,14 +221,14 @@ def _open_script(spec: ModelSpec) -> ArmBackend:
 
 
 def count_threads() -> int:
-    """Those that compute on a CPU."""
+    """The threads that compute on a CPU."""
     import torch
 
     return torch.get_num_threads()
 
 
 def reset_peak() -> None:
-    """Give back what is free and count the highest use of memory from here on."""
+    """Free what can be freed and measure the peak memory from here on."""
     import torch
 
     gc.collect()
@@ -243,7 +243,7 @@ def reset_peak() -> None:
 
 
 def read_peak() -> int:
-    """The highest use in bytes: of a CUDA device where there is one, else of the process."""
+    """The peak memory in bytes: of a CUDA device if there is one, else of the process."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -1,6 +1,6 @@
-"""Workloads whose pictures are photos in files: read one after the other by the scripts, ahead of the model here.
+"""Workloads with photos in files: read one after the other by the scripts, ahead of the model here.
 
-Also the stand-in for a fast device: it sleeps instead of computing, so that only what is done ahead of it is measured.
+Also a simulated fast device: it sleeps instead of computing, so that only the preparation is measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PhotoFiles(Mapping[str, Image]):
     """Photos by the names of their files, decoded again at each access."""
 
     def __init__(self, images: Mapping[str, Image], *, are_large: bool) -> None:
-        """Write pictures to the files that they are called."""
+        """Write images to files of their names."""
         self._names = list(images)
         for index, (name, image) in enumerate(images.items()):
             size = SIZES[0] if are_large else SIZES[index % len(SIZES)]
@@ -60,7 +60,7 @@ def read_and_answer(backend: Backend, requests: Sequence[Request]) -> list[Resul
 
 
 class SleepingDevice:
-    """A backend that prepares requests as another does, and takes so long for each instead of answering it."""
+    """A backend that prepares requests as another does, and sleeps for each instead of answering it."""
 
     def __init__(self, backend: StreamingBackend, seconds: float) -> None:
         self._backend = backend

@@ -1,7 +1,8 @@
-"""How fast this machine multiplies and copies, and how much of that prefill and decoding reach.
+"""How fast this machine multiplies and copies, and what share of that prefill and decoding reach.
 
-Prefill, vision included, is bound by arithmetic: its operations are counted and set against the matrix rate. Decoding
-one request is bound by reading every weight once a token: those bytes are set against the copy rate.
+Prefill, vision included, is limited by arithmetic: its operations are counted and compared with the matrix
+rate. Decoding one request is limited by reading every weight once a token: those bytes are compared with the
+copy rate.
 """
 
 # torch and transformers are typed in parts only.
@@ -39,7 +40,7 @@ SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class RooflinePhase:
-    """What a phase reaches, in operations or bytes a second, and which part of the machine's rate that is."""
+    """What a phase reaches, in operations or bytes a second, and its share of the machine's rate."""
 
     rate: float
     fraction: float
@@ -94,7 +95,7 @@ def measure_matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def measure_copy_rate(device: torch.device) -> float:
-    """Bytes a second of a large copy, what is read and what is written counted both."""
+    """Bytes a second of a large copy, counting both reads and writes."""
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _fastest(lambda: target.copy_(source), device)
@@ -138,7 +139,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _probe_phases(machine: Machine, job: ArmJob, backend: Backend, weights: float) -> Machine:
-    """Every timing has pictures of its own, so that no cache answers for the model."""
+    """Every timing has images of its own, so that no cache helps."""
     seeds = itertools.count(2)
 
     def compose(images: int, new_tokens: int) -> WorkloadRequests:
@@ -176,7 +177,7 @@ def _time(backend: Backend, work: WorkloadRequests) -> tuple[float, list[Answer]
 
 
 class _Operations(TorchDispatchMode):
-    """Counts the arithmetic of whatever runs under it. Torch's own counter trips over inference mode."""
+    """Counts the operations of whatever runs under it. Torch's own counter fails in inference mode."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -36,13 +36,15 @@ T = TypeVar("T")
 
 
 class Runs(Protocol):
-    """How a piece of work is done: by `run_in_child`, or in this process by a test."""
+    """How a function is run: by `run_in_child`, or in this process by a test."""
 
     def __call__(self, work: Callable[[ArmJob], T], job: ArmJob, /) -> T: ...
 
 
 def run_in_child(work: Callable[[ArmJob], T], job: ArmJob) -> T:
-    """Do a piece of work in a fresh process. One that the system ends, as it does without memory, is an AnswerError."""
+    """Run a function in a fresh process. If the system kills it, as it does without memory, raises
+    AnswerError.
+    """
     start = _choose_start()
     context: Any = multiprocessing.get_context(start)
     receiver, sender = context.Pipe(duplex=False)
@@ -78,7 +80,7 @@ def run_in_child(work: Callable[[ArmJob], T], job: ArmJob) -> T:
 
 
 def _wait_for_code(child: Any) -> int:
-    """The exit code of a child once it has ended, that of a lost server if it never began."""
+    """The exit code of a child after its end, that of a lost server if it never started."""
     if child.pid is None:
         return SERVER_ENDED
     child.join()
@@ -87,7 +89,7 @@ def _wait_for_code(child: Any) -> int:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C; this process gets it and ends them."""
+    """Processes started here ignore Ctrl-C; this process gets it and stops them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -108,7 +110,7 @@ def _work(work: Callable[[ArmJob], object], job: ArmJob, sender: Connection) -> 
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended: nobody waits for the result then."""
+    """End this process when its parent has ended: nobody waits for the result."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -116,6 +118,6 @@ def _end_with_parent() -> None:
 
 
 def _choose_start() -> str:
-    """Children that find torch already imported, unless a GPU's driver could be broken by the fork."""
+    """Fork children from a process with torch imported, unless a fork could break a GPU's driver."""
     has_gpu = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dri"))
     return "forkserver" if sys.platform == "linux" and not has_gpu else "spawn"

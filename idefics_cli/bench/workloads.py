@@ -1,7 +1,7 @@
-"""The workloads: what is asked, in how many requests, over which generated pictures.
+"""The workloads: what is asked, in how many requests, about which generated images.
 
-A workload is the same on every machine and in every arm. Another `seed` gives other pictures of the same kind, so that
-warming up leaves nothing in a cache that the measurement would find.
+A workload is the same on every machine and in every arm. Another `seed` gives other images of the same kind,
+so that warming up leaves nothing useful in a cache.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIXED_TASKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row of the table. `images` is how many pictures are asked about; `shots` have pictures of their own."""
+    """One row of the table. `images` is how many images are asked about; `shots` have images of their own."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ WORKLOADS = {
 
 @dataclass(frozen=True, slots=True)
 class WorkloadRequests:
-    """A workload put into words for one style of checkpoint, with every picture in memory."""
+    """A workload as requests for one style of checkpoint, with every image in memory."""
 
     requests: tuple[Request, ...]
     images: Mapping[str, Image]
@@ -83,7 +83,7 @@ class WorkloadRequests:
 def compose_work(
     workload: Workload, style: Style, *, images: int, new_tokens: int, seed: int = 0, folder: str = ""
 ) -> WorkloadRequests:
-    """The requests about `images` pictures, each answer `new_tokens` long. What is read is to be in the folder."""
+    """The requests about `images` images, each answer `new_tokens` long. Files to be read are in the folder."""
     form = f"{folder}/{workload.name}-{seed}-{{}}.jpg" if workload.is_read else f"{workload.name}-{{}}.png"
     names = [form.format(index) for index in range(images)]
     shots = [f"shot-{index}.png" for index in range(max(workload.shots, MIXED_SHOTS * workload.is_mixed))]
@@ -118,7 +118,7 @@ def _vary(requests: Sequence[Request], workload: Workload, new_tokens: int) -> I
 
 
 def draw_pictures(sources: Sequence[str], seed: int = 0) -> Iterator[Image]:
-    """Pictures with soft colours, hard edges and grain, all different."""
+    """Images with soft colours, hard edges and noise, all different."""
     generator = np.random.default_rng(seed)
     width, height = SIZE
     for source in sources:
@@ -167,7 +167,7 @@ class _Composer:
         return self.word("vqa", image, (("question", question),))
 
     def mix(self, images: Sequence[str]) -> Iterator[Request]:
-        """Five tasks in turn, each about a picture of its own."""
+        """Five tasks in turn, each about an image of its own."""
         labels = list_labels(MIXED_LABELS)
         for index, image in enumerate(images):
             task = index % MIXED_TASKS

@@ -186,8 +186,9 @@ def open_chosen(
     *,
     is_single: bool = True,
 ) -> Backend:
-    """A running server that has the model, disconnected when `held` is closed; else the backend of the spec: of several
-    workers, if --workers or the number of items asks for them."""
+    """A running server that has the model, disconnected when `held` is closed; else the backend of the spec,
+    with several workers if --workers or the number of items asks for them.
+    """
     batch_size = settings.decoding.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:
         return open_one(spec, batch_size)
@@ -226,7 +227,7 @@ def _write_results(
     show: Callable[[Tally], None],
     settings: Settings,
 ) -> None:
-    """Write results as they come, until there are none or too many of them failed."""
+    """Write results as they come, until the end or until too many have failed."""
     talk = settings.talk
     most = 1 if settings.output.fail_fast else settings.output.max_errors
     for result in results:

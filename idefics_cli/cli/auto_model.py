@@ -1,4 +1,4 @@
-"""`--model auto`: the best checkpoint that fits this machine, and why; fetched first if none that fits is here."""
+"""`--model auto`: the best checkpoint that fits this machine, and why; downloaded if no fitting one is here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DTYPES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
 
 
 def choose_fitting(settings: Settings) -> Model:
-    """The best model for the memory that is free. Raises ModelError when there is none, or none without a download."""
+    """The best model for the free memory. Raises ModelError if none fits, or none without a download."""
     options, talk = settings.model, settings.talk
     listings = {
         name: describe(model, options.revision)
@@ -70,7 +70,7 @@ def make_constraints(settings: Settings) -> Constraints:
 def _settle(
     listing: Listing, fit: Fit, pools: list[Pool], constraints: Constraints, device: str | None
 ) -> Model:
-    """The model with the settings that make it fit. Settings that fit by default are chosen at loading."""
+    """The model with the settings that make it fit. Default settings are chosen at loading."""
     first = constraints.list_precisions(fit.pools[0].kind)[0]
     is_first = fit.precision == first and first.quantization is None
     has_cards = any(pool.kind == "gpu" for pool in pools)

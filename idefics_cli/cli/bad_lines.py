@@ -1,4 +1,6 @@
-"""Lines of a batch that cannot be asked: they are told before a model is loaded, and alone they need none."""
+"""Lines of a batch that cannot be asked: reported before a model is loaded; if there are no others, none is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ LINES_AHEAD = 10_000
 
 
 def tell_bad_lines(items: Iterator[Item], tally: Tally, talk: Talk) -> tuple[Iterator[Item], bool]:
-    """The same items, and whether none of them can be asked. What is wrong with the first lines is said here."""
+    """The same items, and whether none of them can be asked. The errors of the first lines are printed here."""
     head = list(islice(items, LINES_AHEAD))
     bad = [item for item in head if item.problem]
     for item in bad if talk.verbose else bad[:FAILURES_SAID]:
@@ -26,7 +28,7 @@ def tell_bad_lines(items: Iterator[Item], tally: Tally, talk: Talk) -> tuple[Ite
 
 
 class NoModel:
-    """A backend where there is nothing to ask."""
+    """A backend for a run without requests."""
 
     spec = ModelSpec("none")
     style: Style = "completion"

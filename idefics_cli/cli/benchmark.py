@@ -1,5 +1,6 @@
-"""What `idefics eval NAME` does: a benchmark's items asked as a batch file is, with resuming, and held against what is
-right and what was published."""
+"""What `idefics eval NAME` does: asks a benchmark's items like a batch file, resumable, and compares the rows
+with the references and published values.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRun:
-    """A benchmark that was answered, and what was published of its model."""
+    """A benchmark that was answered, and the published values of its model."""
 
     benchmark: Benchmark
     rows: Path
@@ -28,13 +29,12 @@ class BenchmarkRun:
 
 
 def find_benchmark(name: str) -> Benchmark | None:
-    """The benchmark of this name, unless there is a file called so."""
+    """The benchmark of this name, unless a file has the name."""
     return None if Path(name).exists() else load_benchmarks().get(name)
 
 
 def run_benchmark(name: str, benchmark: Benchmark, draw: Draw, settings: Settings) -> BenchmarkRun:
-    """Ask the benchmark's items; rows that were answered before are not asked again. Raises typer.Exit when the run was
-    interrupted."""
+    """Ask the benchmark's items that have no row yet. Raises typer.Exit if the run was interrupted."""
     if draw.without_image and not draw.shots:
         raise UsageError("--shots-without-image needs --shots", hint="add --shots 2")
     if settings.model.offline:

@@ -1,4 +1,4 @@
-"""What `idefics calibrate` does: fit a temperature, keep it in a file, and say what it changes."""
+"""What `idefics calibrate` does: fit a temperature, write it to a file, and print its effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .settings import Settings
 
 
 def calibrate_rows(name: str, path: Path, references: Path | None, settings: Settings) -> None:
-    """Write the file and print what is in it. Raises UsageError where there is too little to fit on."""
+    """Write the file and print its content. Raises UsageError if there is too little to fit on."""
     given = settings.output.output
     if given is None and is_url(name):
         raise UsageError(

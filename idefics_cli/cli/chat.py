@@ -75,7 +75,7 @@ def _choose_spec(model: Model, settings: Settings) -> ModelSpec:
 
 
 def _answer_lines(session: Session, settings: Settings) -> None:
-    """One answer for each line that is not blank, as soon as it is there."""
+    """One answer for each line that is not blank, as soon as it is complete."""
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("standard input is closed", hint="pipe questions into it, one a line")
     has_asked = False
@@ -124,7 +124,7 @@ def _ending_at_sigterm() -> Iterator[None]:
         raise SystemExit(INTERRUPTED)
 
     def tell(lost: sys.UnraisableHookArgs) -> None:
-        """Python prints what a finaliser raised; the end of the conversation is no fault to tell of."""
+        """Python prints what a finaliser raised; the end of the conversation is no error to report."""
         if not isinstance(lost.exc_value, SystemExit):
             told_before(lost)
 

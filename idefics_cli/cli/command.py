@@ -1,4 +1,4 @@
-"""How a command takes panels of options: as parameters that typer sees, and as one value, its settings."""
+"""Panels of options in a command: as parameters that typer sees, and as one value, its settings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ def with_options(
     only: Mapping[type[Panel], Collection[str]] | None = None,
     without: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take these panels, and of those in `only` the options named, as its one parameter `settings`.
+    """Give a command these panels as its one parameter `settings`; of the panels in `only` just the named
+    options.
 
-    `without` names options that would do nothing in it.
+    `without` names options that would have no effect in it.
     """
     named = only or {}
     assert not set(panels) & set(named), "a panel is taken whole or in part"

@@ -21,7 +21,7 @@ from .targets import have_rows
 
 
 def convert_rows(rows: str, form: FormName, columns: str | None, settings: Settings) -> None:
-    """Write rows in a form. Raises typer.Exit(1) when some were left out."""
+    """Write rows in a form. Raises typer.Exit(1) if some were left out."""
     wanted = [name.strip() for name in columns.split(",") if name.strip()] if columns is not None else []
     options = settings.output
     target = _choose_target(rows, form, options.output)
@@ -39,7 +39,7 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
 def make_tables(
     others: list[tuple[FormName, str]], output: Output, settings: Settings, *, is_whole: bool
 ) -> None:
-    """Write the table of a run, if it has one, and others of the same rows, once all items have one."""
+    """Write the table of a run, if it has one, and its --also tables, once all items have rows."""
     form = find_format(settings.output.format, settings.output.output)
     rows, tables = output.path, list(others)
     if output.table is not None and form is not None and form != "text":
@@ -56,7 +56,7 @@ def make_tables(
 
 
 def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, str]]:
-    """The tables that are made besides, each with its form. Raises UsageError for one that could not be."""
+    """The --also tables, each with its form. Raises UsageError for one that could not be written."""
     chosen: list[tuple[FormName, str]] = []
     for name in settings.output.also or ():
         form = "imagefolder" if name.endswith("/") else find_format(None, name)
@@ -81,7 +81,7 @@ def _write_table(
     *,
     tell: Callable[[str, str], None] = tell_failure,
 ) -> int:
-    """Convert rows to a table and say so; returns how many were left out."""
+    """Convert rows to a table and report it; returns how many were left out."""
     try:
         done = write_table(rows, form, target, columns=columns, limits=settings.limits, tell=tell)
     except BrokenPipeError as error:

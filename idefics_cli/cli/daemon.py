@@ -1,4 +1,4 @@
-"""The way to a model that is loaded already: find the server that has it, or start one in the background.
+"""Finds a server that has the model loaded, or starts one in the background.
 
 Nothing here imports torch. If anything is wrong with a server, the model is loaded in this process instead.
 """
@@ -41,7 +41,7 @@ _started: list[subprocess.Popen[bytes]] = []
 def open_warm(
     spec: ModelSpec, model: Model, settings: Settings, *, may_start: bool = True
 ) -> ResidentBackend | None:
-    """A server that has the model loaded, started first where --keep-alive asks for it; None if there is to be none."""
+    """A server that has the model loaded, started first if --keep-alive asks for it; None if there is none."""
     options, talk = settings.model, settings.talk
     if options.no_server:
         return None
@@ -70,9 +70,10 @@ def start_server(
     *,
     may_join: bool = True,
 ) -> Search:
-    """Start `idefics serve` in the background and wait until it has loaded its model, or `may_join` a faster one.
+    """Start `idefics serve` in the background and wait until it has loaded its model, or `may_join` a faster
+    one.
 
-    Raises UsageError where another one is running that may not be joined.
+    Raises UsageError if another one is running that may not be joined.
     """
     try:
         folder = make_folder()

@@ -1,6 +1,6 @@
-"""`--dry-run`: the assembled prompts, without weights and, for named checkpoints, with nothing downloaded.
+"""`--dry-run`: the assembled prompts, without weights and, for named checkpoints, without downloads.
 
-With the tokenizer at hand it also says on stderr what each prompt costs in tokens.
+If the tokenizer is here, standard error also has the tokens of each prompt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def print_prompts(
     model: Model,
     settings: Settings,
 ) -> None:
-    """Print the prompt of every item. Raises typer.Exit(1) when one of them could not be run."""
+    """Print the prompt of every item. Raises typer.Exit(1) if one of them could not be run."""
     with contextlib.ExitStack() as held:
         style, preview = _choose_preview(spec, model, settings, held)
         if may_not_fit(work, settings):
@@ -51,7 +51,7 @@ def _print_each(
     preview: Render,
     settings: Settings,
 ) -> bool:
-    """Print the prompt of every item, and say whether one of them could not be run."""
+    """Print the prompt of every item, and return whether one of them could not be run."""
     has_failed = False
     loaded: dict[str, Image] = {}
     for number, item in enumerate(items):
@@ -90,7 +90,7 @@ def _choose_preview(
 def _load(
     request: Request, before: dict[str, Image], limits: Limits, item: Item
 ) -> tuple[dict[str, Image], list[ItemError]]:
-    """The images of a request, those of the one before it reused, and why some are missing."""
+    """The images of a request, reusing those of the one before it, and why some are missing."""
     images: dict[str, Image] = {}
     failures: list[ItemError] = []
     own = {} if item.read_own is None else item.read_own()

@@ -1,4 +1,5 @@
-"""What `idefics eval` does: measure, print the table or the JSON document, and exit with 1 if --fail-under says so.
+"""What `idefics eval` does: measure, print the table or the JSON document, and exit with 1 below
+--fail-under.
 
 Imported when the command runs, never for `--help`.
 """
@@ -97,7 +98,7 @@ def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
 
 
 def _run_benchmark(wanted: EvalOptions, settings: Settings) -> BenchmarkRun | None:
-    """If a benchmark is named, ask it. None for files of rows."""
+    """Ask a benchmark, if one is named. None for files of rows."""
     first = wanted.paths[0]
     benchmark = find_benchmark(str(first)) if len(wanted.paths) == 1 else None
     if benchmark is not None:
@@ -143,7 +144,7 @@ def _keep_worst(evaluation: Evaluation, path: Path) -> None:
 
 
 def _review_worst(evaluation: Evaluation, rows: Path, settings: Settings) -> None:
-    """Open them in the browser, to correct them in the file they come from."""
+    """Open the worst rows in the browser, to correct them in their file."""
     keys = [parse_row(case.line).get("key") for _, case in evaluation.worst]
     who = [
         (case.id, key if isinstance(key, str) else "")

@@ -1,4 +1,4 @@
-"""What `idefics find` does: the filter of the review page, with its names for a pipeline."""
+"""What `idefics find` does: the filter of the review page, printing names for a pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .settings import Settings
 
 
 def find_rows(rows: str, query: str, sort: str, settings: Settings, *, end: str, opens: bool) -> None:
-    """Print what is found, or show it in the browser. Raises NothingToDo if nothing is."""
+    """Print the matching rows, or show them in the browser. Raises NothingToDo if there are none."""
     refuse_tables(settings.output.format)
     as_rows = settings.output.format == "jsonl"
     if as_rows and end == "\0":
@@ -51,7 +51,7 @@ def find_rows(rows: str, query: str, sort: str, settings: Settings, *, end: str,
 
 
 def _list_names(row: Mapping[str, Any]) -> Iterator[str]:
-    """What the images of a row are called; its id where they have no names."""
+    """The names of a row's images; its id if they have none."""
     sources = [source for source in read_sources(row) if source[:5].lower() != "data:"]
     if sources:
         yield from sources

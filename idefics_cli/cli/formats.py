@@ -1,4 +1,4 @@
-"""How results look: one class for each format, one row of a table each. A format turns results into lines."""
+"""Output formats: one class and one row of a table each. A format turns results into lines."""
 
 from __future__ import annotations
 
@@ -84,16 +84,16 @@ TABLES: dict[str, FormatName] = {".csv": "csv", ".parquet": "parquet"}
 
 
 def find_format(name: FormatName | None, output: str | None) -> FormatName | None:
-    """The format that was asked for: by its name, or by that of the file."""
+    """The chosen format: by its name, or by that of the file."""
     return name or (TABLES.get(Path(output).suffix.lower()) if output is not None else None)
 
 
 def refuse_tables(name: FormatName | None) -> None:
-    """Raise UsageError for formats that only runs have, in a command that is not a run."""
+    """Raise UsageError for formats of runs in a command that is no run."""
     if name is not None and FORMATS[name].traits.is_table:
         raise UsageError(f"--format {name} is for answers about images", hint="choose text or jsonl")
 
 
 def _compact(data: Any) -> str:
-    """A parsed answer for people: words as they are, all else as JSON on one line."""
+    """A parsed answer for people: text as it is, everything else as JSON on one line."""
     return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))

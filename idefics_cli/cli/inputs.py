@@ -1,4 +1,4 @@
-"""What a command is to answer: from its arguments, its list of files or its lines to items, with their words."""
+"""The items of a command, from its arguments, its list of files or its lines, and their wording."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class ItemList:
-    """The items of a command and how they are put into words."""
+    """The items of a command and their wording."""
 
     items: Callable[[], Iterator[Item]]
     words: Words
@@ -92,7 +92,9 @@ class ItemList:
 
 
 def list_work(images: Sequence[str], question: Question, settings: Settings) -> ItemList:
-    """The work of a task's command: each image with each question, images outermost; all in one with --together."""
+    """The work of a task's command: each image with each question, images outermost; one item with
+    --together.
+    """
     template = choose_template(question, settings)
     options = settings.input
     _check_sources(images, template, options)
@@ -169,7 +171,7 @@ def describe_item(question: Question, template: Template, settings: Settings) ->
 
 
 def choose_format(options: PromptOptions) -> AnswerFormat | None:
-    """What answers must look like, as the options say it. Raises UsageError."""
+    """The format of answers, from the options. Raises UsageError."""
     given = [name for name in FORMATS if getattr(options, name) is not None]
     if len(given) > 1:
         raise UsageError(f"{join_flags(given)} cannot be combined", hint="leave out all but one")
@@ -181,7 +183,7 @@ def choose_format(options: PromptOptions) -> AnswerFormat | None:
 
 
 def complete_for_format(decoding: Decoding, wanted: AnswerFormat | None, settings: Settings) -> Decoding:
-    """How an answer of a format is drawn: as long as it needs, without beams of a template. Raises UsageError."""
+    """The decoding of a format: as long as it needs, without a template's beams. Raises UsageError."""
     if wanted is None:
         return decoding
     beams = settings.changes.get("num_beams", 1)
@@ -297,7 +299,7 @@ def ask_each(item: Item, fields: tuple[tuple[str, str], ...], question: Question
 
 
 def choose_words(template: Template, chosen: Sidecars | None) -> Words:
-    """How items are worded. Words raise ItemError for an item that cannot be asked."""
+    """The wording of items. It raises ItemError for an item that cannot be asked."""
     if not template.uses_sidecar:
         return lambda item, style: word(template, style, item)
     sidecars = chosen or Sidecars()

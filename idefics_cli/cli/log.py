@@ -1,4 +1,4 @@
-"""Shows messages of the layers below, which write to the log of the package and never print."""
+"""Prints messages of the layers below, which write to the log of the package and never print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = __name__.partition(".")[0]
 
 @contextmanager
 def log_to(talk: Talk) -> Iterator[None]:
-    """Within, notes and warnings go to stderr unless quiet, details only when verbose."""
+    """Within the context, notes and warnings go to standard error unless quiet, details only if verbose."""
     log = logging.getLogger(PACKAGE)
     handler = _TalkHandler(talk)
     level = log.level

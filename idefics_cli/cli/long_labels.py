@@ -1,4 +1,6 @@
-"""Too many labels to name in a prompt: they are ranked with the template that names none, with a note that says so."""
+"""Labels that are too many for a prompt: they are ranked with the template that names none, and a note says
+so.
+"""
 
 from __future__ import annotations
 

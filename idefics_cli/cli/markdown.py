@@ -1,5 +1,5 @@
-"""Replies as Markdown for a terminal, in which no word is broken: one that is wider than the screen is left to the
-terminal, which shows it over several lines and copies it as one.
+"""Replies as Markdown on a terminal, without broken words: a word wider than the screen is wrapped by the
+terminal itself, so that it is copied as one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Line = list[Segment]
 
 @dataclass(frozen=True)
 class _WholeWords:
-    """A text that is broken between words only."""
+    """A text that is wrapped between words only."""
 
     text: Text
 
@@ -57,12 +57,12 @@ class _WholeWords:
 
 
 def find_widest(text: str) -> int:
-    """How many cells the widest word takes."""
+    """The cells of the widest word."""
     return max(map(cell_len, text.split()), default=0)
 
 
 def find_breaks(line: str, width: int) -> list[int]:
-    """Before which words a line is broken so that each part fits, if it has several words."""
+    """Before which words a line is wrapped so that each part fits, if it has several words."""
     breaks = []
     used = 0
     for word in _WORD.finditer(line):
@@ -94,7 +94,7 @@ def _keep_words(parts: RenderResult) -> RenderResult:
 
 
 class _WholeCode(CodeBlock):
-    """Code is set off by its background, unless a word needs more room than that leaves."""
+    """Code on a background, unless a word needs more room than that leaves."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         code = str(self.text).rstrip()
@@ -155,12 +155,12 @@ class _WholeTable(TableElement):
 
 
 def _render_lines(console: Console, content: RenderableType, options: ConsoleOptions) -> Iterable[Line]:
-    """The lines as they are: rich's own method of that name cuts off what is wider."""
+    """The lines at their full width: rich's own method of that name cuts them."""
     return Segment.split_lines(console.render(content, options))
 
 
 def _put_before(lines: Iterable[Line], first: Segment, others: Segment, width: int) -> RenderResult:
-    """The lines behind their marks. One that is only whole without a mark before it stands below that."""
+    """The lines with their marks. A line that only fits without its mark stands below it."""
     for number, line in enumerate(lines):
         mark = others if number else first
         length = Segment.get_line_length(line)
@@ -192,7 +192,7 @@ class WholeMarkdown(Markdown):
 
 @dataclass(frozen=True)
 class AsShown:
-    """What is wider than the screen, in the lines that a terminal makes of it: a live display has to count them."""
+    """Lines wider than the screen, split as a terminal does: a live display has to count them."""
 
     content: RenderableType
 

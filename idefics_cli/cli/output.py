@@ -94,7 +94,7 @@ def say_at_once(line: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text on one line without tabs, so that lines and columns stay what they are."""
+    """The text on one line without tabs, so that lines and columns are not disturbed."""
     return drop_controls(_BREAKS.sub(" ", text))
 
 
@@ -104,13 +104,13 @@ def drop_controls(text: str) -> str:
 
 
 def _make_harmless(text: str, stream: TextIO) -> str:
-    """The text as any stream may have it; names keep their bytes where no terminal reads them."""
+    """The text as a stream can encode it; names keep their bytes where no terminal reads them."""
     text = drop_controls(text)
     return _CONTROL_BYTES.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
 
 
 def use_utf8() -> None:
-    """Results are UTF-8 whatever the locale says, and a path comes out in the bytes it came in with."""
+    """Results are UTF-8 whatever the locale, and a path is written in its own bytes."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -132,7 +132,7 @@ def display_name(sources: tuple[str, ...]) -> str:
 
 
 def tell_failure(name: str, message: str) -> None:
-    """Say why an item failed, its name once."""
+    """Print why an item failed, with its name once."""
     from ..images import name_source
 
     is_named = False
@@ -145,7 +145,7 @@ def tell_failure(name: str, message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """What goes to stderr: errors always, notes unless quiet, details when verbose."""
+    """What goes to standard error: errors always, notes unless quiet, details if verbose."""
 
     quiet: bool = False
     verbose: bool = False
@@ -161,7 +161,7 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class FormatTraits:
-    """What can be done with results of a format."""
+    """What a format supports."""
 
     can_resume: bool = False
     """Whether a file of it says what its rows are about, so that a run can be resumed from it."""
@@ -172,7 +172,7 @@ class FormatTraits:
 
 
 class ResultFormat(Protocol):
-    """How results look."""
+    """The interface of a format."""
 
     traits: ClassVar[FormatTraits]
 
@@ -185,7 +185,7 @@ class ResultFormat(Protocol):
 
 @dataclass(slots=True)
 class Output:
-    """Where results go, and how they look there. The file is made when the first row comes."""
+    """Writes results in a format. The file is created with the first row."""
 
     format: ResultFormat
     path: Path | None = None
@@ -202,7 +202,7 @@ class Output:
     _streamed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Find out before the model is loaded that the results could not be kept."""
+        """Find out before the model is loaded that results could not be written."""
         if self.path is None:
             return
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -219,12 +219,12 @@ class Output:
 
     @property
     def name(self) -> str:
-        """What messages call the place of the rows."""
+        """The name of the output in messages."""
         return str(self.path) if self.url is None else hide_secrets(self.url)
 
     @property
     def is_watched(self) -> bool:
-        """Whether somebody reads the results on a terminal as they come."""
+        """Whether somebody reads the results on a terminal."""
         is_here = self.path is None and not self.is_silent
         return is_here and sys.stdout is not None and sys.stdout.isatty()
 
@@ -239,7 +239,7 @@ class Output:
                 self._line(line)
 
     def streamer(self) -> Callable[[str], None]:
-        """Take pieces of the one answer as they come; its row is then not printed again."""
+        """Takes pieces of the only answer while it is generated; its row is then not printed again."""
         pending = ""
 
         def take(piece: str) -> None:
@@ -299,7 +299,7 @@ def _write(stream: TextIO, text: str, name: str) -> None:
 
 
 def tell_more(result: Result, talk: Talk) -> None:
-    """The warnings of a result, and what it cost."""
+    """The warnings of a result, and its cost."""
     for warning in result.warnings:
         talk.note(warning)
     usage = result.usage

@@ -23,8 +23,8 @@ _RANGE = re.compile(r"(\d{1,6})(-(\d{1,6})?)?", re.ASCII)
 def expand_pages(sources: Iterable[str], wanted: str | None, limits: Limits) -> Iterator[str]:
     """The sources, with each document's pages in its place. Raises UsageError for pages that do not exist.
 
-    What a document elsewhere has is not known before it is fetched: all its pages are the first one, unless some are
-    named. One that cannot be counted is its own row.
+    The number of pages of a remote document is not known before it is fetched: it counts as its first page,
+    unless pages are named. A document that cannot be counted is its own row.
     """
     ranges = parse_pages(wanted)
     for source in sources:
@@ -39,7 +39,7 @@ def expand_pages(sources: Iterable[str], wanted: str | None, limits: Limits) -> 
 
 
 def group_pages(sources: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """All sources in one prompt; where all are pages, those of each document."""
+    """All sources in one prompt; if all are pages, one prompt for each document."""
     if not sources or any(split_page(source) is None for source in sources):
         yield from filter(None, (sources,))
         return
@@ -48,7 +48,7 @@ def group_pages(sources: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def parse_pages(wanted: str | None) -> list[tuple[int, float]]:
-    """First and last pages of ranges such as 1-5,9,12-; none for all pages. Raises UsageError."""
+    """First and last pages of ranges such as 1-5,9,12-; empty for all pages. Raises UsageError."""
     if wanted is None or wanted.strip().lower() == "all":
         return []
     ranges: list[tuple[int, float]] = []
@@ -78,7 +78,7 @@ def _list_pages(path: str, ranges: list[tuple[int, float]], limits: Limits) -> I
 
 
 def _choose(ranges: list[tuple[int, float]], count: int) -> list[int]:
-    """The pages of a document of so many that are in a range, each once, in their order."""
+    """The pages of a document that are in a range, each once, in order."""
     chosen = {
         page for first, last in ranges for page in range(first, int(min(last, count)) + 1) if page <= count
     }

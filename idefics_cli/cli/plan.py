@@ -34,7 +34,7 @@ from .settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """The options of the command that are its own."""
+    """The command's own options."""
 
     workers: int
     gpu: str | None
@@ -44,7 +44,7 @@ class PlanOptions:
 
 
 def print_plan(images: Sequence[str], wanted: PlanOptions, settings: Settings) -> None:
-    """Print the forecast. Raises NothingToDo without images to count or read."""
+    """Print the forecast. Raises NothingToDo if there are no images to count or read."""
     refuse_tables(settings.output.format)
     sample, listed = _list(images, settings)
     items = wanted.count or listed
@@ -78,7 +78,7 @@ def print_plan(images: Sequence[str], wanted: PlanOptions, settings: Settings) -
 
 
 def _list(images: Sequence[str], settings: Settings) -> tuple[list[str], int]:
-    """Images to read, from all over the list, and how many there are."""
+    """Images to read, from the whole list, and its length."""
     sample: list[str] = []
     count, step = 0, 1
     for source in list_sources(images, settings.input):

@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal: a line on stderr while it runs, and a summary at the end."""
+"""The progress of a run on a terminal: a line on standard error while it runs, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Tally:
         return chosen
 
     def is_news(self, result: Result) -> bool:
-        """Whether to show why a result failed: not for each image with which the same prompt is too long."""
+        """Whether to print why a result failed: once only if the same prompt is too long for each image."""
         if result.error is None or result.error.code != "prompt_too_long":
             return result.error is not None and self.unsaid_failures == 0
         return self.codes[result.error.code] == 1
@@ -103,7 +103,7 @@ class Tally:
         return self.answered + self.failed
 
     def describe(self, done_before: int, failed_before: Counter[str], *, are_accepted: bool = False) -> str:
-        """One line: how many of what, and how fast."""
+        """One line: the counts and the rate."""
         parts = [f"{self.answered:,} answered"]
         if self.failed:
             parts.append(f"{self.failed:,} of {self.total:,} failed ({count_codes(self.codes)})")
@@ -129,12 +129,12 @@ def _drop_source(warning: str, sources: Sequence[str]) -> str:
 
 
 class Progress:
-    """A line on stderr with rate, failures and time left. Nothing at all unless stderr is a terminal."""
+    """A line on standard error with rate, failures and time left. Nothing unless it is a terminal."""
 
     def __init__(
         self, *, is_wanted: bool, count: Callable[[], int] | None, parts: int, skipped: Callable[[], int]
     ) -> None:
-        """`count` finds out, in a thread, how many items there are in all parts; `skipped` how many were done."""
+        """`count` counts the items of all parts, in a thread; `skipped` is how many were done before."""
         self._bar: rich.progress.Progress | None = None
         self._skipped = skipped
         if not is_wanted:
@@ -179,7 +179,7 @@ class Progress:
             self._bar.stop()
 
     def show(self, tally: Tally, workers: tuple[int, int] | None = None) -> None:
-        """How far it is, and how many workers of how many are there."""
+        """Show the progress, and how many workers answer."""
         if self._bar is None:
             return
         rate = tally.total / max(time.monotonic() - self._began, 0.001)

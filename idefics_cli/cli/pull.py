@@ -1,4 +1,4 @@
-"""Downloads a checkpoint, with messages on stderr: how much there is to fetch, a bar on a terminal, and the end."""
+"""Downloads a checkpoint, with messages on standard error: the size, a bar on a terminal, and the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pull_missing(model: Model, revision: str | None, settings: Settings) -> None
 
 
 def pull(model: Model, revision: str | None, talk: Talk, *, is_agreed: bool = True) -> None:
-    """Fetch what is missing of a checkpoint; an interrupted download is resumed.
+    """Fetch the missing files of a checkpoint; an interrupted download is resumed.
 
     On a terminal it asks before a large one, unless `is_agreed`.
     """
@@ -57,7 +57,7 @@ def pull(model: Model, revision: str | None, talk: Talk, *, is_agreed: bool = Tr
 
 @contextlib.contextmanager
 def _open_bar(total: int, *, is_wanted: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes on stderr, if that is a terminal; takes the bytes as they come."""
+    """A bar of bytes on standard error, if that is a terminal; it gets the bytes as they come."""
     import rich.console
 
     console = rich.console.Console(stderr=True)

@@ -134,7 +134,7 @@ def _read_max_memory(options: ModelOptions) -> tuple[tuple[str, int], ...]:
 
 
 def _read_size(text: str) -> int | None:
-    """The bytes of a size as people write it, None for what is none."""
+    """The bytes of a size such as `2GB`, None if it is invalid."""
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
     written = re.sub("i$", "iB", text.strip(), flags=re.IGNORECASE)  # as Kubernetes writes it: 2Gi
@@ -163,7 +163,7 @@ def _read_keep_alive(options: ModelOptions) -> float | None:
 
 
 def _read_changes(options: DecodingOptions) -> dict[str, Any]:
-    """The decoding options that were given; the rest is the template's."""
+    """The decoding options that were given; the others are the template's."""
     given = {field.name: getattr(options, field.name) for field in fields(Decoding)}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if "stop" in given:

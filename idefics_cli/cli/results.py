@@ -81,7 +81,7 @@ class Sinks:
 
     @property
     def are_files(self) -> bool:
-        """Whether results are kept, so that the same command can go on from there."""
+        """Whether results are kept, so that the same command can be continued."""
         return self.rows is not None or self.sidecars is not None
 
     def skip_finished(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -115,7 +115,7 @@ class Sinks:
                 yield item
 
     def _name(self, item: Item) -> Item:
-        """The item with its key: that of its row, however its images were spelled when that was written."""
+        """The item with its key: that of its row, however its images were spelled then."""
         first = ""
         for images in list_spellings(item.images):
             key = name_item(self.run, item, images)
@@ -125,9 +125,10 @@ class Sinks:
         return replace(item, key=first)
 
     def write(self, result: Result) -> None:
-        """Write one result everywhere, at once. The row is written first: a missing sidecar can be made from it.
+        """Write one result to all outputs at once. The row is written first: a missing sidecar can be made
+        from it.
 
-        A failed row does not replace an unsure one: the unsure one is still better.
+        A failed row does not replace an unsure one, which is better.
         """
         if self.sidecars is not None and self.sidecars.is_of_image:
             result = replace(result, contents=())
@@ -165,7 +166,7 @@ class Sinks:
             self.kept[state] += 1
 
     def describe_kept(self) -> list[str]:
-        """What was not asked or not replaced, and the option that does it."""
+        """What was not asked or not replaced, and the option that would."""
         foreign, other = self.kept["foreign"], self.kept["other"]
         lines = [f"metadata of {count:,} not written: {why}" for why, count in self.refused.most_common(3)]
         if changed := self.changed + (self.rows.changed if self.rows is not None else 0):
@@ -191,9 +192,10 @@ class Sinks:
 
 
 def check_sidecars(items: Iterable[Item], sidecars: Sidecars | None) -> Iterable[Item]:
-    """The items, where each is to have a sidecar to itself. Raises UsageError if one of the first has not.
+    """The items, each of which needs a sidecar of its own. Raises UsageError if one of the first does not
+    have it.
 
-    What comes after these is looked at as it comes: a long list is not waited for.
+    The others are checked as they come: a long list is not waited for.
     """
     if sidecars is None:
         return items
@@ -202,7 +204,7 @@ def check_sidecars(items: Iterable[Item], sidecars: Sidecars | None) -> Iterable
 
 
 def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
-    """Lock and read what is there. Raises UsageError when it belongs to another run."""
+    """Lock the outputs and read what they hold. Raises UsageError if it belongs to another run."""
     sidecars, existing = settings.sidecars, settings.output.existing
     rows, upload = None, None
     unwritten: dict[str, tuple[str, bytes, Sequence[str]]] = {}
@@ -253,7 +255,7 @@ def open_sinks(output: Output, run: Run, settings: Settings) -> Sinks:
 
 
 def _open_upload(output: Output, settings: Settings) -> RowUpload | None:
-    """What brings the rows to a bucket, if they are to be there."""
+    """The upload of rows to a bucket, if they go there."""
     if output.url is None or output.path is None:
         return None
     from ..results.upload import RowUpload
@@ -272,7 +274,7 @@ def _has_changed(known: bytes, item: Item) -> bool:
 
 
 def _source_of(row: dict[str, Any]) -> str | None:
-    """The one image of an answered row, if it is still there."""
+    """The only image of an answered row, if it still exists."""
     if row["error"] is not None or not row.get("text") or len(row.get("images", ())) != 1:
         return None
     try:

@@ -26,7 +26,7 @@ from .settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The options of the command that are its own."""
+    """The command's own options."""
 
     paths: tuple[Path, ...]
     port: int | None = None
@@ -81,7 +81,7 @@ def _apply(wanted: Wanted, settings: Settings) -> None:
 def serve_page(
     session: ReviewSession, talk: Talk, port: int | None = None, *, opens: bool = True, query: str = ""
 ) -> None:
-    """Serve the page until Ctrl-C; where there is a desktop and it `opens`, the browser shows it with the query."""
+    """Serve the page until Ctrl-C; on a desktop, if it `opens`, the browser shows it with the query."""
     listener, token = open_socket(port or 0), make_token()
     port = listener.getsockname()[1]
     address = f"http://{HOST}:{port}/{token}/{f'#{urllib.parse.quote(query)}' if query else ''}"
@@ -111,7 +111,7 @@ def serve_page(
 
 
 def _has_browser() -> bool:
-    """Whether this is a desktop with a person at it: over ssh a browser would open where nobody sees it."""
+    """Whether this is a desktop with a person: over ssh a browser would open where nobody sees it."""
     if sys.stdin is None or not sys.stdin.isatty() or "SSH_CONNECTION" in os.environ:
         return False
     return sys.platform in ("win32", "darwin") or any(

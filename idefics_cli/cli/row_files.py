@@ -1,4 +1,4 @@
-"""The files of rows that commands read: here, from standard input, or copied from a bucket."""
+"""The files of rows that commands read: local ones, standard input, or copies from a bucket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COPY_BYTES = 1 << 20
 
 @contextmanager
 def open_rows(rows: str) -> Iterator[Path]:
-    """The file of rows; standard input and a bucket are copied into a file, because rows are read twice."""
+    """The file of rows; standard input and a bucket are copied to a file, because rows are read twice."""
     if _is_elsewhere(rows):
         with tempfile.TemporaryDirectory() as folder:
             yield _fetch(rows, Path(folder))
@@ -42,7 +42,7 @@ def open_rows(rows: str) -> Iterator[Path]:
 
 @contextmanager
 def open_files(names: Sequence[str], *, keeps: bool = False) -> Iterator[tuple[Path, ...]]:
-    """Files by their names, those in a bucket as copies here, which stay if corrections are to be kept."""
+    """Files by their names; those in a bucket as copies, which are kept if corrections are."""
     with ExitStack() as held:
 
         def open_one(name: str) -> Path:
@@ -54,7 +54,7 @@ def open_files(names: Sequence[str], *, keeps: bool = False) -> Iterator[tuple[P
 
 
 def keep_copy(rows: str) -> Path:
-    """A file of rows; one in a bucket is copied to where corrections of it stay."""
+    """A file of rows; one in a bucket is copied to where its corrections are kept."""
     if not _is_elsewhere(rows):
         return Path(rows)
     folder = state_folder() / "reviews" / hashlib.sha256(rows.rstrip("/").encode()).hexdigest()[:16]

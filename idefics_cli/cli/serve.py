@@ -33,7 +33,7 @@ LOOK_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """The options of the command that are its own."""
+    """The command's own options."""
 
     port: int | None = None
     host: str | None = None
@@ -47,7 +47,7 @@ class ServeOptions:
 
 
 def run_server(wanted: ServeOptions, settings: Settings) -> None:
-    """Serve until told to end, or return once a server in the background is ready."""
+    """Serve until stopped, or return once a server in the background is ready."""
     if wanted.port is None and wanted.host is not None:
         raise UsageError("--host needs --port", hint="add --port 8000")
     if wanted.port is None and wanted.api_key is not None:
@@ -87,7 +87,7 @@ def print_status() -> None:
 
 
 def _describe_seconds(seconds: float) -> str:
-    """A time as people say it: 0.4 s, 12 s, 5 min 3 s, 2 h 10 min."""
+    """A short time: 0.4 s, 12 s, 5 min 3 s, 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

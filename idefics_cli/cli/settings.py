@@ -1,4 +1,4 @@
-"""The settings of a command: everything the user set, checked and in the types of the layers below."""
+"""The settings of a command: everything the user set, validated, in the types of the layers below."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # commands import this file to declare themselves
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was set by flags, the environment or config.yaml, as a command's work needs it. What it does not take is
-    as if it had not been given."""
+    """What was set by flags, the environment or config.yaml. Options that the command does not take are
+    unset.
+    """
 
     model: ModelOptions
     workers: WorkerOptions

@@ -1,4 +1,4 @@
-"""Which part of the items this process answers: as --shard says, or as the numbering of its launcher says."""
+"""Which part of the items this process answers: from --shard, or from the numbering of its launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OTHER_RANKS = (("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"), ("RANK", "WORLD_SIZ
 
 
 def read_shard(given: str | None, environment: Mapping[str, str]) -> tuple[int, int]:
-    """Which part of how many, from 1. The whole is 1 of 1. Raises UsageError."""
+    """The part and the number of parts, from 1. The whole is 1 of 1. Raises UsageError."""
     if given is None:
         return 1, 1
     if given == "auto":
@@ -28,7 +28,7 @@ def read_shard(given: str | None, environment: Mapping[str, str]) -> tuple[int, 
 
 
 def name_shard(index: int, count: int) -> str:
-    """A part as the name of a file has it, so that names sort as parts do."""
+    """A part in the name of a file, so that names sort as parts do."""
     return f"{index:0{len(str(count))}}-of-{count}"
 
 
@@ -56,7 +56,7 @@ def _find_shard(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _find_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """The task of a SLURM step. A batch script is no step: what it runs without srun runs once."""
+    """The task of a SLURM step. A batch script is no step: without srun its commands run once."""
     if "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment:
         if environment.get("SLURM_NTASKS", "1") != "1":
             raise UsageError(
@@ -69,7 +69,7 @@ def _find_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _find_array(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """The element of a SLURM job array, whatever its first index and step are."""
+    """The element of a SLURM job array, whatever its first index and step."""
     index = _read(environment, "SLURM_ARRAY_TASK_ID")
     count = _read(environment, "SLURM_ARRAY_TASK_COUNT")
     if index is None or count is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while rows are made: the first ends the run after the current batch, the second at once."""
+"""Ctrl-C and SIGTERM during a run: the first ends it after the current batch, the second at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INTERRUPTED = 130
 
 
 class Interrupts:
-    """Handles the two signals while it is entered, where there is something worth finishing."""
+    """Handles the two signals within its context, if there is something worth finishing."""
 
     def __init__(self, *, is_gentle: bool) -> None:
         self._is_gentle = is_gentle and threading.current_thread() is threading.main_thread()

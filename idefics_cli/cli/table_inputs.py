@@ -1,4 +1,4 @@
-"""What a command is to answer where its images are in tables and shards: from records to items."""
+"""The items of a command whose images are in tables and shards: from records to items."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def list_asked(images: Sequence[str], question: Question, settings: Settings) ->
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """How the records of tables become items."""
+    """How records of tables become items."""
 
     wanted: CellChoice
     like: Item
@@ -107,7 +107,7 @@ class _Reading:
         return replace(item, id=_to_text(self.id_column, id), is_named=True)
 
     def _place(self, item: Item, cell: Any, table: str) -> Item:
-        """The item with the images of a cell that is not empty: names, bytes, or several of them."""
+        """The item with the images of a cell: names, bytes, or several of them."""
         several = cell if isinstance(cell, list | tuple) else [cell]
         names: list[str] = []
         own: dict[str, bytes] = {}
@@ -189,7 +189,7 @@ def _list_items(names: Sequence[str], first: RecordTable, reading: _Reading) -> 
 
 
 def _share(names: Sequence[str], reading: _Reading, index: int, count: int) -> Iterator[Item] | None:
-    """The items of every n-th group of rows, counted over all tables; None where there are too few groups."""
+    """The items of every n-th row group, counted over all tables; None if there are too few groups."""
     groups: list[tuple[str, int, int, int]] = []
     """The table, number of the group in it, how many rows are before that table and how many it has."""
     before = 0
@@ -231,7 +231,7 @@ def _choose_words(template: Template, settings: Settings) -> Words:
 
 
 def _find_content(cell: Any) -> bytes | str:
-    """The bytes of an image, or where they are. Raises BadItem for a cell that has neither."""
+    """The bytes of an image, or its address. Raises BadItem for a cell that has neither."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytearray | memoryview):
@@ -244,7 +244,7 @@ def _find_content(cell: Any) -> bytes | str:
 
 
 def _resolve(name: str, table: str) -> str:
-    """The name of an image in a table: relative to the folder of that, unless it is a URL."""
+    """The name of an image in a table: relative to the table's folder, unless it is a URL."""
     if parse_scheme(name) is not None or parse_scheme(table) is not None:
         return name
     return os.path.join(os.path.dirname(table), name)

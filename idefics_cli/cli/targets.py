@@ -1,4 +1,4 @@
-"""Where results are to go: found out, and what speaks against it, before a model is loaded."""
+"""Where results go; what prevents writing them is found before a model is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .output import FormatTraits, Output
 
 
 def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) -> Output:
-    """How results are shown. Checks before the model is loaded that they can be written."""
+    """The output in its format, checked before the model is loaded."""
     given = options.output if options.output != "-" else None
     if given is not None:
         if has_image_suffix(given):
@@ -62,9 +62,9 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
 
 
 def keep_inputs(items: Iterable[Item], output: Output, work: ItemList) -> Iterator[Item]:
-    """The items, none of whose images is the file that results go to. Raises UsageError when one is.
+    """The items, none of whose images is the output file. Raises UsageError if one is.
 
-    Where that file is to be replaced, all items that can be listed twice are looked at first.
+    If that file would be replaced, all items that can be listed twice are checked first.
     """
     if output.path is None or not output.path.exists() or is_own_stream(output.path):
         yield from items
@@ -85,7 +85,7 @@ def keep_inputs(items: Iterable[Item], output: Output, work: ItemList) -> Iterat
 
 
 def _place_rows(name: FormatName, table: str | None, options: OutputOptions) -> str:
-    """Where the rows are kept of which a table is made. Raises UsageError if it could not be."""
+    """The file of rows that a table is made from. Raises UsageError if it cannot be written."""
     if table is None or is_own_stream(table):
         raise UsageError(
             f"--format {name} is written from all rows at the end", hint="name a file with --output"
@@ -100,7 +100,7 @@ def _place_rows(name: FormatName, table: str | None, options: OutputOptions) -> 
 
 
 def have_rows(place: str) -> bool:
-    """Whether there are rows of a run, here or in a bucket."""
+    """Whether a run has rows already, here or in a bucket."""
     if not is_url(place):
         return Path(place).exists()
     from ..results.parts import PartStore
@@ -109,7 +109,7 @@ def have_rows(place: str) -> bool:
 
 
 def _place_copy(url: str) -> Path:
-    """The file of this machine in which rows wait for their way to a bucket."""
+    """The local file in which rows wait until they are uploaded."""
     folder = state_folder() / "uploads" / hashlib.sha256(url.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,5 +132,5 @@ def _refuse_target(name: str, why: str) -> UsageError:
 
 
 def keeps_rows(path: Path, traits: FormatTraits) -> bool:
-    """Whether a file can be resumed: text does not say what it is about, and pipes keep nothing."""
+    """Whether a file can be resumed: text does not name its items, and pipes keep nothing."""
     return traits.can_resume and (path.is_file() or not path.exists())

@@ -64,7 +64,7 @@ class Terminal:
                 self._ask(as_message(line))
 
     def _tell_of_images(self) -> None:
-        """Say once that no image was shown yet: a question without one is usually a mistake."""
+        """Say once that no image was shown: a question without one is usually a mistake."""
         conversation = self._session.conversation
         if not (self._has_told_of_images or conversation.waiting or conversation.list_sources()):
             self._has_told_of_images = True
@@ -105,7 +105,9 @@ class Terminal:
 
 
 class LiveReply:
-    """A reply on the screen while it comes. A finished paragraph is printed once, the current one is redrawn."""
+    """A reply on the screen while it is generated. A finished paragraph is printed once, the current one is
+    redrawn.
+    """
 
     def __init__(self, console: Console) -> None:
         self.text = ""
@@ -144,7 +146,7 @@ class LiveReply:
 
 
 def find_paragraph_end(text: str) -> int:
-    """Where the last finished paragraph ends: after a blank line outside of a block of code; 0 if none has."""
+    """The end of the last finished paragraph: after a blank line outside a code block; 0 if there is none."""
     end = place = 0
     fence = ""
     for line in text.splitlines(keepends=True):
@@ -175,7 +177,7 @@ def _bind_keys() -> KeyBindings:
 
 
 def _open_history() -> History:
-    """Earlier input, in a file that only this user can read; else only that of this session."""
+    """Earlier input, in a file that only this user can read; otherwise only that of this session."""
     path = state_folder() / "chat_history"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Lines as wide as the terminal that shows them: broken between words; tables that are too wide become lists."""
+"""Lines fitted to the width of a terminal: wrapped between words; tables that are too wide become lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GAP = re.compile(r"(?:^|\S) {2,}(?=\S)")
 
 
 def find_columns(stream: TextIO | None) -> int | None:
-    """How wide a terminal is; None if it is not a terminal or does not say."""
+    """The width of a terminal; None if it is not a terminal or does not tell."""
     try:
         if stream is None or not stream.isatty():
             return None
@@ -29,7 +29,7 @@ def find_columns(stream: TextIO | None) -> int | None:
 
 
 def count_columns(file: int) -> int | None:
-    """How wide the terminal of a descriptor is, if it is one."""
+    """The width of the terminal of a descriptor, if it is one."""
     try:
         columns = os.get_terminal_size(file).columns
     except OSError:
@@ -38,7 +38,7 @@ def count_columns(file: int) -> int | None:
 
 
 def count_cells(text: str) -> int:
-    """How many columns a text takes: two for a wide character, none for what combines."""
+    """How many columns a text needs: two for a wide character, none for a combining one."""
     if text.isascii():
         return len(text)
     return sum(
@@ -48,9 +48,9 @@ def count_cells(text: str) -> int:
 
 
 def fold(line: str, columns: int | None) -> str:
-    """The line, broken between words where it is too long. A word that is longer itself stays whole.
+    """The line, wrapped between words if it is too long. A word that is longer than the line stays whole.
 
-    The last column of several is broken below its own beginning, all else two spaces in.
+    The last of several columns is wrapped below its own beginning, everything else with two spaces of indent.
     """
     if columns is None or count_cells(line) <= columns:
         return line
@@ -65,7 +65,7 @@ def fold(line: str, columns: int | None) -> str:
 
 
 def fit_table(rows: Sequence[Sequence[str]], columns: int | None, *, has_head: bool = False) -> list[str]:
-    """The rows below each other: as columns where they fit, else each row piled up below its first cell."""
+    """Rows as columns if they fit, else each row as a list below its first cell."""
     lines = align(rows)
     if columns is None or max(map(count_cells, lines), default=0) <= columns:
         return lines

@@ -1,4 +1,6 @@
-"""The entry of a worker process: its settings are a line on standard input, its trouble a line on standard error."""
+"""The entry point of a worker process: settings are a line on standard input, an error is a line on standard
+error.
+"""
 
 from __future__ import annotations
 

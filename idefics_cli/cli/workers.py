@@ -1,4 +1,4 @@
-"""Which processes a command has share its work: those it names, or one on each card where there are several."""
+"""Which processes share a command's work: those it names, or one for each card if there are several."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def check_address(text: str) -> str:
 
 
 def read_amount(text: str) -> tuple[str, float]:
-    """What a worker takes of a node, and how much. Raises UsageError."""
+    """What a worker uses of a node, and how much. Raises UsageError."""
     match = re.fullmatch(r"(gpu|cpu)=(\d{1,4}(?:\.\d{1,4})?)", text.strip().lower(), re.ASCII)
     if match is None or float(match[2]) <= 0:
         raise UsageError(f"--per-worker {text} is no amount", hint="write gpu=1, gpu=0.5 or cpu=4")
@@ -123,7 +123,7 @@ def choose_served(text: str, spec: ModelSpec) -> Workers:
 
 
 def choose_all_cards(spec: ModelSpec, model: Model, settings: Settings) -> Workers:
-    """One on each card, where nobody said otherwise, there are several and each has room for the model."""
+    """One for each card, if nothing else was asked, there are several and each has room for the model."""
     if spec.max_memory or settings.model.device or spec.device == "cpu":
         return Workers()
     cards = [pool for pool in find_pools() if pool.kind == "gpu"]

@@ -17,13 +17,13 @@ _MAX_INTEGER = 2**63
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column by its name, and what all of its cells are."""
+    """A column by its name, and the type of all its cells."""
 
     name: str
     kind: CellKind = "text"
 
     def read(self, cells: Mapping[str, Any]) -> Any:
-        """The cell of this column, as its kind; None where a row has none."""
+        """The cell of this column, converted to its type; None if a row has none."""
         value = cells.get(self.name)
         if value is None:
             return None
@@ -33,7 +33,9 @@ class TableColumn:
 
 
 def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a row by their columns' names. Of scores each label is a column, with its probability."""
+    """The cells of a row by the names of their columns. Of scores, each label is a column with its
+    probability.
+    """
     cells: dict[str, Any] = {}
     for name, value in row.items():
         if name == "scores" and isinstance(value, list):
@@ -87,7 +89,7 @@ def _flatten(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _key_by_label(scores: list[Any]) -> Any:
-    """The probabilities by their labels; as they are, if they are another program's."""
+    """The probabilities by label; unchanged if they are in another program's form."""
     try:
         return {str(score["label"]): score["probability"] for score in scores}
     except (KeyError, TypeError):
@@ -95,7 +97,7 @@ def _key_by_label(scores: list[Any]) -> Any:
 
 
 def _merge(kind: CellKind | None, value: Any) -> CellKind | None:
-    """The kind of a column of this kind after one more cell, of that kind."""
+    """The type of a column after one more cell."""
     if value is None:
         return kind
     found = _kind_of(value)

@@ -21,7 +21,7 @@ FormName = Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool", 
 
 
 class RowTable(Protocol):
-    """Where rows are written in a form."""
+    """Writes rows in a form."""
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Raises ItemError for a row that this form cannot hold."""
@@ -82,7 +82,7 @@ def check_form(name: FormName, target: Path, *, is_replaced: bool) -> None:
 
 
 def check_library(name: FormName) -> None:
-    """Raise UsageError if what writes this form is not installed."""
+    """Raise UsageError if the library of this form is not installed."""
     needs = FORMS[name].needs
     if needs is not None and find_spec(needs) is None:
         raise UsageError(f"{name} needs {needs}", hint="pip install 'idefics-cli[tables]'")

@@ -1,4 +1,4 @@
-"""Images as rows name them, to be copied: their bytes, and a name that says their format."""
+"""Copies of images that rows name: their bytes, and a name with the suffix of their format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUFFIXES = (
 
 
 def read_image(source: str, limits: Limits) -> tuple[str, bytes]:
-    """The name that a copy can have, and its bytes. Raises SourceError."""
+    """The name of the copy, and its bytes. Raises SourceError."""
     try:
         data = read(source, limits)
         if isinstance(data, Path):
@@ -34,7 +34,7 @@ def read_image(source: str, limits: Limits) -> tuple[str, bytes]:
 
 
 def _name_copy(source: str, head: bytes) -> str:
-    """A name that every file system and shell can have, with a suffix that says the format."""
+    """A name that is safe on every file system and in a shell, with the suffix of the format."""
     bare = "image" if source[:5].lower() == "data:" else re.split("[?#]", source)[0]
     stem, suffix = os.path.splitext(os.path.basename(bare))
     if not has_image_suffix(f"x{suffix}"):

@@ -51,11 +51,13 @@ class JsonlTable:
         self._file.write(f"{line}\n".encode())
 
     def finish(self) -> None:
-        """Nothing is held back."""
+        """Every row is already written."""
 
 
 def neutralise(text: str) -> str:
-    """The text as a cell that no spreadsheet takes for a formula, without what ends a text for some readers."""
+    """The text as a cell that no spreadsheet runs as a formula, without characters that end a text for some
+    readers.
+    """
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 

@@ -37,7 +37,7 @@ class XmpFolder:
         write_file(target, write_packet(None, Metadata(text, keywords)))
 
     def finish(self) -> None:
-        """Nothing is held back."""
+        """Every row is already written."""
 
 
 class ExiftoolList:

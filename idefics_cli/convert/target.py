@@ -1,4 +1,6 @@
-"""Where a table goes: a file or folder here, or objects in a bucket, which are put when all of it is made."""
+"""Where a table goes: a file or folder here, or objects in a bucket, which are written once the whole table
+is made.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def write_table(
     limits: Limits | None = None,
     tell: Callable[[str, str], None],
 ) -> Conversion:
-    """Write rows in a form, replacing the target, wherever that is. Raises UsageError for what a bucket refuses."""
+    """Write rows in a form, replacing the target, wherever it is. Raises UsageError if a bucket refuses it."""
     if not is_url(target):
         return convert(rows, name, Path(target), columns=columns, limits=limits, tell=tell)
     folder, last = _split(target)
@@ -57,7 +59,7 @@ def write_table(
 
 
 def _put_folder(made: Path, target: str) -> None:
-    """The images first, then the lines that name them, then what was there before is removed."""
+    """Write the images, then the lines that name them, then delete the objects of the former table."""
     images = ObjectFolder(f"{target.rstrip('/')}/{IMAGES}")
     former = {name for name, _ in images.list_objects()}
     names = sorted(path.name for path in (made / IMAGES).iterdir())
@@ -69,7 +71,7 @@ def _put_folder(made: Path, target: str) -> None:
 
 
 def _split(target: str) -> tuple[ObjectFolder, str]:
-    """The folder that a place is in, and its name there."""
+    """The folder of a place, and its name there."""
     folder, _, last = target.rstrip("/").rpartition("/")
     if not folder.partition("://")[2]:
         raise UsageError(f"{target} names no file in its bucket", hint="name one, as in s3://bucket/rows.csv")

@@ -1,4 +1,6 @@
-"""Whether this machine computes what it should: the embedded checkpoint asked known questions, in each precision."""
+"""Whether this machine computes correctly: the embedded checkpoint answers known questions, in each
+precision.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ class KnownQuestion:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionCheck:
-    """A way to hold the weights, and what must be installed for it."""
+    """A precision, and the package that it needs."""
 
     name: str
     dtype: str = "auto"
@@ -130,6 +132,6 @@ def _read(answer: Answer | ItemError) -> str:
 
 
 def _is_installed(module: str) -> bool:
-    """Whether a module could be imported; its package may be missing altogether."""
+    """Whether a module could be imported, also if its package is not installed."""
     parent = module.partition(".")[0]
     return find_spec(parent) is not None and find_spec(module) is not None

@@ -11,7 +11,7 @@ State = Literal["ok", "hint", "broken", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`text` is one line for people, `hint` what to do, `values` the figures for programs."""
+    """`text` is one line for people, `hint` the next step, `values` are for programs."""
 
     name: str
     state: State

@@ -1,6 +1,6 @@
 """The machine and the installation: versions, devices, disk, caches, settings, token, network.
 
-Nothing here loads a model; torch is imported to ask it for devices. A token is looked for and never read out.
+Nothing here loads a model; torch is imported to list devices. The value of a token is never shown.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check_machine(*, is_offline: bool) -> Iterator[Check]:
 
 
 def check_versions() -> Check:
-    """Whether all that the program needs is installed, and new enough."""
+    """Whether all required packages are installed, and new enough."""
     try:
         wanted = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
@@ -114,7 +114,7 @@ def check_memory() -> Check:
 
 
 def check_disk() -> Check:
-    """Room for checkpoints, and whether they could be written at all."""
+    """Free space for checkpoints, and whether their folder is writable."""
     folder = _find_parent(hub_cache())
     free = shutil.disk_usage(folder).free
     text = f"{format_bytes(free)} free for checkpoints in {hub_cache()}"
@@ -157,7 +157,7 @@ def check_caches() -> Check:
 
 
 def check_settings() -> Check:
-    """Whether the user's own models and templates can be read."""
+    """Whether the user's models and templates can be read."""
     try:
         models = load_models()
         names = template_names()
@@ -197,5 +197,5 @@ def check_network(*, is_offline: bool) -> Check:
 
 
 def _find_parent(folder: Path) -> Path:
-    """The folder itself or the nearest above it that is there."""
+    """The folder, or the nearest one above it that exists."""
     return next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))

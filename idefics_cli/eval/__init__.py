@@ -1,1 +1,1 @@
-"""How good answers are: rows compared with references, by metrics whose formulas are published elsewhere."""
+"""How good answers are: rows compared with references, by metrics with published formulas."""

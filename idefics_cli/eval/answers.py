@@ -1,4 +1,4 @@
-"""Metrics of short answers and of values: each case has a score of its own, the metric is their mean."""
+"""Metrics of short answers and of values: each case has a score, and the metric is their mean."""
 
 from __future__ import annotations
 
@@ -87,9 +87,10 @@ def count_edits(one: str, other: str) -> int:
 
 
 def measure_fields(cases: Sequence[Case]) -> Measured:
-    """Accuracy by field of `data`: the share of the right value's fields that are equal; in its details each field's.
+    """Accuracy by field of `data`: the share of the reference's fields that are equal; its details are by
+    field.
 
-    Fields within fields are told apart by dots, lists are compared whole.
+    Fields within fields have names with dots; lists are compared as a whole.
     """
     right: defaultdict[str, list[bool]] = defaultdict(list)
     values = np.zeros(len(cases))
@@ -113,7 +114,7 @@ def _list_fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def are_equal(said: Any, right: Any) -> bool:
-    """Whether two JSON values mean the same: texts as in exact match, numbers by their value."""
+    """Whether two JSON values are equal: texts as in exact match, numbers by value."""
     if isinstance(said, str) and isinstance(right, str):
         return normalise_exact(said) == normalise_exact(right)
     if isinstance(said, bool) or isinstance(right, bool):

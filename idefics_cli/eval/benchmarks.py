@@ -28,7 +28,7 @@ MAX_ROWS = 1_000_000
 
 
 class Columns(Strict):
-    """Which column of a dataset has which part of a sample."""
+    """Which column of a dataset holds which part of a sample."""
 
     id: str | None = None
     images: list[str]
@@ -83,12 +83,12 @@ class Draw(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The shots, as `published` has them."""
+        """The name of these shots in `published`."""
         return f"{self.shots} without images" if self.without_image else str(self.shots)
 
 
 class BenchmarkFiles(NamedTuple):
-    """The files of a benchmark: lines for `idefics batch`, and what is right."""
+    """The files of a benchmark: lines for `idefics batch`, and the references."""
 
     items: Path
     references: Path
@@ -96,7 +96,7 @@ class BenchmarkFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of a dataset in the terms of this program."""
+    """One row of a dataset, as this program sees it."""
 
     id: str
     images: tuple[bytes | str, ...]
@@ -159,7 +159,7 @@ def prepare(name: str, benchmark: Benchmark, draw: Draw, cache: Path) -> Benchma
 
 
 def _draw_shots(benchmark: Benchmark, asked: Samples, draw: Draw, folder: Path) -> list[dict[str, Any]]:
-    """The shots, the same for every item, so that they are computed once."""
+    """The shots, the same for every item, so that their prefix is computed once."""
     if not draw.shots:
         return []
     source = asked
@@ -177,7 +177,7 @@ def _draw_shots(benchmark: Benchmark, asked: Samples, draw: Draw, folder: Path) 
 def _to_shot(
     benchmark: Benchmark, sample: Sample, random: Random, draw: Draw, folder: Path
 ) -> dict[str, Any]:
-    """A shot: the answer that most annotators gave, or any of the captions."""
+    """A shot: the answer that most annotators gave, or one of the captions."""
     most = Counter(sample.answers).most_common(1)[0][0]
     answer = random.choice(sample.answers) if benchmark.task == "caption" else most
     images = [] if draw.without_image else _keep_images(sample, folder, "shot-")
@@ -203,7 +203,7 @@ def _to_fields(benchmark: Benchmark, sample: Sample) -> dict[str, str]:
 
 
 def _keep_images(sample: Sample, folder: Path, prefix: str = "") -> list[str]:
-    """The images of a sample as the items name them; those in the dataset become files."""
+    """The images of a sample as items name them; those stored in the dataset become files."""
     names = []
     for image in sample.images:
         if isinstance(image, str):
@@ -217,7 +217,7 @@ def _keep_images(sample: Sample, folder: Path, prefix: str = "") -> list[str]:
 
 
 class Samples:
-    """The rows of a split, read as a stream, always from the first one."""
+    """The rows of a split as a stream, always from the first one."""
 
     def __init__(
         self, benchmark: Benchmark, rows: Iterable[Mapping[str, Any]], labels: tuple[str, ...]
@@ -249,7 +249,7 @@ class Samples:
 def read_sample(
     benchmark: Benchmark, row: Mapping[str, Any], number: int, labels: tuple[str, ...]
 ) -> Sample | None:
-    """A row as a sample; None for one that cannot be asked here: a question without its options."""
+    """A row as a sample; None if it cannot be asked here, such as a choice without its options."""
     columns = benchmark.columns
     text = "" if columns.text is None else str(row[columns.text])
     if columns.options is not None:
@@ -274,14 +274,14 @@ def read_sample(
 
 
 def _read_text(value: Any) -> str:
-    """An answer in words: as it is, or within an object as those of annotators are."""
+    """An answer as text: a string, or inside an object as annotators' answers are."""
     if isinstance(value, Mapping):
         value = next(value[name] for name in ("answer", "raw", "caption", "text") if name in value)
     return str(value)
 
 
 def _read_image(value: Any) -> bytes | str:
-    """The bytes of an image, or its http address. No path of a dataset is ever opened."""
+    """The bytes of an image, or its http address. A path in a dataset is never opened."""
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         return bytes(value["bytes"])
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Metrics of captions against several others of the same image, as coco-caption computes them."""
+"""Metrics of captions against several references of the same image, as coco-caption computes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ ROUGE_BETA = 1.2
 def measure_cider(cases: Sequence[Case]) -> Measured:
     """CIDEr-D (arXiv 1411.5726; `cider_scorer.py` of coco-caption) with a Python likeness of PTB words.
 
-    How rare an n-gram is follows from the references of these cases, so values of different sets do not compare.
+    The rarity of an n-gram is computed from the references of these cases, so values of different sets do not
+    compare.
     """
     if len(cases) < 2:
         raise UsageError(
@@ -33,7 +34,7 @@ def measure_cider(cases: Sequence[Case]) -> Measured:
 
 
 def score_cider(captions: CaptionSet, grams: Sequence[SizedGrams]) -> Floats:
-    """The score of each caption; 10 for one that is its references."""
+    """The score of each caption; 10 for one that equals its references."""
     said_pairs, reference_pairs = (
         np.bincount(
             counts.caption, counts.count, length
@@ -50,8 +51,9 @@ def score_cider(captions: CaptionSet, grams: Sequence[SizedGrams]) -> Floats:
 
 
 def _compare_weights(captions: CaptionSet, sized: SizedGrams) -> Floats:
-    """Of each reference the cosine to what was said, n-grams weighed by how rare they are, none counted more often
-    than the reference has it."""
+    """The cosine of each reference with the caption; n-grams are weighted by rarity, and none counts more
+    often than in the reference.
+    """
     said, references = sized.said, sized.references
     # Sorted by hand: np.unique without counts goes by a hash table, twenty times slower here (NumPy 2.4).
     stands = np.sort(captions.case[references.caption] * max(sized.kinds, 1) + references.gram)
@@ -79,7 +81,9 @@ def measure_bleu(cases: Sequence[Case]) -> Measured:
 
 
 def _count_matches(captions: CaptionSet, sized: SizedGrams) -> Floats:
-    """Of each case the n-grams that a reference has too, each as often as the reference that has it most."""
+    """The n-grams of each caption that a reference has too, each at most as often as in the reference that
+    has it most.
+    """
     said, is_said = sized.said, sized.same >= 0
     most = np.zeros(len(said.count), np.int64)
     np.maximum.at(most, sized.same[is_said], sized.references.count[is_said])
@@ -87,7 +91,7 @@ def _count_matches(captions: CaptionSet, sized: SizedGrams) -> Floats:
 
 
 def _find_closest(captions: CaptionSet) -> Floats:
-    """Of each case the length of the reference closest to it in length, the shorter of two."""
+    """The length of the reference of each case that is closest in length, the shorter of two."""
     lengths, longest = captions.reference_lengths, int(captions.lengths.max(initial=0)) + 1
     keys = np.abs(lengths - captions.said_lengths[captions.case]) * longest + lengths
     least = np.full(captions.count, np.iinfo(np.int64).max)

@@ -1,4 +1,4 @@
-"""Rows with their right answers: the input of metrics. Any JSONL with ids or images will do."""
+"""Rows with their references: the input of metrics. Any JSONL with ids or images will do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .references import References
 
 
 class Case(NamedTuple):
-    """One answer and its references. A failed row has no answer, and so is wrong."""
+    """One answer and its references. A failed row has no answer, and counts as wrong."""
 
     id: str
     said: str
@@ -53,7 +53,7 @@ class Cases(list[Case]):
 
 @dataclass(frozen=True, slots=True)
 class CaseFile:
-    """The cases of one file of rows, by what their references are known by."""
+    """The cases of one file of rows, by the keys of their references."""
 
     path: Path
     cases: dict[int, Case]
@@ -65,7 +65,7 @@ class CaseFile:
 
 
 def read_cases(path: Path, references: References, by: str | None = None) -> CaseFile:
-    """The rows of a file that have a reference; the last row about a thing counts. Raises UsageError."""
+    """The rows of a file that have a reference; the last row of an item counts. Raises UsageError."""
     cases: dict[int, Case] = {}
     failed = unmatched = 0
     task = model = ""
@@ -94,7 +94,7 @@ def read_cases(path: Path, references: References, by: str | None = None) -> Cas
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The rows of a file with their lines; a line that is none comes as a failed row. Raises UsageError."""
+    """The rows of a file with their lines; an invalid line counts as a failed row. Raises UsageError."""
     with open_lines(path) as file:
         start = 0
         while True:
@@ -107,7 +107,7 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[int]:
-    """The descriptor of a file, open for reading. Raises UsageError."""
+    """The descriptor of a file opened for reading. Raises UsageError."""
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -121,7 +121,7 @@ def open_lines(path: Path) -> Iterator[int]:
 
 
 def read_scores(row: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
-    """The ranked labels of a row, as far as they can be read."""
+    """The ranked labels of a row, as far as they are valid."""
     scores = row.get("scores")
     if not isinstance(scores, list):
         return ()

@@ -22,7 +22,7 @@ MOST_GROUPS = 50
 
 @dataclass(frozen=True, slots=True)
 class EvalPlan:
-    """What is to be measured, of which files."""
+    """What to measure, and of which files."""
 
     paths: Sequence[Path]
     references: Path
@@ -35,7 +35,7 @@ class EvalPlan:
 
 
 def evaluate(plan: EvalPlan) -> Evaluation:
-    """Measure each file on the cases that all of them have. Raises UsageError where there are none."""
+    """Measure each file on the cases that all of them have. Raises UsageError if there are none."""
     references = load_references(plan.references)
     named = name_metrics(plan.metrics)
     files = [read_cases(path, references, plan.by) for path in plan.paths]
@@ -64,7 +64,7 @@ def _score(
     every: Sequence[Sequence[Case]], names: Sequence[str], metrics: Sequence[str], positive: str | None,
     group: str = "",
 ) -> tuple[list[Scored], list[Measured]]:  # fmt: skip
-    """The metrics of each file, metric by metric; those of the first file also as they were measured."""
+    """The metrics of each file, metric by metric; for the first file also the measured values."""
     measured = [[measure(name, cases, positive) for cases in every] for name in metrics]
     count = len(every[0])
     drawn = estimate([one for of_files in measured for one in of_files], count)

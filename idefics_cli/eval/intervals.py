@@ -1,4 +1,4 @@
-"""How far chance alone could move a value: bootstrap intervals, and whether two files differ by more than that."""
+"""Uncertainty: bootstrap intervals, and whether two files differ by more than chance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with the middle 95 % of what it is when cases are drawn again."""
+    """A value with the middle 95 % of its bootstrap distribution."""
 
     value: float
     low: float
@@ -27,7 +27,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far a file is from the first, the interval of that, and how likely chance alone would do as much."""
+    """The difference of a file from the first, its interval, and the p-value."""
 
     difference: Interval
     p: float
@@ -35,7 +35,7 @@ class Comparison:
 
 
 def estimate(measured: Sequence[Measured], count: int, resamples: int = RESAMPLES) -> list[Floats]:
-    """Of each metric the value of all cases, then those of cases drawn again, in the same way for all metrics.
+    """The value of each metric on all cases, then on resampled cases, the same for all metrics.
 
     The percentile bootstrap (Efron 1979).
     """
@@ -49,7 +49,7 @@ def estimate(measured: Sequence[Measured], count: int, resamples: int = RESAMPLE
 
 
 def find_interval(drawn: Floats) -> Interval:
-    """The value and its interval, from what `estimate` found."""
+    """The value and its interval, from the result of `estimate`."""
     tail = (1 - LEVEL) / 2
     known = drawn[1:][~np.isnan(drawn[1:])]
     if not len(known):
@@ -74,7 +74,9 @@ def compare(first: Measured, other: Measured, first_drawn: Floats, other_drawn: 
 
 
 def run_mcnemar(better: int, worse: int) -> float:
-    """How likely so uneven a split of the cases that only one of two got right is, if either were as likely."""
+    """The probability of a split at least as uneven of the cases that only one of two got right, if both were
+    equally likely.
+    """
     count = better + worse
     if better == worse:
         return 1.0

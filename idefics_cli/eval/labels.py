@@ -1,4 +1,4 @@
-"""Metrics of labels: how often they are right, each class by itself, and how good a ranking's probabilities are."""
+"""Metrics of labels: accuracy, each class by itself, and how good the probabilities of a ranking are."""
 
 from __future__ import annotations
 
@@ -70,8 +70,9 @@ def _score_classes(matrix: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
 
 
 def measure_auc(cases: Sequence[Case], positive: str | None = None) -> Measured:
-    """ROC-AUC: how often a right thing is ranked above a wrong one, half for a tie (Fawcett 2006,
-    doi 10.1016/j.patrec.2005.10.010). Without a positive label, the mean over labels, each against the rest."""
+    """ROC-AUC: how often a positive case is ranked above a negative one, half for a tie (Fawcett 2006, doi
+    10.1016/j.patrec.2005.10.010). Without a positive label, the mean over labels, each against the rest.
+    """
     return _measure_rankings(cases, positive, _area_under_roc)
 
 
@@ -82,7 +83,7 @@ def measure_average_precision(cases: Sequence[Case], positive: str | None = None
 
 
 def _area_under_roc(good: Floats, bad: Floats) -> float:
-    """Of the weights of right and wrong things at each score, from the least on."""
+    """From the weights of positive and negative cases at each score, the lowest first."""
     below = np.cumsum(bad) - bad
     return float(good @ (below + bad / 2) / (good.sum() * bad.sum()))
 
@@ -132,8 +133,9 @@ def _measure_rankings(cases: Sequence[Case], positive: str | None, rank: Any) ->
 
 
 def measure_calibration(cases: Sequence[Case]) -> Measured:
-    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599): in 15 equal bins of how sure the model was, how
-    far that is from how often it was right. Failed rows, which were not sure of anything, are left out."""
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599): the difference between probability and
+    accuracy in 15 equal bins. Failed rows, which have no probability, are left out.
+    """
     sure = np.array([case.probability for case in cases])
     is_known = ~np.isnan(sure)
     if not is_known.any():
@@ -160,7 +162,7 @@ def measure_calibration(cases: Sequence[Case]) -> Measured:
 
 
 def assign_bins(sure: Floats) -> Codes:
-    """The bin of each probability, of which each but the first is open below."""
+    """The bin of each probability; all but the first are open below."""
     return np.clip(np.ceil(sure * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
 
 
@@ -169,9 +171,10 @@ def _label(case: Case) -> str:
 
 
 def _code(cases: Sequence[Case]) -> tuple[list[str], Codes, Codes]:
-    """The names of the classes, and the number of what is right and of what was said; what is no class is the last.
+    """The names of the classes, and the numbers of the references and of the answers; an answer that is no
+    class is the last.
 
-    Where several answers are right, the one that was said is, or else the first.
+    If several answers are right, the reference is the given answer if right, else the first.
     """
     names: dict[str, str] = {}
     pairs = []

@@ -1,4 +1,4 @@
-"""What a metric makes of cases: a value for any weights of them, so that any metric has an interval."""
+"""A metric as a function of the weights of cases, so that any metric has an interval."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Measured:
 
 
 def take_mean(values: Floats, details: Mapping[str, Any] | None = None) -> Measured:
-    """A metric that is the mean over cases."""
+    """A metric that is a mean over cases."""
 
     def evaluate(weights: Floats) -> float:
         # einsum: a product of BLAS starts threads, which on a busy machine wait for each other a thousand times.

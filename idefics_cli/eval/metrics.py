@@ -24,7 +24,7 @@ class Metric:
 
 
 def _plain(measure: Callable[[Sequence[Case]], Measured]) -> Callable[[Sequence[Case], str | None], Measured]:
-    """A metric for which no label stands out."""
+    """A metric without a positive label."""
     return lambda cases, _: measure(cases)
 
 
@@ -47,7 +47,7 @@ _ANNOTATORS = 3
 
 
 def name_metrics(names: Sequence[str]) -> list[str]:
-    """The metrics named, each once. Raises UsageError for one that is none."""
+    """The named metrics, each once. Raises UsageError for an unknown one."""
     every = [part.strip() for name in names for part in name.split(",") if part.strip()]
     for name in every:
         if name not in METRICS:
@@ -56,7 +56,7 @@ def name_metrics(names: Sequence[str]) -> list[str]:
 
 
 def choose_metrics(task: str, cases: Sequence[Case]) -> list[str]:
-    """The metrics that a task is measured by."""
+    """The default metrics of a task."""
     if any(case.truth is not None for case in cases):
         return ["fields", "exact"]
     if any(case.scores for case in cases):
@@ -73,7 +73,7 @@ def choose_metrics(task: str, cases: Sequence[Case]) -> list[str]:
 
 
 def measure(name: str, cases: Sequence[Case], positive: str | None = None) -> Measured:
-    """A metric on cases. Raises UsageError where the cases lack what it needs."""
+    """A metric on cases. Raises UsageError if the cases lack what it needs."""
     metric = METRICS[name]
     needs_truth = name == "fields"
     if needs_truth and all(case.truth is None for case in cases):

@@ -1,4 +1,4 @@
-"""The words and n-grams of many captions as numbers, counted for all of them at once."""
+"""The words and n-grams of many captions as numbers, counted for all captions at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class GramCounts:
-    """How often each n-gram stands in each caption: three columns, by caption, then by n-gram."""
+    """How often each n-gram is in each caption: three columns, by caption, then by n-gram."""
 
     caption: Integers
     gram: Integers
@@ -24,7 +24,7 @@ class GramCounts:
 
 @dataclass(frozen=True, slots=True)
 class SizedGrams:
-    """The n-grams of one length: of what was said, and of the references."""
+    """The n-grams of one length: of the captions, and of their references."""
 
     said: GramCounts
     references: GramCounts
@@ -35,7 +35,7 @@ class SizedGrams:
 
 
 class CaptionSet:
-    """What was said of each case, and its references, as numbers of words. Memory: about 100 bytes a word."""
+    """The captions of all cases and their references, as numbers of words. Memory: about 100 bytes a word."""
 
     def __init__(self, said: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         self.case = np.repeat(np.arange(len(said)), [len(every) for every in references])
@@ -53,7 +53,7 @@ class CaptionSet:
         return self.lengths[self.count :]
 
     def word_lists(self) -> tuple[list[list[int]], list[list[int]]]:
-        """The words of each caption: of what was said, and of the references."""
+        """The words of each caption: of the answers, and of the references."""
         words = self.words.tolist()
         ends = (self._starts + self.lengths).tolist()
         every = [words[start:end] for start, end in zip(self._starts.tolist(), ends, strict=True)]
@@ -87,7 +87,7 @@ class CaptionSet:
 
 
 def _number_words(captions: Iterable[str]) -> tuple[Integers, Integers]:
-    """How many words each caption has, and all their words, each word a number."""
+    """The number of words of each caption, and all words as numbers."""
     known: dict[str, int] = {}
     lengths, numbers = [], []
     for caption in captions:

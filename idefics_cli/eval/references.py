@@ -1,4 +1,4 @@
-"""The right answers: from JSONL, CSV or the decisions of a review, found by a row's id or images."""
+"""References: from JSONL, CSV or the decisions of a review, found by a row's id or images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Reference:
-    """What is right for one thing asked. `number` tells it from the others."""
+    """The right answers for one item. `number` distinguishes it from others."""
 
     number: int
     answers: tuple[str, ...]
@@ -34,7 +34,7 @@ class Reference:
 
 
 class References:
-    """All right answers, by id, by image and question, and by the name of an image's file where only one has it."""
+    """All references, by id, by image and question, and by the name of an image's file if it is unique."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class References:
         self.count = 0
 
     def add(self, record: Mapping[str, Any], line: int) -> None:
-        """Take one record. Several about the same thing add up, as captions of one image do."""
+        """Add one record. Several for the same item are joined, as captions of one image are."""
         answers, truth = _read_truth(record)
         if not answers and truth is None:
             known = ", ".join(ANSWERS)
@@ -73,7 +73,7 @@ class References:
             self._by_name[name] = None if name in self._by_name else reference
 
     def find(self, row: Mapping[str, Any], line: int) -> Reference | None:
-        """The right answer for a row, if known: by its id first, then by its first image and its question."""
+        """The reference of a row, if there is one: by its id first, then by its first image and its question."""
         if self.by_row:
             return self.by_row.get(identify(row, line))
         if (found := self._by_id.get(str(row.get("id")))) is not None:
@@ -90,7 +90,7 @@ class References:
 
 
 def load_references(path: Path) -> References:
-    """The references in a file. Raises UsageError, which names the line that cannot be one."""
+    """The references in a file. Raises UsageError, which names the invalid line."""
     references = References(path)
     if path.name.endswith(".review.jsonl"):
         _take_decisions(references)
@@ -114,7 +114,7 @@ def find_references(rows: Path) -> Path:
 
 
 def _take_decisions(references: References) -> None:
-    """What was accepted or edited in review is right; what was rejected, or only undone, says nothing."""
+    """What was accepted or edited in review is right; what was rejected or undone is no reference."""
     corrections = Corrections(references.path)
     corrections.read()
     for who, state in corrections.states.items():
@@ -134,7 +134,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records of a table with a heading; a cell that is a JSON list is a list, an empty one is not there."""
+    """Records of a table with a heading; a cell that is a JSON list is a list, an empty one is missing."""
     try:
         text = _read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The measured values, for people and for programs. Pure: nothing here reads or prints."""
+"""The measured values as text and as JSON. Pure: nothing here reads or prints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that was measured. `worst` are the lowest of the first file, by the first metric of single cases."""
+    """Everything that was measured. `worst` are the lowest scores of the first file, by its first metric with
+    single cases.
+    """
 
     findings: Sequence[Scored]
     notes: Sequence[str]
@@ -41,12 +43,12 @@ class Evaluation:
 
 
 def percent(value: float) -> str:
-    """A share as it is published, times 100."""
+    """A share times 100."""
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def list_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """The table with its heading; files and groups only where there are several."""
+    """The table with its heading; columns for files and groups only if there are several."""
     findings = evaluation.findings
     has_files, has_groups = len({one.file for one in findings}) > 1, evaluation.by is not None
     has_tests = any(one.comparison for one in findings)
@@ -105,7 +107,7 @@ def list_details(finding: Scored) -> Iterator[list[tuple[str, ...]]]:
 
 
 def list_worst(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """The lowest scores: the answer and the right one."""
+    """The lowest scores: the answer and the reference."""
     return [
         ("SCORE", "ID", "SAID", "RIGHT"),
         *(
@@ -129,7 +131,7 @@ def _cut(text: str, most: int = 60) -> str:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The same for programs, with the details of each metric. Values are times 100, as in the table."""
+    """The same as JSON, with the details of each metric. Values are times 100, as in the table."""
     return {
         "metrics": [_describe(one) for one in evaluation.findings],
         "worst": [
@@ -172,7 +174,7 @@ def _round(share: float) -> float | None:
 
 
 def list_fallen(findings: Sequence[Scored], least: Mapping[str, float]) -> list[str]:
-    """Which of the wanted values the first file does not reach, in words."""
+    """The --fail-under values that the first file does not reach, in words."""
     fallen = []
     for name, wanted in least.items():
         value = next(100 * one.interval.value for one in findings if one.metric == name and not one.group)

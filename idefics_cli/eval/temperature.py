@@ -41,7 +41,9 @@ class Fitted:
 
 
 def fit_temperature(cases: Sequence[Case]) -> Fitted:
-    """The temperature that makes the right labels likeliest (Guo et al. 2017, arXiv 1706.04599). Raises UsageError."""
+    """The temperature with the highest likelihood of the right labels (Guo et al. 2017, arXiv 1706.04599).
+    Raises UsageError.
+    """
     logprobs, right = _read_rankings(cases)
     count = len(right)
     if count < LEAST_ROWS:
@@ -64,7 +66,7 @@ def fit_temperature(cases: Sequence[Case]) -> Fitted:
 
 
 def _read_rankings(cases: Sequence[Case]) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The log-likelihoods of each row's labels, best first and filled up with none, and the place of the right one."""
+    """The log-likelihoods of each row's labels, best first and padded, and the place of the right one."""
     ranked = [case for case in cases if len(case.scores) > 1]
     if not ranked:
         raise UsageError("these rows have no ranked labels", hint="make them with classify or rate")
@@ -84,7 +86,7 @@ def _read_rankings(cases: Sequence[Case]) -> tuple[Floats, npt.NDArray[np.int64]
 
 
 def _fit(logprobs: Floats, right: npt.NDArray[np.int64]) -> float:
-    """Where the likelihood, which is convex in 1/T, is highest: halving until the slope is found to be nothing."""
+    """The maximum of the likelihood, which is concave in 1/T: bisection on its slope."""
     finite = np.where(np.isfinite(logprobs), logprobs, 0.0)
     wanted = finite[np.arange(len(right)), right].mean()
     low, high = np.log(LEAST), np.log(MOST)

@@ -1,4 +1,4 @@
-"""Which differences in wording do not count: for exact match, for VQA accuracy, and as the words of a caption."""
+"""Differences in wording that do not count: for exact match, for VQA accuracy, and in the words of a caption."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DROPPED = {*"'`.?!,:-;\"()[]{}", "''", "``", "--", "..."}
 
 
 def normalise_exact(text: str) -> str:
-    """An answer less case, surplus spaces and the full stop at its end."""
+    """An answer without differences of case and spaces, and without the full stop at its end."""
     return " ".join(text.split()).casefold().rstrip(".")
 
 
@@ -63,8 +63,9 @@ def normalise_vqa(answer: str) -> str:
 def split_words(caption: str) -> list[str]:
     """The words of a caption in lower case, without punctuation.
 
-    A Python likeness of the Penn Treebank tokeniser that coco-caption runs in Java (`ptbtokenizer.py`, which drops the
-    same marks): contractions are cut, hyphens stay. Odd captions may come out otherwise than there.
+    A Python likeness of the Penn Treebank tokeniser that coco-caption runs in Java (`ptbtokenizer.py`, which
+    drops the same marks): contractions are split, hyphens stay. Unusual captions may be split differently
+    there.
     """
     text = caption.lower()
     bare = text.rstrip(" .")

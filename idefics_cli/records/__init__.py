@@ -1,4 +1,5 @@
-"""Rows of tables and members of shards on their way in: Parquet, CSV, webdataset tars, Lance, datasets of the hub.
+"""Reading rows of tables and samples of shards: Parquet, CSV, webdataset tars, Lance, datasets of the hub.
 
-Each is read as a stream; what is damaged is a record with a problem. Knows no model, no template and no terminal.
+Each is read as a stream; what is damaged is a record with a problem. Knows no model, no template and no
+terminal.
 """

@@ -1,4 +1,4 @@
-"""Which column of a table has the images, and that the others exist."""
+"""Which column of a table holds the images, and whether the named columns exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ IMAGE_NAMES = (
 
 
 def choose_image(name: str, wanted: CellChoice, columns: Sequence[str], likely: Collection[str] = ()) -> str:
-    """The column of images: as it was told, one `likely` to be by its type, or by its name. Raises UsageError."""
+    """The column of images: the given one, one that is `likely` by its type, or one by its name. Raises
+    UsageError.
+    """
     if wanted.image is not None:
         check_columns(name, (wanted.image,), columns)
         return wanted.image
@@ -30,7 +32,7 @@ def choose_image(name: str, wanted: CellChoice, columns: Sequence[str], likely: 
 
 
 def check_columns(name: str, wanted: Collection[str], columns: Sequence[str]) -> None:
-    """Raise UsageError for a column that is not there."""
+    """Raise UsageError for a column that does not exist."""
     for column in wanted:
         if column not in columns:
             raise UsageError(f"{name} has no column {column!r}", hint=f"it has {_list(columns)}")

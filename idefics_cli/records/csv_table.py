@@ -19,7 +19,9 @@ _DELIMITERS = "\t;,"
 
 
 class CsvReader:
-    """The first line names the columns. Commas, semicolons or tabs, whichever the first line has most of."""
+    """The first line names the columns. The separator is whichever of comma, semicolon and tab it has most
+    of.
+    """
 
     def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted
@@ -68,7 +70,7 @@ class CsvReader:
 
 
 def _read_lines(file: IO[bytes]) -> Iterator[str]:
-    """The lines with their ends, of which each is bounded; bytes that are not UTF-8 survive, as in names of files."""
+    """The lines with their ends, each bounded; bytes that are not UTF-8 survive, as in names of files."""
     is_first = True
     while line := file.readline(MAX_LINE_BYTES):
         while not line.endswith(b"\n") and len(line) >= MAX_LINE_BYTES and (rest := file.readline(1 << 16)):

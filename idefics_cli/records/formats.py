@@ -13,7 +13,7 @@ from .record import CellChoice, RecordTable
 
 @dataclass(frozen=True, slots=True)
 class TableKind:
-    """The class that reads it, imported when needed, and what it needs beyond the plain installation."""
+    """The class that reads a kind, imported when needed, and the extra it needs."""
 
     place: str
     needs: str = ""
@@ -46,7 +46,7 @@ def has_table_suffix(name: str) -> bool:
 
 
 def open_kind(name: str, wanted: CellChoice) -> RecordTable:
-    """Open a table. Raises UsageError if it is not one, or if it needs a library that is not installed."""
+    """Open a table. Raises UsageError if it is none, or if its library is not installed."""
     kind = find_kind(name)
     if kind is None:
         raise UsageError(

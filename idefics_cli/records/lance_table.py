@@ -1,4 +1,4 @@
-"""Lance: rows of its fragments in order; conditions are Lance's own to decide."""
+"""Lance: the rows of its fragments in order; Lance itself applies conditions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = 64
 
 
 class LanceReader:
-    """A dataset in a folder."""
+    """A Lance dataset in a folder."""
 
     def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted

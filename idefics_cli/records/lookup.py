@@ -1,6 +1,6 @@
-"""One image of a table by its name, for later use: a page of rows, a folder of copies.
+"""One image of a table by its name, for later use: the review page, copies of images.
 
-Tables are read as they always are, from where the last image was: in order, all images cost one reading.
+Tables are read forward from the last image: in order, all images cost one pass.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_member(name: str, member: str, max_bytes: int) -> bytes:
 
 
 def _find(name: str, source: str, column: str | None, max_bytes: int) -> Any:
-    """The cell of an image, looked for from where the table was left, then from its beginning."""
+    """The cell of an image, searched from where the table was left, then from its beginning."""
     key = (name, column)
     cursor = next((one for one in _cursors if one.key == key), None)
     for _ in range(1 if cursor is None else 2):

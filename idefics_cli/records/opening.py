@@ -1,4 +1,4 @@
-"""The files of `--from`, by name, pattern or `{0000..0099}`, and how they are opened: here, in a bucket, on the hub."""
+"""The files of `--from`, by name, pattern or `{0000..0099}`, and opening them: here, in a bucket, on the hub."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def list_tables(name: str) -> list[str]:
 
 
 def open_table(name: str) -> IO[bytes]:
-    """A file that can be read from any place in it. Raises UsageError."""
+    """An open file with random access. Raises UsageError."""
     try:
         if parse_scheme(name) not in (None, "data"):
             from ..images.remote import open_remote

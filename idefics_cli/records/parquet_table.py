@@ -1,7 +1,7 @@
-"""Parquet: small columns a batch of rows at a time, images only when they are used.
+"""Parquet: small columns in batches of rows, images only when they are used.
 
-A condition is read from its own column before any other: groups of rows in which none meets it are passed over without
-their images. What a file says of its smallest and largest values is not believed.
+The column of a condition is read first: row groups without a match are skipped with their images. The
+statistics in a file are not trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError)
 
 
 class ParquetReader:
-    """A table of rows in groups."""
+    """A table of rows in row groups."""
 
     def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted
@@ -81,7 +81,7 @@ class ParquetReader:
                 yield Record(f"{self._name}#{first + row}{self._mark}", first + row, cells, load)
 
     def _read_small(self, file: pq.ParquetFile, number: int, rows: int) -> Iterator[dict[str, Any]]:
-        """The cells of each row of a group, but for the image's."""
+        """The cells of each row of a row group, without the image."""
         if not self._small:
             yield from ({} for _ in range(rows))
             return
@@ -90,7 +90,7 @@ class ParquetReader:
 
 
 class _ImageColumn:
-    """The images of a group of rows, read in their order and no further than is asked."""
+    """The images of a row group, read in order and no further than needed."""
 
     def __init__(self, file: pq.ParquetFile, group: int, column: str) -> None:
         self._file, self._group, self._column = file, group, column
@@ -103,7 +103,7 @@ class _ImageColumn:
         self._begin = self._end = 0
 
     def read(self, row: int) -> Any:
-        """The cell of a row. Raises SourceError for one that cannot be read."""
+        """The cell of a row. Raises SourceError if it cannot be read."""
         try:
             if row < self._begin:
                 self._open()
@@ -123,7 +123,7 @@ class _ImageColumn:
 
 
 def _is_large(kind: Any) -> bool:
-    """Whether cells hold images themselves: bytes, or bytes with a name, as `datasets` writes them."""
+    """Whether cells hold images: bytes, or bytes with a name, as `datasets` writes them."""
     if pa.types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))

@@ -1,4 +1,4 @@
-"""One row of a table, or one sample of a shard, and the protocol of their readers."""
+"""One row of a table or one sample of a shard, and the interface of their readers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from .where import Condition
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The cells that were asked for. `place` counts from 1 in its table, whatever was left out before."""
+    """The cells that were asked for. `place` counts all records of its table from 1, also those that were
+    skipped.
+    """
 
     name: str
     """What a message calls it, and its image where that has no name: `data.parquet#17`."""
@@ -25,7 +27,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class CellChoice:
-    """Which cells are to be read, and of which records."""
+    """Which cells to read, and of which records."""
 
     image: str | None
     """The column of the image; None for the first that looks like one."""
@@ -45,7 +47,9 @@ class RecordTable(Protocol):
         """Open it. Raises UsageError for what cannot be read or lacks a column."""
 
     def count_groups(self) -> list[int]:
-        """How many records each part has that can be read alone; none if they cannot be told without reading."""
+        """The number of records in each part that can be read alone; none if that cannot be told without
+        reading.
+        """
 
     def read(self, groups: Collection[int] | None = None) -> Iterator[Record]:
-        """The records, those of some groups only."""
+        """The records, or only those of some groups."""

@@ -1,4 +1,4 @@
-"""Tables in buckets and on the hub: which files a URL stands for."""
+"""Tables in buckets and on the hub: the files that a URL stands for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONVERTED = "@~parquet"
 
 
 def expand_remote(url: str) -> list[str]:
-    """The tables behind a URL: itself, what its pattern matches, or those of its folder. Raises UsageError."""
+    """The tables of a URL: itself, the matches of its pattern, or those in its folder. Raises UsageError."""
     if has_table_suffix(url.partition("::")[0]) and "*" not in url:
         return [url]
     try:

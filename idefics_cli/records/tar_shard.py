@@ -1,6 +1,6 @@
-"""Webdataset shards: a tar read once from end to end, whose members of one key are one sample.
+"""Webdataset shards: a tar read once from end to end; consecutive members with one key are a sample.
 
-Nothing is unpacked: a member's name is only a name, and links lead nowhere.
+Nothing is unpacked: the name of a member is only a name, and links are not followed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TEXTS = ("txt", "text", "caption", "cls", "id")
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header is whole: tarfile takes a shard that breaks off at one for one that ends there."""
+    """A member with a complete header: tarfile treats a shard that breaks off at one as ended."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
@@ -41,7 +41,7 @@ class _Member(tarfile.TarInfo):
             raise EOFError("it has no end mark") from error
 
     def _proc_member(self, tarfile_: tarfile.TarFile) -> Any:
-        """Headers of headers are read whole, whatever they say their size is."""
+        """Bound the size of extended headers, which tarfile reads whole."""
         if self.type in _LONG_HEADERS and self.size > MAX_TEXT_BYTES:
             raise tarfile.ReadError(f"a header has more than {MAX_TEXT_BYTES:,} bytes")
         return super()._proc_member(tarfile_)  # type: ignore[misc]  # which tarfile lets be overridden
@@ -49,7 +49,7 @@ class _Member(tarfile.TarInfo):
 
 @dataclass(slots=True)
 class _Sample:
-    """Members that came one after another with one key."""
+    """Consecutive members with one key."""
 
     key: str
     cells: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +59,9 @@ class _Sample:
 
 
 class ShardReader:
-    """Samples in the order of their first members. Texts and the keys of a JSON object are cells like any other."""
+    """Samples in the order of their first members. Texts and the keys of a JSON object are cells like any
+    other.
+    """
 
     def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted
@@ -112,7 +114,7 @@ class ShardReader:
             yield sample
 
     def _add(self, sample: _Sample, extension: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-        """Read a member that is wanted. If it cannot be used, the sample has a problem."""
+        """Read a wanted member. If it cannot be used, the sample has a problem."""
         sample.members += 1
         is_image = extension == self.image if self.image else has_image_suffix(f"x.{extension}")
         parts = member.name.split("/")
@@ -142,7 +144,7 @@ class ShardReader:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A key and an extension, at the first dot of the last part of a name, as webdataset has it."""
+    """The key and the extension of a name, split at the first dot of its last part, as webdataset does."""
     folder, slash, last = name.rpartition("/")
     stem, _, extension = last.partition(".")
     return f"{folder}{slash}{stem}", extension.lower()
@@ -157,7 +159,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _read_object(text: bytes) -> dict[str, Any]:
-    """The keys of a JSON object that are cells; nothing for what is none."""
+    """The keys of a JSON object that become cells; nothing for other values."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -26,7 +26,7 @@ _QUOTED = re.compile(r"""(?P<mark>["'])(?P<text>.*)(?P=mark)""", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A column, a comparison and the value to compare with, as it was written."""
+    """A column, a comparison and a value as text."""
 
     column: str
     sign: str
@@ -34,7 +34,7 @@ class Condition:
     is_quoted: bool = False
 
     def holds(self, cells: Mapping[str, Any]) -> bool:
-        """Whether a record meets it. A cell that is not there meets none but `!=`."""
+        """Whether a record meets it. A missing cell meets none but `!=`."""
         cell = cells.get(self.column)
         if cell is None:
             return self.sign == "!="
@@ -50,7 +50,7 @@ class Condition:
         return _OPERATORS[self.sign](text, self.value)
 
     def to_sql(self) -> str:
-        """As a database reads it."""
+        """The condition in SQL."""
         column = self.column.replace("`", "")
         value = self.value if self._to_number() is not None else "'" + self.value.replace("'", "''") + "'"
         if self.value in ("true", "false") and not self.is_quoted:
@@ -72,7 +72,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def hold(conditions: Iterable[Condition], cells: Mapping[str, Any]) -> bool:
-    """Whether a record meets all of them."""
+    """Whether a record meets all conditions."""
     return all(one.holds(cells) for one in conditions)
 
 

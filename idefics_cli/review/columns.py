@@ -1,4 +1,6 @@
-"""What is kept of every row in memory: numbers that grow at the end, values as codes, texts in a file to search in."""
+"""The values of every row that are kept in memory: numbers, categories as codes, and texts in a file for
+searching.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ _BLOCK = 1 << 22
 
 
 class Column:
-    """Numbers that grow at the end. A view that was handed out stays valid, whatever is added later."""
+    """Numbers in a growing array. A view that was handed out stays valid, whatever is added later."""
 
     def __init__(self, kind: Any, capacity: int = 1024) -> None:
         self._numbers = np.empty(max(capacity, 1024), kind)
@@ -48,7 +50,7 @@ class Column:
 
 
 class Category:
-    """Values as codes. What comes after MAX_VALUES different ones is all one value."""
+    """Values as codes. After MAX_VALUES different values, all others share one."""
 
     def __init__(self, capacity: int = 1024) -> None:
         self.codes = Column(np.int32, capacity)
@@ -70,10 +72,10 @@ class Category:
 
 
 class TextStore:
-    """Texts in lower case in an unnamed file, which ends with the program. A row's latest text is the one that counts.
+    r"""Texts in lower case in an unnamed file, which is deleted with the program. A row's latest text counts.
 
-    A text is what the row answers, then \\x1f and what else it is found by. Searched in blocks: a text may be large,
-    and all of them larger than the memory.
+    A text is the answer of a row, then \x1f and everything else that it is found by. Searched in blocks: a
+    text may be large, and all of them larger than the memory.
     """
 
     def __init__(self, folder: Path, capacity: int = 1024) -> None:
@@ -87,7 +89,7 @@ class TextStore:
         self._latest = Column(np.int32, capacity)
 
     def extend(self, answers: Sequence[str], names: Sequence[str], first: int) -> None:
-        """Add the texts of new rows, `first` and those after it."""
+        """Add the texts of new rows, from `first` on."""
         record, count = len(self._rows.values), len(answers)
         self._latest.extend(np.arange(record, record + count, dtype=np.int32))
         self._append(answers, names, range(first, first + count))
@@ -113,7 +115,7 @@ class TextStore:
         return self._to_rows(found)
 
     def match(self, pattern: str, *, in_text: bool) -> npt.NDArray[np.bool_]:
-        """The rows with a match, looked for by a process that can be ended. Raises UsageError if it has to be."""
+        """The rows with a match, searched by a process that can be stopped. Raises UsageError if it was."""
         count = len(self._rows.values)
         try:
             # -I -S: nothing is imported but what it needs.
@@ -141,7 +143,7 @@ class TextStore:
         os.close(self._file)
 
     def _append(self, answers: Sequence[str], names: Sequence[str], rows: Sequence[int]) -> None:
-        """Write texts. A search that is running sees only the earlier ones."""
+        """Write texts. A running search sees only the earlier ones."""
         texts = [f"{answer}{_MIDDLE}{name}\0" for answer, name in zip(answers, names, strict=True)]
         whole = "".join(texts)
         if whole.isascii() and whole.count("\0") == whole.count("\x1f") == len(texts):
@@ -171,7 +173,7 @@ class TextStore:
         return found
 
     def _blocks(self) -> Any:
-        """Whole texts, some megabytes of them at a time."""
+        """Whole texts, some megabytes at a time."""
         position = 0
         size = self._size
         while position < size:

@@ -1,6 +1,7 @@
-"""What people decided about rows: appended to one file beside them, read back by whoever opens the rows again.
+"""Decisions about rows: appended to one file beside them, and read again whenever the rows are opened.
 
-The latest entry about a row counts. Several programs may append to the same file; each reads on where others wrote.
+The latest entry about a row counts. Several programs may append to the same file; each reads what the others
+wrote.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Who = tuple[str, str]
 
 
 class State(NamedTuple):
-    """What a row says now, and what was decided about it: "" for nothing."""
+    """What a row says now, and the decision about it: "" for none."""
 
     answer: RowAnswer
     decision: str
@@ -59,7 +60,7 @@ class Change:
 
 
 def parse_change(row: Mapping[str, Any]) -> Change | None:
-    """The entry in a row; None for what is none."""
+    """The entry in a row; None if it is none."""
     before, after, decision = row.get("before"), row.get("after"), row.get("decision") or ""
     if not (isinstance(before, dict) and isinstance(after, dict) and decision in ("", *DECISIONS)):
         return None
@@ -70,7 +71,7 @@ def parse_change(row: Mapping[str, Any]) -> Change | None:
 
 
 def apply_state(row: dict[str, Any], state: State) -> dict[str, Any]:
-    """The row after correction, itself if nothing changed. A person's answer is no longer a failure."""
+    """The row after correction, unchanged if nothing was decided. A person's answer is no longer a failure."""
     if state.answer == read_answer(row):
         return row
     return row | {"text": state.answer.text, "label": state.answer.label, "error": None}
@@ -83,7 +84,7 @@ def review_path(rows: Path) -> Path:
 
 @dataclass(slots=True)
 class Corrections:
-    """The entries of one file. Not for two threads at once."""
+    """The entries of one file. Not thread-safe."""
 
     path: Path
     states: dict[Who, State] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class Corrections:
     _end: int = 0
 
     def read(self) -> dict[Who, State]:
-        """Read what was appended since, by whomever: the rows it is about, and their states."""
+        """Read what was appended, by any program: the rows it is about, and their states."""
         try:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < self._end:
@@ -109,7 +110,7 @@ class Corrections:
         return self._take(change for line in data.split(b"\n") if (change := _read_change(line)) is not None)
 
     def append(self, decided: Mapping[Who, tuple[State, RowAnswer, str]], *, is_undo: bool = False) -> None:
-        """Write what was decided about rows, at once: the state each was in, what it says now, the decision."""
+        """Write decisions about rows at once: the former state of each, the new one, the decision."""
         now = datetime.now(UTC).isoformat()
         lines = [
             dump_row(Change(who, state.answer, after, decision, now, is_undo).to_row())
@@ -122,7 +123,7 @@ class Corrections:
             os.fsync(file)
 
     def last_edit(self) -> dict[Who, tuple[State, RowAnswer, str]]:
-        """What takes back the last thing that was decided; empty if there is nothing."""
+        """The reverse of the last decision; empty if there is none."""
         while self._history:
             latest = self._history[-1]
             back = {
@@ -154,7 +155,7 @@ class Corrections:
     def _reset_versions(
         self, undone: Mapping[Who, tuple[State, State]], step: Mapping[Who, tuple[State, State]]
     ) -> None:
-        """What was decided before is the latest again, and so can be taken back in turn."""
+        """An earlier decision becomes the latest again, and can be undone in turn."""
         for who in undone:
             if who not in step:
                 continue
@@ -199,7 +200,7 @@ def edit_text(state: State, text: str) -> tuple[RowAnswer, str]:
 
 
 def set_label(state: State, label: str) -> tuple[RowAnswer, str]:
-    """A label is also the text of a row that answered with its label."""
+    """A new label also replaces the text of a row whose text is its label."""
     says_label = state.answer.text is None or state.answer.text == state.answer.label
     return RowAnswer(label if says_label else state.answer.text, label), "edit"
 
@@ -209,7 +210,7 @@ def replace_words(state: State, old: str, new: str) -> tuple[RowAnswer, str]:
 
 
 def list_changed(decided: Sequence[tuple[Who, State, tuple[RowAnswer, str]]]) -> dict[Who, Any]:
-    """Those of the decisions that change something."""
+    """The decisions that change something."""
     return {
         who: (state, answer, decision)
         for who, state, (answer, decision) in decided

@@ -1,4 +1,4 @@
-"""Two answers word by word: what both say, what only one does."""
+"""Word-by-word comparison of two answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PIECES = re.compile(r"\s+|[^\W_]+|.", re.DOTALL)
 
 
 def diff_words(left: str, right: str) -> list[tuple[Side, str]]:
-    """The pieces of both in reading order; all that are not `right` make up the left, and the other way round."""
+    """The pieces of both in reading order; all that are not `right` make up the left one, and vice versa."""
     if left == right:
         return [("both", left)] if left else []
     ours, theirs = _PIECES.findall(left), _PIECES.findall(right)

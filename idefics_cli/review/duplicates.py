@@ -1,4 +1,4 @@
-"""Rows whose first images have the same content, whatever they are called."""
+"""Rows whose first images have the same content under different names."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TELL_EVERY = 500
 
 
 def find_duplicates(index: RowIndex, tell: Callable[[int, int], bool]) -> Mask | None:
-    """Which rows show what another row shows. `tell` gets the progress, and returns whether to stop.
+    """Which rows show the same image as another row. `tell` gets the progress, and returns whether to stop.
 
-    Files of one size only are read; several rows about one path are one image, and no duplicates.
+    Only files of equal size are read; several rows with one path are one image, and no duplicates.
     """
     count, generation = index.count, index.generation
     keys = np.arange(count, dtype=np.int64) - count  # all different, and no hash of a size

@@ -1,4 +1,4 @@
-"""The page as one file: rows, small pictures and code in it, to be opened from a disk or sent to a phone."""
+"""The page as one file with its rows, small images and code, for any browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
 def write_html(session: ReviewSession, target: Path) -> int:
-    """Write the page; how many rows are in it. Raises UsageError if they are too many."""
+    """Write the page; returns its number of rows. Raises UsageError if there are too many."""
     count = session.index.count
     if count > MAX_ROWS:
         raise UsageError(
@@ -39,7 +39,7 @@ def write_html(session: ReviewSession, target: Path) -> int:
 
 
 def collect_content(session: ReviewSession) -> dict[str, Any]:
-    """All that the page shows."""
+    """The content of the page."""
     shown = session.list_rows()
     pictures = []
     for row in shown:
@@ -67,7 +67,7 @@ def collect_content(session: ReviewSession) -> dict[str, Any]:
 
 
 def build_page(content: dict[str, Any]) -> str:
-    """The page with this content. Nothing in it can be taken for code or markup, and it may load nothing."""
+    """The page with this content. Nothing in it can become code or markup, and it loads nothing."""
     script = "\n".join(
         _EXPORT.sub("", _IMPORT.sub("", read_static(name).decode("utf-8"))) for name in MODULES
     )

@@ -42,7 +42,7 @@ _RANGE = re.compile(r"(-?\d*\.?\d+)?\.\.(-?\d*\.?\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One thing that must hold, or must not. `field` is what it is about; empty for the whole row."""
+    """One condition. `field` is what it is about; empty for the whole row."""
 
     kind: Kind
     value: str
@@ -53,7 +53,7 @@ class Term:
 
 
 class Table(Protocol):
-    """What a filter asks of rows. Every mask is as long as there are rows."""
+    """What a filter needs of rows. Every mask has one value for each row."""
 
     @property
     def count(self) -> int: ...
@@ -62,7 +62,7 @@ class Table(Protocol):
         """Which of `values` each row has."""
 
     def values(self, name: str) -> Sequence[str]:
-        """The values a code stands for: none (""), one, or several, one a line, as warnings are."""
+        """The values of each code: none (""), one, or several, one a line, as warnings are."""
 
     def numbers(self, name: str) -> npt.NDArray[np.float32]:
         """NaN where a row has none."""
@@ -83,7 +83,9 @@ class Selection:
     groups: dict[str, Mask]
 
     def mask(self, *, without: str | None = None) -> Mask:
-        """The rows that satisfy all, one field's alternatives left out: what counts beside its values are of."""
+        """The rows that satisfy all terms except those of one field: the counts beside its values are of
+        these rows.
+        """
         found = np.ones(self.count, np.bool_)
         for name, group in self.groups.items():
             if name != without:
@@ -92,7 +94,7 @@ class Selection:
 
 
 def parse_query(text: str) -> tuple[Term, ...]:
-    """The terms of a query. Raises UsageError with what to write instead."""
+    """The terms of a query. Raises UsageError, which says what to write instead."""
     if len(text) > MAX_QUERY:
         raise UsageError(f"the filter has more than {MAX_QUERY} characters", hint="say less")
     return tuple(_parse_term(match) for match in _TERM.finditer(text))
@@ -132,7 +134,7 @@ def order(rows: npt.NDArray[np.int64], table: Table, sort: str) -> npt.NDArray[n
 
 
 def count_values(table: Table, name: str, mask: Mask, most: int) -> list[tuple[str, int]]:
-    """How many of these rows have each value of a category, the most frequent first, `most` of them at most."""
+    """How many of these rows have each value of a category, the most frequent first, at most `most`."""
     values = table.values(name)
     counts: dict[str, int] = {}
     numbers = np.bincount(table.codes(name)[mask], minlength=len(values))
@@ -177,7 +179,7 @@ def _parse_term(match: re.Match[str]) -> Term:
 
 
 def check_pattern(pattern: str) -> str:
-    """The pattern, if it is one. How long it takes is for whoever runs it to bound."""
+    """The pattern, if it is valid. The caller bounds its running time."""
     if len(pattern) > MAX_PATTERN:
         raise UsageError(f"the pattern has more than {MAX_PATTERN} characters", hint="say less")
     if any(len(digits) > 3 for digits in re.findall(r"\{(\d+)|,(\d+)\}", pattern) for digits in digits):

@@ -1,7 +1,7 @@
-"""Every row of one file, or of two: where it stands, what it is found by. Growing files are read on.
+"""Every row of one file, or of two: its place, and what it is found by. Growing files are followed.
 
-A row's number is its place in the index. Of two files, the rows of the second that match one of the first stand
-behind it; the others have a place of their own.
+A row's number is its place in the index. With two files, a row of the second that matches one of the first is
+shown behind it; the others have places of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READ = tuple(name for name in CATEGORIES if name != "decision")
 
 
 class RowIndex:
-    """The rows of files. `extend` may run in a thread of its own beside everything else."""
+    """The rows of files. `extend` may run in a thread of its own."""
 
     def __init__(self, paths: Sequence[Path], scratch: Path) -> None:
         """Open the files. `scratch` is the folder of the texts while the index exists."""
@@ -67,11 +67,11 @@ class RowIndex:
 
     @property
     def read_bytes(self) -> tuple[int, int]:
-        """How much has been read, and how much there is."""
+        """How many bytes were read, and how many there are."""
         return sum(self._ends), sum(os.fstat(file).st_size for file in self._files)
 
     def extend(self) -> npt.NDArray[np.int64] | None:
-        """Read some more lines; the numbers of the rows that came, or None where nothing did."""
+        """Read some more lines; returns the numbers of new rows, or None if there were none."""
         self._reopen_replaced()
         for number, file in enumerate(self._files):
             start = self._ends[number]
@@ -90,7 +90,7 @@ class RowIndex:
         return None
 
     def read(self, row: int) -> dict[str, Any]:
-        """A row as it stands in its file; one that cannot be read says why."""
+        """A row as it is in its file; an invalid one has an error."""
         return parse_row(self.read_line(row))
 
     def read_line(self, row: int) -> bytes:
@@ -114,7 +114,7 @@ class RowIndex:
         return int(self._line.values[row])
 
     def replace(self, row: int, summary: Summary, decision: str, *, is_edited: bool) -> None:
-        """Let a row be found by what a person made of it."""
+        """Let a row be found by its corrected content."""
         with self.lock:
             self._texts.replace(row, summary.text, summary.names)
             corrected = {"label": summary.label, "error": summary.error, "decision": decision}
@@ -128,7 +128,7 @@ class RowIndex:
     def partners(self) -> npt.NDArray[np.int64]:
         """For every row the one of the other file about the same item, or NO_ROW.
 
-        Joined by id; where ids are there several times in a file, by id, images and fields, the first with the first.
+        Matched by id; ids that occur several times in a file are matched by id, images and fields, in order.
         """
         with self.lock:
             if self._partner is None or len(self._partner) != self.count:
@@ -138,7 +138,7 @@ class RowIndex:
             return self._partner
 
     def all_rows(self) -> Mask:
-        """What there is to look at: the rows of the first file, and those that only the second has."""
+        """The rows to review: those of the first file, and those that only the second has."""
         if self.only is not None:
             return np.isin(self.identities(), self.only)
         if len(self.paths) == 1:
@@ -146,12 +146,12 @@ class RowIndex:
         return np.asarray((self._file.values == 0) | (self.partners() == NO_ROW))
 
     def note_duplicates(self, found: Mask) -> None:
-        """Say which of the rows so far show what another row shows."""
+        """Record which rows show the same image as another row."""
         self._duplicates = found
 
     @property
     def duplicates_known(self) -> int:
-        """For how many rows it is known whether another shows the same."""
+        """For how many rows duplicates are known."""
         return 0 if self._duplicates is None else len(self._duplicates)
 
     def codes(self, name: str) -> npt.NDArray[np.int32]:
@@ -211,7 +211,7 @@ class RowIndex:
         self._file.extend(np.full(len(rows), file, np.int8))
 
     def _reopen_replaced(self) -> None:
-        """Start again where a file was replaced: a run that made failed rows again puts a new one in its place."""
+        """Start again if a file was replaced: a run that asked failed rows again puts a new one in its place."""
         for path, file, end in zip(self.paths, self._files, self._ends, strict=True):
             status = os.fstat(file)
             try:
@@ -235,7 +235,7 @@ class RowIndex:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The first rows of an index, which is read on meanwhile: the table that a filter asks."""
+    """The rows of an index at one moment, while it grows: the table of a filter."""
 
     index: RowIndex
     count: int

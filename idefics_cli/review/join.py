@@ -1,4 +1,4 @@
-"""Which rows belong together: those about the same item in two files, and those that say or show the same."""
+"""Which rows belong together: those of the same item in two files, and those with the same content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NO_ROW = -1
 
 
 def is_repeated(hashes: npt.NDArray[np.int64]) -> Mask:
-    """Which numbers are there more than once."""
+    """Which numbers occur more than once."""
     order = np.argsort(hashes, kind="stable")
     same = hashes[order][1:] == hashes[order][:-1]
     found = np.zeros(len(hashes), np.bool_)

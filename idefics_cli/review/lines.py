@@ -1,4 +1,4 @@
-"""The lines of a file of rows from somewhere on, whole and parsed. A line that is no row becomes a failed one."""
+"""The complete lines of a file of rows from an offset on, parsed. An invalid line becomes a failed row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 1 << 18
 
 
 def read_block(file: int, start: int) -> tuple[list[bytes], npt.NDArray[np.int64], int]:
-    """The whole lines from `start` on that are not blank, where each begins, and where they end."""
+    """The complete lines from `start` on that are not blank, their offsets, and where they end."""
     length = _BLOCK
     while True:
         data = os.pread(file, length, start)
@@ -46,7 +46,7 @@ def read_block(file: int, start: int) -> tuple[list[bytes], npt.NDArray[np.int64
 
 
 def parse_rows(lines: list[bytes]) -> list[dict[str, Any]]:
-    """The rows on lines: all at once, or one by one where a line is none."""
+    """The rows of lines: all at once, or one by one if a line is invalid."""
     try:
         rows = from_json(b"[" + b",".join(lines) + b"]", allow_inf_nan=False, cache_strings="keys")
         if len(rows) == len(lines) and all(type(row) is dict for row in rows):
@@ -65,7 +65,9 @@ def parse_row(line: bytes) -> dict[str, Any]:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Thousands of short-lived objects hold no cycles; looking for some takes a third of the time."""
+    """Without garbage collection: thousands of short-lived objects have no cycles, and the search takes a
+    third of the time.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Rows as the page shows them: short, with what is known of each image, and the other file's answer beside them."""
+"""Rows as the page shows them: short, with what is known of each image, and the other file's answer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def show_row(
 
 
 def show_answer(row: Mapping[str, Any], answer: RowAnswer, *, is_whole: bool) -> dict[str, Any]:
-    """What a row says, how sure it is of it, or why it says nothing."""
+    """A row's answer and confidence, or its error."""
     confidence, margin = read_confidence(row)
     scores, error = row.get("scores"), row.get("error")
     text = answer.shown

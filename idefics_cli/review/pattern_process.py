@@ -1,6 +1,7 @@
-"""A process of its own that matches a pattern: it can be ended when the pattern takes too long, and nothing else stops.
+"""A process that matches a pattern: it can be stopped if that takes too long.
 
-Reads texts from its standard input, which is the file of a `TextStore`, and writes the numbers of those that match.
+Reads texts from its standard input, which is the file of a `TextStore`, and writes the numbers of those that
+match.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ MAX_BYTES = 1 << 30
 
 
 def main(place: str, pattern: str) -> None:
-    """Match the answers alone (`text`), or all that a row is found by."""
+    """Match the answers alone (`text`), or everything that a row is found by."""
     if sys.platform != "win32":
         import resource
 

@@ -1,7 +1,7 @@
-"""The page over HTTP, to the one browser that was told where it is.
+"""The page over HTTP, for one browser.
 
-Every address begins with a token that nobody can guess; calls under another host name or from another page are
-refused. What a call may name is a row's number: no path ever comes from a browser.
+Every address begins with a token that nobody can guess; calls under another host name or from another page
+are refused. A call names rows by number: no path ever comes from a browser.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HEADERS = {
 
 
 class Undo(BaseModel):
-    """Take back what was decided last."""
+    """Undo the last decision."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -152,7 +152,7 @@ def build(session: ReviewSession, token: str, port: int) -> ASGIApp:
 
 
 class PageGuard:
-    """Lets through what comes from the page itself, and says to browsers what else the page may not do."""
+    """Accepts calls of the page only, and sets the headers that restrict the page."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app = app
@@ -195,7 +195,7 @@ class PageGuard:
 
 
 def open_socket(port: int) -> socket.socket:
-    """A socket that only this machine reaches; port 0 is any that is free."""
+    """A socket that only this machine can reach; port 0 is any free one."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -208,7 +208,7 @@ def open_socket(port: int) -> socket.socket:
 
 
 def serve(session: ReviewSession, listener: socket.socket, token: str, on_ready: Callable[[], None]) -> None:
-    """Serve the page until the program is interrupted, and read on as the files grow."""
+    """Serve the page until the program is interrupted, and follow the growing files."""
     follower = threading.Thread(target=session.follow, daemon=True)
     follower.start()
     app = build(session, token, listener.getsockname()[1])
@@ -230,14 +230,14 @@ def _view(given: Mapping[str, str]) -> View:
 
 
 def _number(text: str) -> int:
-    """A number from an address. Raises UsageError for what is none."""
+    """A number from an address. Raises UsageError if it is none."""
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise UsageError("that is not a row's number")
     return int(text)
 
 
 async def _read_body(call: Call, kind: type[T]) -> T:
-    """What a page says. Raises UsageError for what no page of ours says, or too much."""
+    """The body of a call. Raises UsageError if it is invalid or too large."""
     if call.headers.get("content-type") != "application/json":
         raise UsageError("the body is not JSON")
     body = bytearray()

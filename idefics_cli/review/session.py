@@ -1,6 +1,6 @@
-"""Rows under review: found, shown and corrected, whatever else adds to their files meanwhile.
+"""Rows under review: searched, shown and corrected, while other programs add to their files.
 
-May be called from many threads. Knows no HTTP.
+Safe from many threads. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ NEEDED: dict[Action, tuple[str, ...]] = {"text": ("text",), "label": ("label",),
 
 
 class Outdated(Exception):
-    """The page's request is about rows that have changed since."""
+    """The request is about rows that have changed since."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a page shows: a filter, an order, and a number that the page changes to have it found anew.
+    """What a page shows: a filter, an order, and a number that the page changes to search again.
 
-    Rows stay where they are while they are corrected, even if the filter would not find them any more.
+    Rows keep their place while they are corrected, even if the filter would not match them any more.
     """
 
     query: str = ""
@@ -64,7 +64,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The rows of a view in their order; `count` is how many there are to look at."""
+    """The rows of a view in their order; `count` is the number of all rows."""
 
     table: Snapshot
     count: int
@@ -73,10 +73,10 @@ class Found:
 
 
 class ReviewSession:
-    """One file of rows and its corrections, beside another file or not."""
+    """One file of rows and its corrections, with another file or without."""
 
     def __init__(self, paths: Sequence[Path], cache: Path, only: Iterable[Who] | None = None) -> None:
-        """Open the files; `only` names the rows to look at, where it is not all of them."""
+        """Open the files; `only` names the rows to review, if not all of them."""
         self.paths = tuple(paths)
         self.index = RowIndex(paths, cache / "review")
         if only is not None:
@@ -95,7 +95,7 @@ class ReviewSession:
         self.read_corrections()
 
     def read_all(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Read what there is of the files, and the corrections."""
+        """Read the files and the corrections."""
         generation = self.index.generation
         while not should_stop() and (rows := self.index.extend()) is not None:
             with self._lock:
@@ -122,14 +122,14 @@ class ReviewSession:
         self._ending.set()
 
     def read_corrections(self) -> None:
-        """Read decisions of another program, or of an earlier one."""
+        """Read decisions that another program appended."""
         with self._lock:
             if found := self.corrections.read():
                 self.changes += 1
                 self._apply(np.arange(self.index.count), found)
 
     def show(self, view: View, start: int, count: int, *, facets: bool) -> dict[str, Any]:
-        """The rows of a view from the `start`th on, how many there are, and what else can be chosen."""
+        """The rows of a view from `start` on, their number, and the values to choose from."""
         self.read_corrections()
         found = self._find(view)
         counted = self._count(found) if facets else None

@@ -1,7 +1,8 @@
-"""The backend that asks a server of this user that has the model loaded already, without a model or torch in here.
+"""The backend that asks a server of this user which has the model loaded; no model and no torch in this
+process.
 
-What it sends are decoded images and finished prompts, and what comes back are answers, so a row is the same as if
-the model had been loaded in this process.
+It sends decoded images and finished prompts and gets answers, so a row is the same as with the model in this
+process.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _LOST = (OSError, http.client.HTTPException, ValueError)
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What came of looking for a server: a backend, or why there is none. `is_alive` if one is there all the same."""
+    """The result of looking for a server: a backend, or why there is none. `is_alive` if a server runs all
+    the same.
+    """
 
     backend: ResidentBackend | None = None
     reason: str = ""
@@ -95,7 +98,7 @@ class ResidentBackend:
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer | ItemError]:
-        """Answer each request, in order. Waits as long as the server has no room for more."""
+        """Answer each request, in order. Waits while the server has no room for more."""
         return read_outcomes(self.send(requests, images, on_text)["outcomes"])
 
     def send(
@@ -106,7 +109,7 @@ class ResidentBackend:
         sending: Sending | None = None,
         **others: Any,
     ) -> dict[str, Any]:
-        """What the server replies to requests, and whatever else it is told with them."""
+        """The server's reply to requests, with whatever else is sent with them."""
         pieces = pack(requests, images, streams=on_text is not None, **others)
         while True:
             reply = self._post(ANSWER, pieces, on_text, sending)
@@ -132,7 +135,9 @@ class ResidentBackend:
         on_text: Callable[[str], None] | None = None,
         sending: Sending | None = None,
     ) -> dict[str, Any]:
-        """Send a message and take pieces of text until the reply comes. Raises ModelError where the server does."""
+        """Send a message and pass on pieces of text until the reply comes. Raises ModelError if the server
+        sends one.
+        """
         connection = _Connection(self._path, None)
         try:
             connection.connect()
@@ -168,9 +173,10 @@ class ResidentBackend:
 def find_server(
     spec: ModelSpec, *, keep_alive_seconds: float | None = None, folder: Path | None = None
 ) -> Search:
-    """Look for a running server of this version with this model. It is told how long to stay from now on, if given.
+    """Look for a running server of this version with this model. It gets the time to stay from now on, if
+    given.
 
-    Raises ModelError for a style that its checkpoint was never made for.
+    Raises ModelError for a style that its checkpoint was not trained for.
     """
     path = (folder or find_folder()) / SOCKET
     if not path.parent.is_dir():
@@ -209,7 +215,7 @@ def find_server(
 
 
 def ask_server(method: str, route: str, folder: Path | None = None) -> dict[str, Any] | None:
-    """What the running server says to a question without content, None if there is none."""
+    """The running server's answer to a question without content, None if no server runs."""
     path = (folder or find_folder()) / SOCKET
     if not path.parent.is_dir():
         return None
@@ -250,7 +256,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _read_line(response: http.client.HTTPResponse) -> dict[str, Any]:
-    """The next line of a reply. Raises ValueError if it is not whole."""
+    """The next line of a reply. Raises ValueError if it is cut off."""
     line = response.readline()
     said = json.loads(line)
     if not isinstance(said, dict):

@@ -1,7 +1,7 @@
 """Requests, images and answers as bytes, for the socket between a command and a running server.
 
-A message is one line of JSON and then the pixels of its images, one after the other, and the files of those that are
-still to be read. Values travel by all the fields they have; which fields those are is no matter here.
+A message is one line of JSON, then the pixels of its images, then the files that are still to be decoded.
+Values are sent with all their fields.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHANNELS = 3
 
 @cache
 def _adapt(kind: Any) -> TypeAdapter[Any]:
-    """What turns values of a type into JSON and back; made when the first one travels."""
+    """Converts values of a type to JSON and back; made when it is first needed."""
     return TypeAdapter(kind)
 
 
@@ -46,7 +46,7 @@ def pack(requests: Sequence[Request], images: Mapping[str, Image], **others: Any
 
 
 def unpack(message: bytes | bytearray) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
-    """Requests, images by source and what else was said. Raises ValueError for what is no such message."""
+    """Requests, images by source and other values. Raises ValueError if it is no such message."""
     end = message.index(b"\n")
     rest = memoryview(message)[end + 1 :]
     try:
@@ -98,12 +98,12 @@ def read_preview(value: Mapping[str, Any]) -> Preview:
 
 
 def read_value(kind: Any, value: Any) -> Any:
-    """A value of a type from what JSON made of it. Raises ValueError if it is none."""
+    """A value of a type from JSON. Raises ValueError if it does not match."""
     return _adapt(kind).validate_python(value)
 
 
 def dump_images(images: Mapping[str, Image]) -> dict[str, Any]:
-    """What there is to tell of images that were read, by their sources."""
+    """What was seen of images that were read, by their sources."""
     return {
         source: [image.digest, image.warnings, image.content and asdict(image.content)]
         for source, image in images.items()
@@ -122,5 +122,5 @@ def build_images(values: Mapping[str, Any]) -> dict[str, Image]:
 
 
 def dump_line(value: Mapping[str, Any]) -> bytes:
-    """One line of JSON. Escaped throughout, as names of files need not be UTF-8."""
+    """One line of JSON. Fully escaped, as names of files need not be UTF-8."""
     return json.dumps(value).encode("ascii") + b"\n"

@@ -1,6 +1,6 @@
 """Where commands find a running server of the same user: a private folder with a socket, a lock and a log.
 
-Knows names and permissions, and what makes two specs the same weights; speaks to nobody.
+Knows names and permissions, and when two specs mean the same weights; connects to nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_SOCKET_BYTES = 100
 
 
 def find_folder() -> Path:
-    """The folder, which may not be there: $IDEFICS_RUNTIME_DIR, or where the platform keeps such things."""
+    """The folder, which may not exist: $IDEFICS_RUNTIME_DIR, or the platform's own."""
     chosen = os.environ.get("IDEFICS_RUNTIME_DIR")
     if chosen:
         return expand_user(chosen, "IDEFICS_RUNTIME_DIR").absolute()
@@ -40,7 +40,7 @@ def find_folder() -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UsageError unless only this user can reach what is in a folder."""
+    """Raise UsageError if others can reach what is in a folder."""
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise UsageError(
@@ -52,7 +52,7 @@ def check_folder(folder: Path) -> None:
 
 
 def make_folder() -> Path:
-    """The folder, made if need be. Raises UsageError for one that others can reach or that cannot be made."""
+    """The folder, created if need be. Raises UsageError if others can reach it or it cannot be created."""
     folder = find_folder()
     if len(os.fsencode(folder / SOCKET)) > MAX_SOCKET_BYTES:
         raise UsageError(
@@ -71,7 +71,7 @@ def make_folder() -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the one server of a folder. Raises UsageError when there is one."""
+    """Be the only server of a folder. Raises UsageError if there is one."""
     from filelock import FileLock, Timeout  # here, as it brings asyncio into every command
 
     lock = FileLock(folder / LOCK, timeout=0, mode=0o600)
@@ -89,7 +89,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a server runs or starts there."""
+    """Whether a server runs or is starting there."""
     if not folder.is_dir():
         return False
     try:
@@ -100,10 +100,10 @@ def is_locked(folder: Path) -> bool:
 
 
 def identify(spec: ModelSpec) -> dict[str, Any]:
-    """What tells the loaded weights of one spec from those of another, as JSON values.
+    """What distinguishes the loaded weights of a spec from others, as JSON values.
 
-    Also what is on disk under their name: a checkpoint that was trained on or downloaded anew is another one. How
-    prompts are worded is no matter of the weights.
+    It includes the state of the files: a checkpoint that was trained or downloaded again is another one. The
+    wording of prompts does not matter.
     """
     values: dict[str, Any] = json.loads(json.dumps(spec.list_weights()))
     folder = Path(spec.checkpoint)

@@ -1,6 +1,6 @@
 """The backend that asks an OpenAI-compatible server: vLLM, llama.cpp, ollama, a cluster's gateway.
 
-Sends nothing but the requests, to no other address. Needs no torch and no checkpoint on this machine.
+Sends only the requests, to no other address. Needs no torch and no checkpoint on this machine.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ PICTURE_CACHE_BYTES = 128_000_000
 
 
 def find_model(servers: Sequence[str], named: str | None = None) -> str:
-    """The model that all servers have: the one named, or else the first of each. Raises ModelError.
+    """The model that all servers have: the named one, or the first of each. Raises ModelError.
 
-    Of several, those that are not there yet are left to be found later; one must be.
+    At least one server must answer; the others may be found later.
     """
     return asyncio.run(_find_model(servers, named))
 
@@ -121,7 +121,7 @@ class RemoteBackend:
         return self._spec
 
     def limit_seconds(self, timeout_seconds: float | None) -> None:
-        """Wait so long for each answer."""
+        """The longest time for each answer."""
         self._connection.timeout_seconds = timeout_seconds or TIMEOUT_SECONDS
 
     def answer(
@@ -136,7 +136,7 @@ class RemoteBackend:
         return self._runner.run(self._answer_all(requests, images, on_text))
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
-        """The messages of a request; how the server lays them out, only the server knows."""
+        """The messages of a request; only the server knows how it lays them out."""
         check_prompt(request.prompt)
         names = {source: source for source in list_sources(request.prompt)}
         return Preview(json.dumps(write_messages(request.prompt, names), ensure_ascii=False, indent=1))
@@ -146,7 +146,7 @@ class RemoteBackend:
         self._runner.run(self._connection.close())
 
     async def is_there(self) -> bool:
-        """Whether the server answers, and still has the model where it says what it has."""
+        """Whether the server answers, and still lists the model if it has a list."""
         try:
             told = await self._connection.get("models", tries_again=False)
         except (ServerLost, ItemError):
@@ -160,7 +160,9 @@ class RemoteBackend:
     async def ask(
         self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None] | None = None
     ) -> Answer | ItemError:
-        """Answer one request. Raises ModelError for what is not its own failure: ServerLost if nobody answers."""
+        """Answer one request. Raises ModelError for a failure that is not the request's: ServerLost if the
+        server does not answer.
+        """
         async with self._learning:
             if self._dialect is None:
                 self._dialect = await self._find_dialect(request)
@@ -247,7 +249,7 @@ class RemoteBackend:
         return reply
 
     def _check_room(self, new_tokens: int) -> None:
-        """Raise PromptError where the model has no room for such an answer, whatever the prompt."""
+        """Raise PromptError if the model has no room for such an answer, whatever the prompt."""
         if self._most_tokens is not None and new_tokens >= self._most_tokens:
             raise PromptError(
                 f"an answer of {new_tokens:,} tokens leaves no room for a prompt: the server's model has "
@@ -257,7 +259,9 @@ class RemoteBackend:
             )
 
     def _check_whole(self, reply: ServerReply, new_tokens: int) -> None:
-        """Raise PromptError for an answer that the end of the model's context has cut off, as vLLM does unasked."""
+        """Raise PromptError for an answer that was cut off at the end of the model's context, as vLLM does
+        silently.
+        """
         usage = reply.usage
         asked = usage.prompt_tokens + new_tokens
         is_cut = reply.finish_reason == "length" and usage.new_tokens < new_tokens
@@ -270,7 +274,7 @@ class RemoteBackend:
             )
 
     async def _find_dialect(self, request: Request) -> Dialect:
-        """What the server is, by its list of models; one that has no list is like any other, if that will do."""
+        """What kind of server it is, by its list of models; a server without a list counts as any other."""
         try:
             models = await _list_models(self._connection, self._server)
         except ServerLost:

@@ -1,7 +1,7 @@
 """HTTP with one OpenAI-compatible server: bounded in seconds and bytes, tried again where that may help.
 
-Its failures are told apart here: what ends the run (no server, no such model, a wrong key) and what fails one request.
-Knows JSON, not what is in it.
+Failures that end the run (no server, no such model, a wrong key) are told apart from those of one request
+here. Knows JSON, not its meaning.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TOO_LONG = ("context length", "context size", "context window", "too long", "ma
 
 
 def parse_server(text: str) -> str:
-    """The address of a server's API, `…/v1`. Raises UsageError for what is none."""
+    """The address of a server's API, `…/v1`. Raises UsageError if it is none."""
     try:
         url = httpx2.URL(text.strip())
     except (httpx2.InvalidURL, ValueError) as error:
@@ -60,7 +60,7 @@ def parse_server(text: str) -> str:
 
 
 def read_key() -> str | None:
-    """The API key from the environment. Raises UsageError for one that no header can carry."""
+    """The API key from the environment. Raises UsageError if it cannot be in a header."""
     key = next((value for name in KEY_VARIABLES if (value := os.environ.get(name, "").strip())), None)
     if key is not None and not (key.isascii() and key.isprintable()):
         raise UsageError(
@@ -95,9 +95,9 @@ class Connection:
         return await retry.ask(lambda: self._read("GET", path, None))
 
     async def post(self, path: str, body: dict[str, Any], *, is_of_api: bool = True) -> Any:
-        """The JSON that the server answers. Raises ModelError for all requests, an ItemError for this one.
+        """The server's JSON response. Raises ModelError for all requests, an ItemError for this one.
 
-        What is not of the API is beside it: its path begins where the server's does.
+        Paths outside the API begin where the server's own path does.
         """
         path = path if is_of_api else f"../{path}"
         return await RETRY.ask(lambda: self._read("POST", path, body))
@@ -105,10 +105,10 @@ class Connection:
     async def post_for_events(
         self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]
     ) -> Any | None:
-        """Hand on each event of a stream; `on_event` says whether the caller has shown something of it.
+        """Pass on each event of a stream; `on_event` returns whether its text was shown.
 
-        A server that does not stream answers at once: its JSON is returned, None otherwise. What was shown is not
-        asked for again.
+        A server that does not stream answers at once: its JSON is returned, None otherwise. After text was
+        shown, the request is not tried again.
         """
         return await RETRY.ask(lambda: self._read_events(path, body, on_event))
 
@@ -167,7 +167,7 @@ class Connection:
     async def _open(
         self, method: str, path: str, body: dict[str, Any] | None
     ) -> AsyncIterator[httpx2.Response]:
-        """A response with status 200, translated errors on the way to it and while it is read."""
+        """A response with status 200; errors before and while it is read are translated."""
         has_begun = False
         try:
             async with (
@@ -200,7 +200,7 @@ class Connection:
         return f"{self._url}/{path}"
 
     def _explain(self, response: httpx2.Response, said: str) -> Exception:
-        """What another status than 200 means."""
+        """The meaning of a status other than 200."""
         status = f"{response.status_code} {response.reason_phrase}".rstrip()
         told = f"{status}: {said}" if said else status
         if response.status_code in (401, 403):
@@ -230,7 +230,7 @@ class Connection:
 
 
 async def _read_said(response: httpx2.Response) -> str:
-    """The beginning of what the server says about an error, in one line."""
+    """The beginning of the server's error message, in one line."""
     content = bytearray()
     async for piece in response.aiter_bytes():
         content += piece

@@ -1,4 +1,6 @@
-"""What an answer must look like, in the words of a server: a request for it, never a proof. The runner proves it."""
+"""The format of an answer as a server's request has it. A server may ignore it; the runner validates the
+answer.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ _OF_VLLM = {"regex": "regex", "choices": "choice"}
 
 
 def write_format(answer_format: AnswerFormat, dialect: str) -> dict[str, Any]:
-    """The part of a body that asks for a format. Raises BadItem for what a server is not known to keep to."""
+    """The part of a body that asks for a format. Raises BadItem for a server that is not known to support it."""
     if answer_format.kind == "schema":
         schema = {"name": "answer", "schema": json.loads(answer_format.text), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
@@ -32,7 +34,7 @@ def write_format(answer_format: AnswerFormat, dialect: str) -> dict[str, Any]:
 
 
 def _one_of(answer_format: AnswerFormat) -> str:
-    """Choices as a pattern."""
+    """Choices as a regular expression."""
     escaped = (
         "".join(c if c.isalnum() else f"\\{c}" for c in choice) for choice in json.loads(answer_format.text)
     )

@@ -1,7 +1,7 @@
-"""Ranking by a walk through the tokens of all labels, from the prompt on (`logprob_token_ids` of vLLM).
+"""Ranking with a walk through the tokens of all labels, after the prompt (`logprob_token_ids` of vLLM).
 
-Labels that begin alike share those steps, and each step reads the prompt from the server's cache, which the likelihood
-of a whole prompt does not. Knows bodies and replies, no connection.
+Labels with the same beginning share its steps, and each step uses the server's cache of the prompt, which
+log-probabilities of a whole prompt do not. Knows bodies and replies, no connection.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ Path = tuple[int, ...]
 
 
 class CannotWalk(Exception):
-    """The server does not tell of the tokens that were asked for, or cuts the beginning of a label otherwise."""
+    """The server gives no log-probabilities of chosen tokens, or tokenises the beginning of a label
+    differently.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTree:
-    """The tokens of each label, and of each beginning of labels what it says and which tokens go on from it."""
+    """The tokens of each label; for each beginning of labels its text and the tokens that follow it."""
 
     labels: tuple[Path, ...]
     texts: Mapping[Path, str] = field(default_factory=dict)
 
     def list_steps(self) -> dict[Path, list[int]]:
-        """Every beginning, the prompt's own first, and the tokens that follow it."""
+        """Every beginning, that of the prompt first, with the tokens that follow it."""
         steps: dict[Path, list[int]] = {}
         for label in self.labels:
             for length, token in enumerate(label):
@@ -53,7 +55,7 @@ class LabelTree:
 
 
 def write_tokenizations(request: Request) -> list[dict[str, Any]]:
-    """The bodies that ask for the tokens of the prompt's words alone, then with each label as its finished reply."""
+    """The bodies that ask for the tokens of the prompt alone, then with each label as its finished reply."""
     prompt = trim_reply(drop_images(request.prompt))
     said = _find_said(prompt)
     bodies = [_open(prompt, said)]
@@ -65,7 +67,7 @@ def write_tokenizations(request: Request) -> list[dict[str, Any]]:
 
 
 def build_tree(request: Request, replies: Sequence[Any]) -> LabelTree:
-    """The tree of what the server makes of labels. Raises CannotWalk for what cannot be told apart."""
+    """The tree of the server's tokens of labels. Raises CannotWalk if labels cannot be told apart."""
     rows = [_read_tokens(reply) for reply in replies]
     names = [ids for ids, _ in rows]
     start = 0
@@ -96,7 +98,9 @@ def build_tree(request: Request, replies: Sequence[Any]) -> LabelTree:
 def write_step(
     request: Request, images: Mapping[str, str], said_so_far: str, children: Sequence[int]
 ) -> dict[str, Any]:
-    """The body that asks how likely some tokens are after the prompt and the beginning of a label."""
+    """The body that asks for the log-probabilities of some tokens after the prompt and the beginning of a
+    label.
+    """
     prompt = trim_reply(request.prompt)
     said = _find_said(prompt)
     if said_so_far:
@@ -122,7 +126,9 @@ def split_children(children: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def read_step(reply: Any, path: Path, children: Sequence[int]) -> dict[int, float]:
-    """The log-probability of each child. Raises CannotWalk where the server does not tell, or read other tokens."""
+    """The log-probability of each child. Raises CannotWalk if the server gives none, or tokenised the text
+    differently.
+    """
     try:
         ids = reply["prompt_token_ids"]
         told = {
@@ -169,5 +175,5 @@ def _read_tokens(reply: Any) -> tuple[list[int], list[str]]:
 
 
 def _clean(piece: str) -> str:
-    """A token as it reads: vocabularies write a space as one of two letters, a line end as another."""
+    """A token as text: vocabularies have a letter of their own for a space and for a line break."""
     return piece.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")

@@ -1,6 +1,6 @@
-"""Ranking with a server that tells how likely it finds a prompt (`prompt_logprobs` of vLLM).
+"""Ranking with a server that gives the log-probabilities of a prompt (`prompt_logprobs` of vLLM).
 
-Each label is asked as the assistant's finished turn, so that what ends it is part of its score, as it is here.
+Each label is sent as the assistant's finished turn, so that the token that ends it is part of its score.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check_ranking(dialect: Dialect) -> None:
 
 
 def write_rankings(request: Request, images: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The bodies that ask for the likelihood of the prompt alone, then with each choice as its reply."""
+    """The bodies that ask for the log-probabilities of the prompt alone, then with each choice as its reply."""
     asked = [_write(request.prompt, images, is_open=True)]
     for choice in request.choices:
         prompt = trim_reply(request.prompt)
@@ -63,7 +63,7 @@ def read_tokens(answer: Any) -> list[Token]:
 
 
 def split_choices(rows: Sequence[Sequence[Token]]) -> list[list[Token]]:
-    """The tokens of each choice: those after what its row has in common with the prompt and all others."""
+    """The tokens of each choice: those after the common beginning of the prompt and all rows."""
     names = [[token for token, _, _ in row] for row in rows]
     start = 0
     while all(len(row) > start and row[start] == names[0][start] for row in names):

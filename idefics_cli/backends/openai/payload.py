@@ -1,7 +1,7 @@
-"""Requests in the words of OpenAI-compatible servers, and their answers in ours.
+"""From requests to bodies of OpenAI-compatible servers, and from their replies to answers.
 
-What a server would ignore is refused by name. Which server it is, is read from `owned_by` in its list of models:
-vLLM and SGLang know more than OpenAI's API has, llama.cpp some of it by names of its own.
+What a server would ignore is refused by name. The kind of server is read from `owned_by` in its list of
+models: vLLM and SGLang support more than the OpenAI API, llama.cpp some of it under its own names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a kind of server understands beyond OpenAI's API: decoding options by our names, and open turns."""
+    """What a kind of server supports beyond the OpenAI API: decoding options by our names, and open turns."""
 
     name: str = "this server"
     options: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ FEW_STOPS, WARM = 4, 2.0
 
 
 def needs_dialect(request: Request) -> bool:
-    """Whether a request has something that not every server understands."""
+    """Whether a request uses something that not every server supports."""
     is_common = all(name in _KNOWN_TO_ALL for name in request.decoding.list_changes())
     has_format = request.answer_format is not None
     decoding = request.decoding
@@ -81,7 +81,7 @@ def needs_dialect(request: Request) -> bool:
 
 
 def check_prompt(prompt: Prompt) -> None:
-    """Refuse a prompt that no chat can be made of, and special tokens in its texts."""
+    """Refuse a prompt that cannot be a chat, and special tokens in its texts."""
     if not is_chat(prompt):
         raise BadItem(
             "a server with chat completions cannot continue a document", hint="leave --style completion out"
@@ -112,14 +112,14 @@ def write_chat(request: Request, images: Mapping[str, str], dialect: Dialect) ->
 
 
 def write_messages(prompt: Prompt, images: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The messages of a prompt, a begun reply as our own families have it."""
+    """The messages of a prompt, with a begun reply as in our own families."""
     return [
         {"role": message.role, "content": _write_content(message, images)} for message in trim_reply(prompt)
     ]
 
 
 def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
-    """Decoding options by the server's names. Raises BadItem for one that it would not know."""
+    """Decoding options by the server's names. Raises BadItem for one that it does not have."""
     _check_ranges(decoding, dialect)
     names = {**_KNOWN_TO_ALL, **dialect.options}
     changes = decoding.list_changes()
@@ -139,7 +139,7 @@ def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
 
 
 def _check_ranges(decoding: Decoding, dialect: Dialect) -> None:
-    """Refuse what the server is known to refuse, in our words."""
+    """Refuse values that the server is known to refuse, with our message."""
     if "" in decoding.stop:
         raise BadItem(f"{dialect.name} takes no empty --stop", hint="leave it out")
     if dialect.most_stops is not None and len(decoding.stop) > dialect.most_stops:
@@ -155,7 +155,7 @@ def _check_ranges(decoding: Decoding, dialect: Dialect) -> None:
 
 
 def write_thinking(thinks: bool | None, dialect: Dialect) -> dict[str, Any]:
-    """The part of a body that says whether the model thinks first; empty where nobody said so."""
+    """The part of a body that says whether the model thinks first; empty by default."""
     if thinks is None:
         return {}
     if dialect.takes_thinking:
@@ -166,7 +166,9 @@ def write_thinking(thinks: bool | None, dialect: Dialect) -> dict[str, Any]:
 
 
 def write_detail(detail: str, checkpoint: str, dialect: Dialect) -> dict[str, Any]:
-    """The part of a body that says into how many tiles images are cut. Raises BadItem where that is not known."""
+    """The part of a body that sets the number of tiles of an image. Raises BadItem where that is not
+    supported.
+    """
     if not dialect.takes_detail:
         raise BadItem(f"{dialect.name} is not known to take --detail", hint="leave it out")
     edge = next((edge for name, edge in _TILE_EDGES if name in checkpoint.lower()), None)
@@ -183,7 +185,7 @@ DETAIL_TILES = {"low": 1, "medium": 2, "high": 4}
 
 @dataclass(slots=True)
 class ServerReply:
-    """An answer as it comes, whole or in pieces."""
+    """An answer while it arrives, whole or in pieces."""
 
     thoughts: ThoughtFilter = field(default_factory=ThoughtFilter)
     finish_reason: FinishReason | None = None
@@ -198,7 +200,7 @@ class ServerReply:
         return self.thoughts.strip(self._written, self.finish_reason)
 
     def add(self, event: Any) -> str:
-        """Take what a whole answer or an event says; the part of the answer that is new. Raises AnswerError."""
+        """Take a whole answer or an event; returns the new part of the answer. Raises AnswerError."""
         if not isinstance(event, Mapping) or event.get("error"):
             said = event.get("error") if isinstance(event, Mapping) else event
             said = said.get("message") if isinstance(said, Mapping) else said
@@ -232,14 +234,14 @@ class ServerReply:
         return Confidence(math.fsum(self.logprobs) / len(self.logprobs), min(self.logprobs))
 
     def close(self) -> FinishReason:
-        """Why it ended. Raises AnswerError for one that was never finished."""
+        """Why it ended. Raises AnswerError if it was never finished."""
         if self.finish_reason is None:
             raise _no_chat()
         return self.finish_reason
 
 
 def _read_logprobs(said: Any) -> list[float]:
-    """How likely the tokens were, as far as the server says so in numbers."""
+    """The log-probabilities of the tokens, if the server gives them as numbers."""
     content = said.get("content") if isinstance(said, Mapping) else None
     if not isinstance(content, list):
         return []
@@ -252,7 +254,7 @@ def _no_chat() -> AnswerError:
 
 
 def read_usage(reply: Any) -> Usage:
-    """What a reply says that it took, as far as it does."""
+    """The token counts of a reply, as far as it has them."""
     usage = reply.get("usage") if isinstance(reply, Mapping) else None
     if not isinstance(usage, Mapping):
         return Usage()
@@ -263,7 +265,7 @@ def read_usage(reply: Any) -> Usage:
 
 
 def _write_content(message: Message, images: Mapping[str, str]) -> str | list[dict[str, Any]]:
-    """A text where there is nothing else: not every server takes parts from the system or the assistant."""
+    """Plain text where there is nothing else: not every server takes parts from the system or the assistant."""
     if all(isinstance(part, TextPart) for part in message.parts):
         return "".join(part.text for part in message.parts if isinstance(part, TextPart))
     return [

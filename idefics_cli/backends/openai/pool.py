@@ -1,4 +1,4 @@
-"""The pool of several servers with the same model, each asked as many at a time as suits how fast it answers."""
+"""The pool of several servers with the same model; a faster one gets more requests at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ServerPool(BackendPool):
             self._join(server)
 
     def limit_seconds(self, timeout_seconds: float | None, wait_seconds: float | None) -> None:
-        """Wait so long for each answer, and for a server where none is left."""
+        """The longest time for each answer, and for a server to come back when none is left."""
         for server in self._servers:
             server.backend.limit_seconds(timeout_seconds)
         self._wait_seconds = WAIT_SECONDS if wait_seconds is None else wait_seconds
@@ -40,7 +40,7 @@ class ServerPool(BackendPool):
 
 
 class _Server:
-    """One server, as the pool asks it."""
+    """One server as a worker of the pool."""
 
     def __init__(self, backend: RemoteBackend, address: str) -> None:
         self.backend = backend

@@ -1,4 +1,4 @@
-"""Labels ranked by one server: by a walk through their tokens where it can tell of them, else each as a whole."""
+"""Labels ranked by one server: with a walk through their tokens if it supports that, else each as a whole."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RemoteRanking:
         return Answer(text=scores[0].label, scores=scores, usage=usage)
 
     async def _find_prior(self, request: Request) -> list[float]:
-        """What labels score without the images, which is asked once for all images."""
+        """The scores of labels without the images, asked once for all images."""
         blind = drop_images(request.prompt)
         key = (blind, request.choices)
         async with self._asking_prior:
@@ -68,7 +68,7 @@ class RemoteRanking:
         return prior
 
     async def _read_labels(self, request: Request, urls: Mapping[str, str]) -> tuple[list[Any], Usage]:
-        """The tokens of each choice, by a walk through them where the server can tell of its steps."""
+        """The tokens of each choice, with a walk if the server supports it."""
         if self._walks:
             try:
                 return await self._walk(request, urls)
@@ -108,7 +108,7 @@ class RemoteRanking:
         return tree.score(logprobs), replace(usage, new_tokens=0)
 
     async def _find_tree(self, request: Request) -> LabelTree:
-        """How the server cuts labels into tokens, which is the same whatever the image."""
+        """The server's tokens of labels, which are the same for all images."""
         key = (drop_images(request.prompt), request.choices)
         tree = self._trees.find(key)
         if tree is None:
@@ -127,7 +127,7 @@ class RemoteRanking:
 
 
 async def _gather(works: Iterable[Awaitable[T]]) -> list[T]:
-    """What comes of all of them; the first failure once none is under way any more."""
+    """The results of all of them; the first failure is raised once all of them have ended."""
     results = await asyncio.gather(*works, return_exceptions=True)
     for one in results:
         if isinstance(one, BaseException):

@@ -1,7 +1,7 @@
-"""Thoughts in what a server writes: they come before the answer and are not part of it.
+"""Thoughts in the output of a server: they come before the answer and are not part of it.
 
-A server that parses thoughts itself sends them in a field of their own; others send them with the text, and where the
-prompt begins them, without the mark that does.
+Some servers send thoughts in a field of their own. Others send them in the text, without the opening mark if
+the prompt ends in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FIELDS = ("reasoning_content", "reasoning")
 
 
 class ThoughtFilter:
-    """Finds the answer in the text so far."""
+    """Separates the answer from the thoughts in the text so far."""
 
     def __init__(self, *, is_asked: bool = False) -> None:
         """`is_asked` is for a request that told the model to think."""
@@ -23,11 +23,13 @@ class ThoughtFilter:
         self._is_parsed = False
 
     def look(self, message: Mapping[str, Any]) -> None:
-        """Take note of a server that parses thoughts itself."""
+        """Note whether a server separates thoughts itself."""
         self._is_parsed = self._is_parsed or any(message.get(name) for name in _FIELDS)
 
     def strip(self, text: str, finish_reason: str | None) -> str:
-        """The answer in a text, as far as it is sure: a text may still become a thought, or a thought end."""
+        """The part of the text that is surely the answer: a text may still become a thought, or a thought
+        end.
+        """
         if self._is_parsed:
             return text
         begun = text.lstrip()
