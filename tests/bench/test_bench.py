@@ -128,7 +128,11 @@ def test_an_architecture_is_compared_in_a_table_of_its_own(
     ("words", "code", "message"),
     [
         (("--device", "cuda"), 3, "there is no GPU for --device cuda here; this measurement needs one"),
-        (("--arm", "guide"), 2, "--decoding takes no --workload, --arm, --images or --plot; leave them out"),
+        (
+            ("--arm", "guide"),
+            2,
+            "--decoding takes no --workload, --arm, --images, --rival or --plot; leave them out",
+        ),
     ],
 )
 def test_decoding_says_what_it_needs(
