@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,8 @@ from .tiled import Text, TiledFamily, TiledVision, measure_tiled
 
 if TYPE_CHECKING:
     import PIL.Image
+
+_CLOSED = re.compile(rf"{re.escape(FAKE_TOKEN)}(?=[^\s<])")
 
 
 @checked(frozen=True, config=OPEN)
@@ -84,6 +88,16 @@ class Idefics2Family(TiledFamily):
 
     def spell_image(self, pixels: Pixels) -> str:
         return f"{FAKE_TOKEN}{IMAGE_TOKEN * self.tile_tokens}{FAKE_TOKEN}" * pixels.values.shape[0]
+
+    @cached_property
+    def _marks_words(self) -> bool:
+        return any(token.startswith("\u2581") for token in self.tokenizer.get_vocab())
+
+    def _tokenize_texts(self, texts: list[str]) -> list[list[int]]:
+        """As `Idefics2Processor` does where the tokenizer has no word marks: a space before a word after an image."""
+        if not self._marks_words:
+            texts = [_CLOSED.sub(f"{FAKE_TOKEN} ", text) for text in texts]
+        return super()._tokenize_texts(texts)
 
     @property
     def image_edge(self) -> int:

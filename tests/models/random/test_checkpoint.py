@@ -109,6 +109,18 @@ def test_small_shapes_have_real_images(name: str, tmp_path: Path) -> None:
     assert ids.count(token) == IMAGE_TOKENS[name]
 
 
+def test_idefics2_without_word_marks_has_the_ids_of_its_processor(tmp_path: Path) -> None:
+    write_checkpoint(list_architectures()["idefics2"], tmp_path, ["What is in this image?"])
+    family = open_family(ModelSpec(str(tmp_path)))
+    image = Image("photo", PIL.Image.effect_noise((640, 480), 80).convert("RGB"), "photo")
+    for words in ("What is in this image?", " What is this?", "<", ""):
+        prompt = (user(image, words),)
+        made = family.processor(
+            text=[family.render(prompt)], images=[[image.pixels]], add_special_tokens=False
+        )
+        assert list(family.encode(prompt, [image]).ids) == made["input_ids"][0]
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="known: tiny, small"):
         write_checkpoint("gpt", tmp_path, [])
