@@ -20,12 +20,12 @@ from .arms import ArmAnswer, Spent
 from .baseline import drop_bos, word_row
 
 SCRIPT = Path(__file__).with_name("vllm_script.py")
-CONTEXT_TOKENS = 4096
+CONTEXT_TOKENS = 16_384
 """What it reserves room for; a whole context of a real model would not fit into the memory of a small machine."""
 MOST_IMAGES = 9
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
 }
