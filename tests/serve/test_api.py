@@ -445,7 +445,7 @@ def test_a_signal_lets_the_work_in_hand_finish() -> None:
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(server.ask("/v1/requests", items)))
         thread.start()
-        wait_for(lambda: server.ask("/health")[1]["calls"] == 1, 60)
+        wait_for(lambda: "idefics_requests_total{" in server.ask("/metrics")[1], 60)
         server.process.terminate()
         refused: list[int] = []
         while server.process.poll() is None:
