@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 QUICK := tests/prompts tests/results tests/runner tests/images tests/models/hub/test_cache.py tests/models/memory \
 	tests/backends/daemon tests/engine/test_batching.py tests/engine/test_label_trie.py tests/serve/test_scheduler.py \
-	tests/test_architecture.py tests/test_config.py tests/test_jsonl.py tests/test_lru.py
+	tests/test_architecture.py tests/test_config.py tests/test_jsonl.py tests/test_lru.py --ignore=tests/images/test_fuzz.py
 .DEFAULT_GOAL := all
 
 .PHONY: all help demo test quick test-browser test-buckets test-cluster soak check golden accuracy shapes bench bench-gpu clean
