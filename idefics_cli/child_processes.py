@@ -1,7 +1,7 @@
 """Child processes for work that cannot be stopped in a thread, or that would block all other threads.
 
-They are kept for the next message and end by themselves after some idle time, or with their parent. Knows
-messages of JSON and bytes, not their meaning.
+They are kept for the next message and end by themselves after some idle time, or with their parent. Knows messages of
+JSON and bytes, not their meaning.
 """
 
 from __future__ import annotations

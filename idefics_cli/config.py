@@ -1,8 +1,7 @@
 """Where settings are, and which checkpoints have a short name.
 
-Finds the packaged `configs/` and the user's own folder, reads YAML with one-line errors, and resolves the
-name of a model to a folder or hub id. Knows no templates, no options and nothing of the inside of a
-checkpoint.
+Finds the packaged `configs/` and the user's own folder, reads YAML with one-line errors, and resolves the name of a
+model to a folder or hub id. Knows no templates, no options and nothing of the inside of a checkpoint.
 """
 
 from __future__ import annotations

@@ -213,9 +213,7 @@ class InternalError(ItemError):
 
 
 def is_of_item(error: BaseException) -> bool:
-    """Whether the error fails one item and not the run, as an interrupt, a closed pipe or a broken model
-    does.
-    """
+    """Whether the error fails one item and not the run, as an interrupt, a closed pipe or a broken model does."""
     if isinstance(error, IdeficsError):
         return isinstance(error, ItemError)
     # A panic in a library written in Rust is no Exception.

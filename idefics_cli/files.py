@@ -1,5 +1,4 @@
-"""Reads files up to a size, and writes them whole or not at all: beside their place first, never through a
-link.
+"""Reads files up to a size, and writes them whole or not at all: beside their place first, never through a link.
 
 Knows bytes and paths, not what is in a file. Failures are OSErrors.
 """
@@ -69,9 +68,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 class Draft:
-    """A file beside the place that it is to take. Its name is short and cannot be guessed; `file` is its
-    descriptor.
-    """
+    """A file beside the place that it is to take. Its name is short and cannot be guessed; `file` is its descriptor."""
 
     def __init__(self, path: Path, flags: int = 0) -> None:
         self._target = path

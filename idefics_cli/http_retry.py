@@ -44,9 +44,7 @@ class Transient(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and after which pauses, which double. A server that asks for a longer pause is not asked
-    again.
-    """
+    """How often and after which pauses, which double. A server that asks for a longer pause is not asked again."""
 
     attempts: int
     backoff_seconds: float

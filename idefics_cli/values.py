@@ -1,7 +1,7 @@
 """The values that all layers use: prompts, requests, answers.
 
-Frozen, without I/O. Nothing here knows a model, a file or a terminal; an image is a *source* (where it is)
-until `images.decode` turns it into an `Image`.
+Frozen, without I/O. Nothing here knows a model, a file or a terminal; an image is a *source* (where it is) until
+`images.decode` turns it into an `Image`.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class AnswerFormat:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How sure a model is, in nats: log-probability of its tokens, mean and least; the margin of a label over
-    the second.
+    """How sure a model is, in nats: log-probability of its tokens, mean and least; the margin of a label over the
+    second.
     """
 
     mean_logprob: float | None = None
@@ -305,8 +305,7 @@ class AnswerWarning:
 class Answer:
     """A backend's answer to one request. `scores` come best first and only for requests with choices.
 
-    `text` is the continuation as generated, leading space kept; `full_text` has the prompt before it, markers
-    removed.
+    `text` is the continuation as generated, leading space kept; `full_text` has the prompt before it, markers removed.
     """
 
     text: str

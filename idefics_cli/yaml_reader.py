@@ -1,7 +1,7 @@
 """YAML from users, as plain values: bounded in depth and in nodes before anything is built.
 
-One document of texts, numbers, lists and mappings whose keys are unique texts. An alias counts as everything
-it stands for, and `1:30` is a text, not a number in base 60. Knows no files.
+One document of texts, numbers, lists and mappings whose keys are unique texts. An alias counts as everything it stands
+for, and `1:30` is a text, not a number in base 60. Knows no files.
 """
 
 from __future__ import annotations

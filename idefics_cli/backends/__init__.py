@@ -1,7 +1,7 @@
 """The only seam between commands and models: a backend answers requests.
 
-`open_backend` is the only way to one. A backend is imported when one of its kind is first opened, so that
-nothing pays for torch before a model is needed here.
+`open_backend` is the only way to one. A backend is imported when one of its kind is first opened, so that nothing pays
+for torch before a model is needed here.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def open_backend(
 
 
 def open_as(opening: Opening) -> Backend:
-    """The backend that an opening describes. It stays open for the next call; another opening closes it, as
-    memory holds one model.
+    """The backend that an opening describes. It stays open for the next call; another opening closes it, as memory
+    holds one model.
     """
     kind = pick_backend(has_servers=bool(opening.spec.servers), workers=opening.workers)
     key = opening.spec, opening.workers

@@ -96,9 +96,7 @@ class StreamingBackend(Backend, Protocol):
     """A backend whose requests are prepared ahead of it and whose answers come as they end."""
 
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
-        """Everything that can be done before the model has a request. Safe from many threads. Raises
-        ItemError.
-        """
+        """Everything that can be done before the model has a request. Safe from many threads. Raises ItemError."""
         ...
 
     def answer_prepared(

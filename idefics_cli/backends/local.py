@@ -106,9 +106,7 @@ class LocalBackend:
         self._family.check_style(style)
 
     def measure(self) -> Counter[str]:
-        """The bytes that are kept, and how often they were used: see `Engine.measure`. All 0 before a model
-        is loaded.
-        """
+        """The bytes that are kept, and how often they were used: see `Engine.measure`. All 0 before loading."""
         counts = Counter(self._engine.measure() if self._engine is not None else {})
         if isinstance(self._family, PlaceholderFamily):
             counts["cache_bytes"] += self._family.pixel_bytes
@@ -153,8 +151,8 @@ class LocalBackend:
     ) -> list[Answer | ItemError]:
         """Answer each request, in order; a request that cannot be answered gets its error in place.
 
-        Each request may have a listener; `on_text` is for a single one. Raises ModelError when the first ones
-        all have logits that are not finite.
+        Each request may have a listener; `on_text` is for a single one. Raises ModelError when the first ones all have
+        logits that are not finite.
         """
         if on_text is not None:
             assert len(requests) == 1, "only a single request can be streamed"

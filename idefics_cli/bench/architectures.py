@@ -1,5 +1,4 @@
-"""The table of the architectures: many questions and many labels, by the guide's loop and by this program in
-turn.
+"""The table of the architectures: many questions and many labels, by the guide's loop and by this program in turn.
 
 Pure. Ratios are of wall time and of processor time, as other programs may run meanwhile.
 """

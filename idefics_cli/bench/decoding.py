@@ -1,8 +1,7 @@
-"""How fast answers are generated, alone and in a batch, and which share of the machine's copy rate that
-reaches.
+"""How fast answers are generated, alone and in a batch, and which share of the machine's copy rate that reaches.
 
-A decoding step reads the weights once, however many rows it has; those bytes a second are compared with the
-copy rate. Keys and values are left out, so the real share is a little higher.
+A decoding step reads the weights once, however many rows it has; those bytes a second are compared with the copy rate.
+Keys and values are left out, so the real share is a little higher.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ HEADINGS = ("batch", "first token", "tokens/s", "of the copy rate", "peak MB")
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """For a number of requests at a time: seconds until all have their first token, and tokens a second of
-    all together.
+    """For a number of requests at a time: seconds until all have their first token, and tokens a second of all
+    together.
     """
 
     batch_size: int

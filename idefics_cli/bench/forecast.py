@@ -1,8 +1,8 @@
-"""How long a large run will take, and what limits it: the rate of each step, of which the slowest is the rate
-of the run.
+"""How long a large run will take, and what limits it: the rate of each step, of which the slowest is the rate of the
+run.
 
-Arithmetic on measured rates and published figures of cards; reading and preparing images and writing rows are
-measured here.
+Arithmetic on measured rates and published figures of cards; reading and preparing images and writing rows are measured
+here.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class ImageTimes:
-    """The seconds of an image: to fetch it, and on one core to decode and prepare it; None if no image could
-    be read.
-    """
+    """The seconds of an image: to fetch it, and on one core to decode and prepare it; None if none could be read."""
 
     fetch_seconds: float | None
     prepare_seconds: float | None

@@ -1,7 +1,7 @@
 """One arm on one workload: seconds, peak memory and the answers.
 
-Each measurement runs in a process of its own if `run_in_child` runs it, so that neither a cache nor the
-memory of an earlier one counts.
+Each measurement runs in a process of its own if `run_in_child` runs it, so that neither a cache nor the memory of an
+earlier one counts.
 """
 
 # torch is typed in parts only.

@@ -1,8 +1,7 @@
 """How fast this machine multiplies and copies, and what share of that prefill and decoding reach.
 
-Prefill, vision included, is limited by arithmetic: its operations are counted and compared with the matrix
-rate. Decoding one request is limited by reading every weight once a token: those bytes are compared with the
-copy rate.
+Prefill, vision included, is limited by arithmetic: its operations are counted and compared with the matrix rate.
+Decoding one request is limited by reading every weight once a token: those bytes are compared with the copy rate.
 """
 
 # torch and transformers are typed in parts only.

@@ -42,9 +42,7 @@ class Runs(Protocol):
 
 
 def run_in_child(work: Callable[[ArmJob], T], job: ArmJob) -> T:
-    """Run a function in a fresh process. If the system kills it, as it does without memory, raises
-    AnswerError.
-    """
+    """Run a function in a fresh process. If the system kills it, as it does without memory, raises AnswerError."""
     start = _choose_start()
     context: Any = multiprocessing.get_context(start)
     receiver, sender = context.Pipe(duplex=False)

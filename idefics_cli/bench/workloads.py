@@ -1,7 +1,7 @@
 """The workloads: what is asked, in how many requests, about which generated images.
 
-A workload is the same on every machine and in every arm. Another `seed` gives other images of the same kind,
-so that warming up leaves nothing useful in a cache.
+A workload is the same on every machine and in every arm. Another `seed` gives other images of the same kind, so that
+warming up leaves nothing useful in a cache.
 """
 
 from __future__ import annotations

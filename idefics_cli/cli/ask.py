@@ -186,8 +186,8 @@ def open_chosen(
     *,
     is_single: bool = True,
 ) -> Backend:
-    """A running server that has the model, disconnected when `held` is closed; else the backend of the spec,
-    with several workers if --workers or the number of items asks for them.
+    """A running server that has the model, disconnected when `held` is closed; else the backend of the spec, with
+    several workers if --workers or the number of items asks for them.
     """
     batch_size = settings.decoding.batch_size or DEFAULT_BATCH_SIZE
     if (open_one := open_with.get(None)) is not None:

@@ -1,6 +1,4 @@
-"""Lines of a batch that cannot be asked: reported before a model is loaded; if there are no others, none is
-loaded.
-"""
+"""Lines of a batch that cannot be asked: reported before a model is loaded; if there are no others, none is loaded."""
 
 from __future__ import annotations
 

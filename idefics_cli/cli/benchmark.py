@@ -1,5 +1,5 @@
-"""What `idefics eval NAME` does: asks a benchmark's items like a batch file, resumable, and compares the rows
-with the references and published values.
+"""What `idefics eval NAME` does: asks a benchmark's items like a batch file, resumable, and compares the rows with the
+references and published values.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ def with_options(
     only: Mapping[type[Panel], Collection[str]] | None = None,
     without: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these panels as its one parameter `settings`; of the panels in `only` just the named
-    options.
+    """Give a command these panels as its one parameter `settings`; of the panels in `only` just the named options.
 
     `without` names options that would have no effect in it.
     """

@@ -70,8 +70,7 @@ def start_server(
     *,
     may_join: bool = True,
 ) -> Search:
-    """Start `idefics serve` in the background and wait until it has loaded its model, or `may_join` a faster
-    one.
+    """Start `idefics serve` in the background and wait until it has loaded its model, or `may_join` a faster one.
 
     Raises UsageError if another one is running that may not be joined.
     """

@@ -1,7 +1,7 @@
 """How options are declared: a flag, its environment variable, its key in config.yaml, and its other effects.
 
-A panel is a frozen dataclass whose fields are options. Whatever needs options in general (a command's
-parameters, a server's arguments, what distinguishes runs) reads the panels instead of lists of names.
+A panel is a frozen dataclass whose fields are options. Whatever needs options in general (a command's parameters, a
+server's arguments, what distinguishes runs) reads the panels instead of lists of names.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def option(*names: str, help: str, panel: str, **settings: Any) -> Any:
 
 
 def action(*names: str, help: str, panel: str, **settings: Any) -> Any:
-    """A flag that makes the command do something else: not a setting, so neither the environment nor a file
-    has it.
-    """
+    """A flag that makes the command do something else: not a setting, so neither the environment nor a file has it."""
     return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel, **settings)
 
 

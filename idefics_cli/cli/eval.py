@@ -1,5 +1,4 @@
-"""What `idefics eval` does: measure, print the table or the JSON document, and exit with 1 below
---fail-under.
+"""What `idefics eval` does: measure, print the table or the JSON document, and exit with 1 below --fail-under.
 
 Imported when the command runs, never for `--help`.
 """

@@ -92,9 +92,7 @@ class ItemList:
 
 
 def list_work(images: Sequence[str], question: Question, settings: Settings) -> ItemList:
-    """The work of a task's command: each image with each question, images outermost; one item with
-    --together.
-    """
+    """The work of a task's command: each image with each question, images outermost; one item with --together."""
     template = choose_template(question, settings)
     options = settings.input
     _check_sources(images, template, options)

@@ -1,6 +1,4 @@
-"""Labels that are too many for a prompt: they are ranked with the template that names none, and a note says
-so.
-"""
+"""Labels that are too many for a prompt: they are ranked with the template that names none, and a note says so."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Replies as Markdown on a terminal, without broken words: a word wider than the screen is wrapped by the
-terminal itself, so that it is copied as one.
+"""Replies as Markdown on a terminal, without broken words: a word wider than the screen is wrapped by the terminal
+itself, so that it is copied as one.
 """
 
 from __future__ import annotations

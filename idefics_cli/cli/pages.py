@@ -23,8 +23,8 @@ _RANGE = re.compile(r"(\d{1,6})(-(\d{1,6})?)?", re.ASCII)
 def expand_pages(sources: Iterable[str], wanted: str | None, limits: Limits) -> Iterator[str]:
     """The sources, with each document's pages in its place. Raises UsageError for pages that do not exist.
 
-    The number of pages of a remote document is not known before it is fetched: it counts as its first page,
-    unless pages are named. A document that cannot be counted is its own row.
+    The number of pages of a remote document is not known before it is fetched: it counts as its first page, unless
+    pages are named. A document that cannot be counted is its own row.
     """
     ranges = parse_pages(wanted)
     for source in sources:

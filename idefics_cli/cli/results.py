@@ -125,8 +125,7 @@ class Sinks:
         return replace(item, key=first)
 
     def write(self, result: Result) -> None:
-        """Write one result to all outputs at once. The row is written first: a missing sidecar can be made
-        from it.
+        """Write one result to all outputs at once. The row is written first: a missing sidecar can be made from it.
 
         A failed row does not replace an unsure one, which is better.
         """
@@ -192,8 +191,7 @@ class Sinks:
 
 
 def check_sidecars(items: Iterable[Item], sidecars: Sidecars | None) -> Iterable[Item]:
-    """The items, each of which needs a sidecar of its own. Raises UsageError if one of the first does not
-    have it.
+    """The items, each of which needs a sidecar of its own. Raises UsageError if one of the first does not have it.
 
     The others are checked as they come: a long list is not waited for.
     """

@@ -26,9 +26,7 @@ if TYPE_CHECKING:  # commands import this file to declare themselves
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was set by flags, the environment or config.yaml. Options that the command does not take are
-    unset.
-    """
+    """What was set by flags, the environment or config.yaml. Options that the command does not take are unset."""
 
     model: ModelOptions
     workers: WorkerOptions

@@ -105,9 +105,7 @@ class Terminal:
 
 
 class LiveReply:
-    """A reply on the screen while it is generated. A finished paragraph is printed once, the current one is
-    redrawn.
-    """
+    """A reply on the screen while it is generated. A finished paragraph is printed once, the current one is redrawn."""
 
     def __init__(self, console: Console) -> None:
         self.text = ""

@@ -1,6 +1,4 @@
-"""The entry point of a worker process: settings are a line on standard input, an error is a line on standard
-error.
-"""
+"""The entry point of a worker process: settings are a line on standard input, an error is a line on standard error."""
 
 from __future__ import annotations
 

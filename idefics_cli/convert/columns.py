@@ -33,9 +33,7 @@ class TableColumn:
 
 
 def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a row by the names of their columns. Of scores, each label is a column with its
-    probability.
-    """
+    """The cells of a row by the names of their columns. Of scores, each label is a column with its probability."""
     cells: dict[str, Any] = {}
     for name, value in row.items():
         if name == "scores" and isinstance(value, list):

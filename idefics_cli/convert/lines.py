@@ -55,9 +55,7 @@ class JsonlTable:
 
 
 def neutralise(text: str) -> str:
-    """The text as a cell that no spreadsheet runs as a formula, without characters that end a text for some
-    readers.
-    """
+    """The text as a cell that no spreadsheet runs as a formula, without characters that end a text for some readers."""
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 

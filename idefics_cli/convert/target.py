@@ -1,6 +1,4 @@
-"""Where a table goes: a file or folder here, or objects in a bucket, which are written once the whole table
-is made.
-"""
+"""Where a table goes: a file or folder here, or objects in a bucket, which are written once the whole table is made."""
 
 from __future__ import annotations
 

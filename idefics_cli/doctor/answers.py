@@ -1,6 +1,4 @@
-"""Whether this machine computes correctly: the embedded checkpoint answers known questions, in each
-precision.
-"""
+"""Whether this machine computes correctly: the embedded checkpoint answers known questions, in each precision."""
 
 from __future__ import annotations
 

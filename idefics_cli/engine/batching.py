@@ -1,9 +1,9 @@
 """Which requests share a batch and which tokens they share: arithmetic on costs, without torch.
 
-A prompt is a row of units, each a group of tokens that must stay together; two units are equal only if their
-tokens and their image are equal. Rows sorted by units form a tree of common prefixes. For each node of the
-tree, the planner decides whether running its prefix once is cheaper than running it in every row. The unit of
-cost is one token through the model.
+A prompt is a row of units, each a group of tokens that must stay together; two units are equal only if their tokens and
+their image are equal. Rows sorted by units form a tree of common prefixes. For each node of the tree, the planner
+decides whether running its prefix once is cheaper than running it in every row. The unit of cost is one token through
+the model.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class PlannedRow:
 class BatchLimits:
     """The largest batch: a number of rows, holding a number of tokens.
 
-    `pass_tokens` is the fixed cost of a pass, in tokens; `window` is the sliding attention of the model, in
-    which padding after a prefix would count as distance.
+    `pass_tokens` is the fixed cost of a pass, in tokens; `window` is the sliding attention of the model, in which
+    padding after a prefix would count as distance.
     """
 
     rows: int
@@ -73,8 +73,8 @@ def plan(
 ) -> list[Batch]:
     """Batches of all rows, the most expensive first.
 
-    `cached` are prefixes that are already computed. `recent` are prompts of earlier calls: a prefix that a
-    row shares with one of them will be needed again, so its tokens are not charged to this call.
+    `cached` are prefixes that are already computed. `recent` are prompts of earlier calls: a prefix that a row shares
+    with one of them will be needed again, so its tokens are not charged to this call.
     """
     if not rows:
         return []
@@ -188,8 +188,8 @@ class _Planner:
         return min(flat, self._pack(pooled, base) + apart, key=lambda offer: offer.cost)
 
     def _pack(self, indices: Sequence[int], prefix: int) -> _Offer:
-        """Batches of rows with one key, the longest rows first, while they fit and padding costs less than
-        another batch.
+        """Batches of rows with one key, the longest rows first, while they fit and padding costs less than another
+        batch.
         """
         cost, batches = 0, []
         by_key: dict[Hashable, list[int]] = {}
@@ -233,8 +233,8 @@ class _Planner:
         return sum(row.beams for row in rows) * (length + max(row.steps + row.labels for row in rows))
 
     def sort(self, batches: Iterable[Batch]) -> list[Batch]:
-        """Batches, the most expensive first, so that memory runs out early or not at all; those of one prefix
-        stay together.
+        """Batches, the most expensive first, so that memory runs out early or not at all; those of one prefix stay
+        together.
         """
         by_cuts: dict[tuple[int, ...], list[Batch]] = {}
         weights = {batch: self._weigh(batch.rows) for batch in batches}

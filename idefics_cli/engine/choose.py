@@ -1,7 +1,7 @@
 """The next token of each row from its logits: the most likely one, or one drawn with the row's own seed.
 
-Each row chooses as if it were alone. `pick` runs on the device only; `choose` also handles penalties and
-grammars, which depend on what a row has written.
+Each row chooses as if it were alone. `pick` runs on the device only; `choose` also handles penalties and grammars,
+which depend on what a row has written.
 """
 
 # transformers is typed in parts only.

@@ -1,5 +1,4 @@
-"""The gated cross-attention of IDEFICS in a decoding step: keys and values of each slot's image, at fixed
-addresses.
+"""The gated cross-attention of IDEFICS in a decoding step: keys and values of each slot's image, at fixed addresses.
 
 An image is projected to keys and values once, when its row joins; a step only reads them.
 """

@@ -1,8 +1,8 @@
 """Answers generated a token at a time, all rows in one pass; a row that ends leaves, and another one joins.
 
-A step reads nothing back to the host: tokens are chosen on the device, and read after several steps. Tokens
-that a row generated after its end are dropped. This module knows neither plans nor memory limits. Other rows
-never change an answer.
+A step reads nothing back to the host: tokens are chosen on the device, and read after several steps. Tokens that a row
+generated after its end are dropped. This module knows neither plans nor memory limits. Other rows never change an
+answer.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class Decoder:
 
     @torch.inference_mode()
     def admit(self, works: Sequence[Continuation], prefix: Prefix) -> list[RunningRow]:
-        """Start answers after a prefix that their prompts share. Returns all of them; some may have ended
-        already.
-        """
+        """Start answers after a prefix that their prompts share. Returns all of them; some may have ended already."""
         if not self._is_open:
             self._open.enter_context(self._family.remembering(self._model))
             self._is_open = True
@@ -149,9 +147,7 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> list[RunningRow]:
-        """Generate a token for each row, or several if no listener waits. Returns the rows that end with
-        them.
-        """
+        """Generate a token for each row, or several if no listener waits. Returns the rows that end with them."""
         began = time.perf_counter()
         rows = self.rows
         if self._cache.count_slots(2 * len(rows)) <= self._cache.slots:

@@ -1,9 +1,8 @@
-"""One token for each row straight from a decoder's weights: few, large operators instead of the model's own
-forward.
+"""One token for each row straight from a decoder's weights: few, large operators instead of the model's own forward.
 
-Queries, keys and values are one product, gate and up projections another; rotary positions come from a table.
-A model that is not laid out like LLaMA, is spread over devices, or is quantized without a fast product here
-is run by its own forward.
+Queries, keys and values are one product, gate and up projections another; rotary positions come from a table. A model
+that is not laid out like LLaMA, is spread over devices, or is quantized without a fast product here is run by its own
+forward.
 """
 
 # torch is typed in parts only.

@@ -1,7 +1,6 @@
 """From generated ids to text: cut at stop strings, also while the text is still being generated.
 
-Knows no model. A text is decoded together with the end of its prompt, as some tokenizers drop a leading
-space.
+Knows no model. A text is decoded together with the end of its prompt, as some tokenizers drop a leading space.
 """
 
 from __future__ import annotations
@@ -38,9 +37,7 @@ class AnswerText:
         return self._find_stop(text) < len(text)
 
     def read_settled(self, new_ids: Sequence[int]) -> str:
-        """The part of the text that no later token can change: no half characters, no beginning of a stop
-        string.
-        """
+        """The part of the text that no later token can change: no half characters, no beginning of a stop string."""
         settled = len(new_ids)
         while settled and self._family.is_byte(new_ids[settled - 1]):
             settled -= 1

@@ -1,7 +1,7 @@
 """Several tokens of a row in one pass, where its format leaves one text: they are a draft, and the pass checks it.
 
-Each place is chosen as in any step. Tokens after one that was chosen otherwise are dropped, so an answer is the
-same as a token at a time, its log-probabilities as well.
+Each place is chosen as in any step. Tokens after one that was chosen otherwise are dropped, so an answer is the same as
+a token at a time, its log-probabilities as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The only way to the model: plans which requests run together, runs them, and keeps what others can reuse.
 
-A request here is an encoded prompt with a decoding or labels. Sharing, caching and packing never change an
-answer.
+A request here is an encoded prompt with a decoding or labels. Sharing, caching and packing never change an answer.
 """
 
 from __future__ import annotations
@@ -158,9 +157,7 @@ class Engine:
         self._graphs.clear()
 
     def measure(self) -> dict[str, int]:
-        """How often features of images and prefixes were found (hits) or not (misses), and the bytes that
-        they hold.
-        """
+        """How often features of images and prefixes were found (hits) or not (misses), and the bytes that they hold."""
         counts = {"cache_bytes": self._store.used_bytes, "device_bytes": 0}
         if self._model.device.type == "cuda":
             counts["device_bytes"] = torch.cuda.memory_allocated(self._model.device)

@@ -27,9 +27,9 @@ from .processors import ChosenNotes, Finite, HeardRows, KeptBeams, Likeliest, Ov
 class Generation:
     """One generated text; `new_tokens` counts the token that ended it, which is not in `ids`.
 
-    If not `is_finite`, its logits had NaN or infinity, and it is no answer. `logprobs` are of the new tokens,
-    the one that ended it included, before constraint and temperature; beams have none. The same holds for the
-    `likeliest` tokens at each place, if they were asked for.
+    If not `is_finite`, its logits had NaN or infinity, and it is no answer. `logprobs` are of the new tokens, the one
+    that ended it included, before constraint and temperature; beams have none. The same holds for the `likeliest`
+    tokens at each place, if they were asked for.
     """
 
     text: str
@@ -49,8 +49,8 @@ def is_sampled(decoding: Decoding) -> bool:
 class Continuation:
     """A prompt to continue, its listener, and its constraint.
 
-    With `cache_answer`, keys and values are kept for prompts that repeat the answer. Constrained beams are
-    not sampled: there may be fewer ways than beams.
+    With `cache_answer`, keys and values are kept for prompts that repeat the answer. Constrained beams are not sampled:
+    there may be fewer ways than beams.
     """
 
     encoded: Encoded
@@ -85,8 +85,7 @@ def generate(
     constrain: MakeConstraint | None = None,
     likeliest: int = 0,
 ) -> list[Generation]:
-    """Continue each prompt from its model inputs. A row may have a listener, which gets its text and can end
-    it.
+    """Continue each prompt from its model inputs. A row may have a listener, which gets its text and can end it.
 
     A constrained prompt is a batch of one row.
     """

@@ -1,7 +1,7 @@
 """Grammars over a checkpoint's tokens: which token may come next in an answer of a format.
 
-llguidance computes the masks (https://github.com/guidance-ai/llguidance), in a thread while the model runs.
-Its torch kernels are not used: they would need a C++ compiler.
+llguidance computes the masks (https://github.com/guidance-ai/llguidance), in a thread while the model runs. Its torch
+kernels are not used: they would need a C++ compiler.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A key-value cache with room to grow: a decoding step writes its token and copies nothing else.
 
-The cache of transformers is copied whole for every token, which costs as much as the model when a shared
-prefix is long.
+The cache of transformers is copied whole for every token, which costs as much as the model when a shared prefix is
+long.
 """
 
 # transformers is typed in parts only.

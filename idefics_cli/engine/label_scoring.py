@@ -1,7 +1,7 @@
 """Ranking labels by likelihood: the log-probability of each label's tokens and its terminator, summed.
 
-All labels of a prompt run in one row after it. Each attends to the prompt and itself only, so packing never
-changes a score. Equal labels get equal scores.
+All labels of a prompt run in one row after it. Each attends to the prompt and itself only, so packing never changes a
+score. Equal labels get equal scores.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ def score_packed(
 
 
 def _read_edges(last: Tensor, logits: Tensor, row: PackedRow) -> list[list[float]]:
-    """The log-probability of each edge of a row, for each prompt. `last` are the logits of the prompts' last
-    tokens.
-    """
+    """The log-probability of each edge of a row, for each prompt. `last` are the logits of the prompts' last tokens."""
     places = torch.tensor([place for place, _ in row.edges], device=logits.device)
     tokens = torch.tensor([token for _, token in row.edges], device=logits.device)
     found = torch.empty(len(last), len(row.edges), device=logits.device)
@@ -155,8 +153,8 @@ def _show(
 
 @lru_cache(maxsize=32)
 def _show_ancestors(row: PackedRow) -> Tensor:
-    """Which tokens of a row are ancestors of which; a token is its own ancestor. Cached, as labels repeat
-    with every image.
+    """Which tokens of a row are ancestors of which; a token is its own ancestor. Cached, as labels repeat with every
+    image.
     """
     above = torch.eye(len(row.tokens), dtype=torch.bool)
     for place, parent in enumerate(row.parents):

@@ -1,8 +1,8 @@
-"""The matrices of a decoding step, in the form whose product with few rows is fastest: joined, and laid out
-for the CPU.
+"""The matrices of a decoding step, in the form whose product with few rows is fastest: joined, and laid out for the
+CPU.
 
-A CPU with enough memory keeps a second copy in the layout of its own kernels. Matrices of eight bits stay as
-they are: a product with few rows reads half the bytes.
+A CPU with enough memory keeps a second copy in the layout of its own kernels. Matrices of eight bits stay as they are:
+a product with few rows reads half the bytes.
 """
 
 # torch is typed in parts only.

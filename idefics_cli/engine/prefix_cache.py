@@ -1,7 +1,7 @@
 """Prefixes run once: keys and values of what several prompts begin with, computed for one row and kept.
 
-A prefix is identified by its units, so prompts with other images never share one. A prefix can be cut from a
-longer one, and a longer one continues it.
+A prefix is identified by its units, so prompts with other images never share one. A prefix can be cut from a longer
+one, and a longer one continues it.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class Prefixes:
         self.hits = self.misses = 0
 
     def list_kept(self, prompts: Sequence[PrefixUnits]) -> list[PrefixUnits]:
-        """Kept prefixes that these prompts may use: those they begin with, and the latest, for their
-        beginnings.
-        """
+        """Kept prefixes that these prompts may use: those they begin with, and the latest, for their beginnings."""
         kept = [units for kind, units in self._store.list_keys() if kind == "prefix"]
         former, latest = kept[:-LATEST], kept[-LATEST:]
         return latest + [units for units in former if any(_begins(prompt, units) for prompt in prompts)]

@@ -1,8 +1,8 @@
 """Keys and values of rows that come and go: each in a slot, all ending at one shared position.
 
-A row joins right-aligned, after hidden columns only, and leaves its slot to the next one. With one shared
-position a decoding step is the same few operations for all rows. A step sees the beginning of longer buffers,
-a bucket of columns at a time, so that shapes and addresses stay fixed.
+A row joins right-aligned, after hidden columns only, and leaves its slot to the next one. With one shared position a
+decoding step is the same few operations for all rows. A step sees the beginning of longer buffers, a bucket of columns
+at a time, so that shapes and addresses stay fixed.
 """
 
 # transformers is typed in parts only.
@@ -94,9 +94,7 @@ class SlotCache:
         return slots
 
     def leave(self, slot: int, *, is_finite: bool = True) -> None:
-        """Free a slot. What it held is hidden; values that are not finite are cleared, as hidden NaN is still
-        NaN.
-        """
+        """Free a slot. What it held is hidden; values that are not finite are cleared, as hidden NaN is still NaN."""
         self._lengths[slot] = self._skipped[slot] = 0
         if not is_finite:
             for keys, values in self._held:
@@ -149,9 +147,8 @@ class SlotCache:
             self._draw()
 
     def extend(self, cache: Cache, counts: Mapping[int, int], past: int) -> None:
-        """Add so many tokens to slots from the rows of a cache, which has them after `past` columns of theirs.
-        There must be room: what a slot held moves to the left, so that all still end at one position. Allocates
-        nothing.
+        """Add so many tokens to slots from the rows of a cache, which has them after `past` columns of theirs. There
+        must be room: what a slot held moves to the left, so that all still end at one position. Allocates nothing.
         """
         for pair, new_pair in zip(self._held, list_layers(cache), strict=True):
             for tensor, new in zip(pair, new_pair, strict=True):

@@ -1,8 +1,7 @@
-"""What a decoding step reads and changes besides keys and values: tokens, positions and the mask, one row a
-slot.
+"""What a decoding step reads and changes besides keys and values: tokens, positions and the mask, one row a slot.
 
-All of it is on the device at fixed addresses, so that a step reads nothing back to the host and can be
-recorded. The host keeps count of the same values, and writes them again when rows come, go or move.
+All of it is on the device at fixed addresses, so that a step reads nothing back to the host and can be recorded. The
+host keeps count of the same values, and writes them again when rows come, go or move.
 """
 
 # torch is typed in parts only.
@@ -41,9 +40,7 @@ class SlotState:
         """What is added to attention, by the kind of layers; `mask` is the first."""
 
     def draw(self, lengths: Sequence[int], skipped: Sequence[int], position: int, columns: int) -> None:
-        """Write the mask and positions of slots with so many tokens, 0 for a free one, which all end at a
-        column.
-        """
+        """Write the mask and positions of slots with so many tokens, 0 for a free one, which all end at a column."""
         slots = len(lengths)
         kinds, rows, _, _, most = self._masks.shape
         if slots > rows or columns > most:

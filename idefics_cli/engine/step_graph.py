@@ -1,7 +1,7 @@
 """Decoding steps recorded once and replayed as CUDA graphs, so that a GPU waits for no launches from Python.
 
-A recording is valid for one shape and one set of addresses. On other devices, and where recording fails,
-steps run eagerly.
+A recording is valid for one shape and one set of addresses. On other devices, and where recording fails, steps run
+eagerly.
 """
 
 # torch is typed in parts only.
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 class StepGraphs:
     """A step is a function without arguments that reads and writes tensors at fixed addresses.
 
-    The first step with a key runs eagerly, which also prepares what is made at first use; from the second on
-    it is replayed. The result of a replayed step is overwritten by the next.
+    The first step with a key runs eagerly, which also prepares what is made at first use; from the second on it is
+    replayed. The result of a replayed step is overwritten by the next.
     """
 
     def __init__(self, device: torch.device) -> None:

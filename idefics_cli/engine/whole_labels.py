@@ -1,8 +1,7 @@
-"""Labels of architectures whose prompts are not split: the prompt runs once, and all labels continue from its
-cache.
+"""Labels of architectures whose prompts are not split: the prompt runs once, and all labels continue from its cache.
 
-Whether an architecture continues from its cache correctly is checked with its first labels; if not, they run
-as whole rows, together or one by one.
+Whether an architecture continues from its cache correctly is checked with its first labels; if not, they run as whole
+rows, together or one by one.
 """
 
 # transformers is typed in parts only.
@@ -57,9 +56,7 @@ class WholeLabels:
         return [known[row.ids] for row in ranking.rows]
 
     def _find_strides(self, rows: Sequence[Encoded], start: int) -> tuple[int, ...]:
-        """The ways to continue that change no score: all tokens of a label at once, or one at a time as
-        answers do.
-        """
+        """The ways to continue that change no score: all tokens of a label at once, or one at a time as answers do."""
         longest = sorted(rows, key=lambda row: len(row.ids))[-2:]
         alone = [self._run_row([row], start)[0] for row in longest]
         return tuple(stride for stride in (_ALL, 1) if self._looks_alike(longest, start, stride, alone))

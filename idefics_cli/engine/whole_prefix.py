@@ -1,7 +1,7 @@
 """Prompts of architectures that are not split, about the same images: what they begin with is computed once.
 
-The rows continue from copies of its cache, with no padding, as not every state can skip it: as many tokens as every
-row has in one pass, then one token of each row at a time; a row whose prompt has ended generates meanwhile.
+The rows continue from copies of its cache, with no padding, as not every state can skip it: as many tokens as every row
+has in one pass, then one token of each row at a time; a row whose prompt has ended generates meanwhile.
 """
 
 # transformers is typed in parts only.

@@ -87,8 +87,7 @@ def count_edits(one: str, other: str) -> int:
 
 
 def measure_fields(cases: Sequence[Case]) -> Measured:
-    """Accuracy by field of `data`: the share of the reference's fields that are equal; its details are by
-    field.
+    """Accuracy by field of `data`: the share of the reference's fields that are equal; its details are by field.
 
     Fields within fields have names with dots; lists are compared as a whole.
     """

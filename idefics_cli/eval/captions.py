@@ -21,8 +21,7 @@ ROUGE_BETA = 1.2
 def measure_cider(cases: Sequence[Case]) -> Measured:
     """CIDEr-D (arXiv 1411.5726; `cider_scorer.py` of coco-caption) with a Python likeness of PTB words.
 
-    The rarity of an n-gram is computed from the references of these cases, so values of different sets do not
-    compare.
+    The rarity of an n-gram is computed from the references of these cases, so values of different sets do not compare.
     """
     if len(cases) < 2:
         raise UsageError(
@@ -51,8 +50,8 @@ def score_cider(captions: CaptionSet, grams: Sequence[SizedGrams]) -> Floats:
 
 
 def _compare_weights(captions: CaptionSet, sized: SizedGrams) -> Floats:
-    """The cosine of each reference with the caption; n-grams are weighted by rarity, and none counts more
-    often than in the reference.
+    """The cosine of each reference with the caption; n-grams are weighted by rarity, and none counts more often than in
+    the reference.
     """
     said, references = sized.said, sized.references
     # Sorted by hand: np.unique without counts goes by a hash table, twenty times slower here (NumPy 2.4).
@@ -81,9 +80,7 @@ def measure_bleu(cases: Sequence[Case]) -> Measured:
 
 
 def _count_matches(captions: CaptionSet, sized: SizedGrams) -> Floats:
-    """The n-grams of each caption that a reference has too, each at most as often as in the reference that
-    has it most.
-    """
+    """The n-grams that a caption shares with its references, each at most as often as one of them has it."""
     said, is_said = sized.said, sized.same >= 0
     most = np.zeros(len(said.count), np.int64)
     np.maximum.at(most, sized.same[is_said], sized.references.count[is_said])

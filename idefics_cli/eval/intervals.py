@@ -74,8 +74,8 @@ def compare(first: Measured, other: Measured, first_drawn: Floats, other_drawn: 
 
 
 def run_mcnemar(better: int, worse: int) -> float:
-    """The probability of a split at least as uneven of the cases that only one of two got right, if both were
-    equally likely.
+    """The probability of a split at least as uneven of the cases that only one of two got right, if both were equally
+    likely.
     """
     count = better + worse
     if better == worse:

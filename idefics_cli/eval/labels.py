@@ -133,8 +133,8 @@ def _measure_rankings(cases: Sequence[Case], positive: str | None, rank: Any) ->
 
 
 def measure_calibration(cases: Sequence[Case]) -> Measured:
-    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599): the difference between probability and
-    accuracy in 15 equal bins. Failed rows, which have no probability, are left out.
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599): the difference between probability and accuracy
+    in 15 equal bins. Failed rows, which have no probability, are left out.
     """
     sure = np.array([case.probability for case in cases])
     is_known = ~np.isnan(sure)
@@ -171,8 +171,8 @@ def _label(case: Case) -> str:
 
 
 def _code(cases: Sequence[Case]) -> tuple[list[str], Codes, Codes]:
-    """The names of the classes, and the numbers of the references and of the answers; an answer that is no
-    class is the last.
+    """The names of the classes, and the numbers of the references and of the answers; an answer that is no class is the
+    last.
 
     If several answers are right, the reference is the given answer if right, else the first.
     """

@@ -32,8 +32,8 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that was measured. `worst` are the lowest scores of the first file, by its first metric with
-    single cases.
+    """Everything that was measured. `worst` are the lowest scores of the first file, by its first metric with single
+    cases.
     """
 
     findings: Sequence[Scored]

@@ -41,8 +41,8 @@ class Fitted:
 
 
 def fit_temperature(cases: Sequence[Case]) -> Fitted:
-    """The temperature with the highest likelihood of the right labels (Guo et al. 2017, arXiv 1706.04599).
-    Raises UsageError.
+    """The temperature with the highest likelihood of the right labels (Guo et al. 2017, arXiv 1706.04599). Raises
+    UsageError.
     """
     logprobs, right = _read_rankings(cases)
     count = len(right)

@@ -63,9 +63,8 @@ def normalise_vqa(answer: str) -> str:
 def split_words(caption: str) -> list[str]:
     """The words of a caption in lower case, without punctuation.
 
-    A Python likeness of the Penn Treebank tokeniser that coco-caption runs in Java (`ptbtokenizer.py`, which
-    drops the same marks): contractions are split, hyphens stay. Unusual captions may be split differently
-    there.
+    A Python likeness of the Penn Treebank tokeniser that coco-caption runs in Java (`ptbtokenizer.py`, which drops the
+    same marks): contractions are split, hyphens stay. Unusual captions may be split differently there.
     """
     text = caption.lower()
     bare = text.rstrip(" .")

@@ -1,7 +1,7 @@
 """The only decoder: bytes or a file in, upright RGB pixels and their digest out.
 
-What a conversion dropped or changed is in `Image.warnings`; what cannot be decoded is a SourceError. Knows
-neither where bytes come from nor what a model wants.
+What a conversion dropped or changed is in `Image.warnings`; what cannot be decoded is a SourceError. Knows neither
+where bytes come from nor what a model wants.
 """
 
 from __future__ import annotations
@@ -133,8 +133,7 @@ def _draw_page(
 def _digest(content: Content | None, limits: Limits, pixels: PIL.Image.Image) -> str:
     """A digest of the pixels: of the bytes they were decoded from, or of the pixels themselves.
 
-    Equal digests mean equal pixels, so it includes every option that changes pixels; the reverse does not
-    hold.
+    Equal digests mean equal pixels, so it includes every option that changes pixels; the reverse does not hold.
     """
     width, height = pixels.size
     if content is not None and content.size <= width * height * 3:

@@ -1,8 +1,6 @@
-"""Pages of PDF documents, rendered by pypdfium2 in a process of its own: a page may be a program that never
-ends.
+"""Pages of PDF documents, rendered by pypdfium2 in a process of its own: a page may be a program that never ends.
 
-The process is limited in time and memory like that of any decoder, and the size of a page before it is
-rendered.
+The process is limited in time and memory like that of any decoder, and the size of a page before it is rendered.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Response bodies that are compressed although that was not asked for: gzip, deflate, brotli and zstd,
-bounded.
-"""
+"""Response bodies that are compressed although that was not asked for: gzip, deflate, brotli and zstd, bounded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Decoding in a child process, for what cannot be interrupted in a thread; the process is killed after its
-time.
-"""
+"""Decoding in a child process, for what cannot be interrupted in a thread; the process is killed after its time."""
 
 from __future__ import annotations
 

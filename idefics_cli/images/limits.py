@@ -11,8 +11,7 @@ from ..errors import SourceError
 class Limits:
     """The limits of reading a source; each applies to a single source.
 
-    `max_bytes` limits what is read from URLs and standard input. Local files are limited by `max_pixels`
-    alone.
+    `max_bytes` limits what is read from URLs and standard input. Local files are limited by `max_pixels` alone.
     """
 
     max_pixels: int = 178_956_970

@@ -11,11 +11,10 @@ from .names import parse_scheme
 
 
 def read_names(stream: IO[bytes], *, is_null_separated: bool) -> Iterator[str]:
-    """The names in a list, in order. In a list of lines, blank ones and comments are skipped; a name may
-    begin with `#`.
+    """The names in a list, in order. In a list of lines, blank ones and comments are skipped; a name may begin with
+    `#`.
 
-    Names are not changed: nothing is stripped, and "-" is a file with that name. A URL has no spaces around
-    it.
+    Names are not changed: nothing is stripped, and "-" is a file with that name. A URL has no spaces around it.
     """
     if is_null_separated:
         names = _split_at_null(stream)

@@ -1,6 +1,4 @@
-"""Sources inside a file, such as `data.parquet#17`: the row of a table, the member of a shard, the page of a
-document.
-"""
+"""Sources inside a file, such as `data.parquet#17`: a row of a table, a member of a shard, a page of a document."""
 
 from __future__ import annotations
 

@@ -206,8 +206,7 @@ def _is_unfilled(content: bytes | None) -> bool:
 def _load_without_end(reading: Reading) -> PIL.Image.Image | None:
     """A JPEG in which only the end marker is missing; None if more is missing.
 
-    A decoder would fill in missing data from any bytes that follow: two different ones then give two
-    different images.
+    A decoder would fill in missing data from any bytes that follow: two different ones then give two different images.
     """
     content = reading.opened.content
     if content is None:

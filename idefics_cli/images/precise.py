@@ -1,7 +1,7 @@
 """Files that Pillow decodes wrongly or not at all, decoded by tifffile and imagecodecs (the extra `formats`).
 
-Arrays of any depth become Pillow images of 8 bits a channel, or of one deep channel. Without the extra a file
-is refused by name.
+Arrays of any depth become Pillow images of 8 bits a channel, or of one deep channel. Without the extra a file is
+refused by name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Buckets, the hub and archives, through fsspec: s3, gs, az, hf, zip. Limits and retries are those of URLs.
 
-Drivers are extras, imported when a source needs one. Only they see credentials, and their messages are shown
-without what may be a secret.
+Drivers are extras, imported when a source needs one. Only they see credentials, and their messages are shown without
+what may be a secret.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def read_remote(url: str, limits: Limits, deadline: Deadline | None = None) -> b
 
 
 def expand_remote(url: str, *, recursive: bool, skipped: Counter[str]) -> Iterator[str]:
-    """The images of a URL: itself, the matches of its pattern, or those in its folder. A failure is its own
-    row.
-    """
+    """The images of a URL: itself, the matches of its pattern, or those in its folder. A failure is its own row."""
     first = url.partition("::")[0]
     try:
         if any(mark in first for mark in "*?["):

@@ -42,10 +42,10 @@ def expand(
 ) -> Iterator[str]:
     """The sources of arguments: folders and patterns become files, in byte order of names.
 
-    Files, URLs of the web, "-" and missing files pass through: errors are reported when they are loaded. A
-    pattern matches what a shell would match, so `**` means `*`; without `patterns` names are only names. With
-    `documents`, documents in folders are taken too. Everything else in a folder is counted in `skipped`:
-    subfolders as "", files by their suffix.
+    Files, URLs of the web, "-" and missing files pass through: errors are reported when they are loaded. A pattern
+    matches what a shell would match, so `**` means `*`; without `patterns` names are only names. With `documents`,
+    documents in folders are taken too. Everything else in a folder is counted in `skipped`: subfolders as "", files by
+    their suffix.
     """
     if skipped is None:
         skipped = Counter()

@@ -1,5 +1,4 @@
-"""Which device each weight goes to: one device if it has room for all, otherwise all devices, CPU memory
-last.
+"""Which device each weight goes to: one device if it has room for all, otherwise all devices, CPU memory last.
 
 Only decides; `from_pretrained` and accelerate move the weights. Bytes are estimated on the meta device.
 """
@@ -37,9 +36,7 @@ GB = 1e9
 
 
 def place(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The options of `from_pretrained` that say where each weight goes; none for a model that is wholly on
-    the CPU.
-    """
+    """The options of `from_pretrained` that say where each weight goes; none for a model that is wholly on the CPU."""
     if spec.max_memory:
         return _spread(spec, family, dtype, _name_budgets(spec.max_memory, device))
     if device.type not in ("cuda", "xpu") or spec.device not in ("auto", device.type):

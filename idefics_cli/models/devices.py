@@ -175,9 +175,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def translated_device_errors() -> Iterator[None]:
-    """Raise ModelError for a device that fails for another reason than memory: the next request would fail
-    too.
-    """
+    """Raise ModelError for a device that fails for another reason than memory: the next request would fail too."""
     try:
         yield
     except torch.AcceleratorError as error:

@@ -1,5 +1,5 @@
-"""Checks of a checkpoint's files before anything is built from them: inside the folder, bounded in size, and
-what they claim to be.
+"""Checks of a checkpoint's files before anything is built from them: inside the folder, bounded in size, and what they
+claim to be.
 
 Only reads, and needs no torch. Values of settings are checked in `settings_check`.
 """
@@ -88,9 +88,7 @@ def _check_place(folder: Path, path: Path) -> None:
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A file of settings as an object. Its items are counted before it is parsed: a small text may make many
-    objects.
-    """
+    """A file of settings as an object. Its items are counted before it is parsed: small texts may be many objects."""
     most = MAX_TOKENIZER_BYTES if name in _LARGE else MAX_BYTES[".json"]
     try:
         data = read_file(folder / name, most)
@@ -144,9 +142,7 @@ def _check_weights(folder: Path, config: Mapping[str, Any], index: Any, files: l
 
 
 def _count_weights(folder: Path, name: str) -> tuple[int, int] | None:
-    """The tensors of a file and their elements, from its header; None if it is damaged, which loading
-    reports.
-    """
+    """The tensors of a file and their elements, from its header; None if it is damaged, which loading reports."""
     try:
         with (folder / name).open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))

@@ -26,8 +26,8 @@ def import_libraries() -> None:
 
 @contextmanager
 def _without_temporary_files() -> Iterator[None]:
-    """Let libraries start without a temporary folder: torch asks for one for kernels that are never compiled
-    here, dill to know where it is.
+    """Let libraries start without a temporary folder: torch asks for one for kernels that are never compiled here, dill
+    to know where it is.
     """
     try:
         tempfile.gettempdir()

@@ -1,7 +1,7 @@
 """Messages of other libraries: noise is dropped, a real warning is passed on, once and in one line.
 
-It goes to the log of this package, which the command line prints on standard error. With
-TRANSFORMERS_VERBOSITY set, messages of transformers are printed unchanged.
+It goes to the log of this package, which the command line prints on standard error. With TRANSFORMERS_VERBOSITY set,
+messages of transformers are printed unchanged.
 """
 
 # transformers is typed in parts only.

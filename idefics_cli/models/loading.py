@@ -1,7 +1,7 @@
 """From a spec to a processor, a family and weights.
 
-The only place that calls `from_pretrained`; `hub` knows where to load from, and turns exceptions into one
-line. Never remote code, never pickles, always the PIL image processors.
+The only place that calls `from_pretrained`; `hub` knows where to load from, and turns exceptions into one line. Never
+remote code, never pickles, always the PIL image processors.
 """
 
 # transformers is typed in parts only.
@@ -47,9 +47,7 @@ SETTINGS = (
 
 
 def load_processor(spec: ModelSpec) -> Any:
-    """The processor of a checkpoint: PIL images, left padding, the tokenizer with which the model was
-    trained.
-    """
+    """The processor of a checkpoint: PIL images, left padding, the tokenizer with which the model was trained."""
     config = load_config(spec)
     limit_templates()
     with translated(spec), without_prints():

@@ -1,7 +1,7 @@
 """Checks of a checkpoint's settings: numbers in the range of real models, objects where objects belong.
 
-A number outside its range means a damaged or hostile file; building a model from it could take all memory or
-never end. Plain values only; reads no files.
+A number outside its range means a damaged or hostile file; building a model from it could take all memory or never end.
+Plain values only; reads no files.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ _WIDEST = 10**12
 def check_config(
     config: Mapping[str, Any], where: str, *, tensors: int | None = None, weights: int | None = None
 ) -> None:
-    """Raise ModelError for a config that no model has; with the sizes of its files, also for more than they
-    hold.
-    """
+    """Raise ModelError for a config that no model has; with the sizes of its files, also for more than they hold."""
     for key, value in config.items():
         if key.endswith("_config") and not isinstance(value, dict | None):
             raise _refuse(where, key, "is not an object")

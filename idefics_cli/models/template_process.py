@@ -1,5 +1,4 @@
-"""The process in which chat templates are rendered: one line of JSON in, one line out, within a time and a
-memory.
+"""The process in which chat templates are rendered: one line of JSON in, one line out, within a time and a memory.
 
 Started by path from `chat_templates`. Imports only what renders of transformers, so no torch.
 """

@@ -1,8 +1,7 @@
-"""The tokenizer that `tokenizer.json` describes: transformers rebuilds some from their vocabulary, with
-differences.
+"""The tokenizer that `tokenizer.json` describes: transformers rebuilds some from their vocabulary, with differences.
 
-A rebuilt LLaMA tokenizer loses the space before a word after a marker, a rebuilt GPT-2 tokenizer the
-splitting of digits. Without such a file, a LLaMA tokenizer is built as it was when the models were trained.
+A rebuilt LLaMA tokenizer loses the space before a word after a marker, a rebuilt GPT-2 tokenizer the splitting of
+digits. Without such a file, a LLaMA tokenizer is built as it was when the models were trained.
 """
 
 from __future__ import annotations
@@ -55,9 +54,7 @@ def find_tokenizer_file(spec: ModelSpec) -> Path | None:
 
 
 def keep_word_boundaries(tokenizer: Any, spec: ModelSpec) -> Any:
-    """Keep the space of a word after an image, as IDEFICS and Idefics2 were trained; newer LLaMA code drops
-    it.
-    """
+    """Keep the space of a word after an image, as IDEFICS and Idefics2 were trained; newer LLaMA code drops it."""
     if find_tokenizer_file(spec) is None:
         tokenizer = _mark_words(tokenizer)
     if begins_words(tokenizer):

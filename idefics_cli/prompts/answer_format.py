@@ -1,7 +1,7 @@
 """The format of an answer: a JSON schema, a pattern, or one of several choices; parsed, checked, applied.
 
-A keyword that decoding does not enforce is refused by name before a model is loaded, so that nothing is
-silently ignored. llguidance enforces the format; jsonschema-rs validates the finished text.
+A keyword that decoding does not enforce is refused by name before a model is loaded, so that nothing is silently
+ignored. llguidance enforces the format; jsonschema-rs validates the finished text.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def parse_schema(words: str) -> AnswerFormat:
 
 
 def check_schema(schema: Any) -> AnswerFormat:
-    """A schema in the form that decoding takes. Raises UsageError if it is invalid or cannot be enforced
-    completely.
-    """
+    """A schema in the form that decoding takes. Raises UsageError if it is invalid or cannot be enforced completely."""
     if not isinstance(schema, dict):
         raise UsageError("a schema is a JSON object", hint='such as {"type": "object", "properties": {…}}')
     for place, keyword in _list_keywords(schema, "", 0):

@@ -64,8 +64,8 @@ def compose(
 ) -> Request:
     """Word one item. `decoding` holds what the user set; it wins over the template.
 
-    Raises UsageError for missing or unknown fields, all of them in one message, and for images without a
-    place in the template.
+    Raises UsageError for missing or unknown fields, all of them in one message, and for images without a place in the
+    template.
     """
     rendering = template.rendering(style)
     asked = item.fields  # a row does not repeat the schema of its run
@@ -168,8 +168,8 @@ def _complete_fields(template: Template, rendering: Rendering, item: Item) -> di
 def join_answer(before: str, answer: str) -> tuple[str, str]:
     """A text and the answer after it; the space between them is the answer's, as in tokens.
 
-    A prompt that ends in a space would end in a token after which no word stood in training. So what stands
-    before an answer in an example is what ends the query.
+    A prompt that ends in a space would end in a token after which no word stood in training. So what stands before an
+    answer in an example is what ends the query.
     """
     kept = before.rstrip(" ")
     if kept == before or kept.endswith("\n"):

@@ -1,5 +1,4 @@
-"""The lines of a batch file: from JSON to items, each with its own task, images, fields, examples and
-decoding.
+"""The lines of a batch file: from JSON to items, each with its own task, images, fields, examples and decoding.
 
 A line that cannot be asked becomes an item with a problem and never ends the run.
 """

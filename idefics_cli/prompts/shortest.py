@@ -1,6 +1,4 @@
-"""The shortest answer of a format, so that a limit that no answer can meet is refused before a model is
-loaded.
-"""
+"""The shortest answer of a format, so that a limit that no answer can meet is refused before a model is loaded."""
 
 from __future__ import annotations
 

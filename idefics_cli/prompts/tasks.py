@@ -77,9 +77,7 @@ def parse_scale(argument: str) -> Scale:
 
 
 def parse_labels(argument: str) -> tuple[str, ...]:
-    """Labels from `a,b,c`, or from `@file` with one a line. Raises UsageError for none, blank or repeated
-    ones.
-    """
+    """Labels from `a,b,c`, or from `@file` with one a line. Raises UsageError for none, blank or repeated ones."""
     if argument.startswith("@"):
         path = Path(argument[1:])
         try:

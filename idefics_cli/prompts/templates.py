@@ -1,7 +1,7 @@
 """Templates: YAML wording for a task, read strictly.
 
-Data, never code: `$name` is substituted once, so text of a user is never expanded again. A template may have
-two renderings: `completion` for base checkpoints, which continue a document, and `chat` for instruct ones.
+Data, never code: `$name` is substituted once, so text of a user is never expanded again. A template may have two
+renderings: `completion` for base checkpoints, which continue a document, and `chat` for instruct ones.
 """
 
 from __future__ import annotations

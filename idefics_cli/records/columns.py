@@ -15,9 +15,7 @@ IMAGE_NAMES = (
 
 
 def choose_image(name: str, wanted: CellChoice, columns: Sequence[str], likely: Collection[str] = ()) -> str:
-    """The column of images: the given one, one that is `likely` by its type, or one by its name. Raises
-    UsageError.
-    """
+    """The column of images: the given one, one that is `likely` by its type, or one by its name. Raises UsageError."""
     if wanted.image is not None:
         check_columns(name, (wanted.image,), columns)
         return wanted.image

@@ -19,9 +19,7 @@ _DELIMITERS = "\t;,"
 
 
 class CsvReader:
-    """The first line names the columns. The separator is whichever of comma, semicolon and tab it has most
-    of.
-    """
+    """The first line names the columns. The separator is whichever of comma, semicolon and tab it has most of."""
 
     def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted

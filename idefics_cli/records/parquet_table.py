@@ -1,7 +1,7 @@
 """Parquet: small columns in batches of rows, images only when they are used.
 
-The column of a condition is read first: row groups without a match are skipped with their images. The
-statistics in a file are not trusted.
+The column of a condition is read first: row groups without a match are skipped with their images. The statistics in a
+file are not trusted.
 """
 
 from __future__ import annotations

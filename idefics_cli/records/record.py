@@ -11,9 +11,7 @@ from .where import Condition
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The cells that were asked for. `place` counts all records of its table from 1, also those that were
-    skipped.
-    """
+    """The cells that were asked for. `place` counts all records of its table from 1, also those that were skipped."""
 
     name: str
     """What a message calls it, and its image where that has no name: `data.parquet#17`."""
@@ -47,9 +45,7 @@ class RecordTable(Protocol):
         """Open it. Raises UsageError for what cannot be read or lacks a column."""
 
     def count_groups(self) -> list[int]:
-        """The number of records in each part that can be read alone; none if that cannot be told without
-        reading.
-        """
+        """The number of records in each part that can be read alone; none if that cannot be told without reading."""
 
     def read(self, groups: Collection[int] | None = None) -> Iterator[Record]:
         """The records, or only those of some groups."""

@@ -59,9 +59,7 @@ class _Sample:
 
 
 class ShardReader:
-    """Samples in the order of their first members. Texts and the keys of a JSON object are cells like any
-    other.
-    """
+    """Samples in the order of their first members. Texts and the keys of a JSON object are cells like any other."""
 
     def __init__(self, name: str, wanted: CellChoice) -> None:
         self._name, self._wanted = name, wanted

@@ -165,9 +165,7 @@ class RowFile:
         return tail[tail.rfind(b"\n") + 1 :]
 
     def _rows(self, tail: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The rows with their line numbers. Raises UsageError for a line that is no row, except a cut-off
-        last one.
-        """
+        """The rows with their line numbers. Raises UsageError for a line that is no row, except a cut-off last one."""
         size = os.fstat(self._file).st_size
         with open(self._file, "rb", closefd=False) as stream:
             stream.seek(0)

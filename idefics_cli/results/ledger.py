@@ -1,8 +1,8 @@
 """Which items of a run have a row already: keys, runs and shards.
 
-A key identifies the item of a row without looking at any image: `run-item`, where `run` stands for the model
-and the command, and `item` for sources, fields, task, template, labels, examples and decoding; `-id` follows
-if the user named the item, whose id is then enough to find it. Knows no files.
+A key identifies the item of a row without looking at any image: `run-item`, where `run` stands for the model and the
+command, and `item` for sources, fields, task, template, labels, examples and decoding; `-id` follows if the user named
+the item, whose id is then enough to find it. Knows no files.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ def is_in_shard(item: Item, index: int, count: int) -> bool:
 def take_shard(
     items: Iterable[Item], index: int, count: int, list_again: Callable[[], Iterable[Item]] | None
 ) -> Iterator[Item]:
-    """The items of one part, each with its place in the whole list, from 0; all of them, without places, if
-    there is one part.
+    """The items of one part, each with its place in the whole list, from 0; all of them, without places, if there is
+    one part.
 
-    They also get the numbers of items in that part and in the list, if it can be listed twice: a short list
-    is counted first, a long one meanwhile, so its first items do not have them.
+    They also get the numbers of items in that part and in the list, if it can be listed twice: a short list is counted
+    first, a long one meanwhile, so its first items do not have them.
     """
     if count == 1:
         yield from items

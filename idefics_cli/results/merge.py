@@ -60,9 +60,7 @@ class _Part:
 
 @dataclass(slots=True)
 class _Rows:
-    """The place of each row: its place in the input, its number among items of the same place, its file and
-    line.
-    """
+    """The place of each row: its place in the input, its number among items of the same place, its file and line."""
 
     places: list[tuple[int, int, int]] = field(default_factory=list)
     """Place in the list, then place in the run, then number of the row, which says where it is."""
@@ -73,8 +71,8 @@ class _Rows:
 def merge(parts: Sequence[Path], target: Path, inputs: Sequence[str] | None = None) -> Merged:
     """Write the rows of all parts to one file, as one run would have. Raises UsageError.
 
-    `inputs` are the names of the images in their order, if rows do not record their places. The target is
-    written whole or not at all.
+    `inputs` are the names of the images in their order, if rows do not record their places. The target is written whole
+    or not at all.
     """
     if any(os.path.realpath(target) == os.path.realpath(part) for part in parts):
         raise UsageError(f"{target} is one of the parts", hint="give another --output")

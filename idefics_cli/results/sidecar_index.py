@@ -1,5 +1,4 @@
-"""Which texts beside images this program wrote, and for which wording: a hidden file in each of their
-folders.
+"""Which texts beside images this program wrote, and for which wording: a hidden file in each of their folders.
 
 A text that was changed later counts as a person's. Without the index, which may be deleted, all texts do.
 """

@@ -83,8 +83,7 @@ class Sidecars:
         return path is not None and os.path.exists(path)
 
     def inspect(self, source: str, wording: str) -> SidecarState:
-        """Who wrote the text beside a source: this program for the same wording, for another one, or somebody
-        else.
+        """Who wrote the text beside a source: this program for the same wording, for another one, or somebody else.
 
         It is `changed` if the image was replaced after the text was written.
         """

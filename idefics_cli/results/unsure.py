@@ -1,7 +1,7 @@
 """Unsure answers that another model or template answers again: which rows, and which new row replaces which.
 
-A new row names the one it replaces (`instead_of`), so the run that began the file can continue with it. Knows
-rows and items, no files.
+A new row names the one it replaces (`instead_of`), so the run that began the file can continue with it. Knows rows and
+items, no files.
 """
 
 from __future__ import annotations

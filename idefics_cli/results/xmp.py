@@ -1,6 +1,4 @@
-"""XMP packets: what Lightroom, digiKam and screen readers show of an image. All other bytes of a packet are
-kept.
-"""
+"""XMP packets: what Lightroom, digiKam and screen readers show of an image. All other bytes of a packet are kept."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The values of every row that are kept in memory: numbers, categories as codes, and texts in a file for
-searching.
-"""
+"""The values of every row that are kept in memory: numbers, categories as codes, and texts in a file for searching."""
 
 from __future__ import annotations
 
@@ -74,8 +72,8 @@ class Category:
 class TextStore:
     r"""Texts in lower case in an unnamed file, which is deleted with the program. A row's latest text counts.
 
-    A text is the answer of a row, then \x1f and everything else that it is found by. Searched in blocks: a
-    text may be large, and all of them larger than the memory.
+    A text is the answer of a row, then \x1f and everything else that it is found by. Searched in blocks: a text may be
+    large, and all of them larger than the memory.
     """
 
     def __init__(self, folder: Path, capacity: int = 1024) -> None:

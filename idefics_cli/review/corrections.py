@@ -1,7 +1,6 @@
 """Decisions about rows: appended to one file beside them, and read again whenever the rows are opened.
 
-The latest entry about a row counts. Several programs may append to the same file; each reads what the others
-wrote.
+The latest entry about a row counts. Several programs may append to the same file; each reads what the others wrote.
 """
 
 from __future__ import annotations

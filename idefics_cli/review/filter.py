@@ -83,9 +83,7 @@ class Selection:
     groups: dict[str, Mask]
 
     def mask(self, *, without: str | None = None) -> Mask:
-        """The rows that satisfy all terms except those of one field: the counts beside its values are of
-        these rows.
-        """
+        """The rows that satisfy all terms except those of one field: the counts beside its values are of these rows."""
         found = np.ones(self.count, np.bool_)
         for name, group in self.groups.items():
             if name != without:

@@ -1,7 +1,7 @@
 """Every row of one file, or of two: its place, and what it is found by. Growing files are followed.
 
-A row's number is its place in the index. With two files, a row of the second that matches one of the first is
-shown behind it; the others have places of their own.
+A row's number is its place in the index. With two files, a row of the second that matches one of the first is shown
+behind it; the others have places of their own.
 """
 
 from __future__ import annotations

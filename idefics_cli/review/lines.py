@@ -65,8 +65,8 @@ def parse_row(line: bytes) -> dict[str, Any]:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Without garbage collection: thousands of short-lived objects have no cycles, and the search takes a
-    third of the time.
+    """Without garbage collection: thousands of short-lived objects have no cycles, and the search takes a third of the
+    time.
     """
     was_on = gc.isenabled()
     gc.disable()

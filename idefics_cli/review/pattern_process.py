@@ -1,7 +1,6 @@
 """A process that matches a pattern: it can be stopped if that takes too long.
 
-Reads texts from its standard input, which is the file of a `TextStore`, and writes the numbers of those that
-match.
+Reads texts from its standard input, which is the file of a `TextStore`, and writes the numbers of those that match.
 """
 
 from __future__ import annotations

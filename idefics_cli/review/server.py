@@ -1,7 +1,7 @@
 """The page over HTTP, for one browser.
 
-Every address begins with a token that nobody can guess; calls under another host name or from another page
-are refused. A call names rows by number: no path ever comes from a browser.
+Every address begins with a token that nobody can guess; calls under another host name or from another page are refused.
+A call names rows by number: no path ever comes from a browser.
 """
 
 from __future__ import annotations

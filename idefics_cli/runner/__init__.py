@@ -1,3 +1,1 @@
-"""Running: items prepared ahead of the model, requests in, results out. Knows no terminal and no file of
-rows.
-"""
+"""Running: items prepared ahead of the model, requests in, results out. Knows no terminal and no file of rows."""

@@ -1,5 +1,5 @@
-"""Reads ahead of the model: items are listed, worded, fetched, decoded and prepared in threads, while it
-answers earlier ones.
+"""Reads ahead of the model: items are listed, worded, fetched, decoded and prepared in threads, while it answers
+earlier ones.
 
 Bounded in items and in bytes of pixels. How a request is prepared is up to its backend.
 """
@@ -49,8 +49,8 @@ def _here(source: str) -> Reading:
 class Prefetcher:
     """Entries in the order of their items, prepared ahead of their use. A context manager.
 
-    Each source is loaded once while any entry that is not yet released shows it. `size` is how many there may
-    be at a time, as a number or a function.
+    Each source is loaded once while any entry that is not yet released shows it. `size` is how many there may be at a
+    time, as a number or a function.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class Prefetcher:
     ) -> list[PreparedItem]:
         """The next entries that are ready, at most `count`; none at the end, or when the run should stop.
 
-        Without waiting: those of the next ones that are ready. They come in order, but an entry whose image
-        is slow is overtaken and comes when it is ready. An exception of the listing is raised after
-        everything before it was taken.
+        Without waiting: those of the next ones that are ready. They come in order, but an entry whose image is slow is
+        overtaken and comes when it is ready. An exception of the listing is raised after everything before it was
+        taken.
         """
         began = time.monotonic()
         with self._lock:
@@ -129,8 +129,7 @@ class Prefetcher:
     def release(self, entries: Sequence[PreparedItem]) -> None:
         """Release entries that were taken, and the images that no other entry shows.
 
-        An image that several entries have shown, such as that of an example, is kept for as many more as may
-        come.
+        An image that several entries have shown, such as that of an example, is kept for as many more as may come.
         """
         with self._lock:
             self._released += len(entries)

@@ -1,7 +1,7 @@
 """Items in, results out: the only way of every command to a model.
 
-Takes items when they are ready, asks the backend a window at a time, and yields one result per item, failures
-included. Knows no terminal and no template: `compose` words an item.
+Takes items when they are ready, asks the backend a window at a time, and yields one result per item, failures included.
+Knows no terminal and no template: `compose` words an item.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def run(
 ) -> Generator[Result]:
     """Answer each item with one result, in order, or as they finish.
 
-    Whatever an item raises while it is composed, decoded or answered becomes its row, and affects no other. A
-    run ends only if the model fails, or for what is no failure of an item: an interrupt, a closed pipe, a
-    list that cannot be read. When `should_stop` returns True, the current window is the last. `items` are
-    iterated in another thread. `on_text` is only for a single item; it gets the opening first.
+    Whatever an item raises while it is composed, decoded or answered becomes its row, and affects no other. A run ends
+    only if the model fails, or for what is no failure of an item: an interrupt, a closed pipe, a list that cannot be
+    read. When `should_stop` returns True, the current window is the last. `items` are iterated in another thread.
+    `on_text` is only for a single item; it gets the opening first.
     """
     streams = isinstance(backend, StreamingBackend) and on_text is None
     ahead: dict[str, Any] = {"prepare": cast(StreamingBackend, backend).prepare} if streams else {}
@@ -73,9 +73,7 @@ def run(
         ahead["reads"] = pool.reads
 
     def count_ahead() -> int:
-        """How many items to list before their answers: some windows, or what a backend has and half as much
-        again.
-        """
+        """How many items to list before their answers: some windows, or what a backend has and half as much again."""
         return max(LEAST_AHEAD, WINDOWS_AHEAD * window, 0 if pool is None else pool.capacity * 3 // 2)
 
     prefetcher = Prefetcher(items, compose, limits, size=count_ahead, max_held_bytes=max_held_bytes, **ahead)

@@ -1,7 +1,7 @@
 """Request bodies: read within a time and the memory budget, and parsed without blocking the server.
 
-Parsing and validating block all other threads, so large bodies are parsed in a child process, and values that
-would take long to validate are counted and refused first.
+Parsing and validating block all other threads, so large bodies are parsed in a child process, and values that would
+take long to validate are counted and refused first.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ async def read_json(call: Call, state: ServerState, holding: Holding, *, most_va
 
 
 async def read_body(call: Call, limit_bytes: int, holding: Holding) -> list[bytes]:
-    """The body of a request, in pieces. Raises CallError if it is larger than the limit or too slow,
-    OverBudget.
-    """
+    """The body of a request, in pieces. Raises CallError if it is larger than the limit or too slow, OverBudget."""
     too_large = CallError(413, f"the body has more than {limit_bytes:,} bytes")
     if count_declared(call) > limit_bytes:
         raise too_large

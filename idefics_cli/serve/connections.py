@@ -1,8 +1,7 @@
 """TCP connections: limited in all and per address, and none waits for ever.
 
-uvicorn's protocol with deadlines: for the head of a request, and for a client that does not read its answer.
-A connection whose request is not complete yet makes room for a new one; one that waits for its answer does
-not.
+uvicorn's protocol with deadlines: for the head of a request, and for a client that does not read its answer. A
+connection whose request is not complete yet makes room for a new one; one that waits for its answer does not.
 """
 
 from __future__ import annotations

@@ -122,9 +122,7 @@ def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str
 async def _receive(
     call: Call, state: ServerState, stack: ExitStack
 ) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
-    """The message of a command, read once there is room for all of it. The stack holds that room. Raises
-    CallError.
-    """
+    """The message of a command, read once there is room for all of it. The stack holds that room. Raises CallError."""
     holding = stack.enter_context(Holding(state.budget))
     declared = count_declared(call)
     while True:

@@ -36,9 +36,7 @@ _log = logging.getLogger("idefics.serve")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where TCP clients connect. Port 0 is any free one. Raises UsageError for one that is open to all
-    without a key.
-    """
+    """Where TCP clients connect. Port 0 is any free one. Raises UsageError if it is open to all without a key."""
 
     host: str
     port: int

@@ -149,9 +149,7 @@ class ChatCall(StrictSchema):
         return value
 
     def to_prompt(self, *, has_system_role: bool = True) -> Prompt:
-        """The conversation. For a model without system turns, the system message goes before the first
-        message.
-        """
+        """The conversation. For a model without system turns, the system message goes before the first message."""
         prompt = [message.to_message() for message in self.messages]
         if has_system_role or len(prompt) < 2 or prompt[0].role != "system":
             return tuple(prompt)

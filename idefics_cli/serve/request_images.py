@@ -1,6 +1,4 @@
-"""The images that clients name: web addresses and data only, never a file, bounded in number, bytes and
-pixels.
-"""
+"""The images that clients name: web addresses and data only, never a file, bounded in number, bytes and pixels."""
 
 from __future__ import annotations
 

@@ -40,9 +40,7 @@ CHAT_VALUES, ITEM_VALUES = 50_000, 200_000
 
 
 def build_api(state: ServerState, *, api_key: str | None, hosts: Collection[str]) -> ASGIApp:
-    """The API for TCP. `hosts` are the names by which it may be called, so that no web page reaches it under
-    another.
-    """
+    """The API for TCP. `hosts` are the names by which it may be called: no web page reaches it by another."""
     return Guard(_build(list_routes(state)), state, api_key=api_key, hosts=hosts)
 
 

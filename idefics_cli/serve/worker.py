@@ -23,8 +23,8 @@ from .state import Rules, ServerState
 
 
 def run_worker(given: dict[str, Any]) -> None:
-    """Load the model and answer batches until standard input closes, which the end of the command does.
-    Raises ModelError.
+    """Load the model and answer batches until standard input closes, which the end of the command does. Raises
+    ModelError.
     """
     folder = Path(given["folder"])
     logging.getLogger("idefics_cli").setLevel(logging.ERROR)

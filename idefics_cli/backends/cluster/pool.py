@@ -1,7 +1,7 @@
 """The pool of actors on the nodes of a Ray cluster: this process keeps the items, their order and the rows.
 
-An actor stays on its node, and Ray starts its process again there if it dies; the pool, never Ray, gives its
-requests to others. New nodes are used; nodes that are leaving get nothing more.
+An actor stays on its node, and Ray starts its process again there if it dies; the pool, never Ray, gives its requests
+to others. New nodes are used; nodes that are leaving get nothing more.
 """
 
 from __future__ import annotations
@@ -170,9 +170,7 @@ class ClusterPool(BackendPool):
             )
 
     def _read_starts(self) -> None:
-        """Add workers that loaded their model and match the first one. Raises ModelError for one that does
-        not.
-        """
+        """Add workers that loaded their model and match the first one. Raises ModelError for one that does not."""
         if not self._starting:
             return
         done, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)

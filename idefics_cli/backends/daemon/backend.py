@@ -1,8 +1,6 @@
-"""The backend that asks a server of this user which has the model loaded; no model and no torch in this
-process.
+"""The backend that asks a server of this user which has the model loaded; no model and no torch in this process.
 
-It sends decoded images and finished prompts and gets answers, so a row is the same as with the model in this
-process.
+It sends decoded images and finished prompts and gets answers, so a row is the same as with the model in this process.
 """
 
 from __future__ import annotations
@@ -37,9 +35,7 @@ _LOST = (OSError, http.client.HTTPException, ValueError)
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The result of looking for a server: a backend, or why there is none. `is_alive` if a server runs all
-    the same.
-    """
+    """The result of looking for a server: a backend, or why there is none. `is_alive` if a server runs all the same."""
 
     backend: ResidentBackend | None = None
     reason: str = ""
@@ -135,9 +131,7 @@ class ResidentBackend:
         on_text: Callable[[str], None] | None = None,
         sending: Sending | None = None,
     ) -> dict[str, Any]:
-        """Send a message and pass on pieces of text until the reply comes. Raises ModelError if the server
-        sends one.
-        """
+        """Send a message and pass on pieces of text until the reply comes. Raises ModelError if that is an error."""
         connection = _Connection(self._path, None)
         try:
             connection.connect()
@@ -173,8 +167,7 @@ class ResidentBackend:
 def find_server(
     spec: ModelSpec, *, keep_alive_seconds: float | None = None, folder: Path | None = None
 ) -> Search:
-    """Look for a running server of this version with this model. It gets the time to stay from now on, if
-    given.
+    """Look for a running server of this version with this model. It gets the time to stay from now on, if given.
 
     Raises ModelError for a style that its checkpoint was not trained for.
     """

@@ -1,7 +1,7 @@
 """Requests, images and answers as bytes, for the socket between a command and a running server.
 
-A message is one line of JSON, then the pixels of its images, then the files that are still to be decoded.
-Values are sent with all their fields.
+A message is one line of JSON, then the pixels of its images, then the files that are still to be decoded. Values are
+sent with all their fields.
 """
 
 from __future__ import annotations

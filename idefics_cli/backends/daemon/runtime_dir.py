@@ -102,8 +102,8 @@ def is_locked(folder: Path) -> bool:
 def identify(spec: ModelSpec) -> dict[str, Any]:
     """What distinguishes the loaded weights of a spec from others, as JSON values.
 
-    It includes the state of the files: a checkpoint that was trained or downloaded again is another one. The
-    wording of prompts does not matter.
+    It includes the state of the files: a checkpoint that was trained or downloaded again is another one. The wording of
+    prompts does not matter.
     """
     values: dict[str, Any] = json.loads(json.dumps(spec.list_weights()))
     folder = Path(spec.checkpoint)

@@ -160,8 +160,8 @@ class RemoteBackend:
     async def ask(
         self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None] | None = None
     ) -> Answer | ItemError:
-        """Answer one request. Raises ModelError for a failure that is not the request's: ServerLost if the
-        server does not answer.
+        """Answer one request. Raises ModelError for a failure that is not the request's: ServerLost if the server does
+        not answer.
         """
         async with self._learning:
             if self._dialect is None:
@@ -259,9 +259,7 @@ class RemoteBackend:
             )
 
     def _check_whole(self, reply: ServerReply, new_tokens: int) -> None:
-        """Raise PromptError for an answer that was cut off at the end of the model's context, as vLLM does
-        silently.
-        """
+        """Raise PromptError for an answer that was cut off at the end of the model's context, as vLLM does silently."""
         usage = reply.usage
         asked = usage.prompt_tokens + new_tokens
         is_cut = reply.finish_reason == "length" and usage.new_tokens < new_tokens

@@ -1,7 +1,7 @@
 """HTTP with one OpenAI-compatible server: bounded in seconds and bytes, tried again where that may help.
 
-Failures that end the run (no server, no such model, a wrong key) are told apart from those of one request
-here. Knows JSON, not its meaning.
+Failures that end the run (no server, no such model, a wrong key) are told apart from those of one request here. Knows
+JSON, not its meaning.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Connection:
     ) -> Any | None:
         """Pass on each event of a stream; `on_event` returns whether its text was shown.
 
-        A server that does not stream answers at once: its JSON is returned, None otherwise. After text was
-        shown, the request is not tried again.
+        A server that does not stream answers at once: its JSON is returned, None otherwise. After text was shown, the
+        request is not tried again.
         """
         return await RETRY.ask(lambda: self._read_events(path, body, on_event))
 

@@ -1,6 +1,4 @@
-"""The format of an answer as a server's request has it. A server may ignore it; the runner validates the
-answer.
-"""
+"""The format of an answer as a server's request has it. A server may ignore it; the runner validates the answer."""
 
 from __future__ import annotations
 

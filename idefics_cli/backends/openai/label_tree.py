@@ -24,9 +24,7 @@ Path = tuple[int, ...]
 
 
 class CannotWalk(Exception):
-    """The server gives no log-probabilities of chosen tokens, or tokenises the beginning of a label
-    differently.
-    """
+    """The server gives no log-probabilities of chosen tokens, or tokenises the beginning of a label differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +96,7 @@ def build_tree(request: Request, replies: Sequence[Any]) -> LabelTree:
 def write_step(
     request: Request, images: Mapping[str, str], said_so_far: str, children: Sequence[int]
 ) -> dict[str, Any]:
-    """The body that asks for the log-probabilities of some tokens after the prompt and the beginning of a
-    label.
-    """
+    """The body that asks for the log-probabilities of some tokens after the prompt and the beginning of a label."""
     prompt = trim_reply(request.prompt)
     said = _find_said(prompt)
     if said_so_far:
@@ -126,9 +122,7 @@ def split_children(children: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def read_step(reply: Any, path: Path, children: Sequence[int]) -> dict[int, float]:
-    """The log-probability of each child. Raises CannotWalk if the server gives none, or tokenised the text
-    differently.
-    """
+    """The log-probability of each child. Raises CannotWalk if there is none, or the text has other tokens."""
     try:
         ids = reply["prompt_token_ids"]
         told = {

@@ -1,7 +1,7 @@
 """From requests to bodies of OpenAI-compatible servers, and from their replies to answers.
 
-What a server would ignore is refused by name. The kind of server is read from `owned_by` in its list of
-models: vLLM and SGLang support more than the OpenAI API, llama.cpp some of it under its own names.
+What a server would ignore is refused by name. The kind of server is read from `owned_by` in its list of models: vLLM
+and SGLang support more than the OpenAI API, llama.cpp some of it under its own names.
 """
 
 from __future__ import annotations
@@ -166,9 +166,7 @@ def write_thinking(thinks: bool | None, dialect: Dialect) -> dict[str, Any]:
 
 
 def write_detail(detail: str, checkpoint: str, dialect: Dialect) -> dict[str, Any]:
-    """The part of a body that sets the number of tiles of an image. Raises BadItem where that is not
-    supported.
-    """
+    """The part of a body that sets the number of tiles of an image. Raises BadItem where that is not supported."""
     if not dialect.takes_detail:
         raise BadItem(f"{dialect.name} is not known to take --detail", hint="leave it out")
     edge = next((edge for name, edge in _TILE_EDGES if name in checkpoint.lower()), None)

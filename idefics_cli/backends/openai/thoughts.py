@@ -1,7 +1,7 @@
 """Thoughts in the output of a server: they come before the answer and are not part of it.
 
-Some servers send thoughts in a field of their own. Others send them in the text, without the opening mark if
-the prompt ends in it.
+Some servers send thoughts in a field of their own. Others send them in the text, without the opening mark if the prompt
+ends in it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ class ThoughtFilter:
         self._is_parsed = self._is_parsed or any(message.get(name) for name in _FIELDS)
 
     def strip(self, text: str, finish_reason: str | None) -> str:
-        """The part of the text that is surely the answer: a text may still become a thought, or a thought
-        end.
-        """
+        """The part of the text that is surely the answer: a text may still become a thought, or a thought end."""
         if self._is_parsed:
             return text
         begun = text.lstrip()

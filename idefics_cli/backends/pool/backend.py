@@ -1,9 +1,8 @@
-"""The backend that lets workers answer: servers, processes on the devices of this machine, actors of a
-cluster.
+"""The backend that lets workers answer: servers, processes on the devices of this machine, actors of a cluster.
 
-Each worker gets as many requests at a time as suits its speed. A worker that went away gets none and is tried
-again from time to time; the others get its requests. A request that was lost twice is asked alone, to tell it
-from those beside it. Everything runs in one event loop, in the caller's thread.
+Each worker gets as many requests at a time as suits its speed. A worker that went away gets none and is tried again
+from time to time; the others get its requests. A request that was lost twice is asked alone, to tell it from those
+beside it. Everything runs in one event loop, in the caller's thread.
 """
 
 from __future__ import annotations
@@ -272,9 +271,7 @@ class BackendPool:
         return failed
 
     def _try_lost(self) -> None:
-        """Ask workers that went away whether they are back. Raises ModelError when none has answered for
-        long.
-        """
+        """Ask workers that went away whether they are back. Raises ModelError when none has answered for long."""
         now = time.monotonic()
         for member in self._members.values():
             if member.seat.is_lost and member.trial is None and now >= member.next_try:
@@ -324,8 +321,8 @@ class BackendPool:
 
 
 def tell_images(batch: Sequence[PreparedRequest], seen: Mapping[str, Image]) -> None:
-    """Put what a worker saw of images beside the requests that show them. When a sent file was written is
-    known here only.
+    """Put what a worker saw of images beside the requests that show them. When a sent file was written is known here
+    only.
     """
     for one in batch:
         for source, given in one.work.items():

@@ -1,7 +1,6 @@
 """The pool of processes on the devices of this machine: each loads the model, and ends with this process.
 
-They are servers of ours that nobody else can find, with the same messages. A file that they can read is not
-sent.
+They are servers of ours that nobody else can find, with the same messages. A file that they can read is not sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which worker gets which requests next: pure decisions.
 
-Knows neither what a request is nor how a worker is reached, and has no clock of its own, so that a day of a
-thousand workers is simulated in seconds.
+Knows neither what a request is nor how a worker is reached, and has no clock of its own, so that a day of a thousand
+workers is simulated in seconds.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Seat(Generic[Unit]):
 
 
 class Schedule(Generic[Unit]):
-    """What waits, and which worker has what. `size` requests make a batch; if `is_paced`, a slow worker has
-    fewer at a time.
+    """What waits, and which worker has what. `size` requests make a batch; if `is_paced`, a slow worker has fewer at a
+    time.
     """
 
     def __init__(self, size: int, *, is_paced: bool = False) -> None:
@@ -162,8 +162,8 @@ class Schedule(Generic[Unit]):
         seat.has_answered = True
 
     def lose(self, seat: Seat[Unit]) -> list[WorkerBatch[Unit]]:
-        """Stop using a worker. Its batches wait for another, before all others; a request that was alone with
-        it is given up.
+        """Stop using a worker. Its batches wait for another, before all others; a request that was alone with it is
+        given up.
         """
         if seat.is_open:
             self._close(seat)
@@ -205,9 +205,7 @@ class Schedule(Generic[Unit]):
             seat.level = None
 
     def _place(self, seat: Seat[Unit]) -> None:
-        """Put a worker where it is found by its number of batches; a worker that may have no more is not
-        found.
-        """
+        """Put a worker where it is found by its number of batches; a worker that may have no more is not found."""
         self._lift(seat)
         load = len(seat.batches)
         if not seat.is_open or any(batch.goes_alone for batch in seat.batches.values()):

@@ -1,8 +1,7 @@
-"""Estimated dimensions of an architecture without a formula, from its number of weights and common config
-keys.
+"""Estimated dimensions of an architecture without a formula, from its number of weights and common config keys.
 
-The number is exact, as it comes from the headers of the files; cache and activations are those of a plain
-decoder with the sizes in the config.
+The number is exact, as it comes from the headers of the files; cache and activations are those of a plain decoder with
+the sizes in the config.
 """
 
 from __future__ import annotations

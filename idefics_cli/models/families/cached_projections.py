@@ -1,8 +1,7 @@
-"""Modules that remember their last input, so that projections of an image are computed once, not at every
-token.
+"""Modules that remember their last input, so that projections of an image are computed once, not at every token.
 
-IDEFICS projects image features to keys and values again for every token, which costs several times the token
-itself. The features stay the same tensor, so comparing addresses is enough.
+IDEFICS projects image features to keys and values again for every token, which costs several times the token itself.
+The features stay the same tensor, so comparing addresses is enough.
 """
 
 from __future__ import annotations

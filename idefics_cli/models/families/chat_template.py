@@ -1,7 +1,7 @@
 """Any architecture whose processor has a chat template, which lays out the prompt.
 
-The tensors of an unknown processor cannot be split by image, and the places of images are not known, so
-prompts stay whole.
+The tensors of an unknown processor cannot be split by image, and the places of images are not known, so prompts stay
+whole.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class ChatTemplateFamily(Family):
         return build_processor(sizes, build_tokenizer)
 
     def _find_stop_ids(self, generation: Any) -> tuple[int, ...]:
-        """The stop ids of the config, and the token that ends a turn of the template: not all configs name
-        it.
-        """
+        """The stop ids of the config, and the token that ends a turn of the template: not all configs name it."""
         turn = (Message("user", (TextPart(_PROBE),)), Message("assistant", (TextPart(_PROBE),)))
         try:
             _, _, after = self._apply(turn, is_open=None).rpartition(_PROBE)
@@ -145,9 +143,7 @@ class ChatTemplateFamily(Family):
         return places[-1] + 1 if places and encoded.shown and places[-1] + 1 < len(encoded.ids) else 0
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Left-padded model inputs; the tensors of images are concatenated. Raises ValueError if they cannot
-        be.
-        """
+        """Left-padded model inputs; the tensors of images are concatenated. Raises ValueError if they cannot be."""
         import torch
 
         given = [dict(row.inputs or {}) for row in rows]

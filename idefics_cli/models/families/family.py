@@ -1,7 +1,7 @@
 """What the engine needs of every architecture: ids, spans, model inputs, and the tokens that stop an answer.
 
-Knows no weights and no layout of prompts. Torch is imported only where tensors are made, so that rendering a
-prompt does not pay for it.
+Knows no weights and no layout of prompts. Torch is imported only where tensors are made, so that rendering a prompt
+does not pay for it.
 """
 
 # transformers is typed in parts only.

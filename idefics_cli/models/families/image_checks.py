@@ -27,9 +27,7 @@ def check_images(pieces: Iterable[Piece], images: Sequence[Image]) -> None:
 
 @contextmanager
 def preparing(images: Sequence[Image], model_type: str) -> Iterator[None]:
-    """Raise ItemError for whatever an image processor raises: the image is too small, too narrow, or
-    unsupported.
-    """
+    """Raise ItemError for whatever an image processor raises: the image is too small, too narrow, or unsupported."""
     try:
         yield
     except BaseException as error:

@@ -1,7 +1,7 @@
 """Processors built for images alone: those of many architectures also require video and audio processors.
 
-Video processors need torchvision, and no videos are ever given here. The processor of Pixtral imports
-torchvision for a size that is computed without it too.
+Video processors need torchvision, and no videos are ever given here. The processor of Pixtral imports torchvision for a
+size that is computed without it too.
 """
 
 # transformers is typed in parts only.

@@ -1,7 +1,7 @@
 """How a prompt is laid out as text: turns, images and the markers around them, before any tokenizer.
 
-Words of the user and markers of the model stay separate here, so that nothing ever searches a question for a
-marker. How an image is spelled is up to its family.
+Words of the user and markers of the model stay separate here, so that nothing ever searches a question for a marker.
+How an image is spelled is up to its family.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def is_chat(prompt: Prompt) -> bool:
 def lay_out(prompt: Prompt, *, strip_turns: bool) -> tuple[Piece, ...]:
     """The pieces of a prompt in order, without the beginning of text.
 
-    Texts of a document lose their outer spaces (not newlines), as the IDEFICS processor strips its items;
-    texts of turns do so only with `strip_turns`.
+    Texts of a document lose their outer spaces (not newlines), as the IDEFICS processor strips its items; texts of
+    turns do so only with `strip_turns`.
     """
     if not is_chat(prompt):
         return tuple(piece for message in prompt for piece in _merge(message, strip=True))
@@ -90,9 +90,7 @@ def continue_reply(continuation: str) -> str:
 
 
 def continue_with(prompt: Prompt, continuation: str) -> tuple[Piece, ...]:
-    """The pieces of an answer: unchanged after a document; in a turn, with one space before and the end
-    after.
-    """
+    """The pieces of an answer: unchanged after a document; in a turn, with one space before and the end after."""
     if is_chat(prompt):
         return (continue_reply(continuation), Mark(END_OF_UTTERANCE))
     return (continuation,)

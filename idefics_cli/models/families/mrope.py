@@ -1,8 +1,8 @@
-"""Qwen-VL and related architectures: an image token has a position in three dimensions, and text continues
-after the largest of them.
+"""Qwen-VL and related architectures: an image token has a position in three dimensions, and text continues after the
+largest of them.
 
-Positions are computed here from the grid of each image, so that a prompt can be continued anywhere. Where the
-vision tower also feeds the first layers of the text model, those features are kept beside the others.
+Positions are computed here from the grid of each image, so that a prompt can be continued anywhere. Where the vision
+tower also feeds the first layers of the text model, those features are kept beside the others.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Pixels stay bytes until they are on the device: a processor's float of each of the 256 values is looked up
-there, bit for bit.
+"""Pixels stay bytes until they are on the device: a processor's float of each of the 256 values is looked up there, bit
+for bit.
 
 A processor that does anything else between resizing and its tensors runs unchanged.
 """

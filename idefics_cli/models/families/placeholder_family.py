@@ -149,8 +149,8 @@ class PlaceholderFamily(Family):
     ) -> dict[str, Any]:
         """The image inputs of `generate` for rows padded on the left to `width`.
 
-        `features` has the images that the rows need, by digest. `labels` more tokens after each row see the
-        same images as its last token.
+        `features` has the images that the rows need, by digest. `labels` more tokens after each row see the same images
+        as its last token.
         """
 
     def last_image_inputs(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -227,8 +227,7 @@ class PlaceholderFamily(Family):
     def _tokenize_endings(self, text: str, endings: Sequence[str]) -> list[tuple[int, ...]]:
         """The ids of a text with each of the endings, tokenised as one text.
 
-        Nothing merges across the marker that closes the last image, so the text before it is tokenised only
-        once.
+        Nothing merges across the marker that closes the last image, so the text before it is tokenised only once.
         """
         whole = [self.mend(text + ending) for ending in endings]
         places = [one.rfind(FAKE_TOKEN) for one in whole]
@@ -263,9 +262,7 @@ class PlaceholderFamily(Family):
     def _find_spans(
         self, ids: Sequence[int], images: Sequence[Image], placeholders: Sequence[int]
     ) -> tuple[ImageSpan, ...]:
-        """The extent of each image from its opening to its closing marker; a shared marker belongs to the
-        former image.
-        """
+        """The extent of each image, markers included; a shared marker belongs to the former image."""
         places = [index for index, token in enumerate(ids) if token == self.image_id]
         if len(places) != sum(placeholders):
             raise ModelError(

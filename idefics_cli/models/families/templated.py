@@ -1,7 +1,7 @@
 """Architectures with a chat template that show an image as a run of one token: LLaVA and related ones.
 
-The processor is called once for each image alone, for its text and its tensors; so prompts are encoded as
-text, and share prefixes, batches and image features as those of the IDEFICS line do.
+The processor is called once for each image alone, for its text and its tensors; so prompts are encoded as text, and
+share prefixes, batches and image features as those of the IDEFICS line do.
 """
 
 from __future__ import annotations

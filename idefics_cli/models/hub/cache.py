@@ -33,9 +33,7 @@ def find_folder(checkpoint: str, revision: str | None = None) -> Path | None:
 
 
 def find_revision(model: Model) -> str | None:
-    """The pinned revision of a named checkpoint; None, the hub's main, if nothing is pinned or only main is
-    here.
-    """
+    """The pinned revision of a named checkpoint; None, the hub's main, if nothing is pinned or only main is here."""
     pinned = model.entry.revision if model.entry else None
     is_here = pinned is None or find_folder(model.checkpoint, pinned) is not None
     return pinned if is_here or find_folder(model.checkpoint) is None else None

@@ -1,7 +1,7 @@
 """Requests to a hub: the files of a repository, and their bytes.
 
-Names in an answer are checked, and sizes bounded, before either becomes a path or a file. Where files are
-kept is up to `download`.
+Names in an answer are checked, and sizes bounded, before either becomes a path or a file. Where files are kept is up to
+`download`.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ async def fetch_file(
 ) -> None:
     """Fetch a file of known size, starting at a byte.
 
-    `on_open` gets the ETag and the first byte that will come, and returns whether they are wanted. Raises
-    Transient or ModelError.
+    `on_open` gets the ETag and the first byte that will come, and returns whether they are wanted. Raises Transient or
+    ModelError.
     """
     url = huggingface_hub.hf_hub_url(repo, name, revision=commit)
     headers = {"Range": f"bytes={begin}-"} if begin else {}

@@ -1,8 +1,8 @@
-"""Downloads a checkpoint into the hub's cache: only the files it needs, after a check of the disk, continuing
-where it broke off.
+"""Downloads a checkpoint into the hub's cache: only the files it needs, after a check of the disk, continuing where it
+broke off.
 
-huggingface_hub starts an interrupted file again and trusts what the server says; so files are fetched here,
-into the places where it looks for them. Pickles and code are never downloaded.
+huggingface_hub starts an interrupted file again and trusts what the server says; so files are fetched here, into the
+places where it looks for them. Pickles and code are never downloaded.
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def check_space(plan: Plan) -> None:
 
 
 def download(plan: Plan, on_bytes: OnBytes) -> Path:
-    """Fetch what is missing, settings first. Returns the snapshot; the revision points to it only once it is
-    complete.
-    """
+    """Fetch what is missing, settings first. Returns the snapshot; the revision points to it once it is complete."""
     with translated(ModelSpec(plan.repo, revision=plan.revision)):
         for file in sorted(plan.files, key=lambda file: file.size):
             _fetch(plan.repo, plan.commit, file, on_bytes)
@@ -233,15 +231,11 @@ def _fetch(repo: str, commit: str, file: File, on_bytes: OnBytes) -> None:
 
 
 def _fill(repo: str, commit: str, file: File, stream: BufferedRandom, blobs: Path, on_bytes: OnBytes) -> str:
-    """Fetch the missing bytes of a file into a stream, unless its content is here under another name. Returns
-    its ETag.
-    """
+    """Fetch the missing bytes of a file, unless its content is here under another name. Returns its ETag."""
     tag = ""
 
     def begin() -> int:
-        """Where to continue. One byte is asked for again, as a response without content would not have the
-        ETag.
-        """
+        """Where to continue. One byte is asked for again, as a response without content would not have the ETag."""
         return max(0, min(stream.seek(0, os.SEEK_END), file.size - 1))
 
     def on_open(found: str, first: int) -> bool:

@@ -1,7 +1,6 @@
 """Where a checkpoint is read from, and errors of reading it as one line that says what to do.
 
-Knows folders, repositories and the exceptions of huggingface_hub and transformers; builds neither processor
-nor model.
+Knows folders, repositories and the exceptions of huggingface_hub and transformers; builds neither processor nor model.
 """
 
 from __future__ import annotations

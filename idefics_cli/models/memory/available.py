@@ -79,9 +79,7 @@ def _find_nvidia() -> list[Pool]:
 
 
 def _visible(cards: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
-    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order; it names them by number or by the beginning
-    of an id.
-    """
+    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order; it has their numbers or the beginnings of their ids."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return cards

@@ -1,7 +1,7 @@
 """How many bytes a checkpoint needs: weights at each precision, keys and values, activations.
 
-Pure arithmetic on dimensions, so it is known before anything is downloaded or loaded. Weights are exact to a
-few bytes; activations are an estimate: the largest tensors that exist at the same time.
+Pure arithmetic on dimensions, so it is known before anything is downloaded or loaded. Weights are exact to a few bytes;
+activations are an estimate: the largest tensors that exist at the same time.
 """
 
 from __future__ import annotations

@@ -110,8 +110,8 @@ def choose(
 ) -> tuple[Candidate, Fit] | None:
     """The first candidate that fits on a card, else in RAM; downloaded ones before others.
 
-    Where the `rates` of a memory's device are known, candidates that answer in reasonable time come first; if
-    none does, the fastest.
+    Where the `rates` of a memory's device are known, candidates that answer in reasonable time come first; if none
+    does, the fastest.
     """
     fitting = [
         (candidate, fit)
@@ -134,9 +134,7 @@ def _find_timed_fit(
     constraints: Constraints,
     rates: Callable[[str], Rates] | None,
 ) -> Fit | None:
-    """Where it fits best, and the seconds an image takes there: on a CPU with the fewest tiles, unless the
-    user chose.
-    """
+    """Where it fits best, and its seconds an image: on a CPU with the fewest tiles, unless the user chose."""
     known, demand = candidate.dimensions, constraints.demand
     fit = find_fit(known, pools, constraints)
     if fit is None or rates is None:

@@ -1,8 +1,7 @@
-"""About how long an image takes: the arithmetic of reading it and the bytes of writing an answer, at a
-machine's rates.
+"""About how long an image takes: the arithmetic of reading it and the bytes of writing an answer, at a machine's rates.
 
-A rough figure that tells seconds from minutes before anything is loaded. The rates of a CPU are measured in a
-tenth of a second; those of a card are those of the slowest of today's.
+A rough figure that tells seconds from minutes before anything is loaded. The rates of a CPU are measured in a tenth of
+a second; those of a card are those of the slowest of today's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Quantized weights on disk: the first load of a checkpoint keeps them in the user's cache, later ones read
-only them.
+"""Quantized weights on disk: the first load of a checkpoint keeps them in the user's cache, later ones read only them.
 
-An entry is a folder of safetensors and a config that transformers reads like any checkpoint. It is written
-beside its place and moved there, so it is complete or not there. Its name depends on everything that the bits
-depend on, so another revision, setting or library version is another entry. A failure here is logged and
-costs only time.
+An entry is a folder of safetensors and a config that transformers reads like any checkpoint. It is written beside its
+place and moved there, so it is complete or not there. Its name depends on everything that the bits depend on, so
+another revision, setting or library version is another entry. A failure here is logged and costs only time.
 """
 
 # transformers and huggingface_hub are typed in parts only.
@@ -66,8 +64,8 @@ def find_entry(
 
 
 def keep(entry: QuantizedEntry, model: Any) -> None:
-    """Write the quantized weights of a model that has not answered yet: on some CPUs the first answer packs
-    them in place.
+    """Write the quantized weights of a model that has not answered yet: on some CPUs the first answer packs them in
+    place.
     """
     root = entry.folder.parent
     try:
@@ -113,9 +111,7 @@ def discard(entry: QuantizedEntry, reason: str) -> None:
 
 
 def _identify(spec: ModelSpec) -> str | None:
-    """The commit of a checkpoint, or the names, sizes and times of a folder's files. None if neither is
-    known.
-    """
+    """The commit of a checkpoint, or the names, sizes and times of a folder's files. None if neither is known."""
     folder = Path(spec.checkpoint)
     if not folder.is_dir():
         return find_commit(spec.checkpoint, spec.revision)
@@ -154,9 +150,7 @@ def _remove_drafts(root: Path, name: str) -> None:
 
 
 def _remove_outdated(entry: QuantizedEntry) -> None:
-    """Remove entries that are never used again: the same weights by other versions, or a folder's former
-    state.
-    """
+    """Remove entries that are never used again: the same weights by other versions, or a folder's former state."""
     has_changed_folder = Path(str(entry.origin["checkpoint"])).is_dir()
     for folder, size in list_entries():
         try:

@@ -1,8 +1,8 @@
 """What is quantized, what is not, and the check after loading.
 
-Vision tower, resampler or connector, and output head are never quantized: they are small, and quantizing them
-spoils answers first. The lists have full module names: transformers matches the beginning or the end of a
-name, and a given list replaces its own (https://github.com/huggingface/transformers/issues/45674).
+Vision tower, resampler or connector, and output head are never quantized: they are small, and quantizing them spoils
+answers first. The lists have full module names: transformers matches the beginning or the end of a name, and a given
+list replaces its own (https://github.com/huggingface/transformers/issues/45674).
 """
 
 # transformers is typed in parts only.

@@ -1,9 +1,9 @@
-"""Checkpoints without a download: the real shapes of each architecture, random weights, a tokenizer built for
-the purpose.
+"""Checkpoints without a download: the real shapes of each architecture, random weights, a tokenizer built for the
+purpose.
 
-Only good for measuring. A folder holds config, processor and a marker; the weights are drawn on the device at
-each load and never written. They never stop, so that all answers are equally long, and generate only readable
-tokens, so that different answers look different.
+Only good for measuring. A folder holds config, processor and a marker; the weights are drawn on the device at each load
+and never written. They never stop, so that all answers are equally long, and generate only readable tokens, so that
+different answers look different.
 """
 
 # transformers is typed in parts only.
@@ -81,9 +81,7 @@ def write_weights(family: Family, folder: Path) -> None:
 
 @torch.no_grad()
 def _silence(model: Any, ids: Sequence[int]) -> None:
-    """Never generate these tokens: a row of zeros gives a logit of zero, never the highest of many random
-    ones.
-    """
+    """Never generate these tokens: a row of zeros gives a logit of zero, never the highest of many random ones."""
     head = model.get_output_embeddings()
     extra = getattr(head, "additional_fc", None)
     for index in ids:

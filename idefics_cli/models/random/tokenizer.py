@@ -1,8 +1,8 @@
-"""A byte-level tokenizer of any size, built for the purpose: tokens that it learnt, and fillers that it can
-only decode.
+"""A byte-level tokenizer of any size, built for the purpose: tokens that it learnt, and fillers that it can only
+decode.
 
-A model of random weights generates any of its tokens, so each needs a text of its own. In prompts, frequent
-words are one token and others a few.
+A model of random weights generates any of its tokens, so each needs a text of its own. In prompts, frequent words are
+one token and others a few.
 """
 
 # transformers is typed in parts only.

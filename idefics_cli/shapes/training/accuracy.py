@@ -1,8 +1,8 @@
 """How often the embedded checkpoint is right, measured through the backend every command uses.
 
-`python -m idefics_cli.shapes.training.accuracy` prints the table; scenes come from a seed that training never saw;
-the shares in which weights were mixed were chosen with a look at it. Greedy, real processor, exact match as
-`idefics eval` scores it.
+`python -m idefics_cli.shapes.training.accuracy` prints the table; scenes come from a seed that training never saw; the
+shares in which weights were mixed were chosen with a look at it. Greedy, real processor, exact match as `idefics eval`
+scores it.
 """
 
 from __future__ import annotations
