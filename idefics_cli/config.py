@@ -7,6 +7,7 @@ model to a folder or hub id. Knows no templates, no options and nothing of the i
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -132,6 +133,16 @@ def user_cache() -> Path:
 def state_folder() -> Path:
     """The folder of the input history: $IDEFICS_STATE_DIR, or the platform's own."""
     return _find_folder("state")
+
+
+def place_state(kind: str, name: str) -> Path:
+    """A folder of the state folder for what is kept about a place elsewhere. Raises UsageError."""
+    folder = state_folder() / kind / hashlib.sha256(name.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror}", hint="set IDEFICS_STATE_DIR") from error
+    return folder
 
 
 def template_folders() -> tuple[Path, Path]:

@@ -258,7 +258,7 @@ def _open_upload(output: Output, settings: Settings) -> RowUpload | None:
         return None
     from ..results.upload import RowUpload
 
-    upload = RowUpload(output.url, output.path.parent, is_replaced=output.existing == "overwrite")
+    upload = RowUpload(output.url, output.path, is_replaced=output.existing == "overwrite")
     if not upload.is_sure:
         settings.talk.note(
             f"{output.name}: this store cannot keep apart two runs that begin at the same moment"

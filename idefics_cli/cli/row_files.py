@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..config import state_folder
+from ..config import place_state
 from ..errors import UsageError
 from ..images.names import parse_scheme
 from ..url_secrets import hide_secrets
@@ -57,12 +56,7 @@ def keep_copy(rows: str) -> Path:
     """A file of rows; one in a bucket is copied to where its corrections are kept."""
     if not _is_elsewhere(rows):
         return Path(rows)
-    folder = state_folder() / "reviews" / hashlib.sha256(rows.rstrip("/").encode()).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}", hint="set IDEFICS_STATE_DIR") from error
-    return _fetch(rows, folder)
+    return _fetch(rows, place_state("reviews", rows.rstrip("/")))
 
 
 def _fetch(rows: str, folder: Path) -> Path:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..config import state_folder
+from ..config import place_state
 from ..errors import UsageError
 from ..files import is_own_stream
 from ..images import has_image_suffix, is_url, name_source
@@ -41,7 +40,9 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
     url = given.rstrip("/") if given is not None and is_url(given) else None
     if url is not None and not FORMATS[name].traits.can_resume:
         raise UsageError(f"--format {name} is for a file here", hint="rows in a bucket are jsonl")
-    path = None if given is None else Path(given) if url is None else _place_copy(url)
+    path = (
+        None if given is None else Path(given) if url is None else place_state("uploads", url) / "rows.jsonl"
+    )
     output = Output(
         format=FORMATS[name](Layout(is_single, work.questions, work.top)),
         path=path,
@@ -106,16 +107,6 @@ def have_rows(place: str) -> bool:
     from ..results.parts import PartStore
 
     return bool(PartStore(place).list())
-
-
-def _place_copy(url: str) -> Path:
-    """The local file in which rows wait until they are uploaded."""
-    folder = state_folder() / "uploads" / hashlib.sha256(url.encode()).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}", hint="set IDEFICS_STATE_DIR") from error
-    return folder / "rows.jsonl"
 
 
 def _keep_apart(given: str, work: ItemList) -> None:

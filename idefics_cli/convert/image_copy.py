@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ..errors import SourceError
+from ..errors import BadItem, SourceError
 from ..files import name_kind
 from ..images import Limits, has_image_suffix, name_source, read
+from ..review.summary import read_sources
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _SUFFIXES = (
@@ -18,6 +21,16 @@ _SUFFIXES = (
     (b"RIFF", ".webp"),
     (b"BM", ".bmp"),
 )
+
+
+def read_sample(row: Mapping[str, Any], limits: Limits) -> tuple[str, bytes]:
+    """The name and the bytes of an answered row's image. Raises ItemError for a row that is no sample to train from."""
+    if row.get("error") is not None:
+        raise BadItem("it failed, so there is nothing to learn from it")
+    sources = read_sources(row)
+    if len(sources) != 1:
+        raise BadItem(f"it has {len(sources)} images, but a sample has one")
+    return read_image(sources[0], limits)
 
 
 def read_image(source: str, limits: Limits) -> tuple[str, bytes]:

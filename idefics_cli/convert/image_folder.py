@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadItem
 from ..files import write_all
 from ..images import Limits
 from ..jsonl import dump_row
-from ..review.summary import read_sources
 from .columns import TableColumn, flatten
-from .image_copy import read_image
+from .image_copy import read_sample
 
 METADATA, IMAGES = "metadata.jsonl", "images"
 
@@ -30,13 +28,8 @@ class ImageFolder:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Raises ItemError for a row that cannot be in it."""
-        if row.get("error") is not None:
-            raise BadItem("it failed, so there is nothing to learn from it")
-        sources = read_sources(row)
-        if len(sources) != 1:
-            raise BadItem(f"it has {len(sources)} images, but a line of {METADATA} names one")
+        bare, content = read_sample(row, self._limits)
         self._count += 1
-        bare, content = read_image(sources[0], self._limits)
         name = f"{IMAGES}/{self._count:07d}-{bare}"
         (self._folder / name).write_bytes(content)
         cells = flatten(row)

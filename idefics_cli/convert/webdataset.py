@@ -7,12 +7,10 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from ..errors import BadItem
 from ..images import Limits
 from ..jsonl import dump_row
-from ..review.summary import read_sources
 from .columns import TableColumn, flatten
-from .image_copy import read_image
+from .image_copy import read_sample
 
 
 class WebdatasetTar:
@@ -25,12 +23,7 @@ class WebdatasetTar:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Raises ItemError for a row that cannot be in it."""
-        if row.get("error") is not None:
-            raise BadItem("it failed, so there is nothing to learn from it")
-        sources = read_sources(row)
-        if len(sources) != 1:
-            raise BadItem(f"it has {len(sources)} images, but a sample has one")
-        name, content = read_image(sources[0], self._limits)
+        name, content = read_sample(row, self._limits)
         self._count += 1
         cells = flatten(row)
         told = {column.name: column.read(cells) for column in self._columns}

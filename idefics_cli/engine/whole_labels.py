@@ -11,22 +11,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..models.devices import is_out_of_memory
 from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Encoded
+from .architecture_check import ALL, find_tolerance, holds
 from .inputs import to_model
 from .label_scoring import Ranking
-
-MOVED = {torch.float32: 1e-3}
-"""How far a score may move, of itself, by the way it is computed; numbers of 16 bits round further."""
-_MOVED_BY_16_BITS = 0.02
-_ALL = 1 << 20
-
 
 T = TypeVar("T")
 
@@ -41,43 +36,31 @@ class WholeLabels:
         self._family = family
         self._batch_tokens = batch_tokens
         self._may_batch = may_batch
-        self._strides: tuple[int, ...] | None = None
+        self._stride: int | None = None
 
     @torch.inference_mode()
     def score(self, ranking: Ranking) -> list[float]:
         """The log-probability of each label. Equal labels get equal scores."""
         rows = list({row.ids: row for row in ranking.rows}.values())
         start = len(ranking.encoded.ids)
-        if self._strides is None:
-            self._strides = self._find_strides(rows, start)
-        strides = self._strides
-        scores = self._go_on(rows, start, strides[0]) if strides else self._run_rows(rows, start)
+        if self._stride is None:
+            self._stride = self._find_stride(rows, start)
+        stride = self._stride
+        scores = self._go_on(rows, start, stride) if stride else self._run_rows(rows, start)
         known = {row.ids: score for row, score in zip(rows, scores, strict=True)}
         return [known[row.ids] for row in ranking.rows]
 
-    def _find_strides(self, rows: Sequence[Encoded], start: int) -> tuple[int, ...]:
-        """The ways to continue that change no score: all tokens of a label at once, or one at a time as answers do."""
+    def _find_stride(self, rows: Sequence[Encoded], start: int) -> int:
+        """How many tokens at a time change no score: all of a label, or one as in answers; 0 for neither."""
         longest = sorted(rows, key=lambda row: len(row.ids))[-2:]
         alone = [self._run_row([row], start)[0] for row in longest]
-        return tuple(stride for stride in (_ALL, 1) if self._looks_alike(longest, start, stride, alone))
+        moved = find_tolerance(self._model.dtype)
 
-    def _looks_alike(self, rows: Sequence[Encoded], start: int, stride: int, alone: Sequence[float]) -> bool:
-        try:
-            together = self._go_on(rows, start, stride)
-        except (
-            ValueError,
-            RuntimeError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            NotImplementedError,
-        ) as error:
-            if is_out_of_memory(error):
-                raise
-            return False
-        moved = MOVED.get(self._model.dtype, _MOVED_BY_16_BITS)
-        pairs = zip(together, alone, strict=True)
-        return all(math.isclose(one, other, rel_tol=moved, abs_tol=moved) for one, other in pairs)
+        def looks_alike(stride: int) -> bool:
+            pairs = zip(self._go_on(longest, start, stride), alone, strict=True)
+            return all(math.isclose(one, other, rel_tol=moved, abs_tol=moved) for one, other in pairs)
+
+        return next((stride for stride in (ALL, 1) if holds(partial(looks_alike, stride))), 0)
 
     def _go_on(self, rows: Sequence[Encoded], start: int, stride: int) -> list[float]:
         """Continue from the cache of the prompt. Padding stands after the labels, where no label sees it."""

@@ -11,26 +11,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ItemError
 from ..lru import LRUCache
-from ..models.devices import is_out_of_memory
 from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Encoded
+from .architecture_check import ALL, find_tolerance, holds
 from .choose import choose
 from .generate import Continuation, Generation, is_sampled
 from .inputs import to_model
 from .running_row import RunningRow
-
-MOVED = {torch.float32: 1e-3}
-"""How far a logit may move, of the spread that they have, by the way it is computed; 16 bits round further."""
-_MOVED_BY_16_BITS = 0.02
-ALL = 1 << 20
-_CANNOT = (ItemError, ValueError, RuntimeError, TypeError, IndexError, AttributeError, NotImplementedError)
 
 Take = Callable[[Sequence[int], Tensor], Sequence[int | None]]
 """The next token of each of these rows by its logits; None where it has ended."""
@@ -66,7 +60,7 @@ class WholePrefixes:
 
     def may_share(self) -> bool:
         if self._stride is None:
-            self._stride = next((stride for stride in (ALL, 1) if self._looks_alike(stride)), 0)
+            self._stride = next((one for one in (ALL, 1) if holds(partial(self._looks_alike, one))), 0)
         return self._stride > 0
 
     def is_kept(self, key: Hashable) -> bool:
@@ -154,23 +148,18 @@ class WholePrefixes:
     @torch.inference_mode()
     def _looks_alike(self, stride: int) -> bool:
         """Whether two prompts that share an image get the same logits as alone."""
-        try:
-            rows = self._family.make_probes()
-            found: dict[int, Tensor] = {}
+        rows = self._family.make_probes()
+        found: dict[int, Tensor] = {}
 
-            def take(places: Sequence[int], logits: Tensor) -> list[None]:
-                found.update(zip(places, logits, strict=True))
-                return [None] * len(places)
+        def take(places: Sequence[int], logits: Tensor) -> list[None]:
+            found.update(zip(places, logits, strict=True))
+            return [None] * len(places)
 
-            self._go_on(self._open(rows[0]), rows, stride, take)
-            together = torch.stack([found[place] for place in range(len(rows))]).float()
-            alone = [self._model(**to_model(self._model, row.inputs or {}), use_cache=False) for row in rows]
-        except _CANNOT as error:
-            if is_out_of_memory(error):
-                raise
-            return False
+        self._go_on(self._open(rows[0]), rows, stride, take)
+        together = torch.stack([found[place] for place in range(len(rows))]).float()
+        alone = [self._model(**to_model(self._model, row.inputs or {}), use_cache=False) for row in rows]
         expected = torch.stack([one.logits[0, -1] for one in alone]).float()
-        allowed = MOVED.get(self._model.dtype, _MOVED_BY_16_BITS) * expected.std().clamp(min=1e-6)
+        allowed = find_tolerance(self._model.dtype) * expected.std().clamp(min=1e-6)
         return bool((together - expected).abs().amax() <= allowed)
 
 

@@ -14,10 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..errors import ItemError
 from ..lru import LRUCache
 from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Encoded, Family
+from .architecture_check import holds
 from .batching import Batch
 from .generate import Continuation, Generation, batch_key, generate
 from .inputs import to_model
@@ -100,7 +100,7 @@ class WholePrompts:
 
     def _may_batch(self) -> bool:
         if self._are_batched is None:
-            self._are_batched = self._looks_alike()
+            self._are_batched = holds(self._looks_alike)
             if not self._are_batched:
                 log.warning(
                     "%s answers differently in a batch, so its requests are run one by one",
@@ -111,12 +111,9 @@ class WholePrompts:
     @torch.inference_mode()
     def _looks_alike(self) -> bool:
         """Whether a prompt has the same logits beside a longer one."""
-        try:
-            rows = self._family.make_probes()
-            together = self._read_logits(rows)
-            alone = torch.cat([self._read_logits([row]) for row in rows])
-        except (ItemError, ValueError, RuntimeError, TypeError, IndexError):
-            return False
+        rows = self._family.make_probes()
+        together = self._read_logits(rows)
+        alone = torch.cat([self._read_logits([row]) for row in rows])
         moved = (together - alone).abs().amax()
         return bool(moved <= TOLERANCE * alone.std().clamp(min=1e-6))
 

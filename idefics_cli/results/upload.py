@@ -31,12 +31,12 @@ _PASSING = ("fetch_failed", "timeout")
 class RowUpload:
     """The parts of one file of rows, from opening to closing. `rows` is the file that holds them here."""
 
-    def __init__(self, url: str, folder: Path, *, is_replaced: bool) -> None:
+    def __init__(self, url: str, rows: Path, *, is_replaced: bool) -> None:
         """Lock both places and have the same rows here as there. Raises UsageError.
 
         Rows that are to be replaced are left alone until there are others.
         """
-        self.rows = folder / "rows.jsonl"
+        self.rows, folder = rows, rows.parent
         self.problem: UsageError | None = None
         """Why nothing more can be put, once that is certain."""
         self._store = PartStore(url)

@@ -53,6 +53,20 @@ _AYA = (
 )
 _PIXTRAL: Mapping[str, Any] = {"model_type": "pixtral", **VISION, "head_dim": 64}
 
+
+def _pixtral(edge: int, patch: int, merge: int) -> Mapping[str, Any]:
+    return {
+        "class": "PixtralProcessor",
+        "image": "[IMG]",
+        "tokens": ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+        "images": (
+            "PixtralImageProcessorPil",
+            {"size": {"longest_edge": edge}, "patch_size": {"height": patch, "width": patch}},
+        ),
+        "settings": {"patch_size": patch, "spatial_merge_size": merge},
+    }
+
+
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "idefics2": {
         "model_type": "idefics2",
@@ -101,16 +115,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "image_token_index": "[IMG]",
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "full",
-        "processor": {
-            "class": "PixtralProcessor",
-            "image": "[IMG]",
-            "tokens": ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
-            "images": (
-                "PixtralImageProcessorPil",
-                {"size": {"longest_edge": 1024}, "patch_size": {"height": 16, "width": 16}},
-            ),
-            "settings": {"patch_size": 16, "spatial_merge_size": 1},
-        },
+        "processor": _pixtral(1024, 16, 1),
     },
     "llava_next": {
         "model_type": "llava_next",
@@ -194,16 +199,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "image_token_index": "[IMG]",
         "spatial_merge_size": 2,
         "vision_feature_layer": -1,
-        "processor": {
-            "class": "PixtralProcessor",
-            "image": "[IMG]",
-            "tokens": ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
-            "images": (
-                "PixtralImageProcessorPil",
-                {"size": {"longest_edge": 1540}, "patch_size": {"height": 14, "width": 14}},
-            ),
-            "settings": {"patch_size": 14, "spatial_merge_size": 2},
-        },
+        "processor": _pixtral(1540, 14, 2),
     },
     "aya_vision": {
         "model_type": "aya_vision",
