@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AnswerError, ModelError
+from ..models.devices import choose_device, choose_dtype
 from ..models.families.family import Family
 from ..models.loading import open_family
 from ..values import Image, ModelSpec, Request, Style, list_sources
@@ -23,6 +25,8 @@ SCRIPT = Path(__file__).with_name("vllm_script.py")
 CONTEXT_TOKENS = 16_384
 """What it reserves room for; a whole context of a real model would not fit into the memory of a small machine."""
 MOST_IMAGES = 9
+_ENDED = "it has ended"
+_ERROR = re.compile(r"\b\w+Error: \S.*")
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -53,17 +57,21 @@ class Rival:
         self.spent: Spent | None = None
         self._options = {
             "model": spec.checkpoint,
-            "dtype": spec.dtype if spec.dtype != "auto" else "float32",
+            "revision": spec.revision,
+            "dtype": str(choose_dtype(spec.dtype, choose_device(spec.device), self.family)).removeprefix(
+                "torch."
+            ),
             "enforce_eager": is_eager,
             "max_model_len": min(CONTEXT_TOKENS, self.family.context_tokens),
             "limit_mm_per_prompt": {"image": MOST_IMAGES},
             "enable_prefix_caching": True,
         }
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # `close` closes it
         self._process = subprocess.Popen(
             [python, "-I", str(SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._log,
             env=os.environ | ENVIRONMENT,
             text=True,
             start_new_session=True,
@@ -88,6 +96,7 @@ class Rival:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._log.close()
 
     def _write(
         self, request: Request, images: Mapping[str, Image], files: Mapping[str, str]
@@ -106,13 +115,18 @@ class Rival:
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"options": self._options, "requests": requests}) + "\n")
             self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise AnswerError("vLLM has ended", code="worker_lost")
-        reply: dict[str, Any] = json.loads(line)
+        reply: dict[str, Any] = json.loads(self._process.stdout.readline() or json.dumps({"failure": _ENDED}))
         if "failure" in reply:
-            raise AnswerError(f"vLLM: {reply['failure']}", code="worker_lost")
+            raise AnswerError(f"vLLM: {self._find_cause(reply['failure'])}", code="worker_lost")
         return reply
+
+    def _find_cause(self, failure: str) -> str:
+        """The failure, or the first error in its log where it only says that another of its processes failed."""
+        if "root cause" not in failure and failure != _ENDED:
+            return failure
+        self._log.seek(0)
+        found = _ERROR.search(self._log.read().decode("utf-8", "replace"))
+        return found[0][:300] if found is not None else failure
 
 
 def _read_answer(request: Request, answer: Mapping[str, Any]) -> ArmAnswer:

@@ -84,6 +84,8 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
     from ..bench.roofline import probe
 
     if wanted.rival is not None:
+        if settings.model.quantization is not None or settings.model.four_bit:
+            raise UsageError("--rival compares whole weights", hint="leave out --quantize and --4bit")
         check_rival(wanted.rival_python or sys.executable)
     elif wanted.rival_python is not None:
         raise UsageError("--rival-python is for --rival", hint="add --rival vllm")

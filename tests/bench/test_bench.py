@@ -210,6 +210,7 @@ def test_a_failed_arm_is_a_row_and_exit_1(run: Callable[..., Run]) -> None:
         (["--workload", "rank-1000", "--arm", "guide"], "only idefics can run that workload"),
         (["--rival", "tgi"], "there is no rival 'tgi'; known: vllm, vllm-eager"),
         (["--rival-python", "python3"], "--rival-python is for --rival; add --rival vllm"),
+        (["--rival", "vllm", "--4bit"], "--rival compares whole weights; leave out --quantize and --4bit"),
         (["--rival", "vllm", "--decoding"], "--decoding takes no --workload, --arm, --images, --rival"),
     ],
 )

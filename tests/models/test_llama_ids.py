@@ -18,12 +18,7 @@ from transformers import Idefics3Config
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from idefics_cli.models.families.family import Family
-from idefics_cli.models.families.layout import lay_out, spell
-from idefics_cli.models.families.placeholder_family import PlaceholderFamily
-from idefics_cli.prompts.compose import compose
-from idefics_cli.prompts.templates import load_template, template_names
-from idefics_cli.values import Item
-from tests.models.test_ids import FIELDS, STYLES, TEXTS, A, open_with
+from tests.models.test_ids import TEXTS, list_template_ids, open_with
 from tests.models.tiny import EOU, FAKE, IMAGE
 
 ADDED = (FAKE, IMAGE, EOU)
@@ -74,19 +69,4 @@ def test_any_text_between_markers_has_the_makers_ids(idefics3: Family, texts: li
 
 def test_every_template_has_its_ids_of_llama(idefics3: Family, golden: Callable[[str, str], None]) -> None:
     """By the makers' encoding of the text between markers, and as they were: a change is a change of behaviour."""
-    assert isinstance(idefics3, PlaceholderFamily)
-    lines = []
-    for name in template_names():
-        template = load_template(name)
-        given = {field: FIELDS.get(field, "a word") for field in template.fields}
-        item = Item("0", images=(A.source,), fields=tuple(given.items()))
-        for style in STYLES:
-            prompt = compose(template, style, item, task="run").prompt
-            encoded = idefics3.encode(prompt, [A])
-            images = [idefics3.spell_image(one) for one in encoded.pixels]
-            laid = lay_out(prompt, strip_turns=idefics3.strip_turns)
-            text = idefics3.bos + idefics3.mend(spell(laid, images))
-            assert encode_as_makers(text) == list(encoded.ids)
-            seen = [index for index in encoded.ids if index != idefics3.image_id]
-            lines.append(f"{template.label} {style} {' '.join(map(str, seen))}")
-    golden("ids/idefics3.txt", "\n".join(lines) + "\n")
+    golden("ids/idefics3.txt", list_template_ids(idefics3, encode_as_makers))
