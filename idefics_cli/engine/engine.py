@@ -157,8 +157,10 @@ class Engine:
         self._graphs.clear()
 
     def measure(self) -> dict[str, int]:
-        """How often features of images and prefixes were found (hits) or not (misses), and the bytes that they hold."""
-        counts = {"cache_bytes": self._store.used_bytes, "device_bytes": 0}
+        """How often features of images and prefixes were found (hits) or not (misses), the bytes that they hold, and
+        how often a recorded step was replayed.
+        """
+        counts = {"cache_bytes": self._store.used_bytes, "device_bytes": 0, "replays": self._graphs.replays}
         if self._model.device.type == "cuda":
             counts["device_bytes"] = torch.cuda.memory_allocated(self._model.device)
         for name, memory in (("image", self._features), ("prefix", self._prefixes)) if self._marked else ():

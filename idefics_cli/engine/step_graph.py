@@ -35,6 +35,8 @@ class StepGraphs:
         self._pool: Any = None
         self._graphs: LRUCache[Hashable, tuple[Any, Tensor]] = LRUCache(GRAPHS)
         self._seen: LRUCache[Hashable, bool] = LRUCache(GRAPHS)
+        self.replays = 0
+        """How often a recording was run in place of its operators."""
 
     def run(self, key: Hashable, step: Callable[[], Tensor]) -> Tensor:
         if not self._can_record:
@@ -47,6 +49,7 @@ class StepGraphs:
             return step()
         graph, result = known
         graph.replay()
+        self.replays += 1
         return result
 
     def clear(self) -> None:

@@ -24,6 +24,7 @@ from .chat_templates import limit_templates
 from .device_map import place, remove_with, tell_placement
 from .devices import choose_attention, choose_device, choose_dtype, is_out_of_memory
 from .families import find_family
+from .families.decoupled_embedding import embed_on_device
 from .families.family import Family
 from .folder_check import check_checkpoint
 from .hub.cache import INDEX, find_folder
@@ -154,6 +155,7 @@ def load_model(spec: ModelSpec, family: Family) -> Any:
     # What a checkpoint would like to be decoded with is not for the answer to depend on.
     model.generation_config = transformers.GenerationConfig()
     model.eval()
+    embed_on_device(model)
     return model
 
 

@@ -97,6 +97,9 @@ def test_decoding_is_measured_alone_and_in_a_batch(run: Callable[..., Run]) -> N
         steps_per_second = speed["tokens_per_second"] / speed["batch_size"]
         expected = steps_per_second * values["read_bytes"] / values["copy_bytes"]
         assert speed["copy_fraction"] == pytest.approx(expected, rel=1e-6)
+        # On a CPU the tokens of each step are read at once, those of all rows together.
+        assert speed["reads_per_token"] == pytest.approx(1 / speed["batch_size"])
+        assert 20 < speed["launches_per_token"] * speed["batch_size"] < 500
     lines = result.stdout.splitlines()
     assert lines[0] == "tiny (random weights) on cpu, 4bit (float32)"
     assert lines[3].split("  ")[0] == "batch"

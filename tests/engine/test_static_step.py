@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from idefics_cli.bench.launches import count_launches
 from idefics_cli.engine.decoder import Decoder, Pace
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.generate import Continuation
@@ -28,34 +28,18 @@ from tests.models.tiny import KINDS
 
 AHEAD = Pace(8, rounds_slots=True)
 TOKENS = 112
-SHOWN_TO_HOST = {"tolist", "item", "numpy", "__bool__", "__int__", "__float__", "__index__", "cpu"}
-DEPENDS_ON_VALUES = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
-
-
-class Reads(TorchFunctionMode):
-    """Counts what asks for values by name, also where a CPU has no operator for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(func, "__name__", "") in SHOWN_TO_HOST
-        return func(*args, **(kwargs or {}))
 
 
 class Shapes(TorchDispatchMode):
-    """Notes every operator with the shapes of its tensors, and counts those that ask for values."""
+    """Notes every operator with the shapes of its tensors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[Any, ...]] = []
-        self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._overloadpacket.__name__
-        self.count += name in DEPENDS_ON_VALUES
         tensors = [one for one in (*args, result) if isinstance(one, torch.Tensor)]
         self.seen.append((name, *(tuple(one.shape) for one in tensors)))
         return result
@@ -82,10 +66,10 @@ def write(family: Family, model: Any, rows: list[Encoded], decoding: Decoding) -
     steps = reads = compared = 0
     while decoder.rows:
         position, left = decoder._cache.position, running[0].count_left()
-        with Reads() as read, Shapes() as shapes:
+        with count_launches("cpu") as counts, Shapes() as shapes:
             decoder.step()
         made = left - running[0].count_left()
-        steps, reads = steps + made, reads + max(read.count, shapes.count)
+        steps, reads = steps + made, reads + counts.reads
         bucket = position // COLUMN_BUCKET
         # The first step in a bucket comes there, the last one of all lets go.
         is_within = position % COLUMN_BUCKET and bucket == (position + made - 1) // COLUMN_BUCKET

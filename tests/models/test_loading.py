@@ -45,6 +45,14 @@ def test_models_come_in_full_precision_on_a_cpu(kind: str) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_words_and_added_tokens_are_looked_up_as_the_library_does() -> None:
+    spec = spec_of("idefics", device="cpu")
+    table = load_model(spec, open_family(spec)).get_input_embeddings()
+    last = table.num_embeddings + table.num_additional_embeddings - 1
+    ids = torch.tensor([[0, 5, table.num_embeddings - 1, table.num_embeddings, last]])
+    assert torch.equal(table(ids), type(table).forward(table, ids))
+
+
 def test_dtype_is_bfloat16_on_a_gpu_and_as_said_elsewhere() -> None:
     family = open_family(spec_of("idefics2"))
     assert choose_dtype("auto", torch.device("cuda"), family) is torch.bfloat16
