@@ -18,14 +18,15 @@ from .backend import (
     DEFAULT_BATCH_SIZE,
     WINDOW_BATCHES,
     Backend,
+    Opening,
     PoolingBackend,
     PreparedRequest,
     Preview,
     Reading,
     SizedBackend,
     StreamingBackend,
+    Workers,
 )
-from .opening import Opening, Workers
 
 if TYPE_CHECKING:
     from .cluster.pool import ClusterPool

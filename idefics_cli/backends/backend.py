@@ -1,4 +1,4 @@
-"""The interface of backends: whatever answers requests, here or on a server."""
+"""The interface of backends, whatever answers requests here or on a server, and what one is opened with."""
 
 from __future__ import annotations
 
@@ -15,6 +15,38 @@ DEFAULT_BATCH_SIZE = 8
 """Requests answered at a time, where nobody said how many."""
 WINDOW_BATCHES = 2
 """How many batches' worth of requests a backend is handed at a time, so that it can put alike ones together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who answers, if not this process. `devices` has one process for each; `cluster` is the address of Ray."""
+
+    devices: tuple[str, ...] = ()
+    cluster: str | None = None
+    resource: str = "gpu"
+    """What of a cluster's nodes a worker takes, and how much of it."""
+    amount: float = 1
+    shares_paths: bool = False
+    """Whether all machines of a cluster see the same files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """All options of a backend. None leaves the choice to the backend."""
+
+    spec: ModelSpec
+    name: str = ""
+    """What `--model` called it."""
+    batch_size: int | None = None
+    cache_bytes: int | None = None
+    """For what prompts share here, by default a part of the memory that is free."""
+    timeout_seconds: float | None = None
+    """For an answer of a server."""
+    wait_seconds: float | None = None
+    """For a server to come back."""
+    workers: Workers = Workers()
+    limits: Limits = field(default_factory=Limits)
+    """Of images that are read by whoever answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +83,14 @@ class PreparedRequest:
 
 
 Reading = Literal["here", "sent", "there"]
+
+
 """Where an image is read: in this process, by whoever answers from the file it is sent, or by them altogether."""
+
+
 TakePrepared = Callable[[int, bool], Sequence[PreparedRequest] | None]
+
+
 """At most so many that are ready; with True it may wait for some. None when there will be no more."""
 
 

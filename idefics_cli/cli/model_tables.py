@@ -11,8 +11,7 @@ from ..jsonl import dump_row
 from ..models.dimensions import COLOURS, Dimensions
 from ..models.families import find_way, measure
 from ..models.hub.cache import find_folder, read_config
-from ..models.hub.catalog import Listing, describe, list_catalog
-from ..models.hub.headers import count_parameters
+from ..models.hub.catalog import Listing, count_parameters, describe, list_catalog
 from ..models.memory.available import describe_pools, find_pools
 from ..models.memory.estimate import (
     DTYPE_BYTES,

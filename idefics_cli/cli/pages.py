@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import SourceError, UsageError
 from ..images import Limits, is_url
 from ..images.document import count_pages
-from ..images.members import is_document_name, split_page
+from ..images.names import is_document_name, split_page
 
 MAX_PAGES = 10_000
 """The most pages of a document without --pages."""

@@ -16,10 +16,9 @@ from ..errors import BadItem
 from ..images import is_url
 from ..jsonl import dump_row
 from ..results.file import RowFile
-from ..results.keywords import list_keywords
 from ..results.ledger import Run, list_spellings, name_item, name_wording
 from ..results.sidecar_index import Origin
-from ..results.sidecars import Sidecars, SidecarState
+from ..results.sidecars import Sidecars, SidecarState, list_keywords
 from ..rows import Result
 from ..values import Item
 from .output import Output

@@ -11,7 +11,7 @@ from ..errors import BadItem
 from ..files import write_file
 from ..images import is_url, split_member
 from ..jsonl import dump_row
-from ..results.keywords import list_keywords
+from ..results.sidecars import list_keywords
 from ..results.xmp import Metadata, write_packet
 from ..review.summary import read_sources
 from .columns import TableColumn

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .cases import Case
-from .measured import Measured, take_mean
+from .intervals import Measured, take_mean
 from .wording import normalise_exact, normalise_vqa
 
 ANLS_THRESHOLD = 0.5

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .cases import Case, Cases
-from .measured import Floats, Measured, take_mean
+from .intervals import Floats, Measured, take_mean
 from .ngrams import CaptionSet, SizedGrams
 
 LONGEST_NGRAM = 4

@@ -11,8 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .cases import Case, CaseFile, Cases, read_cases
-from .intervals import compare, estimate, find_interval
-from .measured import Floats, Measured
+from .intervals import Floats, Measured, compare, estimate, find_interval
 from .metrics import choose_metrics, measure, name_metrics
 from .references import References, load_references
 from .report import Evaluation, Scored

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..errors import UsageError
 from .answers import is_exact
 from .cases import Case
-from .measured import Floats, Measured, take_mean
+from .intervals import Floats, Measured, take_mean
 from .wording import normalise_exact
 
 ECE_BINS = 15

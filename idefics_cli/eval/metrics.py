@@ -9,8 +9,8 @@ from ..errors import UsageError
 from .answers import measure_anls, measure_exact, measure_fields, measure_vqa
 from .captions import measure_bleu, measure_cider, measure_rouge
 from .cases import Case
+from .intervals import Measured
 from .labels import measure_accuracy, measure_auc, measure_average_precision, measure_calibration, measure_f1
-from .measured import Measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cases import Case
-from .intervals import Comparison, Interval
-from .measured import Measured
+from .intervals import Comparison, Interval, Measured
 from .metrics import METRICS
 
 MOST_LABELS = 12

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from .cases import Case
+from .intervals import Floats
 from .labels import ECE_BINS, assign_bins
-from .measured import Floats
 from .wording import normalise_exact
 
 LEAST, MOST = 0.05, 20.0

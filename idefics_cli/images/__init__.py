@@ -8,11 +8,9 @@ from .deadline import Deadline
 from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
-from .lists import read_names
-from .members import split_member
 from .names import name_own_fields, name_source
 from .pixels import drop_pixels, leave_unread
-from .sources import expand, is_url, load, read
+from .sources import expand, is_url, load, read, read_names, split_member
 
 __all__ = [
     "Deadline",

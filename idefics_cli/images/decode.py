@@ -28,8 +28,7 @@ from .deadline import Deadline
 from .document import draw_page, is_document, require
 from .isolated import decode_isolated
 from .limits import Limits
-from .members import split_page
-from .names import name_source
+from .names import name_source, split_page
 from .opening import Opened, open_data
 from .picture import NeedsProcess, Reading, load_picture
 from .pixels import to_rgb

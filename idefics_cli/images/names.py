@@ -1,6 +1,7 @@
-"""The name of a source in messages: one printable line, without secrets.
+"""Names of sources: what kind they are of, which are pages of a document, and what messages call them.
 
-Passwords and query strings (signed links) of URLs and the content of data URLs are left out.
+In messages a name is one printable line without secrets: passwords and query strings (signed links) of URLs and the
+content of data URLs are left out.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from collections.abc import Collection, Sequence
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:@\[\]]*)(:\d*)?")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
 REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "zip"})
 """What is read by a driver: buckets, the hub, archives."""
+_PAGE = re.compile(r"(?P<document>.+\.pdf)#(?P<page>\d{1,6})", re.IGNORECASE | re.DOTALL)
 
 
 def parse_scheme(source: str) -> str | None:
@@ -74,6 +74,17 @@ def name_own_fields(sources: Sequence[str], wanted: Collection[str]) -> dict[str
         for field, value in found.items()
         if field in wanted
     }
+
+
+def split_page(source: str) -> tuple[str, int] | None:
+    """A document's name and the number of a page; None for any other source."""
+    match = _PAGE.fullmatch(source) if "#" in source else None
+    return None if match is None or os.path.lexists(source) else (match["document"], int(match["page"]))
+
+
+def is_document_name(name: str) -> bool:
+    """Whether a file has pages, by its name."""
+    return name.lower().endswith(".pdf")
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What to read: from command-line arguments to sources, from a source to an image.
+"""What to read: from command-line arguments and lists to sources, from a source to an image.
 
 Paths are `str` as `os.fsdecode` gives them, so names in any bytes survive.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -15,13 +16,20 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import SourceError
+from ..jsonl import read_lines
 from ..values import Image
 from .deadline import Deadline
 from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
-from .members import is_document_name, split_member, split_page
-from .names import REMOTE_SCHEMES, name_source, parse_scheme, to_path
+from .names import (
+    REMOTE_SCHEMES,
+    is_document_name,
+    name_source,
+    parse_scheme,
+    split_page,
+    to_path,
+)
 
 _stdin_lock = threading.Lock()
 _stdin_read: tuple[IO[bytes], bytes] | None = None
@@ -111,6 +119,33 @@ def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes
     return Path(source)
 
 
+def read_names(stream: IO[bytes], *, is_null_separated: bool) -> Iterator[str]:
+    """The names in a list as `find` and editors write it: one a line, or separated by NUL. In a list of lines, blank
+    ones and comments are skipped; a name may begin with `#`.
+
+    Names are not changed: nothing is stripped, and "-" is a file with that name. A URL has no spaces around it.
+    """
+    if is_null_separated:
+        names = _split_at_null(stream)
+    else:
+        lines = (line for _, line in read_lines(stream))
+        names = (_strip_url(line) for line in lines if not line.startswith(b"#") or os.path.lexists(line))
+    for name in names:
+        yield "./-" if name == b"-" else os.fsdecode(name)
+
+
+def split_member(source: str) -> tuple[str, str] | None:
+    """A table's name and the image in it; None for any other source."""
+    if "#" not in source:
+        return None
+    from ..records.formats import has_table_suffix  # which most runs have no use for
+
+    for mark in re.finditer("#", source):
+        if has_table_suffix(source[: mark.start()]):
+            return None if os.path.lexists(source) else (source[: mark.start()], source[mark.end() :])
+    return None
+
+
 def _expand_path(path: str, recursive: bool, documents: bool, skipped: Counter[str]) -> Iterator[str]:
     if os.path.isdir(path):
         yield from _list_folder(path, recursive, documents, skipped)
@@ -174,3 +209,21 @@ def _read_stdin(limits: Limits) -> bytes:
             "standard input has names of files, not an image", code="not_an_image", hint="use --files-from -"
         )
     return data
+
+
+def _strip_url(line: bytes) -> bytes:
+    bare = line.strip()
+    return bare if parse_scheme(os.fsdecode(bare[:100])) is not None else line
+
+
+def _split_at_null(stream: IO[bytes]) -> Iterator[bytes]:
+    begun: list[bytes] = []
+    # read1 gives what a pipe has by now, instead of waiting until there is more.
+    read = getattr(stream, "read1", stream.read)
+    while piece := read(1 << 16):
+        first, *others = piece.split(b"\0")
+        begun.append(first)
+        if others:
+            yield from filter(None, (b"".join(begun), *others[:-1]))
+            begun = [others[-1]]
+    yield from filter(None, (b"".join(begun),))

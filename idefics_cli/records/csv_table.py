@@ -8,9 +8,8 @@ from contextlib import closing
 from typing import IO
 
 from ..errors import UsageError
-from .columns import check_columns, choose_image
 from .opening import open_table
-from .record import CellChoice, Record
+from .record import CellChoice, Record, check_columns, choose_image
 from .where import hold
 
 MAX_LINE_BYTES = 16_000_000

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator
 import lance
 
 from ..errors import UsageError
-from .columns import check_columns, choose_image
-from .record import CellChoice, Record
+from .record import CellChoice, Record, check_columns, choose_image
 from .where import hold
 
 ROWS = 64

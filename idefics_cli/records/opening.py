@@ -16,6 +16,8 @@ from .formats import has_table_suffix
 MAX_FILES = 100_000
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_CONVERTED = "@~parquet"
+"""The branch on which the hub keeps a Parquet copy of a dataset."""
 
 
 def list_tables(name: str) -> list[str]:
@@ -63,11 +65,34 @@ def _expand_braces(name: str) -> Iterator[str]:
 
 def _expand(name: str) -> list[str]:
     if parse_scheme(name) not in (None, "data"):
-        from .remote_tables import expand_remote
-
-        return expand_remote(name)
+        return _expand_remote(name)
     if os.path.isdir(name) and not has_table_suffix(name):
         return sorted(os.path.join(name, one) for one in os.listdir(name) if has_table_suffix(one))
     if os.path.lexists(name) or not glob.has_magic(name):
         return [name]
     return sorted(glob.glob(name))
+
+
+def _expand_remote(url: str) -> list[str]:
+    """The tables of a URL: itself, the matches of its pattern, or those in its folder. Raises UsageError."""
+    from ..images.remote import find_remote
+
+    if _is_table(url) and "*" not in url:
+        return [url]
+    try:
+        if "*" in url:
+            return find_remote(url)
+        first, joint, archive = url.partition("::")
+        base = first.rstrip("/")
+        found = list(filter(_is_table, find_remote(f"{base}/**{joint}{archive}")))
+        if not found and base.startswith("hf://datasets/") and base.count("/") <= 4:
+            found = list(filter(_is_table, find_remote(f"{base}{_CONVERTED}/**")))
+    except SourceError as error:
+        raise UsageError(str(error)) from error
+    if not found:
+        raise UsageError(f"no table found at {name_source(url)}", hint="name its .parquet, .csv or .tar")
+    return found
+
+
+def _is_table(url: str) -> bool:
+    return has_table_suffix(url.partition("::")[0])

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import SourceError, UsageError
-from .columns import check_columns, choose_image
 from .opening import open_table
-from .record import CellChoice, Record
+from .record import CellChoice, Record, check_columns, choose_image
 from .where import hold
 
 ROWS, IMAGE_ROWS = 1000, 8

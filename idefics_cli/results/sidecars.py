@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..content import has_changed
 from ..errors import SourceError, UsageError
@@ -25,6 +25,8 @@ NAMED = 10_000
 """Of so many recent items, the one that shares a sidecar can be named."""
 SidecarName = Literal["stem", "full"]
 SidecarState = Literal["none", "same", "changed", "other", "foreign"]
+LISTS = ("keywords", "tags", "labels")
+"""What lists of keywords are called in an answer of a format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,15 @@ class Sidecars:
                 f"cannot write {name_source(str(path))}: {error.strerror}",
                 hint="those before it are complete: run the same command again to continue",
             ) from error
+
+
+def list_keywords(label: Any, data: Any) -> tuple[str, ...]:
+    """The label of an answer, and the texts in lists of its data, each once."""
+    listed = [data.get(name) for name in LISTS] if isinstance(data, dict) else []
+    words = [
+        one for several in listed if isinstance(several, list) for one in several if isinstance(one, str)
+    ]
+    return tuple(dict.fromkeys([*([label] if isinstance(label, str) and label else []), *words]))
 
 
 def _describe_conflict(path: Path, item: Item, other: Item | None) -> UsageError:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..images import name_source
 from ..rows import read_confidence
 from .corrections import State
-from .diff import diff_words
 from .summary import RowAnswer, read_answer, read_images
 
 SHOWN_CHARACTERS = 400
 SHOWN_SCORES = 5
+MAX_WORDS = 400
+"""Longer answers are compared as a whole, not word by word: the time grows with the square."""
+Side = Literal["both", "left", "right"]
+_PIECES = re.compile(r"\s+|[^\W_]+|.", re.DOTALL)
 
 
 def show_row(
@@ -74,6 +79,26 @@ def show_answer(row: Mapping[str, Any], answer: RowAnswer, *, is_whole: bool) ->
         "margin": None if margin != margin else round(margin, 4),
         "error": None if error is None or is_corrected else {"code": str(code), "message": str(said)},
     }
+
+
+def diff_words(left: str, right: str) -> list[tuple[Side, str]]:
+    """The pieces of both in reading order; all that are not `right` make up the left one, and vice versa."""
+    if left == right:
+        return [("both", left)] if left else []
+    ours, theirs = _PIECES.findall(left), _PIECES.findall(right)
+    if max(len(ours), len(theirs)) > 2 * MAX_WORDS:
+        return [piece for piece in (("left", left), ("right", right)) if piece[1]]
+    found: list[tuple[Side, str]] = []
+    matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
+    for kind, start, end, other_start, other_end in matcher.get_opcodes():
+        if kind == "equal":
+            found.append(("both", "".join(ours[start:end])))
+            continue
+        if start < end:
+            found.append(("left", "".join(ours[start:end])))
+        if other_start < other_end:
+            found.append(("right", "".join(theirs[other_start:other_end])))
+    return found
 
 
 def _cut(text: str, most: int) -> str:

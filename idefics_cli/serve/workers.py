@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from ..backends import PreparedRequest
+from ..backends.backend import Opening
 from ..backends.daemon.backend import USES, Sending
 from ..backends.daemon.protocol import read_outcomes
-from ..backends.opening import Opening
 from ..backends.pool.backend import Member, Outcome
 from ..backends.pool.processes import ProcessPool, WorkerProcess
 from ..errors import AnswerError, IdeficsError, ItemError, ModelError, ServerLost

@@ -17,8 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from idefics_cli.eval.intervals import estimate, find_interval, run_mcnemar
-from idefics_cli.eval.measured import take_mean
+from idefics_cli.eval.intervals import estimate, find_interval, run_mcnemar, take_mean
 from tests.program import Run
 from tests.review.rows import make_failed, make_ranked, make_row, read_rows, write_rows
 

@@ -18,6 +18,7 @@ from idefics_cli.errors import UsageError
 from idefics_cli.eval.answers import count_edits, measure_exact, measure_fields, score_anls, score_vqa
 from idefics_cli.eval.captions import measure_bleu, measure_cider, measure_rouge, measure_subsequence
 from idefics_cli.eval.cases import Case
+from idefics_cli.eval.intervals import Measured
 from idefics_cli.eval.labels import (
     measure_accuracy,
     measure_auc,
@@ -25,7 +26,6 @@ from idefics_cli.eval.labels import (
     measure_calibration,
     measure_f1,
 )
-from idefics_cli.eval.measured import Measured
 from idefics_cli.eval.wording import normalise_vqa, split_words
 
 ROUNDS = 200

@@ -18,7 +18,7 @@ from idefics_cli.config import load_packaged_models
 from idefics_cli.errors import ModelError
 from idefics_cli.models.dimensions import Dimensions
 from idefics_cli.models.families import FAMILIES, find_family, measure
-from idefics_cli.models.hub.headers import count_parameters
+from idefics_cli.models.hub.catalog import count_parameters
 from idefics_cli.models.loading import load_model, open_family
 from idefics_cli.models.memory.estimate import (
     Demand,

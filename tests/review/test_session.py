@@ -10,8 +10,8 @@ import pytest
 
 from idefics_cli.errors import UsageError
 from idefics_cli.review.corrections import review_path
-from idefics_cli.review.diff import diff_words
 from idefics_cli.review.duplicates import find_duplicates
+from idefics_cli.review.page import diff_words
 from idefics_cli.review.session import Outdated, ReviewSession, View
 from tests.review.rows import make_failed, make_ranked, make_row, read_rows, write_rows
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...config import Checkpoint, Model, list_models
 from ...errors import ModelError
@@ -11,15 +15,20 @@ from ..dimensions import Dimensions
 from ..families import FAMILIES, measure
 from ..memory.sizes import count_folder_bytes
 from .cache import (
+    INDEX,
+    WEIGHTS,
     find_folder,
     find_revision,
     has_weights,
     is_downloaded,
     list_repos,
+    list_weights,
     read_config,
     repo_folder,
 )
-from .headers import count_parameters
+
+MAX_HEADER_BYTES = 100_000_000
+"""Of a safetensors file: the most that the format allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,16 @@ def describe(model: Model, revision: str | None = None) -> Listing:
     )
 
 
+def count_parameters(folder: Path) -> int | None:
+    """The number of weights of a checkpoint from the headers of its files; None if one cannot be read."""
+    try:
+        index = folder / INDEX
+        files = list_weights(json.loads(index.read_bytes())) if index.exists() else {WEIGHTS}
+        return sum(_count(_read_header(folder / file)) for file in files)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
+        return None
+
+
 def _find_dimensions(model: Model, folder: Path | None) -> Dimensions | None:
     """From its own config.json and weights if they are here, else from its entry; None if neither has them."""
     entry = model.entry
@@ -82,3 +101,18 @@ def _is_ours(repo: str) -> bool:
     except ModelError:
         return False
     return config.get("model_type") in FAMILIES or "vision_config" in config
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        if size > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {size} bytes")
+        header = json.loads(stream.read(size))
+    if not isinstance(header, dict):
+        raise ValueError("no header")
+    return header
+
+
+def _count(header: dict[str, Any]) -> int:
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
