@@ -20,7 +20,7 @@ from typer.main import get_command
 from .. import __version__
 from ..config import read_user_options
 from ..errors import IdeficsError, InternalError, UsageError, describe_problems
-from .bugs import ask_to_report, list_trace
+from .log import ask_to_report, list_trace
 from .output import emit, say, say_error, use_utf8
 from .signals import INTERRUPTED
 

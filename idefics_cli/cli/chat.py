@@ -25,8 +25,8 @@ from ..runner.chat_session import Session
 from ..runner.run import Report
 from ..values import Decoding, ModelSpec
 from .ask import open_chosen
-from .bugs import ask_to_report
 from .formats import refuse_tables
+from .log import ask_to_report
 from .model_choice import choose_model, choose_spec, complete_decoding
 from .output import emit, is_terminal, may_fetch, one_line, say_error, tell_more
 from .progress import Tally

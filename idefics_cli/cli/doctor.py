@@ -9,8 +9,7 @@ from dataclasses import asdict
 
 import typer
 
-from ..doctor.check import Check
-from ..doctor.machine import check_machine
+from ..doctor.machine import Check, check_machine
 from .output import emit, emit_folded, one_line
 from .pull import is_offline
 from .settings import Settings

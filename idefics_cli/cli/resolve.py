@@ -6,13 +6,12 @@ import math
 import os
 import re
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
 from ..images import Limits
 from ..results.sidecars import Sidecars
 from ..values import Decoding
-from .calibration import load_calibration
 from .declare import Panel
 from .options import (
     DecodingOptions,
@@ -26,6 +25,9 @@ from .options import (
 from .output import Talk
 from .settings import Settings
 from .shards import name_shard, read_shard
+
+if TYPE_CHECKING:
+    from ..eval.temperature import Calibration
 
 Given = TypeVar("Given", bound=Panel)
 
@@ -57,7 +59,7 @@ def resolve(*given: Panel) -> Settings:
         limits=_read_limits(input),
         shard=shard,
         sidecars=_read_sidecars(output),
-        calibration=None if output.calibration is None else load_calibration(output.calibration),
+        calibration=_read_calibration(output),
         talk=Talk(output.quiet, output.verbose),
     )
 
@@ -169,6 +171,14 @@ def _read_changes(options: DecodingOptions) -> dict[str, Any]:
     if "stop" in given:
         given["stop"] = tuple(given["stop"])
     return given
+
+
+def _read_calibration(options: OutputOptions) -> Calibration | None:
+    if options.calibration is None:
+        return None
+    from ..eval.temperature import load_calibration  # which measures with numpy
+
+    return load_calibration(options.calibration)
 
 
 def _read_sidecars(options: OutputOptions) -> Sidecars | None:

@@ -18,9 +18,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:  # commands import this file to declare themselves
+    from ..eval.temperature import Calibration
     from ..images import Limits
     from ..results.sidecars import Sidecars
-    from .calibration import Calibration
     from .output import Talk
 
 

@@ -45,11 +45,11 @@ class Form:
 FORMS: dict[FormName, Form] = {
     "csv": Form("lines:CsvTable", ".csv"),
     "parquet": Form("parquet:ParquetTable", ".parquet", needs="pyarrow"),
-    "imagefolder": Form("image_folder:ImageFolder", "", is_folder=True, has_images=True),
+    "imagefolder": Form("samples:ImageFolder", "", is_folder=True, has_images=True),
     "jsonl": Form("lines:JsonlTable", ".jsonl"),
     "xmp": Form("photo_metadata:XmpFolder", "", is_folder=True),
     "exiftool": Form("photo_metadata:ExiftoolList", ".json"),
-    "webdataset": Form("webdataset:WebdatasetTar", ".tar", has_images=True),
+    "webdataset": Form("samples:WebdatasetTar", ".tar", has_images=True),
 }
 
 

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..images import Limits, is_url
 from ..results.objects import ObjectFolder
 from .conversion import FORMS, Conversion, FormName, check_form, check_library, convert
-from .image_folder import IMAGES, METADATA
+from .samples import IMAGES, METADATA
 
 _PUTS = 8
 """How many images are put at a time."""

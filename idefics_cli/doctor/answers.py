@@ -16,7 +16,7 @@ from ..models.quantization.table import QUANTIZATIONS
 from ..prompts.compose import compose
 from ..prompts.templates import load_template
 from ..values import Answer, Item, ModelSpec
-from .check import Check
+from .machine import Check
 
 SAMPLES = PACKAGE / "shapes" / "samples"
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 from packaging.requirements import Requirement
@@ -22,8 +23,8 @@ from ..errors import IdeficsError, ModelError
 from ..models.libraries import import_libraries
 from ..models.memory.sizes import count_folder_bytes, format_bytes
 from ..prompts.templates import load_template, template_names
-from .check import Check
 
+State = Literal["ok", "hint", "broken", "skipped"]
 DISTRIBUTION = "idefics-cli"
 SHOWN = ("torch", "transformers", "bitsandbytes", "accelerate")
 HUB = "https://huggingface.co"
@@ -31,6 +32,17 @@ TIMEOUT_SECONDS = 3.0
 ROOM_BYTES = 20e9
 """An 8B checkpoint in bfloat16 takes 17 GB on disk."""
 FEW_BYTES = 2e9
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`text` is one line for people, `hint` the next step, `values` are for programs."""
+
+    name: str
+    state: State
+    text: str
+    hint: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_machine(*, is_offline: bool) -> Iterator[Check]:

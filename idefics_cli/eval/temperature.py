@@ -1,15 +1,19 @@
-"""How well calibrated the probabilities of labels are, and the temperature that calibrates them."""
+"""How well calibrated the probabilities of labels are, and the temperature that calibrates them: fitted, and read from a file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UsageError
+from ..errors import BadItem, UsageError
+from ..files import read_file
+from ..jsonl import parse_line
 from .cases import Case
 from .intervals import Floats
 from .labels import ECE_BINS, assign_bins
@@ -19,6 +23,7 @@ LEAST, MOST = 0.05, 20.0
 FOLDS = 5
 LEAST_ROWS = 20
 _WHOLE = 0.999
+_MAX_BYTES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,34 @@ def fit_temperature(cases: Sequence[Case]) -> Fitted:
         (_measure_nll(before, right), _measure_nll(after, right)),
         (_measure_error(before, right), _measure_error(after, right)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The temperature at which a model's probabilities of labels are calibrated."""
+
+    temperature: float
+    model: str
+
+
+def load_calibration(name: str) -> Calibration:
+    """What is in the file of --calibration. Raises UsageError for one that `idefics calibrate` did not write."""
+    try:
+        document = parse_line(read_file(Path(name), _MAX_BYTES).strip())
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {name}: {error.strerror}", hint="make it with `idefics calibrate`"
+        ) from error
+    except BadItem as error:
+        raise UsageError(f"{name}: {error}", hint="make it with `idefics calibrate`") from error
+    temperature, model = document.get("temperature"), document.get("model")
+    if (
+        not isinstance(temperature, (int, float))
+        or not isinstance(model, str)
+        or not (math.isfinite(temperature) and temperature > 0)
+    ):
+        raise UsageError(f"{name} is not a calibration file", hint="make it with `idefics calibrate`")
+    return Calibration(float(temperature), model)
 
 
 def _read_rankings(cases: Sequence[Case]) -> tuple[Floats, npt.NDArray[np.int64]]:

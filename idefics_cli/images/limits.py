@@ -1,10 +1,20 @@
-"""How much one source may cost: pixels, bytes, seconds, tries, and which addresses it may use."""
+"""How much one source may cost: pixels, bytes, seconds, tries, and which addresses it may use; and how many pixels it
+has, from its header.
+"""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
+
+import PIL.Image
 
 from ..errors import SourceError
+from .formats import COMMON
+
+UNKNOWN_PIXELS = 12_000_000
+"""Of a file whose head is not one of the common ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +56,12 @@ def check_size(width: int, height: int, name: str, limits: Limits) -> None:
             code="too_large",
             hint="make it smaller first",
         )
+
+
+def count_pixels(data: bytes | Path) -> int:
+    """The pixels of a file, to reserve memory for. Nothing is decoded; damage is reported by the decoder."""
+    try:
+        with PIL.Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=COMMON) as image:
+            return image.width * image.height
+    except Exception:
+        return UNKNOWN_PIXELS

@@ -12,7 +12,7 @@ from typing import Any
 from ..backends import Preview
 from ..errors import ItemError, SourceError
 from ..images import read
-from ..images.head import UNKNOWN_PIXELS, count_pixels
+from ..images.limits import UNKNOWN_PIXELS, count_pixels
 from ..images.names import parse_scheme
 from ..prompts.items import ItemReader
 from ..runner.run import Report, run

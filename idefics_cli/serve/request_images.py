@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from ..errors import SourceError, to_item_error
 from ..images import Deadline, decode, name_source, read
-from ..images.head import count_pixels
+from ..images.limits import count_pixels
 from ..images.names import parse_scheme
 from ..values import Image
 from .budget import DECODING_BYTES, Holding, OverBudget, count_kept

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import AnswerError, BadItem
 from ...models.families.idefics3 import SmolVLMFamily
 from ...models.families.layout import is_chat, lay_out, trim_reply
-from ...models.families.special_tokens import any_of, refuse_markers
+from ...models.families.refusals import any_of, refuse_markers
 from ...values import Confidence, Decoding, FinishReason, ImagePart, Message, Prompt, Request, TextPart, Usage
 from .formats import write_format
 from .thoughts import ThoughtFilter

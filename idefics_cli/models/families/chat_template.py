@@ -16,12 +16,10 @@ from jinja2 import TemplateError
 
 from ...errors import BadItem, ModelError
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
-from .detail import choose_detail
 from .family import Encoded, Family
-from .image_checks import check_images, preparing
-from .image_processors import explain_missing, open_image_processor
+from .image_processors import choose_detail, explain_missing, open_image_processor
 from .layout import DETAILS, continue_reply, is_chat, lay_out, trim_reply
-from .special_tokens import list_added_tokens
+from .refusals import check_images, list_added_tokens, preparing
 
 if TYPE_CHECKING:
     from torch import Tensor

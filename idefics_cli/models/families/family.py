@@ -22,7 +22,7 @@ from ...errors import BadItem, ModelError, PromptError, describe_problems
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
 from ..dimensions import Dimensions
 from .layout import END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN, Piece, lay_out, read_aloud
-from .special_tokens import any_of, list_added_tokens, refuse_markers, special_token
+from .refusals import any_of, list_added_tokens, refuse_markers, special_token
 
 if TYPE_CHECKING:
     from torch import Tensor

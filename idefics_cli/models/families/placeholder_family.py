@@ -16,10 +16,9 @@ from ...errors import BadItem, ModelError
 from ...lru import LRUCache
 from ...values import Choice, Image, Prompt
 from .family import Encoded, Family, ImageSpan, Pixels
-from .image_checks import check_images, preparing
 from .layout import FAKE_TOKEN, IMAGE_TOKEN, Piece, Slot, continue_with, lay_out, spell
 from .pixel_table import PixelTable
-from .special_tokens import any_of, refuse_markers
+from .refusals import any_of, check_images, preparing, refuse_markers
 
 if TYPE_CHECKING:
     from torch import Tensor

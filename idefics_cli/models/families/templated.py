@@ -16,9 +16,9 @@ from ...errors import ModelError
 from ...values import Choice, Image, Prompt
 from .chat_template import OF_TEXT, ChatTemplateFamily
 from .family import Encoded, ImageSpan, Pixels
-from .image_checks import check_images
 from .layout import lay_out
 from .placeholder_family import PlaceholderFamily, TokenRange
+from .refusals import check_images
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,6 +1,7 @@
-"""The embedded checkpoint's architecture: a small IDEFICS with gated cross-attention at every layer.
+"""The embedded checkpoint's architecture: a small IDEFICS with gated cross-attention at every layer, and its tokenizer.
 
-No perceiver resampler: at 65 vision tokens an image there is nothing to compress.
+No perceiver resampler: at 65 vision tokens an image there is nothing to compress. Byte-level BPE over what the lessons
+say, so every word of its world is one token.
 """
 
 # transformers is typed in parts only.
@@ -8,12 +9,24 @@ No perceiver resampler: at 65 vision tokens an image there is nothing to compres
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from transformers import IdeficsConfig, IdeficsForVisionText2Text
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    IdeficsConfig,
+    IdeficsForVisionText2Text,
+    IdeficsImageProcessorPil,
+    IdeficsProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from .pictures import IMAGE_SIZE
 
+# The ids that IdeficsConfig expects, then the three tokens IDEFICS adds at the end of the vocabulary.
+SPECIAL = ("<unk>", "<s>", "</s>")
+ADDED = ("<fake_token_around_image>", "<image>", "<end_of_utterance>")
+LARGEST = 1200
 PATCH_SIZE = 10
 GRID = IMAGE_SIZE // PATCH_SIZE
 WIDTH = 192
@@ -70,6 +83,33 @@ def new_model(config: IdeficsConfig) -> IdeficsForVisionText2Text:
         patches.normal_(0, 1 / math.sqrt(patches[0].numel()))
         vision.embeddings.position_embedding.weight.copy_(0.6 * grid_sines(GRID, WIDTH))
     return model
+
+
+def train_processor(texts: Iterable[str]) -> IdeficsProcessor:
+    """A processor whose tokenizer was trained on texts without markers."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=LARGEST,
+        min_frequency=4,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
+        padding_side="left",
+        model_max_length=1024,
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(ADDED)})
+    return IdeficsProcessor(IdeficsImageProcessorPil(image_size=IMAGE_SIZE), tokenizer)
 
 
 def grid_sines(side: int, width: int) -> torch.Tensor:

@@ -33,7 +33,7 @@ from transformers import AutoProcessor, GenerationConfig, IdeficsForVisionText2T
 from ...engine.grammar import Grammars
 from ...models.families.idefics import IdeficsFamily
 from ...values import TextPart
-from .architecture import new_config, new_model
+from .architecture import new_config, new_model, train_processor
 from .language_stage import (
     EVERYTHING,
     FURTHER_PHASES,
@@ -50,7 +50,6 @@ from .lessons import draw_lesson
 from .pictures import load_all, paint_all, scene_number
 from .scenes import Scene
 from .vision_stage import Heads, targets
-from .vocabulary import train_processor
 from .words import WordHeads, read_words
 
 SEED = "train"
