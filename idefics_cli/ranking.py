@@ -1,4 +1,6 @@
-"""From the log-likelihoods of labels to a ranking. Knows no model, so that what others computed is ranked alike."""
+"""From log-likelihoods to a ranking of labels and the confidence in an answer. Knows no model, so that what others
+computed is treated alike.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .values import Choice, Normalization, Score
+from .values import Choice, Confidence, Normalization, Score
 
 
 def rank(choices: Sequence[Choice], logprobs: Sequence[float]) -> tuple[Score, ...]:
@@ -29,6 +31,11 @@ def temper(scores: Sequence[Score], temperature: float) -> tuple[Score, ...]:
     return tuple(
         replace(score, probability=weight / total) for score, weight in zip(scores, weights, strict=True)
     )
+
+
+def measure_confidence(logprobs: Sequence[float]) -> Confidence | None:
+    """Summary of the log-probabilities of an answer's tokens; None for beams, and for a server that tells none."""
+    return Confidence(math.fsum(logprobs) / len(logprobs), min(logprobs)) if logprobs else None
 
 
 def normalize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -20,9 +19,8 @@ from ..engine.flow import Flow
 from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
-from ..engine.oom_retry import Done, free_memory
+from ..engine.oom_retry import free_memory
 from ..errors import (
-    AnswerError,
     BadItem,
     ItemError,
     PromptError,
@@ -36,22 +34,19 @@ from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
 from ..models.quantization.kinds import Weights, count_weights
-from ..ranking import normalize, rank
 from ..values import (
     Answer,
     AnswerWarning,
-    Confidence,
     Image,
     ModelSpec,
     Request,
     Style,
-    Usage,
     drop_images,
     list_sources,
 )
-from .answer_tokens import list_tokens, measure_confidence
+from .answers import compose_answer
 from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, PreparedRequest, Preview, TakePrepared
-from .tasks import NOT_FINITE_HINT, Answered, EncodedRequest, ModelRecord, PendingTasks
+from .tasks import Answered, EncodedRequest, ModelRecord, PendingTasks
 
 if TYPE_CHECKING:
     from ..engine.grammar import Grammars
@@ -212,10 +207,7 @@ class LocalBackend:
 
     def _read(self, answered: Answered) -> Answer | ItemError:
         try:
-            answer = self._compose(answered.prepared.work, answered.done, answered.prior)
-            if isinstance(answer, Answer):
-                return replace(answer, warnings=answered.prepared.work.warnings)
-            return answer
+            return compose_answer(self._family, answered)
         except BaseException as error:
             return to_item_error(error)
 
@@ -308,41 +300,3 @@ class LocalBackend:
         asked = {images[source].digest: images[source] for source in request.images}
         told = ((describe(image), digest) for digest, image in asked.items())
         return tuple(AnswerWarning(text, digest) for text, digest in told if text)
-
-    def _compose(
-        self, task: EncodedRequest, done: Done | ItemError, prior: tuple[float, ...] | ItemError
-    ) -> Answer | ItemError:
-        if isinstance(done, ItemError):
-            return done
-        if isinstance(prior, ItemError):
-            return prior
-        request, outcome = task.request, done.outcome
-        if not outcome.is_finite or not all(map(math.isfinite, prior)):
-            return AnswerError(
-                "the model computed values that are not numbers (NaN or infinite) for this item",
-                code="not_finite",
-                hint=NOT_FINITE_HINT,
-            )
-        usage = Usage(prompt_tokens=len(task.encoded.ids), shared_tokens=outcome.shared_tokens)
-        said = self._family.read_prompt(request.prompt)
-        if outcome.generation is not None:
-            return Answer(
-                text=outcome.generation.text,
-                full_text=said + outcome.generation.text,
-                finish_reason=outcome.generation.finish_reason,
-                usage=replace(usage, new_tokens=outcome.generation.new_tokens),
-                seconds=done.seconds,
-                confidence=measure_confidence(outcome.generation),
-                tokens=list_tokens(self._family, outcome.generation) if request.wants_tokens else (),
-            )
-        assert isinstance(task.work, Ranking)
-        logprobs = normalize(outcome.scores, request.normalize, task.work.labels, prior)
-        scores = rank(request.choices, logprobs)
-        return Answer(
-            text=scores[0].label,
-            full_text=f"{said} {scores[0].label}",
-            scores=scores,
-            usage=usage,
-            seconds=done.seconds,
-            confidence=Confidence(margin=scores[0].logprob - scores[1].logprob) if len(scores) > 1 else None,
-        )

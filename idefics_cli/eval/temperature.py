@@ -1,4 +1,4 @@
-"""How well calibrated the probabilities of labels are, and the temperature that calibrates them: fitted, and read from a file."""
+"""How well calibrated the probabilities of labels are, and the temperature that calibrates them, or one from a file."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ from .logprobs import check_ranking
 from .payload import (
     DIALECTS,
     Dialect,
-    ServerReply,
     check_prompt,
     needs_dialect,
     write_chat,
@@ -40,7 +39,7 @@ from .payload import (
     write_thinking,
 )
 from .remote_ranking import RemoteRanking
-from .thoughts import ThoughtFilter
+from .reply import ServerReply, ThoughtFilter
 
 PICTURE_CACHE_BYTES = 128_000_000
 """Encoded images that are kept: those of the shots and of a conversation come again with every request."""

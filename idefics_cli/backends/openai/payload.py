@@ -1,4 +1,4 @@
-"""From requests to bodies of OpenAI-compatible servers, and from their replies to answers.
+"""From requests to bodies of OpenAI-compatible servers.
 
 What a server would ignore is refused by name. The kind of server is read from `owned_by` in its list of models: vLLM
 and SGLang support more than the OpenAI API, llama.cpp some of it under its own names.
@@ -6,19 +6,17 @@ and SGLang support more than the OpenAI API, llama.cpp some of it under its own 
 
 from __future__ import annotations
 
-import math
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ...errors import AnswerError, BadItem
+from ...errors import BadItem
 from ...models.families.idefics3 import SmolVLMFamily
 from ...models.families.layout import is_chat, lay_out, trim_reply
 from ...models.families.refusals import any_of, refuse_markers
-from ...values import Confidence, Decoding, FinishReason, ImagePart, Message, Prompt, Request, TextPart, Usage
-from .formats import write_format
-from .thoughts import ThoughtFilter
+from ...values import AnswerFormat, Decoding, ImagePart, Message, Prompt, Request, TextPart
 
 _KNOWN_TO_ALL = {
     "max_new_tokens": "max_tokens",
@@ -28,9 +26,14 @@ _OF_VLLM = {"top_k": "top_k", "repetition_penalty": "repetition_penalty"}
 _OF_LLAMA_CPP = {"top_k": "top_k", "repetition_penalty": "repeat_penalty"}
 _SPECIAL = re.compile(rf"{any_of(SmolVLMFamily.markers).pattern}|<\|[^|<>\s]*\|>|</?s>")
 """Markers of the IDEFICS line, and what special tokens of others look like."""
+FEW_STOPS, WARM = 4, 2.0
+"""What every server takes."""
+_TILE_EDGES = (("idefics3", 364), ("smolvlm-", 384), ("smolvlm", 512))
+"""The edge of a tile, by what the names of models have in them: SmolVLM-Instruct 384, its smaller sisters 512."""
+DETAIL_TILES = {"low": 1, "medium": 2, "high": 4}
+"""Tiles along the longer edge."""
 BANNED = SmolVLMFamily.markers[:2]
 """What no answer says: a model that writes the marker of an image would wait for one."""
-_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,6 @@ DIALECTS = {
     "llamacpp": Dialect("llama.cpp", _OF_LLAMA_CPP, takes_thinking=True),
     "idefics": Dialect("idefics", takes_thinking=True),
 }
-
-
-FEW_STOPS, WARM = 4, 2.0
-"""What every server takes."""
 
 
 def needs_dialect(request: Request) -> bool:
@@ -154,6 +153,23 @@ def _check_ranges(decoding: Decoding, dialect: Dialect) -> None:
         )
 
 
+def write_format(answer_format: AnswerFormat, dialect: str) -> dict[str, Any]:
+    """The part of a body that asks for a format. Raises BadItem for a server that is not known to support it."""
+    if answer_format.kind == "schema":
+        schema = {"name": "answer", "schema": json.loads(answer_format.text), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if dialect not in ("vLLM", "SGLang"):
+        raise BadItem(
+            f"{dialect} is not known to keep to {'a pattern' if answer_format.kind == 'regex' else 'choices'}",
+            hint="ask with --schema, or classify --generate",
+        )
+    if answer_format.kind == "regex":
+        regex = {"regex": answer_format.text}
+        return regex if dialect == "SGLang" else {"structured_outputs": regex}
+    choices = json.loads(answer_format.text)
+    return {"regex": _one_of(choices)} if dialect == "SGLang" else {"structured_outputs": {"choice": choices}}
+
+
 def write_thinking(thinks: bool | None, dialect: Dialect) -> dict[str, Any]:
     """The part of a body that says whether the model thinks first; empty by default."""
     if thinks is None:
@@ -175,91 +191,10 @@ def write_detail(detail: str, checkpoint: str, dialect: Dialect) -> dict[str, An
     return {"mm_processor_kwargs": {"size": {"longest_edge": edge * DETAIL_TILES[detail]}}}
 
 
-_TILE_EDGES = (("idefics3", 364), ("smolvlm-", 384), ("smolvlm", 512))
-"""The edge of a tile, by what the names of models have in them: SmolVLM-Instruct 384, its smaller sisters 512."""
-DETAIL_TILES = {"low": 1, "medium": 2, "high": 4}
-"""Tiles along the longer edge."""
-
-
-@dataclass(slots=True)
-class ServerReply:
-    """An answer while it arrives, whole or in pieces."""
-
-    thoughts: ThoughtFilter = field(default_factory=ThoughtFilter)
-    finish_reason: FinishReason | None = None
-    usage: Usage = field(default_factory=Usage)
-    logprobs: list[float] = field(default_factory=list)
-    _written: str = ""
-    _given: int = 0
-
-    @property
-    def text(self) -> str:
-        """The answer so far, without thoughts."""
-        return self.thoughts.strip(self._written, self.finish_reason)
-
-    def add(self, event: Any) -> str:
-        """Take a whole answer or an event; returns the new part of the answer. Raises AnswerError."""
-        if not isinstance(event, Mapping) or event.get("error"):
-            said = event.get("error") if isinstance(event, Mapping) else event
-            said = said.get("message") if isinstance(said, Mapping) else said
-            raise AnswerError(f"the server failed ({str(said)[:200]})", code="fetch_failed")
-        if isinstance(event.get("usage"), Mapping):
-            self.usage = read_usage(event)
-        choices = event.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else {}
-        if not isinstance(choice, Mapping):
-            raise _no_chat()
-        message = choice.get("message") or choice.get("delta") or {}
-        piece = message.get("content") if isinstance(message, Mapping) else None
-        if piece is not None and not isinstance(piece, str):
-            raise _no_chat()
-        if isinstance(message, Mapping):
-            self.thoughts.look(message)
-        self._written += piece or ""
-        self.logprobs += _read_logprobs(choice.get("logprobs"))
-        if (reason := choice.get("finish_reason")) is not None:
-            if not isinstance(reason, str) or reason not in _REASONS:
-                raise AnswerError(f"the server ended the answer ({str(reason)[:50]})", code="refused")
-            self.finish_reason = _REASONS[reason]
-        new = self.text[self._given :]
-        self._given += len(new)
-        return new
-
-    @property
-    def confidence(self) -> Confidence | None:
-        if not self.logprobs:
-            return None
-        return Confidence(math.fsum(self.logprobs) / len(self.logprobs), min(self.logprobs))
-
-    def close(self) -> FinishReason:
-        """Why it ended. Raises AnswerError if it was never finished."""
-        if self.finish_reason is None:
-            raise _no_chat()
-        return self.finish_reason
-
-
-def _read_logprobs(said: Any) -> list[float]:
-    """The log-probabilities of the tokens, if the server gives them as numbers."""
-    content = said.get("content") if isinstance(said, Mapping) else None
-    if not isinstance(content, list):
-        return []
-    values = [one.get("logprob") if isinstance(one, Mapping) else None for one in content]
-    return [float(value) for value in values if isinstance(value, int | float) and -1e6 < value <= 0]
-
-
-def _no_chat() -> AnswerError:
-    return AnswerError("the server answers what is no chat completion", code="fetch_failed")
-
-
-def read_usage(reply: Any) -> Usage:
-    """The token counts of a reply, as far as it has them."""
-    usage = reply.get("usage") if isinstance(reply, Mapping) else None
-    if not isinstance(usage, Mapping):
-        return Usage()
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
-    counts = (usage.get("prompt_tokens"), cached, usage.get("completion_tokens"))
-    return Usage(*(count if isinstance(count, int) and 0 <= count < 2**53 else 0 for count in counts))
+def _one_of(choices: Sequence[str]) -> str:
+    """Choices as a regular expression."""
+    escaped = ("".join(c if c.isalnum() else f"\\{c}" for c in choice) for choice in choices)
+    return f"({'|'.join(escaped)})"
 
 
 def _write_content(message: Message, images: Mapping[str, str]) -> str | list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from .label_tree import (
     write_tokenizations,
 )
 from .logprobs import add_up, read_tokens, split_choices, write_rankings
-from .payload import read_usage
+from .reply import read_usage
 
 LABEL_SETS = 64
 """Sets of labels whose tokens, and scores without an image, are kept."""

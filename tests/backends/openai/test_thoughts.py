@@ -9,8 +9,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from idefics_cli.backends.openai.payload import ServerReply
-from idefics_cli.backends.openai.thoughts import ThoughtFilter
+from idefics_cli.backends.openai.reply import ServerReply, ThoughtFilter
 from tests.backends.openai.server import OpenAIServer, Trouble, open_server, say
 from tests.backends.openai.test_backend import Command
 
