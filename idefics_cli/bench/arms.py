@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..values import Image, Request, Style
@@ -18,6 +18,8 @@ class ArmAnswer:
     asked_tokens: int = 0
     computed_tokens: int = 0
     new_tokens: int = 0
+    seconds: float = field(default=0.0, compare=False)
+    """When it came, from the start of all; 0 where they come together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,30 +14,22 @@ import re
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..backends import (
-    WINDOW_BATCHES,
-    Backend,
-    PreparedRequest,
-    StreamingBackend,
-    close_backends,
-    open_backend,
-)
+from ..backends import Backend, StreamingBackend, close_backends, open_backend
 from ..errors import ItemError
-from ..rows import Result
-from ..values import Answer, Image, ModelSpec, Request, Style, list_sources
+from ..values import ModelSpec
 from .arms import ArmAnswer, ArmBackend, Spent
-from .photos import PhotoFiles, SleepingDevice, read_and_answer
+from .engine_arms import EngineArm, FixedArm
+from .photos import PhotoFiles, SleepingDevice
 from .workloads import Workload, WorkloadRequests, compose_work
 
-Arm = Literal["guide", "batch", "idefics", "vllm", "vllm-eager"]
-ARMS: tuple[Arm, ...] = ("guide", "batch", "idefics")
+Arm = Literal["guide", "batch", "fixed", "idefics", "vllm", "vllm-eager"]
+ARMS: tuple[Arm, ...] = ("guide", "batch", "fixed", "idefics")
 RIVALS: tuple[Arm, ...] = ("vllm", "vllm-eager")
 """Arms that run in another environment."""
 WARM_LABELS = 20
@@ -128,7 +120,13 @@ def _open_arm(job: ArmJob, open_with: Open) -> Iterator[ArmBackend]:
         with closing(Rival(job.spec, job.rival_python, is_eager=job.arm == "vllm-eager")) as rival:
             yield rival
     else:
-        yield _Engine(_open_backend(job, open_with)) if job.arm == "idefics" else _open_script(job.spec)
+        yield _open_here(job, open_with)
+
+
+def _open_here(job: ArmJob, open_with: Open) -> ArmBackend:
+    if job.arm == "fixed":
+        return FixedArm(open_with(job))
+    return EngineArm(_open_backend(job, open_with)) if job.arm == "idefics" else _open_script(job.spec)
 
 
 def _open_backend(job: ArmJob, open_with: Open) -> Backend:
@@ -136,82 +134,6 @@ def _open_backend(job: ArmJob, open_with: Open) -> Backend:
     if job.workload.device_seconds and isinstance(backend, StreamingBackend):
         return SleepingDevice(backend, job.workload.device_seconds)
     return backend
-
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    """This program, through the protocol that every command speaks."""
-
-    backend: Backend
-    spent: Spent | None = None
-
-    @property
-    def style(self) -> Style:
-        return self.backend.style
-
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[ArmAnswer]:
-        if isinstance(images, PhotoFiles):
-            return [_reply_row(row) for row in read_and_answer(self.backend, requests)]
-        if isinstance(self.backend, StreamingBackend):
-            return _stream(self.backend, requests, images)
-        replies: list[ArmAnswer] = []
-        window = WINDOW_BATCHES * batch_size
-        for first in range(0, len(requests), window):
-            for answer in self.backend.answer(requests[first : first + window], images):
-                if isinstance(answer, ItemError):
-                    raise answer
-                replies.append(_reply(answer))
-        return replies
-
-
-def _stream(
-    backend: StreamingBackend, requests: Sequence[Request], images: Mapping[str, Image]
-) -> list[ArmAnswer]:
-    """As in a run, but without threads that prepare: here all work is timed."""
-    waiting = deque(requests)
-    order: list[PreparedRequest] = []
-
-    def take(count: int, wait: bool) -> list[PreparedRequest] | None:
-        if not waiting:
-            return None
-        taken = [
-            backend.prepare(request, {source: images[source] for source in list_sources(request.prompt)})
-            for request in (waiting.popleft() for _ in range(min(count, len(waiting))))
-        ]
-        order.extend(taken)
-        return taken
-
-    ended = {id(pair[0]): pair[1] for pair in backend.answer_prepared(take) if pair is not None}
-    replies = []
-    for prepared in order:
-        answer = ended[id(prepared)]
-        if isinstance(answer, ItemError):
-            raise answer
-        replies.append(_reply(answer))
-    return replies
-
-
-def _reply(answer: Answer) -> ArmAnswer:
-    usage = answer.usage
-    return ArmAnswer(
-        text="" if answer.scores else answer.text,
-        logprobs=tuple((score.label, score.logprob) for score in answer.scores),
-        asked_tokens=usage.prompt_tokens,
-        computed_tokens=usage.prompt_tokens - usage.shared_tokens,
-        new_tokens=usage.new_tokens,
-    )
-
-
-def _reply_row(row: Result) -> ArmAnswer:
-    usage = row.usage
-    return ArmAnswer(
-        text=row.text or "",
-        asked_tokens=usage.prompt_tokens,
-        computed_tokens=usage.prompt_tokens - usage.shared_tokens,
-        new_tokens=usage.new_tokens,
-    )
 
 
 def _open_script(spec: ModelSpec) -> ArmBackend:

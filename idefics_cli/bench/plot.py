@@ -10,12 +10,13 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from ..errors import UsageError
+from .lines import Line
 from .measure import Arm
-from .report import Line
 
 COLOURS: dict[Arm, str] = {
     "guide": "#b8bcc4",
     "batch": "#7f97b8",
+    "fixed": "#e0a98f",
     "idefics": "#d9622b",
     "vllm": "#5b8a72",
     "vllm-eager": "#93b5a3",

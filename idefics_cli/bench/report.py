@@ -1,54 +1,33 @@
-"""The measured values, for people and for programs: comparisons, a table, one JSON line.
-
-Pure. The arms agree when every text is the same and no score differs by more than `TOLERANCE`.
-"""
+"""The measured values, for people and for programs: a table, one JSON line. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..tables import align
-from .measure import RIVALS, Arm, ArmOutcome
-from .photos import count_cores
-from .workloads import Workload
+from .lines import (
+    Line,
+    compare_devices,
+    compare_rankings,
+    compare_waits,
+    list_differences,
+    list_failures,
+)
+from .measure import Arm, ArmOutcome
 
 if TYPE_CHECKING:
     from .roofline import Machine
 
-TOLERANCE = 1e-4
 COST_HEADINGS = ("CPU s", "x rival's CPU s")
-HEADINGS = ("workload", "arm", "seconds", "images/s", "x guide", "x batch", "prompt tokens", "peak MB")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A workload, the number of its images, and the outcome of each arm."""
-
-    workload: Workload
-    images: int
-    outcomes: Mapping[Arm, ArmOutcome]
-
-    def compare_speed(self, arm: Arm, other: Arm) -> float | None:
-        """How many times faster an arm was than another."""
-        ours, theirs = self.outcomes.get(arm), self.outcomes.get(other)
-        if ours is None or theirs is None or arm == other or ours.failure or theirs.failure:
-            return None
-        return theirs.seconds / ours.seconds
-
-    @property
-    def rival(self) -> Arm | None:
-        return next((arm for arm in self.outcomes if arm in RIVALS), None)
-
-    def compare_cost(self, arm: Arm) -> float | None:
-        """How many times as much processor time the rival took."""
-        ours, rival = self.outcomes[arm], self.rival
-        if rival in (None, arm) or ours.failure or self.outcomes[rival].failure or not ours.cpu_seconds:
-            return None
-        return self.outcomes[rival].cpu_seconds / ours.cpu_seconds
+HEADINGS = (
+    *("workload", "arm", "seconds", "images/s"),
+    *("x guide", "x batch", "x fixed"),
+    *("prompt tokens", "peak MB"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +44,6 @@ class Setting:
         return self.machine.dtype == "float32"
 
 
-def list_failures(lines: Sequence[Line]) -> list[str]:
-    return [
-        f"{line.workload.name}: {arm} failed: {outcome.failure}"
-        for line in lines
-        for arm, outcome in line.outcomes.items()
-        if outcome.failure is not None
-    ]
-
-
-def list_differences(lines: Sequence[Line]) -> list[str]:
-    """A sentence for each arm whose answers are not those of the first arm that ran."""
-    return [difference for line in lines for difference in _compare(line)]
-
-
-def _compare(line: Line) -> Iterator[str]:
-    done = [(arm, outcome) for arm, outcome in line.outcomes.items() if outcome.failure is None]
-    for arm, outcome in done[1:]:
-        reference, expected = done[0]
-        texts = scores = 0
-        gap = 0.0
-        for ours, theirs in zip(outcome.replies, expected.replies, strict=True):
-            ranked, others = dict(ours.logprobs), dict(theirs.logprobs)
-            gaps = [abs(ranked.get(label, float("inf")) - others[label]) for label in others]
-            gap = max(gap, *gaps, 0.0)
-            scores += any(one > TOLERANCE for one in gaps) or len(ranked) != len(others)
-            texts += ours.text.strip() != theirs.text.strip()
-        total = len(expected.replies)
-        if texts:
-            yield f"{line.workload.name}: {texts} of {total} answers of {arm} differ from those of {reference}"
-        if scores:
-            yield (
-                f"{line.workload.name}: the scores of {scores} of {total} rankings of {arm} differ from those of "
-                f"{reference}, by up to {gap:.2g}"
-            )
-
-
 def tabulate(lines: Sequence[Line], setting: Setting) -> str:
     """The table for people."""
     rows = [HEADINGS, *(row for line in lines for row in _rows(line))]
@@ -108,7 +51,8 @@ def tabulate(lines: Sequence[Line], setting: Setting) -> str:
         costs = [_list_costs(line) for line in lines]
         rows = [(*row, *more) for row, more in zip(rows, [COST_HEADINGS, *chain(*costs)], strict=True)]
     texts = align(rows, right_from=2)
-    return "\n".join([*_describe(setting), "", *texts, *_compare_rankings(lines), *compare_devices(lines)])
+    told = [*compare_rankings(lines), *compare_devices(lines), *compare_waits(lines)]
+    return "\n".join([*_describe(setting), "", *texts, *told])
 
 
 def to_json(lines: Sequence[Line], setting: Setting) -> str:
@@ -142,7 +86,8 @@ def _describe(setting: Setting) -> list[str]:
         f"{setting.model} on {where}, {machine.dtype}, batches of {setting.batch_size}, "
         f"{setting.new_tokens} new tokens an answer",
         f"this machine multiplies at {machine.matrix_flops / 1e9:,.0f} GFLOP/s and copies at "
-        f"{machine.copy_bytes / 1e9:.1f} GB/s",
+        f"{machine.copy_bytes / 1e9:.1f} GB/s"
+        + ("" if machine.load is None else f"; its load was {machine.load:.1f} before"),
     ]
     reached = []
     if machine.prefill is not None:
@@ -162,7 +107,7 @@ def _rows(line: Line) -> Iterator[tuple[str, ...]]:
     for number, (arm, outcome) in enumerate(line.outcomes.items()):
         name = title if number == 0 else ""
         if outcome.failure is not None:
-            yield (name, arm, "failed", "", "", "", "", "")
+            yield (name, arm, "failed", *("" for _ in HEADINGS[3:]))
             continue
         yield (
             name,
@@ -171,6 +116,7 @@ def _rows(line: Line) -> Iterator[tuple[str, ...]]:
             f"{line.images / outcome.seconds:.2f}",
             _show_ratio(line.compare_speed(arm, "guide")),
             _show_ratio(line.compare_speed(arm, "batch")),
+            _show_ratio(line.compare_speed(arm, "fixed")),
             f"{_sum(outcome, 'computed_tokens')}/{_sum(outcome, 'asked_tokens')}",
             f"{outcome.peak_bytes / 1e6:.0f}",
         )
@@ -185,35 +131,6 @@ def _list_costs(line: Line) -> list[tuple[str, str]]:
 
 def _show_ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
-
-
-def _compare_rankings(lines: Sequence[Line]) -> list[str]:
-    """What ten times the labels cost, where two rankings ran."""
-    ranked = [
-        (line.workload.labels, line.outcomes["idefics"])
-        for line in lines
-        if line.workload.labels and "idefics" in line.outcomes and line.outcomes["idefics"].failure is None
-    ]
-    return [
-        f"{many} labels took {more.seconds / less.seconds:.1f} times as long as {few}, "
-        f"with {(more.peak_bytes - less.peak_bytes) / 1e6:+.0f} MB"
-        for (few, less), (many, more) in pairwise(ranked)
-    ]
-
-
-def compare_devices(lines: Sequence[Line]) -> list[str]:
-    """How much of what a stand-in device could do came to it, bounded by the cores that prepare for it."""
-    told = []
-    for line in lines:
-        outcome = line.outcomes.get("idefics")
-        if line.workload.device_seconds and outcome is not None and outcome.failure is None:
-            cores = count_cores()
-            least = max(line.workload.device_seconds, outcome.cpu_seconds / line.images / cores)
-            told.append(
-                f"{line.workload.name}: {line.images / outcome.seconds:.1f} images/s, "
-                f"{least * line.images / outcome.seconds:.0%} of what it and {cores} cores allow"
-            )
-    return told
 
 
 def _to_values(line: Line) -> dict[str, Any]:
@@ -234,6 +151,7 @@ def _to_arm(line: Line, arm: Arm, outcome: ArmOutcome) -> dict[str, Any]:
         "requests": len(outcome.replies),
         "over_guide": line.compare_speed(arm, "guide"),
         "over_batch": line.compare_speed(arm, "batch"),
+        "over_fixed": line.compare_speed(arm, "fixed"),
         "over_rival_cpu": line.compare_cost(arm),
         "asked_tokens": _sum(outcome, "asked_tokens"),
         "computed_tokens": _sum(outcome, "computed_tokens"),

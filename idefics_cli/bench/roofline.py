@@ -9,6 +9,7 @@ Decoding one request is limited by reading every weight once a token: those byte
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable
@@ -55,6 +56,8 @@ class Machine:
     transformers: str
     matrix_flops: float
     copy_bytes: float
+    load: float | None = None
+    """What else ran in the minute before, in processes; None if the system does not tell."""
     prefill: RooflinePhase | None = None
     decoding: RooflinePhase | None = None
 
@@ -64,6 +67,7 @@ def probe(job: ArmJob, open_with: Open = open_local) -> Machine:
     family = open_family(job.spec)
     device = choose_device(job.spec.device)
     dtype = choose_dtype(job.spec.dtype, device, family)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     machine = Machine(
         device=name_device(device),
         dtype=str(dtype).removeprefix("torch."),
@@ -72,6 +76,7 @@ def probe(job: ArmJob, open_with: Open = open_local) -> Machine:
         transformers=transformers.__version__,
         matrix_flops=measure_matrix_rate(device, dtype),
         copy_bytes=measure_copy_rate(device),
+        load=load,
     )
     weights = count_decoding_bytes(family, dtype, job.spec.quantization)
     try:

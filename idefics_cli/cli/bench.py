@@ -27,9 +27,10 @@ from ..bench.architectures import (
     to_architectures_json,
 )
 from ..bench.corpus import list_corpus
+from ..bench.lines import Line, list_differences, list_failures
 from ..bench.measure import ARMS, RIVALS, Arm, ArmJob, ArmOutcome, count_threads, measure
 from ..bench.plot import check_plot, draw_plot
-from ..bench.report import Line, Setting, list_differences, list_failures, tabulate, to_json
+from ..bench.report import Setting, tabulate, to_json
 from ..bench.subprocess import Runs, run_in_child
 from ..bench.workloads import WORKLOADS, Workload
 from ..config import Model
@@ -239,12 +240,14 @@ def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, settings:
             rival_python=wanted.rival_python or sys.executable,
         )
         for arm in (*(wanted.arms or ARMS), *((wanted.rival,) if wanted.rival else ()))
-        if _runs(arm, workload)
+        if _runs(arm, workload, is_asked=arm in wanted.arms)
     ]
 
 
-def _runs(arm: str, workload: Workload) -> bool:
-    """Whether an arm can run a workload; vLLM reads no files while the clock runs."""
+def _runs(arm: str, workload: Workload, *, is_asked: bool) -> bool:
+    """Whether an arm can run a workload, and tells something; vLLM reads no files while the clock runs."""
+    if arm == "fixed" and not is_asked and workload.answers == "alike":
+        return False
     return arm == "idefics" or (workload.compared and not (arm in RIVALS and workload.is_read))
 
 

@@ -54,24 +54,29 @@ def test_every_workload_runs_and_the_arms_agree(run: Callable[..., Run], tmp_pat
     table, _, _ = result.stdout.rpartition('{"model"')
     assert "tiny (random weights) on cpu" in table
     assert "1000 labels took" in table
+    assert "; its load was " in table
+    assert "one-long: 1 of 1 short answers came before the long one, half of them after " in table
     values = last_line(result)
     assert values["differences"] == values["failures"] == []
     assert values["is_exact"] is True
     assert [workload["name"] for workload in values["workloads"]] == list(WORKLOADS)
     for workload in values["workloads"]:
         arms = workload["arms"]
-        assert list(arms) == (
-            ["guide", "batch", "idefics"] if WORKLOADS[workload["name"]].compared else ["idefics"]
-        )
+        described = WORKLOADS[workload["name"]]
+        fixed = ["fixed"] if described.answers != "alike" else []
+        assert list(arms) == (["guide", "batch", *fixed, "idefics"] if described.compared else ["idefics"])
         for arm in arms.values():
             assert arm["seconds"] > 0
             assert arm["images_per_second"] == pytest.approx(2 / arm["seconds"], rel=1e-3)
-            is_simulated = WORKLOADS[workload["name"]].device_seconds > 0
+            is_simulated = described.device_seconds > 0
             assert (arm["computed_tokens"] > 0) is not is_simulated
         if "guide" in arms:
             expected = arms["guide"]["seconds"] / arms["idefics"]["seconds"]
             assert arms["idefics"]["over_guide"] == pytest.approx(expected, rel=1e-3)
             assert arms["guide"]["over_guide"] is None
+        if fixed:
+            expected = arms["fixed"]["seconds"] / arms["idefics"]["seconds"]
+            assert arms["idefics"]["over_fixed"] == pytest.approx(expected, rel=1e-3)
     assert values["workloads"][0]["arms"]["idefics"]["new_tokens"] == 2 * 4
     machine = values["machine"]
     assert machine["matrix_flops"] > 1e9
@@ -203,7 +208,7 @@ def test_a_failed_arm_is_a_row_and_exit_1(run: Callable[..., Run]) -> None:
     ("arguments", "message"),
     [
         (["--workload", "captions"], "there is no workload 'captions'; known: caption-0"),
-        (["--arm", "vllm"], "there is no arm 'vllm'; known: guide, batch, idefics"),
+        (["--arm", "vllm"], "there is no arm 'vllm'; known: guide, batch, fixed, idefics"),
         (
             ["--architecture", "gemma3"],
             "--architecture takes no --arm, --plot, --rival, --random-weights or --model",

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from idefics_cli.bench import photos
+from idefics_cli.bench.lines import Line, compare_devices, compare_waits, list_differences
 from idefics_cli.bench.measure import ARMS, Arm, ArmJob, ArmOutcome, measure
-from idefics_cli.bench.report import Line, compare_devices, list_differences
 from idefics_cli.bench.subprocess import run_in_child
 from idefics_cli.bench.workloads import WORKLOADS, Workload
 from idefics_cli.errors import AnswerError, ModelError
@@ -29,10 +29,10 @@ def job_of(kind: str, workload: Workload, arm: Arm = "idefics", batch_size: int 
 @pytest.mark.parametrize("workload", [SHOTS, FEW], ids=lambda workload: workload.name)
 def test_the_arms_agree_on_every_architecture(kind: str, workload: Workload) -> None:
     outcomes = {arm: measure(job_of(kind, workload, arm)) for arm in ARMS}
-    assert [outcome.failure for outcome in outcomes.values()] == [None] * 3
+    assert [outcome.failure for outcome in outcomes.values()] == [None] * len(ARMS)
     assert list_differences([Line(workload, workload.images, outcomes)]) == []
     asked = [[reply.asked_tokens for reply in outcome.replies] for outcome in outcomes.values()]
-    assert asked[0] == asked[1] == asked[2]
+    assert all(one == asked[0] for one in asked)
     guide, engine = (sum(r.computed_tokens for r in outcomes[arm].replies) for arm in ("guide", "idefics"))
     assert engine < guide
 
@@ -65,11 +65,27 @@ def test_what_does_not_fit_is_a_failure_of_the_arm_alone() -> None:
     assert "the model has room for 512" in outcome.failure
 
 
+def test_a_row_of_a_fixed_batch_waits_for_the_longest() -> None:
+    workload = replace(WORKLOADS["one-long"], images=6)
+    arms: tuple[Arm, ...] = ("fixed", "idefics")
+    outcomes = {arm: measure(job_of("smolvlm", workload, arm, 2)) for arm in arms}
+    line = Line(workload, workload.images, outcomes)
+    assert list_differences([line]) == []
+    assert line.compare_speed("idefics", "fixed") is not None
+    (long, *short), (own_long, *own_short) = (
+        [reply.seconds for reply in outcomes[arm].replies] for arm in arms
+    )
+    assert long <= min(short)
+    assert own_long > max(own_short)
+    (told,) = compare_waits([line])
+    assert told.startswith("one-long: 5 of 5 short answers came before the long one, half of them after ")
+
+
 def test_photos_are_read_while_the_clock_runs_and_the_arms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "SIZES", ((400, 300), (64, 48)))
     workload = replace(WORKLOADS["photos"], images=3)
     outcomes = {arm: measure(job_of("idefics3", workload, arm)) for arm in ARMS}
-    assert [outcome.failure for outcome in outcomes.values()] == [None] * 3
+    assert [outcome.failure for outcome in outcomes.values()] == [None] * len(ARMS)
     assert list_differences([Line(workload, workload.images, outcomes)]) == []
     assert all(outcome.cpu_seconds > 0 for outcome in outcomes.values())
 

@@ -46,7 +46,8 @@ def bench(
             panel=PANEL,
             metavar="NAME",
             help="Run this only (repeatable): guide is the task guide's loop, one image at a time; batch is "
-            "hand-written batching with transformers; idefics is this program.",
+            "hand-written batching with transformers; idefics is this program; fixed is this program in batches that "
+            "wait for their longest answer.",
         ),
     ] = None,
     architecture: Annotated[
