@@ -7,7 +7,6 @@ is loaded. Imported when a command runs, never for `--help`.
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Generator, Iterable
@@ -62,8 +61,6 @@ def ask(work: ItemList, settings: Settings) -> None:
 
 
 def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> None:
-    if settings.model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
     listed = work.items()
     head = list(islice(listed, 1 if work.is_stream else 2))
     if not head:

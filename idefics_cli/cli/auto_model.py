@@ -26,7 +26,7 @@ def choose_fitting(settings: Settings) -> Model:
         for name, model in list_models().items()
         if model.entry is None or not model.entry.is_built_in
     }
-    if is_offline(settings):
+    if is_offline():
         listings = {name: listing for name, listing in listings.items() if listing.is_downloaded}
         if not listings:
             raise ModelError("no model is chosen and none is downloaded", hint=NAMING_HINT)

@@ -5,7 +5,6 @@ Imported when the command runs, never for `--help`.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -91,8 +90,6 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
     elif wanted.rival_python is not None:
         raise UsageError("--rival-python is for --rival", hint="add --rival vllm")
 
-    if settings.model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # the children read it
     workloads = [one for name, one in WORKLOADS.items() if name in (wanted.workloads or WORKLOADS)]
     with _choose_checkpoint(wanted, settings) as model:
         jobs = {workload.name: _list_jobs(workload, model, wanted, settings) for workload in workloads}
@@ -142,8 +139,6 @@ def _run_decoding(wanted: BenchOptions, settings: Settings) -> None:
         raise ModelError(
             f"there is no GPU for --device {settings.model.device} here", hint="this measurement needs one"
         )
-    if settings.model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     with _choose_checkpoint(wanted, settings) as model:
         job = ArmJob(
             choose_spec(model, settings),

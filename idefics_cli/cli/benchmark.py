@@ -4,7 +4,6 @@ references and published values.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,8 +36,6 @@ def run_benchmark(name: str, benchmark: Benchmark, draw: Draw, settings: Setting
     """Ask the benchmark's items that have no row yet. Raises typer.Exit if the run was interrupted."""
     if draw.without_image and not draw.shots:
         raise UsageError("--shots-without-image needs --shots", hint="add --shots 2")
-    if settings.model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported
     prepared = prepare(name, benchmark, draw, user_cache())
     rows = Path(settings.output.output or f"{name}.jsonl")
     try:

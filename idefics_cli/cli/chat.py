@@ -41,8 +41,6 @@ def converse(images: Sequence[str], settings: Settings, *, system: str | None, s
     """Talk until the input ends. Raises typer.Exit(1) when a question from a pipe failed."""
     if "-" in images:
         raise UsageError("standard input has the questions, so it cannot be an image", hint="name a file")
-    if settings.model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     talk = settings.talk
     decoding = complete_decoding(settings)
     conversation = Conversation(Decoding())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_type_hints
 
@@ -42,6 +43,8 @@ def with_options(
                 panel(**{one.name: values.pop(one.name) for one in every}) for panel, every in taken.items()
             ]
             settings = resolve(*given)
+            if settings.model.offline:
+                os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported, and by children
             with log_to(settings.talk):
                 function(**values, settings=settings)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -18,9 +17,7 @@ from .settings import Settings
 def run_checks(settings: Settings, *, is_quick: bool, is_json: bool) -> None:
     """Print each check as it is made, or all as JSON. Raises typer.Exit(1) if one of them is broken."""
     done: list[Check] = []
-    for check in _list_checks(
-        settings.model.device or "auto", is_offline=is_offline(settings), is_quick=is_quick
-    ):
+    for check in _list_checks(settings.model.device or "auto", is_quick=is_quick):
         done.append(check)
         if not is_json:
             hint = f"; {check.hint}" if check.hint else ""
@@ -36,11 +33,9 @@ def run_checks(settings: Settings, *, is_quick: bool, is_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _list_checks(device: str, *, is_offline: bool, is_quick: bool) -> Iterator[Check]:
-    if is_offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+def _list_checks(device: str, *, is_quick: bool) -> Iterator[Check]:
     can_run = True
-    for check in check_machine(is_offline=is_offline):
+    for check in check_machine(is_offline=is_offline()):
         can_run = can_run and not (check.name == "devices" and check.state == "broken")
         yield check
     if is_quick or not can_run:

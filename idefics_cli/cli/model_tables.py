@@ -63,7 +63,7 @@ def print_info(model: Model, demand: Demand, settings: Settings) -> None:
     """The checkpoint, its memory at each precision, and the formula with its numbers."""
     refuse_tables(settings.output.format)
     listing = describe(model, settings.model.revision)
-    dimensions = listing.dimensions or _look_up_dimensions(listing, settings)
+    dimensions = listing.dimensions or _look_up_dimensions(listing)
     pools = find_pools(settings.model.device or "auto")
     places = list_places(pools)
     precisions = [(one, estimate(dimensions, one, demand)) for one in SHOWN]
@@ -108,7 +108,7 @@ def print_info(model: Model, demand: Demand, settings: Settings) -> None:
     settings.talk.note(describe_pools(pools))
 
 
-def _look_up_dimensions(listing: Listing, settings: Settings) -> Dimensions:
+def _look_up_dimensions(listing: Listing) -> Dimensions:
     """The sizes of a checkpoint that is no entry: from its config.json, on the hub if it is not here."""
     name, checkpoint = listing.model.name, listing.model.checkpoint
     folder = find_folder(checkpoint, listing.revision)
@@ -116,7 +116,7 @@ def _look_up_dimensions(listing: Listing, settings: Settings) -> Dimensions:
         return measure(read_config(folder), name, count_parameters(folder))
     if Path(checkpoint).is_dir():
         raise ModelError(f"{name} has no config.json", hint="name the folder of a checkpoint")
-    if is_offline(settings):
+    if is_offline():
         raise ModelError(
             f"{name} is not here, and its sizes are not in models.yaml",
             hint="run without --offline, so that its config.json can be read",

@@ -18,16 +18,16 @@ LARGE_BYTES = 2_000_000_000
 """The size from which the user is asked before a download."""
 
 
-def is_offline(settings: Settings) -> bool:
-    """Whether the user or huggingface_hub's own variable forbids the network."""
+def is_offline() -> bool:
+    """Whether huggingface_hub's own variable, which --offline sets, forbids the network."""
     said = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper()
-    return settings.model.offline or said in {"1", "ON", "YES", "TRUE"}
+    return said in {"1", "ON", "YES", "TRUE"}
 
 
 def pull_missing(model: Model, revision: str | None, settings: Settings) -> None:
     """Fetch a checkpoint that is about to be used, unless it is here or the network is forbidden."""
     is_here = Path(model.checkpoint).is_dir() or is_downloaded(model.checkpoint, revision)
-    if not is_here and not settings.output.dry_run and not is_offline(settings):
+    if not is_here and not settings.output.dry_run and not is_offline():
         pull(model, revision, settings.talk)
 
 

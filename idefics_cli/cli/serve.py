@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -57,8 +56,6 @@ def run_server(wanted: ServeOptions, settings: Settings) -> None:
     if wanted.background:
         _run_in_background(wanted, settings, spec, model)
         return
-    if settings.model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
     folder = make_folder()
     with locked(folder):
         _serve(wanted, settings, model, spec)

@@ -59,11 +59,6 @@ DRIVERS: dict[str, Driver] = {
 }
 
 
-def is_remote(source: str) -> bool:
-    """Whether a source is read by a driver."""
-    return parse_scheme(source) in DRIVERS
-
-
 def read_remote(url: str, limits: Limits, deadline: Deadline | None = None) -> bytes:
     """The bytes behind a URL. Raises SourceError: not_found, fetch_failed, timeout, too_large, refused."""
     name = name_source(url)
@@ -287,6 +282,9 @@ def translate_driver(name: str, what: str = "read") -> Iterator[None]:
         if type(error).__name__ in _NO_KEYS:
             hint = "set them where its driver reads them, such as AWS_PROFILE"
             raise SourceError(f"{name} needs credentials", code="refused", hint=hint) from None
+        if type(error).__name__ == "OfflineModeIsEnabled":
+            hint = "leave out --offline and HF_HUB_OFFLINE"
+            raise SourceError(f"{name} cannot be {what} offline", code="fetch_failed", hint=hint) from None
         failure = SourceError(f"{name} cannot be {what}: {_describe(error)}", code="fetch_failed")
         if isinstance(error, ValueError | TypeError | LookupError | NotImplementedError | ImportError):
             raise failure from None

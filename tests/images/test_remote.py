@@ -14,6 +14,7 @@ import pytest
 
 from idefics_cli.errors import SourceError
 from idefics_cli.images import Limits, load
+from tests.hub import open_hub, run_lines
 from tests.program import Run
 from tests.records.tables import draw
 from tests.scripted import ScriptedBackend
@@ -102,3 +103,11 @@ def test_what_is_no_archive_or_leads_elsewhere_is_a_row(run: Program, tmp_path: 
         assert (rows[0]["error"]["code"], words in rows[0]["error"]["message"]) == (code, True), rows[0]
     result, rows = ask(run, f"zip://a.png::{archive}", "--no-private-addresses")
     assert rows[0]["error"]["code"] == "refused"
+
+
+def test_the_hub_is_not_asked_offline() -> None:
+    names = ("hf://datasets/a/b/a.parquet", "hf://datasets/a/b")
+    with open_hub() as hub:
+        for told in run_lines(hub.url, *(["caption", "--from", name, "--offline", *MODEL] for name in names)):
+            assert (told.code, hub.asked) == (2, []), told
+            assert "cannot be read offline; leave out --offline and HF_HUB_OFFLINE" in told.stderr
