@@ -29,6 +29,7 @@ from ...values import Image, Request, Style
 from ..backend import Opening, PreparedRequest, Preview, Reading
 from ..daemon.protocol import build_images, pack, read_outcomes
 from ..pool.backend import BackendPool, Outcome, tell_images
+from ..pool.schedule import FREE_SHAPES
 from .actor import ClusterActor, write_spec
 
 LOOK_SECONDS = 5.0
@@ -36,8 +37,6 @@ LOOK_SECONDS = 5.0
 FIRST_SECONDS = 600.0
 """How long the first worker may take until its model is loaded."""
 STARTS_WITHIN_SECONDS = 60.0
-FREE_BATCH = {"cpu": 64, "gpu": 128}
-"""Requests of a batch where no batch size was given: the model of an actor answers as many at a time as fit."""
 _MINE = {"node": "this machine", "versions": {"idefics": __version__}}
 _log = logging.getLogger(__name__)
 
@@ -47,7 +46,8 @@ class ClusterPool(BackendPool):
 
     def __init__(self, opening: Opening) -> None:
         super().__init__(opening.spec)
-        self.batch_size = opening.batch_size or FREE_BATCH[opening.workers.resource]
+        batch_size, self._window = FREE_SHAPES["actor", opening.workers.resource]
+        self.batch_size = opening.batch_size or batch_size
         self._workers = opening.workers
         self._limits = opening.limits
         device = "cpu" if opening.workers.resource == "cpu" else opening.spec.device

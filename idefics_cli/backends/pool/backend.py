@@ -76,6 +76,7 @@ class BackendPool:
     noun: ClassVar[str] = "worker"
     style: Style = "chat"
     revision: str | None = None
+    _window = 2
 
     def __init__(self, spec: ModelSpec, *, is_paced: bool = False) -> None:
         self._spec = spec
@@ -180,7 +181,7 @@ class BackendPool:
 
     def _shape(self, batch_size: int) -> tuple[int, int]:
         """How many requests make a batch of that size, and how many such batches a worker may have."""
-        return batch_size, 2
+        return batch_size, self._window
 
     def _join(self, worker: PoolWorker) -> None:
         seat = Seat[PreparedRequest](worker.name, self._shape(self._batch_size)[1])

@@ -28,13 +28,12 @@ from ..backend import Abilities, Opening, PreparedRequest, Preview, Reading
 from ..daemon.backend import ABILITIES, ResidentBackend, ask_server, find_server
 from ..daemon.protocol import build_images, read_outcomes, read_value
 from .backend import BackendPool, Outcome, tell_images
+from .schedule import FREE_SHAPES
 
 LOOK_SECONDS = 0.05
 END_SECONDS = 5.0
 BATCHES_AHEAD = 3
 """Batches a process has at a time, as many as wait for a model in this process: one is answered, two are planned."""
-FREE_BATCHES = {"cpu": (8, 12), "gpu": (32, 24)}
-"""Requests of a batch and batches of a process where no batch size was given: its model answers as many as fit."""
 
 
 class WorkerProcess:
@@ -184,7 +183,7 @@ class ProcessPool(BackendPool):
             f"{device} {number}" if device == "cpu" else device for number, device in enumerate(devices, 1)
         ]
         if opening.batch_size is None:
-            self.batch_size, self._window = FREE_BATCHES["cpu" if cpus else "gpu"]
+            self.batch_size, self._window = FREE_SHAPES["process", "cpu" if cpus else "gpu"]
         self.batch_size = opening.batch_size or self.batch_size
         # Each has its batches on their way, and one may be starting anew.
         self._executor = ThreadPoolExecutor(
@@ -224,9 +223,6 @@ class ProcessPool(BackendPool):
     def reads(self, source: str) -> Reading:
         """In the process, except for what only this process has open."""
         return "here" if source == "-" or is_own_stream(source) else "there"
-
-    def _shape(self, batch_size: int) -> tuple[int, int]:
-        return batch_size, self._window
 
     def close(self) -> None:
         for process in self._processes:

@@ -13,6 +13,15 @@ from typing import Generic, TypeVar
 
 MOST_LOSSES_TOGETHER = 2
 """What has been lost so often is asked with nothing beside it, once."""
+FREE_SHAPES = {
+    ("process", "cpu"): (8, 12),
+    ("process", "gpu"): (32, 24),
+    ("actor", "cpu"): (64, 2),
+    ("actor", "gpu"): (128, 2),
+}
+"""Requests of a batch, and batches of a worker at a time, where no batch size was given: its model answers as many at a
+time as fit. What goes to another machine goes in larger batches.
+"""
 _SMOOTHING = 0.2
 
 Unit = TypeVar("Unit")

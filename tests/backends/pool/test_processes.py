@@ -18,8 +18,8 @@ import pytest
 from idefics_cli.backends import Workers
 from idefics_cli.cli.workers import choose_served, read_devices
 from idefics_cli.errors import UsageError
-from idefics_cli.models.memory import available
 from idefics_cli.values import ModelSpec
+from tests.cards import install_cards
 from tests.program import Run
 from tests.serve.running import PROGRAM, SAMPLES, wait_for
 from tests.site import Page, open_site
@@ -140,14 +140,7 @@ def find_owner(port: int) -> list[int]:
 
 @pytest.fixture
 def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that lists two cards, and a torch that is built for them."""
-    (tmp_path / "nvidia-smi").write_text(
-        "#!/bin/sh\necho '0, GPU-a, NVIDIA L4, 22000'\necho '1, GPU-b, NVIDIA L4, 22000'\n"
-    )
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(available, "_is_built_for", lambda kind: kind == "cuda")
+    install_cards(tmp_path, monkeypatch)
 
 
 @pytest.mark.usefixtures("two_cards")

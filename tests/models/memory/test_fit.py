@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from idefics_cli.config import load_packaged_models
 from idefics_cli.models.families import measure
-from idefics_cli.models.memory import available as free_memory
 from idefics_cli.models.memory.available import Pool, describe_pools, find_pools
 from idefics_cli.models.memory.estimate import Demand
 from idefics_cli.models.memory.fit import Candidate, Constraints, Fit, choose, find_fit
 from idefics_cli.models.memory.speed import Rates
+from tests.cards import install_cards
 
 GB = 10**9
 CANDIDATES = [
@@ -135,19 +134,6 @@ def test_where_nothing_is_in_time_the_fastest_is_chosen() -> None:
     assert (found[0].name, found[1].detail) == ("idefics3", "low")
 
 
-@pytest.fixture
-def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that lists two cards, and a torch that is built for them."""
-    program = tmp_path / "nvidia-smi"
-    program.write_text(
-        "#!/bin/sh\necho '0, GPU-aaaa, NVIDIA L4, 22000'\necho '1, GPU-bbbb, NVIDIA A100, 80000'\necho '[N/A]'\n"
-    )
-    program.chmod(0o755)
-    os.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    monkeypatch.setattr(free_memory, "_is_built_for", lambda kind: kind == "cuda")
-
-
-@pytest.mark.usefixtures("two_cards")
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
@@ -158,19 +144,18 @@ def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("", []),
     ],
 )
-def test_cards_are_numbered_as_cuda_shows_them(visible: str | None, expected: list[tuple[str, str]]) -> None:
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+def test_cards_are_numbered_as_cuda_shows_them(
+    visible: str | None, expected: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_cards(tmp_path, monkeypatch)
     if visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     cards = [pool for pool in find_pools() if pool.kind == "gpu"]
     assert [(pool.device, pool.name) for pool in cards] == expected
     assert all(pool.free_bytes in (22000 * 2**20, 80000 * 2**20) for pool in cards)
     assert find_pools("cuda:0") == cards[:1]
 
 
-def test_cards_that_torch_cannot_use_are_not_counted(tmp_path: Path) -> None:
-    if not free_memory._is_built_for("cuda"):
-        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '0, GPU-a, NVIDIA L4, 22000'\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-        os.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-        assert all(pool.kind == "ram" for pool in find_pools())
+def test_cards_that_torch_cannot_use_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_cards(tmp_path, monkeypatch, cuda=None)
+    assert all(pool.kind == "ram" for pool in find_pools())
