@@ -169,13 +169,8 @@ class LocalBackend:
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
         """The request as ids and pixels. Safe from many threads. Raises ItemError."""
         task = self._prepare(request, images, None)
-        own = {images[source].digest for source in request.images}
-        held = {
-            span.digest: pixels.held_bytes
-            for span, pixels in zip(task.encoded.spans, task.encoded.pixels, strict=False)
-            if span.digest in own
-        }
-        return PreparedRequest(request, task, sum(held.values()))
+        own = [place for place, source in enumerate(list_sources(request.prompt)) if source in request.images]
+        return PreparedRequest(request, task, self._family.count_held_bytes(task.encoded, own))
 
     def answer_prepared(
         self, take: TakePrepared

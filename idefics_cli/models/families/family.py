@@ -223,6 +223,12 @@ class Family(ABC):
         """The prompt without markers, for people."""
         return read_aloud(lay_out(prompt, strip_turns=self.strip_turns))
 
+    def count_held_bytes(self, encoded: Encoded, own: Sequence[int]) -> int:
+        """The bytes of a prompt's tensors while it waits. `own` are the places of images that are not shown by others,
+        as those of examples are.
+        """
+        return sum(int(one.nbytes) for one in (encoded.inputs or {}).values())
+
     def check_length(self, encoded: Encoded, new_tokens: int = 0) -> None:
         """Refuse a prompt that does not fit into the context; nothing is ever cut off."""
         needed = len(encoded.ids) + new_tokens

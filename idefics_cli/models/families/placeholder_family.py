@@ -249,6 +249,16 @@ class PlaceholderFamily(Family):
         """Keep at most so many bytes of them."""
         self._pixels.shrink(limit_bytes)
 
+    def count_held_bytes(self, encoded: Encoded, own: Sequence[int]) -> int:
+        """Its own images, and those of others that are not kept for them."""
+        shown = enumerate(zip(encoded.spans, encoded.pixels, strict=True))
+        held = {
+            span.digest: pixels.held_bytes
+            for place, (span, pixels) in shown
+            if place in own or self._pixels.find(span.digest) is not pixels
+        }
+        return sum(held.values())
+
     def prepare_once(self, image: Image) -> Pixels:
         """Pixels by digest, kept in a bounded memory: the images of examples come again with every prompt."""
         pixels = self._pixels.find(image.digest)

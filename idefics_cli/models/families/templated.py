@@ -33,6 +33,10 @@ class SpelledImage(Pixels):
     """How often it is among its tensors: some processors cut an image that is one of several in another way."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def held_bytes(self) -> int:
+        return sum(int(one.nbytes) for one in self.tensors.values())
+
 
 _ONE_OF_MANY = "+"
 """At the end of a digest: the image as it is seen beside others."""
