@@ -9,7 +9,7 @@ import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,12 +117,6 @@ class LocalBackend:
         if self._engine is not None:
             self._engine.limit_cache(self._cache_bytes)
 
-    def prepare_image(self, image: Image) -> None:
-        """Prepare an image ahead of its requests; if that fails, they will report it."""
-        if isinstance(self._family, PlaceholderFamily):
-            with suppress(ItemError):
-                self._family.prepare_once(image)
-
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         """The assembled prompt of a request and, if all its images are there, what it costs; needs no weights."""
         text = self._family.render(request.prompt, thinks=request.thinks)
@@ -166,9 +160,11 @@ class LocalBackend:
         answers |= {index: done[id(one)] for index, one in prepared.items()}
         return [answers[index] for index in range(len(requests))]
 
-    def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
+    def prepare(
+        self, request: Request, images: Mapping[str, Image], listener: Listener | None = None
+    ) -> PreparedRequest:
         """The request as ids and pixels. Safe from many threads. Raises ItemError."""
-        task = self._prepare(request, images, None)
+        task = self._prepare(request, images, listener)
         own = [place for place, source in enumerate(list_sources(request.prompt)) if source in request.images]
         return PreparedRequest(request, task, self._family.count_held_bytes(task.encoded, own))
 

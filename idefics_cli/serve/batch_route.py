@@ -18,9 +18,9 @@ from ..prompts.items import ItemReader
 from ..runner.run import Report, run
 from ..values import Answer, Image, Item, ModelSpec, Request, Style
 from .budget import DECODING_BYTES, PIXEL_BYTES, Holding, count_kept
+from .job_queue import Refused
 from .jobs import Job, make_job
 from .request_images import check_sources
-from .scheduler import Refused
 from .state import ServerState
 
 MAX_ITEMS = MAX_KEYS = 1000

@@ -20,9 +20,9 @@ from ..child_processes import ChildProcesses, ask, end
 from ..errors import BadItem
 from .budget import BODY_COPIES, Holding, OverBudget
 from .call import CallError, refuse
+from .job_queue import Refused
 from .json_process import unpack
 from .json_shape import parse_shape
-from .scheduler import Refused
 from .state import ServerState
 
 SMALL_BYTES, LARGE_BYTES = 10_000, 1_000_000

@@ -12,8 +12,8 @@ from starlette.requests import Request as Call
 
 from ..errors import IdeficsError, to_item_error
 from ..values import Image, Request
+from .job_queue import Refused
 from .jobs import Job, Outcomes, make_job
-from .scheduler import Refused
 from .state import ServerState
 
 RETRY_AFTER_SECONDS = 1
@@ -124,11 +124,6 @@ class PendingCall:
             raise translate(error) from error
         except BaseException as error:
             raise translate(to_item_error(error)) from error
-
-    @property
-    def batch(self) -> tuple[int, int, float] | None:
-        """The batch it was answered in: see `Job.batch`."""
-        return self._job.batch
 
     async def _next(self) -> str | None:
         event = asyncio.ensure_future(self._events.get())

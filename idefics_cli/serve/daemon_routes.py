@@ -30,8 +30,8 @@ from ..values import Image, Request
 from .body import count_declared, read_body, read_pieces
 from .budget import MESSAGE_COPIES, Holding, OverBudget
 from .call import RETRY_AFTER_SECONDS, CallError, PendingCall, refuse, wait_until_gone
+from .job_queue import Refused
 from .process_memory import count_resident_bytes
-from .scheduler import Refused
 from .state import ServerState
 
 ROOM_SECONDS = 0.05
@@ -99,17 +99,6 @@ def list_private_routes(state: ServerState) -> list[Route]:
     ]
 
 
-def _unpack(
-    message: bytes | bytearray, state: ServerState
-) -> tuple[list[Request], dict[str, Image], dict[str, Any]]:
-    """The content of a message, its images prepared for the model."""
-    requests, images, others = unpack(message)
-    if state.answerer is None:  # who reads images itself prepares them too
-        for image in images.values():
-            state.backend.prepare_image(image)
-    return requests, images, others
-
-
 def describe_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """How the wanted weights differ from the loaded ones, as the end of a sentence; "" if they do not."""
     if own["checkpoint"] != asked["checkpoint"]:
@@ -139,7 +128,7 @@ async def _receive(
         if len(message) > declared:
             raise CallError(413, "the message is longer than it says")
     try:
-        return await asyncio.to_thread(_unpack, message, state)
+        return await asyncio.to_thread(unpack, message)
     except ValueError as error:
         raise CallError(400, str(error)) from error
 
@@ -170,8 +159,7 @@ async def _answer(
             async with PendingCall(call, state, requests, images, streams=streams) as pending:
                 async for piece in pending.pieces():
                     yield dump_line({"text": piece})
-                outcomes = dump_outcomes(await pending.outcomes())
-                yield dump_line({"outcomes": outcomes, "batch": pending.batch})
+                yield dump_line({"outcomes": dump_outcomes(await pending.outcomes())})
     except Refused as refusal:
         yield _tell(refuse(refusal))
     except CallError as error:

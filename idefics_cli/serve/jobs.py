@@ -5,15 +5,19 @@ Each sender names its own sources, so a job's images are named by their digests 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from ..backends import PreparedRequest
 from ..engine.listener import Listener
 from ..errors import ItemError
 from ..values import Answer, Image, ImagePart, Message, Request
 
-Outcomes = list[Answer | ItemError]
+Outcome = Answer | ItemError
+Outcomes = list[Outcome]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,14 +32,36 @@ class Job:
     is_cancelled: bool = False
     stops: list[Callable[[], None]] = field(default_factory=list)
     """Called, in any thread, when nobody waits any more."""
-    batch: tuple[int, int, float] | None = None
-    """The batch it was answered in: its number, its size and its seconds."""
+    waiting: int = field(init=False)
+    """Requests that have not started."""
+    ready: deque[tuple[int, PreparedRequest]] = field(default_factory=deque)
+    """Those of them that are prepared, each with its number."""
+    ended: dict[int, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.waiting = len(self.requests)
         self.listeners = [
             Listener(self.on_text if number == 0 else None, lambda: self.is_cancelled)
             for number in range(len(self.requests))
         ]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for anything more."""
+        return self.is_cancelled or self.outcomes.done()
+
+    def end(self, number: int, outcome: Outcome) -> None:
+        """A request has ended; the last one ends the job."""
+        self.ended[number] = outcome
+        if len(self.ended) == len(self.requests):
+            # A future may be cancelled by the one who waits for it.
+            with suppress(InvalidStateError):
+                self.outcomes.set_result([self.ended[place] for place in range(len(self.requests))])
+
+    def fail(self, error: BaseException) -> None:
+        """The job has failed as a whole."""
+        with suppress(InvalidStateError):
+            self.outcomes.set_exception(error)
 
     def abandon(self) -> None:
         """Nobody waits any more: it is not started, or ends at its next token."""

@@ -5,7 +5,6 @@ Like the scheduler of one model, it bounds the requests that wait. Knows jobs, n
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -16,8 +15,9 @@ from typing import TypeVar
 from ..backends import PreparedRequest
 from ..backends.pool.backend import WAIT_SECONDS, Outcome
 from ..errors import IdeficsError, ServerLost
+from .job_queue import JobQueue, Refused
+from .jobs import Job
 from .metrics import Metrics
-from .scheduler import JobQueue, Refused
 from .workers import AskedJob, ServedPool
 
 TEND_SECONDS = 1.0
@@ -32,12 +32,13 @@ class PoolScheduler(JobQueue):
     """Hands jobs to workers in order, as many as fit; at most `size` requests wait."""
 
     def __init__(self, pool: ServedPool, metrics: Metrics, *, rows: int, size: int) -> None:
-        super().__init__(rows=rows, size=size)
+        super().__init__(size=size)
         self._pool = pool
+        self._rows = rows
         self._metrics = metrics
         self._asked: dict[int, AskedJob] = {}
         self._callers = ThreadPoolExecutor(PREVIEWERS, "preview")
-        pool.count_batches(metrics.count_batch)
+        pool.count_given(metrics.count_given)
         self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
         self._thread.start()
 
@@ -86,21 +87,26 @@ class PoolScheduler(JobQueue):
                 taken += self._pool.cut(asked, self._rows)
         return taken
 
+    def _take(self, most: int) -> list[Job]:
+        """The next jobs with at most `most` requests together, or one larger job."""
+        self._drop_over()
+        taken: list[Job] = []
+        while self._jobs and (not taken or self._jobs[0].waiting <= most):
+            job = self._jobs.popleft()
+            taken.append(job)
+            most -= job.waiting
+        return taken
+
     def _end(self, unit: PreparedRequest, outcome: Outcome) -> None:
         asked: AskedJob = unit.work.asked
         job = asked.job
-        asked.outcomes[unit.work.number] = outcome
-        if len(asked.outcomes) < len(job.requests):
-            return
-        with self._changed:
-            self._asked.pop(id(job), None)
-        outcomes = [asked.outcomes[number] for number in range(len(job.requests))]
-        self._metrics.count_outcomes(outcomes)
-        with contextlib.suppress(Exception):  # it may be cancelled by the one who waits for it
+        if len(job.ended) == len(job.requests) - 1:
+            with self._changed:
+                self._asked.pop(id(job), None)
             if asked.failure is not None:
-                job.outcomes.set_exception(asked.failure)
-            else:
-                job.outcomes.set_result(outcomes)
+                job.fail(asked.failure)
+        self._metrics.count_outcomes([outcome])
+        job.end(unit.work.number, outcome)
 
     def _check_alone(self) -> None:
         """Fail all jobs if the workers have been gone for too long."""
@@ -113,5 +119,4 @@ class PoolScheduler(JobQueue):
             self._asked.clear()
         for job in failed:
             job.abandon()
-            with contextlib.suppress(Exception):
-                job.outcomes.set_exception(error)
+            job.fail(error)

@@ -52,10 +52,7 @@ async def _load(source: str, state: ServerState, holding: Holding) -> Image:
 
 
 def _load_here(source: str, state: ServerState, holding: Holding, deadline: Deadline) -> Image:
-    """Memory is reserved first; what decoding used is given back when it ends, whoever waits for it.
-
-    The image is also prepared here, so that the model's thread does nothing with pixels.
-    """
+    """Memory is reserved first; what decoding used is given back when it ends, whoever waits for it."""
     limits = state.rules.limits
     try:
         data = read(source, limits, deadline)
@@ -64,7 +61,6 @@ def _load_here(source: str, state: ServerState, holding: Holding, deadline: Dead
             own.grow(pixels * DECODING_BYTES)
             image = decode(data, source, limits, deadline)
             holding.grow(count_kept(image.pixels.width * image.pixels.height))
-        state.backend.prepare_image(image)
         return image
     except OverBudget:
         raise

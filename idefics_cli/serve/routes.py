@@ -29,10 +29,10 @@ from .budget import Holding, OverBudget
 from .call import CallError, PendingCall, refuse, translate, unavailable, wait_until_gone, within
 from .daemon_routes import list_private_routes
 from .guard import CLIENT_CLOSED, HEALTH, Guard, respond
+from .job_queue import Refused
 from .openai_schema import ChatCall, ChatReply
 from .openapi import describe_api
 from .request_images import load_images
-from .scheduler import Refused
 from .state import ServerState
 
 CHAT_VALUES, ITEM_VALUES = 50_000, 200_000

@@ -1,115 +1,73 @@
-"""One thread owns the model; requests that arrive within a few milliseconds are answered in one batch.
+"""One thread owns the model. Requests are prepared in others, join those that run, and leave as soon as they end.
 
-The backend plans the batches and what they share. Knows jobs, neither HTTP nor pixels.
+The backend plans what they share. Knows jobs, neither HTTP nor pixels.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from ..backends import PreparedRequest
+from ..backends.backend import TakePrepared
 from ..engine.listener import Listener
-from ..errors import IdeficsError
+from ..errors import IdeficsError, to_item_error
 from ..values import Image, Request
-from .jobs import Job, Outcomes
+from .job_queue import JobQueue, Refused
+from .jobs import Job, Outcome
 from .metrics import Metrics
 
 QUIET_SECONDS = 0.002
 """Nothing more arrived for so long: those who came together are here."""
 GATHER_SECONDS = 0.01
 """The longest that a request waits for others while the model is idle."""
+JOIN_SHARE = 4
+"""One part in so many of the rows must be free before several requests join: each time costs a pass of its own."""
+PREPARERS = os.cpu_count() or 1
 
 T = TypeVar("T")
 _log = logging.getLogger("idefics.serve")
 
 
-class Refused(IdeficsError):
-    """A job is not taken: the queue is full, or the server is ending. Not the fault of an item."""
-
-    def __init__(self, *, is_ending: bool) -> None:
-        said = "the server is ending" if is_ending else "the queue is full"
-        super().__init__(said, code="ending" if is_ending else "busy")
-        self.is_ending = is_ending
-
-
 class Answerer(Protocol):
     """The part of a backend that is used here."""
 
-    def answer(
-        self,
-        requests: Sequence[Request],
-        images: Mapping[str, Image],
-        on_text: Callable[[str], None] | None = None,
-        *,
-        listeners: Sequence[Listener | None] = (),
-    ) -> Outcomes: ...
+    def prepare(
+        self, request: Request, images: Mapping[str, Image], listener: Listener | None = None
+    ) -> PreparedRequest: ...
+
+    def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]: ...
 
 
-class JobQueue:
-    """Jobs in order; at most `size` requests wait."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """A request that the model has: one of its job, by number."""
 
-    def __init__(self, *, rows: int, size: int) -> None:
-        self._rows = rows
-        self._size = size
-        self._jobs: deque[Job] = deque()
-        self._is_closed = False
-        self._changed = threading.Condition()
-
-    @property
-    def waiting(self) -> int:
-        """Requests that have not started."""
-        with self._changed:
-            return self._count()
-
-    def submit(self, job: Job) -> None:
-        """Queue a job. Raises Refused. One that is larger than the queue is taken when nothing else waits."""
-        with self._changed:
-            if self._is_closed:
-                raise Refused(is_ending=True)
-            if self._jobs and self._count() + len(job.requests) > self._size:
-                raise Refused(is_ending=False)
-            self._jobs.append(job)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Take no more jobs. Queued ones are still answered."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
-    def _count(self) -> int:
-        return sum(len(job.requests) for job in self._jobs if not job.is_cancelled)
-
-    def _take(self, most: int) -> list[Job]:
-        """The next jobs with at most `most` requests together, or one larger job."""
-        taken: list[Job] = []
-        count = 0
-        while self._jobs and (not taken or count + len(self._jobs[0].requests) <= most):
-            job = self._jobs.popleft()
-            if job.is_cancelled:
-                job.outcomes.cancel()
-                continue
-            taken.append(job)
-            count += len(job.requests)
-        return taken
+    job: Job
+    number: int
+    prepared: PreparedRequest
 
 
 class Scheduler(JobQueue):
-    """Answers jobs in order, about `rows` requests at a time; at most `size` wait."""
+    """Answers requests in the order of their jobs, at most `rows` at a time; at most `size` wait."""
 
     def __init__(self, backend: Answerer, metrics: Metrics, *, rows: int, size: int) -> None:
-        super().__init__(rows=rows, size=size)
+        super().__init__(size=size)
         self._backend = backend
         self._metrics = metrics
+        self._rows = rows
+        self._held: dict[int, _Held] = {}
+        self._unready = 0
         self._calls: deque[Callable[[], None]] = deque()
         self._is_working = False
-        self._batches = 0
+        self._preparers = ThreadPoolExecutor(PREPARERS, "preparer")
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -118,8 +76,16 @@ class Scheduler(JobQueue):
         with self._changed:
             return not (self._jobs or self._calls or self._is_working)
 
+    def submit(self, job: Job) -> None:
+        """Queue a job and prepare its requests. Raises Refused."""
+        with self._changed:
+            super().submit(job)
+            self._unready += len(job.requests)
+        for number in range(len(job.requests)):
+            self._preparers.submit(self._prepare, job, number)
+
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function while nothing else uses the model."""
+        """Run a function while nothing else uses the model: once the requests that it has now have ended."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -135,62 +101,122 @@ class Scheduler(JobQueue):
             self._changed.notify_all()
         return future
 
+    def _prepare(self, job: Job, number: int) -> None:
+        prepared = None
+        try:
+            if not job.is_over:
+                prepared = self._backend.prepare(job.requests[number], job.images, job.listeners[number])
+        except BaseException as error:  # a panic in a library in Rust, too
+            self._refuse(job, number, error)
+        with self._changed:
+            self._unready -= 1
+            if prepared is None:
+                job.waiting -= 1
+            else:
+                job.ready.append((number, prepared))
+            self._changed.notify_all()
+
+    def _refuse(self, job: Job, number: int, error: BaseException) -> None:
+        """A request cannot be prepared."""
+        try:
+            outcome = to_item_error(error)
+        except BaseException as raised:
+            self._fail(job, raised)
+        else:
+            self._metrics.count_outcomes([outcome])
+            job.end(number, outcome)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        if not isinstance(error, IdeficsError):
+            _log.error("a request failed", exc_info=error)
+        job.fail(error)
+
     def _run(self) -> None:
         while self._wait():
             with self._changed:
                 self._is_working = True
                 calls, self._calls = list(self._calls), deque()
-                jobs = self._take(self._rows)
+                first = self._take(self._rows)
             for call in calls:
                 call()
-            if jobs:
-                self._answer(jobs)
+            if first:
+                self._answer(first)
             with self._changed:
                 self._is_working = False
+        self._preparers.shutdown(wait=False)
 
     def _wait(self) -> bool:
         """Wait for work and then, shortly, for more that arrives with it. False at the end."""
         with self._changed:
-            while not self._jobs and not self._calls:
-                if self._is_closed:
+            while not self._calls and not self._count_ready():
+                self._drop_over()
+                if self._is_closed and not self._jobs:
                     return False
                 self._changed.wait()
             limit = time.monotonic() + GATHER_SECONDS
-            while (left := limit - time.monotonic()) > 0 and self._count() < self._rows:
-                if not self._changed.wait(min(left, QUIET_SECONDS)):
+            while (left := limit - time.monotonic()) > 0 and self._count_ready() < self._rows:
+                if not self._changed.wait(min(left, QUIET_SECONDS)) and not self._unready:
                     break
             return True
 
-    def _answer(self, jobs: Sequence[Job]) -> None:
-        began = time.perf_counter()
-        try:
-            outcomes = self._ask(jobs)
-        except BaseException as error:  # a panic in a library in Rust, too: nothing ends this thread
-            if len(jobs) > 1:
-                # Whosever fault it was, the others have theirs answered.
-                for job in jobs:
-                    self._answer([job])
-                return
-            if not isinstance(error, IdeficsError):
-                _log.exception("a request failed")
-            jobs[0].outcomes.set_exception(error)
-            return
-        seconds = time.perf_counter() - began
-        self._metrics.count_batch(len(outcomes), seconds)
-        self._metrics.count_outcomes(outcomes)
-        self._batches += 1
-        rest = iter(outcomes)
-        for job in jobs:
-            job.batch = self._batches, len(outcomes), seconds
-            own = [next(rest) for _ in job.requests]
-            # A future may be cancelled by the one who waits for it.
-            with contextlib.suppress(Exception):
-                job.outcomes.set_result(own)
+    def _count_ready(self) -> int:
+        return sum(len(job.ready) for job in self._jobs if not job.is_over)
 
-    def _ask(self, jobs: Sequence[Job]) -> Outcomes:
-        images: dict[str, Image] = {}
-        for job in jobs:
-            images |= job.images
-        requests = [request for job in jobs for request in job.requests]
-        listeners = [listener for job in jobs for listener in job.listeners]
-        return self._backend.answer(requests, images, listeners=listeners)
+    def _take(self, most: int) -> list[PreparedRequest]:
+        """The next prepared requests, at most so many."""
+        taken: list[PreparedRequest] = []
+        for job in self._jobs:
+            while job.ready and len(taken) < most and not job.is_over:
+                number, prepared = job.ready.popleft()
+                job.waiting -= 1
+                self._held[id(prepared)] = _Held(job, number, prepared)
+                taken.append(prepared)
+        self._drop_over()
+        if taken:
+            self._metrics.count_given(len(taken), len(self._held))
+        return taken
+
+    def _take_more(self, most: int, wait: bool) -> list[PreparedRequest] | None:
+        """Requests that join the running ones; None when these are to end first: all have, or a call waits."""
+        with self._changed:
+            if wait or self._calls:
+                return None
+            free = self._rows - len(self._held)
+            if free < min(self._count_ready(), max(1, self._rows // JOIN_SHARE)):
+                return []
+            return self._take(min(most, free))
+
+    def _answer(self, first: list[PreparedRequest]) -> None:
+        """Answer until nothing is left. These are given even if a call waits, so that calls do not starve them."""
+        try:
+            self._ask(first, self._take_more)
+        except BaseException as error:  # a panic, too: nothing ends this thread
+            if len(self._held) == 1:
+                self._drop(next(iter(self._held.values())), error)
+        # Whosever fault it was, the others have theirs answered.
+        for one in list(self._held.values()):
+            if one.job.is_over:
+                del self._held[id(one.prepared)]
+                continue
+            try:
+                self._ask([one.prepared], lambda most, wait: None)
+            except BaseException as error:
+                self._drop(one, error)
+
+    def _ask(self, first: list[PreparedRequest], take_more: TakePrepared) -> None:
+        given = iter([first])
+        for pair in self._backend.answer_prepared(
+            lambda most, wait: next(given, None) or take_more(most, wait)
+        ):
+            if pair is not None:
+                self._end(*pair)
+
+    def _end(self, prepared: PreparedRequest, outcome: Outcome) -> None:
+        held = self._held.pop(id(prepared))
+        self._metrics.count_outcomes([outcome])
+        held.job.end(held.number, outcome)
+
+    def _drop(self, held: _Held, error: BaseException) -> None:
+        """A request that fails alone fails its job."""
+        self._held.pop(id(held.prepared), None)
+        self._fail(held.job, error)

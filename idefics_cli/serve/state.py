@@ -25,10 +25,11 @@ from ..errors import ModelError, PromptError
 from ..images import Limits
 from ..values import Request, Style, TextPart
 from .budget import MemoryBudget
+from .job_queue import Refused
 from .metrics import Labels, Metrics
 from .pool_scheduler import PoolScheduler
 from .process_memory import count_resident_bytes, release_freed
-from .scheduler import Refused, Scheduler
+from .scheduler import Scheduler
 from .workers import ServedPool
 
 if TYPE_CHECKING:  # a server with workers has no model itself

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
@@ -20,22 +20,20 @@ from ..backends.daemon.protocol import read_outcomes
 from ..backends.pool.backend import Member, Outcome
 from ..backends.pool.processes import ProcessPool, WorkerProcess
 from ..errors import AnswerError, IdeficsError, ItemError, ModelError, ServerLost
-from ..values import Image, list_sources
+from ..values import list_sources
 from .jobs import Job
 
 BATCHES_AHEAD = 2
 """Batches a worker has at a time: the current and the next one."""
-_REMEMBERED = 256
-CountBatch = Callable[[int, float], None]
-"""Called for each answered batch with its size and seconds."""
+CountGiven = Callable[[int, int], None]
+"""Called with the number of requests that were given to a worker, and how many it has now."""
 
 
 @dataclass(slots=True, eq=False)
 class AskedJob:
-    """A job in progress and its outcomes so far, by request number."""
+    """A job in progress."""
 
     job: Job
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
     failure: IdeficsError | None = None
     """Why the whole job failed."""
     heard: str = ""
@@ -59,8 +57,8 @@ class ServedProcess(WorkerProcess):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.count_batch: CountBatch = lambda size, seconds: None
-        self._counted: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
+        self.count_given: CountGiven = lambda requests, held: None
+        self._held = 0
         self._lock = threading.Lock()
 
     def _ask(self, batch: Sequence[PreparedRequest]) -> list[Outcome]:
@@ -68,6 +66,7 @@ class ServedProcess(WorkerProcess):
         asked, sending = first.asked, Sending()
         job = asked.job
         job.stops.append(sending.stop)
+        self._hold(len(batch))
         hear = _Hearing(asked, sending) if job.on_text is not None and first.number == 0 else None
         try:
             if job.is_cancelled:
@@ -75,7 +74,6 @@ class ServedProcess(WorkerProcess):
             requests = [one.request for one in batch]
             images = {source: job.images[source] for one in requests for source in list_sources(one.prompt)}
             reply = self.resident.send(requests, images, hear, sending)
-            self._count(reply.get("batch"))
             return read_outcomes(reply["outcomes"])
         except _Differs:
             error = AnswerError(
@@ -92,19 +90,17 @@ class ServedProcess(WorkerProcess):
             asked.failure = failure
             return [ItemError(str(failure), code=failure.code) for _ in batch]
         finally:
+            self._hold(-len(batch))
             sending.stop()
             job.stops.remove(sending.stop)
 
-    def _count(self, told: Sequence[Any] | None) -> None:
-        """Count a batch once; each of its replies tells of it."""
-        if told is None:
-            return
-        number, size, seconds = told
+    def _hold(self, count: int) -> None:
+        """The worker has so many requests more, or fewer."""
         with self._lock:
-            if (key := (self.pid, number)) in self._counted:
-                return
-            self._counted.append(key)
-        self.count_batch(size, seconds)
+            self._held += count
+            held = self._held
+        if count > 0:
+            self.count_given(count, held)
 
 
 class ServedPool(ProcessPool):
@@ -127,9 +123,6 @@ class ServedPool(ProcessPool):
     def size(self) -> int:
         return len(self._processes)
 
-    def prepare_image(self, image: Image) -> None:
-        """Images are prepared in the worker."""
-
     def measure(self) -> Counter[str]:
         """The sum of what the workers measure."""
         return sum((Counter(process.tell(USES)) for process in self._list_served()), Counter())
@@ -146,9 +139,9 @@ class ServedPool(ProcessPool):
             for process in self._processes
         ]
 
-    def count_batches(self, count: CountBatch) -> None:
+    def count_given(self, count: CountGiven) -> None:
         for process in self._list_served():
-            process.count_batch = count
+            process.count_given = count
 
     def cut(self, asked: AskedJob, most: int) -> Iterable[PreparedRequest]:
         """The requests of a job, in about one part per worker, at most `most` requests each."""

@@ -264,7 +264,7 @@ def test_an_image_is_made_ready_once_ahead_of_its_requests(monkeypatch: pytest.M
         return own(image)
 
     monkeypatch.setattr(backend.family, "prepare", prepare)
-    backend.prepare_image(A)
+    backend.prepare(REQUESTS[0], IMAGES)
     backend.answer([REQUESTS[0], REQUESTS[0]], IMAGES)
     assert made.count(A.source) == 1
 

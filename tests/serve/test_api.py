@@ -318,7 +318,7 @@ def test_every_client_gets_its_own_answer(server: Running) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(check, range(48)))
     told = server.ask("/metrics")[1]
-    sizes = dict(re.findall(r'idefics_batch_size_bucket\{le="(\d+)"\} (\d+)', told))
+    sizes = dict(re.findall(r'idefics_requests_at_once_bucket\{le="(\d+)"\} (\d+)', told))
     assert int(sizes["64"]) > int(sizes["1"])  # some were answered together
     assert 'idefics_cache_uses_total{cache="image",outcome="hits"} ' in told
 

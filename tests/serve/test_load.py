@@ -54,9 +54,10 @@ def test_clients_together_are_answered_three_times_as_fast(server: Running) -> N
     one, many = time_calls(server, 60, 1), time_calls(server, 640, 32)
     told = server.ask("/metrics")[1]
     sizes = [
-        float(re.findall(rf"^idefics_batch_size_{name} (\d+)", told, re.M)[0]) for name in ("sum", "count")
+        float(re.findall(rf"^idefics_requests_at_once_{name} (\d+)", told, re.M)[0])
+        for name in ("sum", "count")
     ]
-    tell(f"{one:.1f} calls/s alone, {many:.1f} with 32 clients, {sizes[0] / sizes[1]:.1f} a batch")
+    tell(f"{one:.1f} calls/s alone, {many:.1f} with 32 clients, {sizes[0] / sizes[1]:.1f} at once")
     assert many >= 3 * one
 
 

@@ -90,7 +90,7 @@ def test_rows_are_those_of_a_command_and_the_status_names_the_workers(
     told = server.ask("/metrics")[1]
     assert 'idefics_workers{status="ready"} 2\n' in told
     assert f'idefics_requests_total{{outcome="answered"}} {len(pictures)}\n' in told
-    assert f"idefics_batch_size_sum {len(pictures)}\n" in told
+    assert f"idefics_requests_at_once_count {len(pictures)}\n" in told
     assert "idefics_memory_in_flight_bytes 0\n" in told
     assert min(count_seconds(one["pid"]) for one in (first, second)) > 1
 
