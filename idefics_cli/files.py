@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -129,6 +129,12 @@ def write_all(file: int, data: bytes) -> None:
     """Write all of the data to a descriptor."""
     while data:
         data = data[os.write(file, data) :]
+
+
+def write_lines(file: int, lines: Iterable[bytes]) -> None:
+    """Write lines to a descriptor, a megabyte at a time."""
+    with open(file, "wb", 1 << 20, closefd=False) as stream:
+        stream.writelines(lines)
 
 
 def append_whole(file: int, data: bytes) -> None:

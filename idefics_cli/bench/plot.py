@@ -24,17 +24,6 @@ COLOURS: dict[Arm, str] = {
 INK, PAPER = "#22252a", "#ffffff"
 WIDTH, MARGIN, TITLE_WIDTH, LABEL_WIDTH = 1000, 24, 230, 190
 BAR, GAP, GROUP_GAP = 20, 4, 18
-FORMATS = (".png", ".jpg", ".jpeg", ".webp")
-
-
-def check_plot(path: Path) -> None:
-    """Check, before an hour of measuring, that the chart can be written."""
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"--plot {path} is not an image file", hint=f"name it {', '.join('*' + one for one in FORMATS)}"
-        )
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", hint="make it first")
 
 
 def draw_plot(lines: Sequence[Line], title: str, path: Path) -> None:

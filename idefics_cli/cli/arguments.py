@@ -1,4 +1,6 @@
-"""Mistaken arguments: a question among files, a table instead of lines; and what was skipped in folders."""
+"""Mistaken arguments: a question among files, a table instead of lines, a chart that is no image; and what was skipped
+in folders.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from ..errors import NothingToDo, UsageError
 from ..images import has_image_suffix, is_url
+
+PLOT_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def check_lines(path: str) -> None:
@@ -47,6 +51,15 @@ def check_words(images: Sequence[str], task: str) -> None:
     ]
     if patterns and len(patterns) == len(images) and not any(map(glob.glob, patterns)):
         raise NothingToDo(f"no file matches {patterns[0]}", hint="check the pattern")
+
+
+def check_plot(path: Path) -> None:
+    """Raise UsageError, before anything is measured, if a chart cannot be written there."""
+    if path.suffix.lower() not in PLOT_FORMATS:
+        hint = f"name it {', '.join('*' + one for one in PLOT_FORMATS)}"
+        raise UsageError(f"--plot {path} is not an image file", hint=hint)
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", hint="make it first")
 
 
 def describe_skipped(skipped: Counter[str], sidecar: str) -> str:

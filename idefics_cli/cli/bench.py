@@ -28,7 +28,7 @@ from ..bench.architectures import (
 from ..bench.corpus import list_corpus
 from ..bench.lines import Line, list_differences, list_failures
 from ..bench.measure import ARMS, RIVALS, Arm, ArmJob, ArmOutcome, count_threads, measure
-from ..bench.plot import check_plot, draw_plot
+from ..bench.plot import draw_plot
 from ..bench.report import Setting, tabulate, to_json
 from ..bench.subprocess import Runs, run_in_child
 from ..bench.workloads import WORKLOADS, Workload
@@ -36,6 +36,7 @@ from ..config import Model
 from ..errors import AnswerError, ModelError, UsageError
 from ..models.libraries import import_libraries
 from ..values import ModelSpec
+from .arguments import check_plot
 from .model_choice import choose_model, choose_spec
 from .output import Talk, emit, emit_folded, say
 from .settings import Settings

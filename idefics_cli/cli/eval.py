@@ -17,12 +17,13 @@ from ..errors import UsageError
 from ..eval.benchmarks import Draw, load_benchmarks
 from ..eval.evaluate import EvalPlan, evaluate, read_least
 from ..eval.metrics import METRICS
-from ..eval.plot import check_plot, draw_scores
+from ..eval.plot import draw_scores
 from ..eval.references import find_references
 from ..eval.report import Evaluation, list_details, list_fallen, list_rows, list_worst, to_json
 from ..files import write_file
 from ..review.lines import parse_row
 from ..review.session import ReviewSession
+from .arguments import check_plot
 from .benchmark import BenchmarkRun, find_benchmark, run_benchmark
 from .output import emit, emit_table, one_line, say
 from .review import serve_page

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .declare import Fact, list_given, list_values
+from .declare import Fact, Panel, list_given, list_values
 from .options import (
     DecodingOptions,
     InputOptions,
@@ -51,16 +51,18 @@ class Settings:
 
     def list_given(self, fact: Fact | None = None) -> dict[str, Any]:
         """The options that were set, by their flags: all, or those with a fact."""
-        panels = (self.model, self.workers, self.prompt, self.decoding, self.input, self.table, self.output)
-        return {name: value for panel in panels for name, value in list_given(panel, fact).items()}
+        return {name: value for panel in self._panels for name, value in list_given(panel, fact).items()}
 
     def list_values(self, fact: Fact) -> dict[str, Any]:
         """The values of the options with a fact, by their names, after parsing."""
-        panels = (self.model, self.workers, self.prompt, self.decoding, self.input, self.table, self.output)
-        values = {name: value for panel in panels for name, value in list_values(panel, fact).items()}
+        values = {name: value for panel in self._panels for name, value in list_values(panel, fact).items()}
         understood = {
             "quantization": self.quantization,
             "max_memory": self.max_memory,
             "background": self.limits.background,
         }
         return {name: understood.get(name, value) for name, value in values.items()}
+
+    @property
+    def _panels(self) -> tuple[Panel, ...]:
+        return self.model, self.workers, self.prompt, self.decoding, self.input, self.table, self.output

@@ -13,20 +13,9 @@ from ..errors import UsageError
 from .metrics import METRICS
 from .report import Scored, percent
 
-FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 COLOURS = ("#d9622b", "#7f97b8", "#b8bcc4", "#6b8f71", "#8a6f9e")
 INK, PAPER = "#22252a", "#ffffff"
 WIDTH, MARGIN, NAME_WIDTH, LABEL_WIDTH, BAR, GAP = 1000, 24, 330, 190, 20, 6
-
-
-def check_plot(path: Path) -> None:
-    """Check, before anything is measured, that the chart can be written."""
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"--plot {path} is not an image file", hint=f"name it {', '.join('*' + one for one in FORMATS)}"
-        )
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", hint="make it first")
 
 
 def draw_scores(findings: Sequence[Scored], path: Path) -> None:

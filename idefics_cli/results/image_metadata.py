@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..content import has_changed
-from ..errors import BadItem, UsageError
+from ..errors import BadItem
 from ..files import read_file, write_file
-from ..images import is_url, name_source, split_member
 from .embedding import embed_packet, find_packet
 from .sidecar_index import Origin
-from .sidecars import Sidecars, SidecarState
+from .sidecars import Sidecars, SidecarState, cannot_write
 from .xmp import Metadata, read_description, write_packet
 
 MAX_XMP_BYTES = 10_000_000
@@ -63,10 +62,7 @@ class XmpSidecars(Sidecars):
                 self.index.note(path, text.encode("utf-8", "replace"), origin)
             write_file(Path(os.path.realpath(path)), content)
         except OSError as error:
-            raise UsageError(
-                f"cannot write {name_source(str(path))}: {error.strerror}",
-                hint="those before it are complete: run the same command again to continue",
-            ) from error
+            raise cannot_write(path, error) from error
 
     def _describe(self, source: str) -> str | None:
         """The description of a source, if it has one. Raises BadItem for metadata that cannot be read."""
@@ -90,9 +86,7 @@ class EmbeddedMetadata(XmpSidecars):
     is_of_image: ClassVar[bool] = True
 
     def path_of(self, source: str) -> Path | None:
-        if source in ("", "-") or is_url(source) or split_member(source) is not None:
-            return None
-        return Path(source)
+        return None if super().path_of(source) is None else Path(source)
 
     def _read_packet(self, path: Path) -> bytes | None:
         return find_packet(read_file(path, MAX_IMAGE_BYTES))

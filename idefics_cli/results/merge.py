@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import BadItem, UsageError
-from ..files import lock, open_draft, write_all
+from ..files import lock, open_draft, write_lines
 from ..jsonl import dump_row, parse_line
 from ..url_secrets import hide_secrets
 from .ledger import RUN_DIGITS, list_spellings, number_key
 
-_FLUSH_BYTES = 1 << 20
 _TOLD = ("model", "revision", "task", "template", "decoding")
 """Fields that tell runs apart, for a message; others are in the key only."""
 _NOWHERE = 1 << 60
@@ -243,22 +242,22 @@ def _write(parts: Sequence[Path], target: Path, rows: _Rows, report: Merged) -> 
     streams = [part.open("rb") for part in parts]
     try:
         with open_draft(target) as draft:
-            waiting = bytearray()
-            for _, _, index in rows.places:
-                stream = streams[rows.files[index]]
-                stream.seek(rows.offsets[index])
-                row = json.loads(stream.readline())
-                row.pop("shard", None)
-                waiting += f"{dump_row(row)}\n".encode()
-                report.written += 1
-                if len(waiting) > _FLUSH_BYTES:
-                    write_all(draft.file, bytes(waiting))
-                    waiting.clear()
-            write_all(draft.file, bytes(waiting))
+            write_lines(draft.file, _read_placed(streams, rows))
             draft.keep()
             os.close(draft.file)
+        report.written = len(rows.places)
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}", hint="nothing was changed") from error
     finally:
         for stream in streams:
             stream.close()
+
+
+def _read_placed(streams: Sequence[IO[bytes]], rows: _Rows) -> Iterator[bytes]:
+    """The lines of the rows, in their order."""
+    for _, _, index in rows.places:
+        stream = streams[rows.files[index]]
+        stream.seek(rows.offsets[index])
+        row = json.loads(stream.readline())
+        row.pop("shard", None)
+        yield f"{dump_row(row)}\n".encode()

@@ -132,10 +132,14 @@ class Sidecars:
                 self.index.note(path, content, origin)
             write_file(path, content)
         except OSError as error:
-            raise UsageError(
-                f"cannot write {name_source(str(path))}: {error.strerror}",
-                hint="those before it are complete: run the same command again to continue",
-            ) from error
+            raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot write {name_source(str(path))}: {error.strerror}",
+        hint="those before it are complete: run the same command again to continue",
+    )
 
 
 def list_keywords(label: Any, data: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import BadItem, NothingToDo, UsageError
-from ..files import open_draft, write_all
+from ..files import open_draft, write_lines
 from ..images import is_url, name_source
 from ..jsonl import dump_row, parse_line, read_lines
 from ..results.sidecars import Sidecars
@@ -21,7 +21,6 @@ from .thumbnails import find_file
 
 Kind = Literal["rows", "sidecars", "examples"]
 ACCEPTED = ("accept", "left", "right")
-_FLUSH_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -57,19 +56,7 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Corrected:
     report = Corrected()
     try:
         with open_draft(target) as draft:
-            waiting = bytearray()
-            for row, state in _read_rows(rows, corrections, report):
-                if kind == "rows":
-                    waiting += f"{dump_row(_mark(row, state))}\n".encode()
-                elif state is not None and state.decision in ACCEPTED:
-                    waiting += f"{dump_row(_to_example(row, state, rows, target))}\n".encode()
-                else:
-                    continue
-                report.written += 1
-                if len(waiting) > _FLUSH_BYTES:
-                    write_all(draft.file, bytes(waiting))
-                    waiting.clear()
-            write_all(draft.file, bytes(waiting))
+            write_lines(draft.file, _list_lines(rows, target, kind, corrections, report))
             if report.written == 0:
                 raise NothingToDo("no row was accepted", hint="press `a` on rows to use as examples")
             draft.keep()
@@ -77,6 +64,20 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Corrected:
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}", hint="nothing was changed") from error
     return report
+
+
+def _list_lines(
+    rows: Path, target: Path, kind: Kind, corrections: Corrections, report: Corrected
+) -> Iterator[bytes]:
+    for row, state in _read_rows(rows, corrections, report):
+        if kind == "rows":
+            line = dump_row(_mark(row, state))
+        elif state is not None and state.decision in ACCEPTED:
+            line = dump_row(_to_example(row, state, rows, target))
+        else:
+            continue
+        report.written += 1
+        yield f"{line}\n".encode()
 
 
 def _read_rows(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..dimensions import Dimensions, Linears, list_mlp
-from .layout import DETAILS
+from .image_processors import DETAILS
 
 _SQUARE_TILES = {
     "internvl": (1, 5, 10),

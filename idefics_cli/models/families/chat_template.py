@@ -17,8 +17,8 @@ from jinja2 import TemplateError
 from ...errors import BadItem, ModelError
 from ...values import Choice, Image, ImagePart, Message, Prompt, Style, TextPart
 from .family import Encoded, Family
-from .image_processors import choose_detail, explain_missing, open_image_processor
-from .layout import DETAILS, continue_reply, is_chat, lay_out, trim_reply
+from .image_processors import check_detail, choose_detail, explain_missing, open_image_processor
+from .layout import continue_reply, is_chat, lay_out, trim_reply
 from .refusals import check_images, list_added_tokens, preparing
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class ChatTemplateFamily(Family):
         """Fewer tiles or fewer patches, if the image processor has a limit that can be lowered."""
         if detail is None:
             return
-        if detail not in DETAILS:
-            raise ModelError(f"unknown detail {detail!r}", hint=f"use one of {', '.join(DETAILS)}")
+        check_detail(detail)
         if not choose_detail(self.processor.image_processor, detail):
             raise ModelError(
                 f"--detail {detail} has no effect on {self.config.model_type}: its processor decides this",
@@ -107,9 +106,6 @@ class ChatTemplateFamily(Family):
     def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool | None = None) -> Encoded:
         check_images(lay_out(prompt, strip_turns=False), images)
         return self._encode_text(self._write(prompt, thinks), images)
-
-    def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
-        return self.encode_choices(prompt, images, [choice])[0]
 
     def encode_choices(
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]

@@ -262,14 +262,13 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
-        """The prompt with a label after it, tokenised as one text: ids may merge across the seam."""
-
     def encode_choices(
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
     ) -> tuple[Encoded, ...]:
-        """The prompt with each of the labels after it."""
-        return tuple(self.encode_choice(prompt, images, choice) for choice in choices)
+        """The prompt with each label after it, tokenised as one text: ids may merge across the seam."""
+
+    def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
+        return self.encode_choices(prompt, images, [choice])[0]
 
     @abstractmethod
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:

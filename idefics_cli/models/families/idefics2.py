@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from ..dimensions import OPEN, Count, Dimensions
 from .family import Pixels
+from .image_processors import check_detail
 from .layout import CHAT_TEMPLATE, FAKE_TOKEN, IMAGE_TOKEN
 from .pixel_table import SizeOnly, stack
 from .tiled import Text, TiledFamily, TiledVision, measure_tiled
@@ -127,5 +128,5 @@ class Idefics2Family(TiledFamily):
     def set_detail(self, detail: str | None) -> None:
         """Only `low` differs: no quarters. There are never more than five tiles."""
         if detail is not None:
-            self._check_detail(detail)
+            check_detail(detail)
             self.processor.image_processor.do_image_splitting = detail != "low"

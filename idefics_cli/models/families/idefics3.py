@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass as checked
 from ...values import Style
 from ..dimensions import OPEN, Count, Dimensions
 from .family import Pixels
-from .layout import CHAT_TEMPLATE, DETAILS, END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
+from .image_processors import DETAILS, check_detail
+from .layout import CHAT_TEMPLATE, END_OF_UTTERANCE, FAKE_TOKEN, IMAGE_TOKEN
 from .pixel_table import SizeOnly, stack
 from .tiled import Text, TiledFamily, TiledVision, measure_tiled
 
@@ -126,7 +127,7 @@ class Idefics3Family(TiledFamily):
     def set_detail(self, detail: str | None) -> None:
         """The longest edge in tiles: one, two or four."""
         if detail is not None:
-            self._check_detail(detail)
+            check_detail(detail)
             image_processor = self.processor.image_processor
             tile = dict(image_processor.max_image_size)["longest_edge"]
             image_processor.size = {"longest_edge": _TILES_BY_DETAIL[detail] * tile}

@@ -18,6 +18,7 @@ from ...errors import ModelError
 
 _OURS = ("image_processor", "tokenizer")
 _PIXTRAL = "PixtralProcessor"
+DETAILS = ("low", "medium", "high")
 LOW_TOKENS = 256
 """Of one image, as the makers of Qwen-VL suggest for little detail."""
 _SOFT_TOKENS = {"low": 70, "medium": 140}
@@ -80,6 +81,12 @@ def explain_missing(config: Any, error: Exception) -> ModelError | None:
     return ModelError(
         f"the processor of {config.model_type} needs torchvision", hint="pip install torchvision"
     )
+
+
+def check_detail(detail: str) -> None:
+    """Raise ModelError for a word that is no detail."""
+    if detail not in DETAILS:
+        raise ModelError(f"unknown detail {detail!r}", hint=f"use one of {', '.join(DETAILS)}")
 
 
 def choose_detail(images: Any, detail: str) -> bool:

@@ -14,9 +14,6 @@ from ...values import ImagePart, Message, Prompt, TextPart
 END_OF_UTTERANCE = "<end_of_utterance>"
 FAKE_TOKEN = "<fake_token_around_image>"
 IMAGE_TOKEN = "<image>"
-
-
-DETAILS = ("low", "medium", "high")
 MARKERS = (FAKE_TOKEN, IMAGE_TOKEN, END_OF_UTTERANCE)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{message['role'].capitalize()}}"

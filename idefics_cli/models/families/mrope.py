@@ -7,11 +7,10 @@ tower also feeds the first layers of the text model, those features are kept bes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from .family import Encoded, Pixels
-from .placeholder_family import TokenRange
 from .templated import SpelledImage, TemplatedFamily
 
 if TYPE_CHECKING:
@@ -53,23 +52,15 @@ class MropeFamily(TemplatedFamily):
         kinds = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
         return [torch.cat(parts, dim=-1) for parts in zip(*kinds, strict=True)]
 
-    def image_inputs(
-        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
-    ) -> dict[str, Any]:
+    def join_features(self, placed: Sequence[Tensor] | Tensor) -> Any:
         import torch
         from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-        placed = [
-            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
-        ]
-        if not placed:
-            return {}
         width = self.text_config.hidden_size
         first, *deeper = zip(*(torch.split(one, width, dim=-1) for one in placed), strict=True)
-        output = BaseModelOutputWithDeepstackFeatures(
+        return BaseModelOutputWithDeepstackFeatures(
             pooler_output=cast(Any, first), deepstack_features=cast(Any, deeper) or None
         )
-        return {"mm_encoder_outputs": {"image": output}}
 
     def _read_grid(self, pixels: Pixels) -> tuple[int, int, int]:
         """How many tokens an image has along each dimension."""

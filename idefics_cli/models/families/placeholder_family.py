@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import BadItem, ModelError
 from ...lru import LRUCache
@@ -81,10 +81,6 @@ class PlaceholderFamily(Family):
         self._check_roles(prompt)
         return self._encode(lay_out(prompt, strip_turns=self.strip_turns), images)
 
-    def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:
-        """The prompt with a label after it, tokenised as one text: ids may merge across the seam."""
-        return self.encode_choices(prompt, images, [choice])[0]
-
     def encode_choices(
         self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
     ) -> tuple[Encoded, ...]:
@@ -92,8 +88,7 @@ class PlaceholderFamily(Family):
         self._check_roles(prompt)
         pieces = lay_out(prompt, strip_turns=self.strip_turns)
         check_images(pieces, images)
-        pixels = tuple(self.prepare_once(image) for image in images)
-        spellings = [self.spell_image(one) for one in pixels]
+        pixels, spellings = self._spell_images(images)
         endings = [continue_with(prompt, choice.continuation) for choice in choices]
         key = (spell(pieces, spellings), *(spell(ending, ()) for ending in endings))
         rows = self._labels.find(key)
@@ -138,11 +133,16 @@ class PlaceholderFamily(Family):
     def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
         """The features of each image. The images have one shape."""
 
-    @abstractmethod
     def find_images(self, token_range: TokenRange) -> list[int]:
-        """Which images of its prompt these tokens see, in order, if nothing is cached."""
+        """Which images of its prompt these tokens see, in order, if nothing is cached: those whose placeholders are
+        among them, as earlier ones are in the cache with their images.
+        """
+        return [
+            index
+            for index, span in enumerate(token_range.encoded.spans)
+            if token_range.start <= span.start < token_range.stop
+        ]
 
-    @abstractmethod
     def image_inputs(
         self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
     ) -> dict[str, Any]:
@@ -151,6 +151,17 @@ class PlaceholderFamily(Family):
         `features` has the images that the rows need, by digest. `labels` more tokens after each row see the same images
         as its last token.
         """
+        placed = [
+            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
+        ]
+        # The model writes into what it is given, so it is made afresh every time.
+        return {"mm_encoder_outputs": {"image": self.join_features(placed)}} if placed else {}
+
+    def join_features(self, placed: Sequence[Tensor] | Tensor) -> Any:
+        """The features of images as the vision tower of the model gives them."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=cast(Any, placed))
 
     def last_image_inputs(self, inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
         """The image inputs for `count` tokens that see the same images as the last ones of `inputs`."""
@@ -210,13 +221,17 @@ class PlaceholderFamily(Family):
 
     def _encode(self, pieces: Sequence[Piece], images: Sequence[Image]) -> Encoded:
         check_images(pieces, images)
-        pixels = tuple(self.prepare_once(image) for image in images)
-        spellings = [self.spell_image(one) for one in pixels]
+        pixels, spellings = self._spell_images(images)
         ids = self.tokenize(pieces, spellings)
         spans = self._find_spans(ids, images, [spelling.count(IMAGE_TOKEN) for spelling in spellings])
         encoded = Encoded(ids, spans, pixels)
         self.check_length(encoded)
         return encoded
+
+    def _spell_images(self, images: Sequence[Image]) -> tuple[tuple[Pixels, ...], list[str]]:
+        """The pixels of images, and their texts."""
+        pixels = tuple(self.prepare_once(image) for image in images)
+        return pixels, [self.spell_image(one) for one in pixels]
 
     @property
     def _bos_ids(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ...values import Choice, Image, Prompt
 from .chat_template import OF_TEXT, ChatTemplateFamily
 from .family import Encoded, ImageSpan, Pixels
 from .layout import lay_out
-from .placeholder_family import PlaceholderFamily, TokenRange
+from .placeholder_family import PlaceholderFamily
 from .refusals import check_images
 
 if TYPE_CHECKING:
@@ -142,35 +142,16 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         inputs = {k: v.to(core.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         return core.get_image_features(**inputs, return_dict=True)
 
-    def find_images(self, token_range: TokenRange) -> list[int]:
-        """Those whose tokens are among these: earlier tokens are in the cache with their images."""
-        return [
-            index
-            for index, span in enumerate(token_range.encoded.spans)
-            if token_range.start <= span.start < token_range.stop
-        ]
-
-    def image_inputs(
-        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
-    ) -> dict[str, Any]:
+    def join_features(self, placed: Sequence[Tensor] | Tensor) -> Any:
         import torch
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        placed: Any = [
-            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
-        ]
-        if not placed:
-            return {}
-        # The model writes into what it is given, so it is made afresh every time.
-        output = placed if self._is_list else torch.cat(placed)
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=output)}}
+        return super().join_features(placed if self._is_list else torch.cat(list(placed)))
 
     def _encode_all(self, texts: Sequence[str], images: Sequence[Image]) -> tuple[Encoded, ...]:
         """Texts with a marker for each image; all of them show the same images."""
         if len(images) > 1 and self._counts_images:
             images = [replace(image, digest=image.digest + _ONE_OF_MANY) for image in images]
-        pixels = tuple(self.prepare_once(image) for image in images)
-        spellings = [self.spell_image(one) for one in pixels]
+        pixels, spellings = self._spell_images(images)
         whole = [self._spell(text, spellings) for text in texts]
         bos = self.tokenizer.bos_token
         rows = self._tokenize_alike(whole, adds_special=not (bos and whole[0].startswith(bos)))

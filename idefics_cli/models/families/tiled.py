@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.dataclasses import dataclass as checked
 
-from ...errors import ModelError
 from ...values import Image
 from ..dimensions import OPEN, Count, Dimensions, Linears, count_tower, list_mlp
 from .family import Encoded, Pixels
-from .layout import DETAILS, IMAGE_TOKEN, MARKERS, SPECIAL_IDS
-from .placeholder_family import PlaceholderFamily, TokenRange
+from .layout import IMAGE_TOKEN, MARKERS, SPECIAL_IDS
+from .placeholder_family import PlaceholderFamily
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -207,29 +206,3 @@ class TiledFamily(PlaceholderFamily):
         )
         counts = [one.values.shape[0] * self.tile_tokens for one in pixels]
         return list(torch.split(torch.cat(list(found.pooler_output)), counts))
-
-    def find_images(self, token_range: TokenRange) -> list[int]:
-        """Those whose placeholders are among these: earlier tokens are in the cache with their images."""
-        spans = token_range.encoded.spans
-        return [
-            index for index, span in enumerate(spans) if token_range.start <= span.start < token_range.stop
-        ]
-
-    def image_inputs(
-        self, rows: Sequence[TokenRange], width: int, features: Mapping[str, Tensor], *, labels: int = 0
-    ) -> dict[str, Any]:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        placed = [
-            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
-        ]
-        # The model writes into what it is given, so it is made afresh every time.
-        return (
-            {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=cast(Any, placed))}}
-            if placed
-            else {}
-        )
-
-    def _check_detail(self, detail: str) -> None:
-        if detail not in DETAILS:
-            raise ModelError(f"unknown detail {detail!r}", hint=f"use one of {', '.join(DETAILS)}")
