@@ -89,8 +89,8 @@ _WANTED = {
 _KINDS_OF_UNIONS = {"str", "int", "float", "bool", "none"}
 
 
-def describe_problems(error: Problems, most: int = 3, *, subject: str = "it") -> str:
-    """The first problems of invalid data, in one line."""
+def describe_problems(error: Problems, *, subject: str = "it") -> str:
+    """The first three problems of invalid data, in one line."""
     said: dict[str, str] = {}
     kinds: dict[str, list[str]] = {}
     for problem in error.errors():
@@ -105,7 +105,7 @@ def describe_problems(error: Problems, most: int = 3, *, subject: str = "it") ->
             said[where] = (
                 f"{where or subject} must be {' or '.join(wanted)}{_say_input(problem.get('input'))}"
             )
-    return "; ".join(list(said.values())[:most])
+    return "; ".join(list(said.values())[:3])
 
 
 def name_place(problem: Mapping[str, Any]) -> str:

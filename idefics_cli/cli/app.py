@@ -25,24 +25,10 @@ from .output import emit, say, say_error, use_utf8
 from .signals import INTERRUPTED
 
 COMMANDS = (
-    *("caption", "vqa", "classify", "extract", "rate", "write", "run", "batch", "chat", "serve"),
-    *(
-        "review",
-        "eval",
-        "calibrate",
-        "merge",
-        "plan",
-        "convert",
-        "find",
-        "doctor",
-        "bench",
-        "models",
-        "templates",
-    ),
+    *("caption", "vqa", "classify", "extract", "rate", "write", "run", "batch", "chat", "serve", "review"),
+    *("eval", "calibrate", "merge", "plan", "convert", "find", "doctor", "bench", "models", "templates"),
 )
 """Each is a module in commands/, with a function or a Typer app for it."""
-
-
 HELP_OPTIONS = ["-h", "--help"]
 VARIABLES = {f"IDEFICS_{name}_DIR" for name in ("CONFIG", "CACHE", "STATE", "RUNTIME")}
 """Variables that are read from the environment and are not options."""

@@ -32,14 +32,13 @@ from ..rows import Result
 from ..runner.run import Report, run
 from ..tables import align
 from ..values import Item, ModelSpec, Request
-from .bad_lines import NoModel, tell_bad_lines
 from .daemon import open_warm
 from .declare import join_flags
 from .inputs import ItemList, Question, list_lines
 from .log import ask_to_report
-from .long_labels import avoid_naming, may_not_fit
 from .model_choice import choose_model, choose_spec, limit_decoding, list_run_details
 from .output import display_name, say, tell_failure
+from .preflight import NoModel, avoid_naming, may_not_fit, tell_bad_lines
 from .progress import Progress, Tally
 from .results import Sinks, check_sidecars, open_sinks
 from .settings import Settings

@@ -19,8 +19,8 @@ from ..models.hub.cache import has_processor
 from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .daemon import open_warm
 from .inputs import ItemList
-from .long_labels import avoid_naming, may_not_fit
 from .output import display_name, emit, tell_failure
+from .preflight import avoid_naming, may_not_fit
 from .settings import Settings
 
 Render = Callable[[Request, Mapping[str, Image]], Preview]

@@ -105,12 +105,12 @@ def find_remote(pattern: str) -> list[str]:
     return [_rebuild(pattern, path) for path in _call_in_time(find, name_source(pattern), LIST_SECONDS)]
 
 
-def open_remote(url: str, mode: str = "rb") -> IO[bytes]:
-    """A file that is read in pieces, or written. Raises SourceError."""
+def open_remote(url: str) -> IO[bytes]:
+    """A file that is read in pieces. Raises SourceError."""
 
     def open_file() -> IO[bytes]:
         system, path = open_system(url)
-        file: IO[bytes] = system.open(path, mode)
+        file: IO[bytes] = system.open(path, "rb")
         return file
 
     return _call_in_time(open_file, name_source(url), Limits().total_timeout_seconds)

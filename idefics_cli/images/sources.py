@@ -79,9 +79,9 @@ def expand(
                 yield from _expand_path(match, recursive, documents, skipped)
 
 
-def load(source: str, limits: Limits, deadline: Deadline | None = None) -> Image:
-    """Read and decode one source, unless `deadline` is given up. Raises SourceError."""
-    return decode(read(source, limits, deadline), source, limits, deadline)
+def load(source: str, limits: Limits) -> Image:
+    """Read and decode one source. Raises SourceError."""
+    return decode(read(source, limits), source, limits)
 
 
 def read(source: str, limits: Limits, deadline: Deadline | None = None) -> bytes | Path:

@@ -1,4 +1,6 @@
-"""The values of every row that are kept in memory: numbers, categories as codes, and texts in a file for searching."""
+"""The values of every row that are kept in memory: numbers, categories as codes, and texts in a file for searching; and
+which rows belong together by them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from . import pattern_process
+from .filter import Mask
 
 MAX_VALUES = 20_000
 OTHER = "(other)"
@@ -24,6 +27,7 @@ WAIT_SECONDS = 20.0
 _MIDDLE = "\n\x1f\n"
 """Between what a row answers and what else it is found by."""
 _BLOCK = 1 << 22
+NO_ROW = -1
 
 
 class Column:
@@ -184,6 +188,32 @@ class TextStore:
                 length = min(length * 2, size - position)
             yield position, block[:end]
             position += max(end, 1)
+
+
+def is_repeated(hashes: npt.NDArray[np.int64]) -> Mask:
+    """Which numbers occur more than once."""
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order][1:] == hashes[order][:-1]
+    found = np.zeros(len(hashes), np.bool_)
+    found[order[1:][same]] = True
+    found[order[:-1][same]] = True
+    return found
+
+
+def join_rows(
+    files: npt.NDArray[np.int8], ids: npt.NDArray[np.int64], items: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """For every row the one of the other file about the same item, or NO_ROW."""
+    left, right = np.flatnonzero(files == 0), np.flatnonzero(files == 1)
+    is_clear = all(len(np.unique(ids[rows])) == len(rows) for rows in (left, right))
+    keys = ids if is_clear else items
+    partner = np.full(len(files), NO_ROW, np.int64)
+    left_keys, left_first = np.unique(keys[left], return_index=True)
+    right_keys, right_first = np.unique(keys[right], return_index=True)
+    _, in_left, in_right = np.intersect1d(left_keys, right_keys, assume_unique=True, return_indices=True)
+    ours, theirs = left[left_first[in_left]], right[right_first[in_right]]
+    partner[ours], partner[theirs] = theirs, ours
+    return partner
 
 
 def _fold(texts: Sequence[str], end: str) -> list[bytes]:

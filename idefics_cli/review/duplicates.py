@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import SourceError
 from ..images import is_url
+from .columns import is_repeated
 from .filter import Mask
 from .index import RowIndex
-from .join import is_repeated
 from .summary import read_sources
 from .thumbnails import digest_content, find_file
 

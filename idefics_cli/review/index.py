@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..jsonl import MAX_LINE_BYTES
-from .columns import Category, Column, TextStore
+from .columns import NO_ROW, Category, Column, TextStore, is_repeated, join_rows
 from .filter import CATEGORIES, NUMBERS, Mask
-from .join import NO_ROW, is_repeated, join_rows
 from .lines import no_collection, parse_row, parse_rows, read_block
 from .summary import Summary, summarise
 

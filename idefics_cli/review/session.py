@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..errors import UsageError
 from ..images import name_source
 from ..lru import LRUCache
+from .columns import NO_ROW
 from .corrections import (
     Corrections,
     State,
@@ -31,7 +32,6 @@ from .corrections import (
 from .duplicates import find_duplicates
 from .filter import CATEGORIES, Selection, count_values, order, parse_query, select
 from .index import RowIndex, Snapshot
-from .join import NO_ROW
 from .page import show_row
 from .summary import RowAnswer, identify, read_answer, read_sources, summarise
 from .thumbnails import Size, Thumbnails

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import AnswerError
-from ...models.families.layout import continue_reply, trim_reply
-from ...values import Message, Prompt, Request, TextPart, drop_images
-from .logprobs import Token
-from .payload import write_messages
+from ...models.families.layout import trim_reply
+from ...values import Request, drop_images
+from .logprobs import Token, count_alike
+from .payload import extend_reply, find_reply, word_label, write_messages
 
 MOST_CHILDREN = 128
 """vLLM tells of so many tokens at a time."""
@@ -55,11 +55,16 @@ class LabelTree:
 def write_tokenizations(request: Request) -> list[dict[str, Any]]:
     """The bodies that ask for the tokens of the prompt alone, then with each label as its finished reply."""
     prompt = trim_reply(drop_images(request.prompt))
-    said = _find_said(prompt)
-    bodies = [_open(prompt, said)]
+    said = bool(find_reply(prompt))
+    bodies: list[dict[str, Any]] = [
+        {
+            "messages": write_messages(prompt, {}),
+            "add_generation_prompt": not said,
+            "continue_final_message": said,
+        }
+    ]
     for choice in request.choices:
-        reply = Message("assistant", (*said, TextPart(_name(choice.continuation, has_said=bool(said)))))
-        messages = write_messages((*(prompt[:-1] if said else prompt), reply), {})
+        messages = write_messages(extend_reply(prompt, word_label(prompt, choice.continuation)), {})
         bodies.append({"messages": messages, "add_generation_prompt": False, "continue_final_message": False})
     return [body | {"add_special_tokens": False, "return_token_strs": True} for body in bodies]
 
@@ -67,13 +72,10 @@ def write_tokenizations(request: Request) -> list[dict[str, Any]]:
 def build_tree(request: Request, replies: Sequence[Any]) -> LabelTree:
     """The tree of the server's tokens of labels. Raises CannotWalk if labels cannot be told apart."""
     rows = [_read_tokens(reply) for reply in replies]
-    names = [ids for ids, _ in rows]
-    start = 0
-    while all(len(ids) > start and ids[start] == names[0][start] for ids in names):
-        start += 1
+    start = count_alike([ids for ids, _ in rows])
     labels: list[Path] = []
     texts: dict[Path, str] = {}
-    has_said = bool(_find_said(trim_reply(request.prompt)))
+    prompt = trim_reply(request.prompt)
     for choice, (ids, strings) in zip(request.choices, rows[1:], strict=True):
         own, pieces = list(ids[start:]), list(strings[start:])
         while len(own) > 1 and not _clean(pieces[-1]).strip():  # a template's line end after the turn
@@ -83,10 +85,10 @@ def build_tree(request: Request, replies: Sequence[Any]) -> LabelTree:
             raise CannotWalk
         label = tuple(own)
         labels.append(label)
-        name = _name(choice.continuation, has_said=has_said)
+        name = word_label(prompt, choice.continuation)
         for length in range(1, len(label)):
             said = "".join(map(_clean, pieces[:length]))
-            said = said if has_said else said.lstrip()
+            said = said if find_reply(prompt) else said.lstrip()
             if not name.startswith(said):
                 raise CannotWalk
             texts[label[:length]] = said
@@ -98,10 +100,8 @@ def write_step(
 ) -> dict[str, Any]:
     """The body that asks for the log-probabilities of some tokens after the prompt and the beginning of a label."""
     prompt = trim_reply(request.prompt)
-    said = _find_said(prompt)
     if said_so_far:
-        reply = Message("assistant", (*said, TextPart(said_so_far)))
-        prompt = (*(prompt[:-1] if said else prompt), reply)
+        prompt = extend_reply(prompt, said_so_far)
     goes_on = prompt[-1].role == "assistant"
     return {
         "messages": write_messages(prompt, images),
@@ -141,23 +141,6 @@ def read_step(reply: Any, path: Path, children: Sequence[int]) -> dict[int, floa
             hint="its model may be damaged, or its precision too low",
         )
     return found
-
-
-def _open(prompt: Prompt, said: Sequence[Any]) -> dict[str, Any]:
-    messages = write_messages(prompt, {})
-    return {
-        "messages": messages,
-        "add_generation_prompt": not said,
-        "continue_final_message": bool(said),
-    }
-
-
-def _find_said(prompt: Prompt) -> tuple[Any, ...]:
-    return prompt[-1].parts if prompt[-1].role == "assistant" else ()
-
-
-def _name(continuation: str, *, has_said: bool) -> str:
-    return continue_reply(continuation) if has_said else continuation.strip()
 
 
 def _read_tokens(reply: Any) -> tuple[list[int], list[str]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from ...errors import AnswerError, BadItem
-from ...models.families.layout import continue_reply, trim_reply
-from ...values import Message, Prompt, Request, TextPart
-from .payload import Dialect, write_messages
+from ...models.families.layout import trim_reply
+from ...values import Prompt, Request
+from .payload import Dialect, extend_reply, word_label, write_messages
 
 Token = tuple[str, float, str]
 """Its id, its log-probability after those before it, and its text."""
@@ -29,12 +30,10 @@ def check_ranking(dialect: Dialect) -> None:
 def write_rankings(request: Request, images: Mapping[str, str]) -> list[dict[str, Any]]:
     """The bodies that ask for the log-probabilities of the prompt alone, then with each choice as its reply."""
     asked = [_write(request.prompt, images, is_open=True)]
+    prompt = trim_reply(request.prompt)
     for choice in request.choices:
-        prompt = trim_reply(request.prompt)
-        said = prompt[-1].parts if prompt[-1].role == "assistant" else ()
-        label = continue_reply(choice.continuation) if said else choice.continuation.strip()
-        reply = Message("assistant", (*said, TextPart(label)))
-        asked.append(_write((*(prompt[:-1] if said else prompt), reply), images, is_open=False))
+        whole = extend_reply(prompt, word_label(prompt, choice.continuation))
+        asked.append(_write(whole, images, is_open=False))
     return asked
 
 
@@ -64,10 +63,7 @@ def read_tokens(answer: Any) -> list[Token]:
 
 def split_choices(rows: Sequence[Sequence[Token]]) -> list[list[Token]]:
     """The tokens of each choice: those after the common beginning of the prompt and all rows."""
-    names = [[token for token, _, _ in row] for row in rows]
-    start = 0
-    while all(len(row) > start and row[start] == names[0][start] for row in names):
-        start += 1
+    start = count_alike([[token for token, _, _ in row] for row in rows])
     labels = [list(row[start:]) for row in rows[1:]]
     for label in labels:
         # A template's line end after the turn is no part of it.
@@ -76,6 +72,11 @@ def split_choices(rows: Sequence[Sequence[Token]]) -> list[list[Token]]:
     if not all(labels):
         raise AnswerError("the server answers the same with a label as without one", code="fetch_failed")
     return labels
+
+
+def count_alike(rows: Sequence[Sequence[Any]]) -> int:
+    """With how many of the same values all rows begin."""
+    return sum(1 for _ in takewhile(lambda values: len(set(values)) == 1, zip(*rows, strict=False)))
 
 
 def add_up(labels: Sequence[Sequence[Token]]) -> list[float]:

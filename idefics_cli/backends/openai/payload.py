@@ -14,9 +14,9 @@ from typing import Any
 
 from ...errors import BadItem
 from ...models.families.idefics3 import SmolVLMFamily
-from ...models.families.layout import is_chat, lay_out, trim_reply
+from ...models.families.layout import continue_reply, is_chat, lay_out, trim_reply
 from ...models.families.refusals import any_of, refuse_markers
-from ...values import AnswerFormat, Decoding, ImagePart, Message, Prompt, Request, TextPart
+from ...values import AnswerFormat, Decoding, ImagePart, Message, Part, Prompt, Request, TextPart
 
 _KNOWN_TO_ALL = {
     "max_new_tokens": "max_tokens",
@@ -115,6 +115,22 @@ def write_messages(prompt: Prompt, images: Mapping[str, str]) -> list[dict[str, 
     return [
         {"role": message.role, "content": _write_content(message, images)} for message in trim_reply(prompt)
     ]
+
+
+def find_reply(prompt: Prompt) -> tuple[Part, ...]:
+    """The parts of a begun reply; none if there is none."""
+    return prompt[-1].parts if prompt[-1].role == "assistant" else ()
+
+
+def extend_reply(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with a text after its begun reply, or as its reply."""
+    begun = find_reply(prompt)
+    return (*(prompt[:-1] if begun else prompt), Message("assistant", (*begun, TextPart(text))))
+
+
+def word_label(prompt: Prompt, continuation: str) -> str:
+    """A label as what a reply goes on with, or as the whole reply."""
+    return continue_reply(continuation) if find_reply(prompt) else continuation.strip()
 
 
 def write_decoding(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
