@@ -20,13 +20,7 @@ from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
 from ..engine.oom_retry import free_memory
-from ..errors import (
-    BadItem,
-    ItemError,
-    PromptError,
-    raise_as_model_error,
-    to_item_error,
-)
+from ..errors import BadItem, ItemError, PromptError, raise_as_model_error, to_item_error
 from ..models.devices import translated_device_errors
 from ..models.families.family import Encoded
 from ..models.families.placeholder_family import PIXEL_CACHE_BYTES, PIXEL_PART, PlaceholderFamily
@@ -34,16 +28,7 @@ from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
 from ..models.quantization.kinds import Weights, count_weights
-from ..values import (
-    Answer,
-    AnswerWarning,
-    Image,
-    ModelSpec,
-    Request,
-    Style,
-    drop_images,
-    list_sources,
-)
+from ..values import Answer, AnswerWarning, Image, ModelSpec, Request, Style, drop_images, list_sources
 from .answers import compose_answer
 from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, PreparedRequest, Preview, TakePrepared
 from .tasks import Answered, EncodedRequest, ModelRecord, PendingTasks

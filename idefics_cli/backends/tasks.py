@@ -125,8 +125,7 @@ class PendingTasks:
         """Raise ModelError if more than these had logits that are not finite, and no other ever ran well."""
         if len(self._broken) > most_broken:
             raise ModelError(
-                f"{self._record.checkpoint} computes only NaN or infinite values",
-                hint=NOT_FINITE_HINT,
+                f"{self._record.checkpoint} computes only NaN or infinite values", hint=NOT_FINITE_HINT
             )
 
 

@@ -37,7 +37,7 @@ from .declare import join_flags
 from .inputs import ItemList, Question, list_lines
 from .log import ask_to_report
 from .model_choice import choose_model, choose_spec, limit_decoding, list_run_details
-from .output import display_name, say, tell_failure
+from .output import display_name, say, tell_cost, tell_failure
 from .preflight import NoModel, avoid_naming, may_not_fit, tell_bad_lines
 from .progress import Progress, Tally
 from .results import Sinks, check_sidecars, open_sinks
@@ -175,12 +175,7 @@ def _choose_temperature(model: Model, work: ItemList, settings: Settings) -> flo
 
 
 def open_chosen(
-    spec: ModelSpec,
-    model: Model,
-    settings: Settings,
-    held: contextlib.ExitStack,
-    *,
-    is_single: bool = True,
+    spec: ModelSpec, model: Model, settings: Settings, held: contextlib.ExitStack, *, is_single: bool = True
 ) -> Backend:
     """A running server that has the model, disconnected when `held` is closed; else the backend of the spec, with
     several workers if --workers or the number of items asks for them.
@@ -217,11 +212,7 @@ def open_chosen(
 
 
 def _write_results(
-    results: Iterable[Result],
-    sinks: Sinks,
-    tally: Tally,
-    show: Callable[[Tally], None],
-    settings: Settings,
+    results: Iterable[Result], sinks: Sinks, tally: Tally, show: Callable[[Tally], None], settings: Settings
 ) -> None:
     """Write results as they come, until the end or until too many have failed."""
     talk = settings.talk
@@ -236,11 +227,7 @@ def _write_results(
             tell_failure(name, result.error.message)
         for warning in tally.choose_warnings(result):
             talk.note(f"{name}: {warning}")
-        usage = result.usage
-        talk.detail(
-            f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
-            f"{usage.shared_tokens} of them shared"
-        )
+        tell_cost(name, result, talk)
         if most is not None and tally.failed >= most:
             tally.was_stopped = True
             return

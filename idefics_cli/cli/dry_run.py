@@ -27,12 +27,7 @@ Render = Callable[[Request, Mapping[str, Image]], Preview]
 
 
 def print_prompts(
-    work: ItemList,
-    items: Iterable[Item],
-    first: Item,
-    spec: ModelSpec,
-    model: Model,
-    settings: Settings,
+    work: ItemList, items: Iterable[Item], first: Item, spec: ModelSpec, model: Model, settings: Settings
 ) -> None:
     """Print the prompt of every item. Raises typer.Exit(1) if one of them could not be run."""
     with contextlib.ExitStack() as held:

@@ -6,7 +6,6 @@ Imported when the command runs, never for `--help`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,13 +126,9 @@ def _print_tables(evaluation: Evaluation) -> None:
     if evaluation.worst:
         tables.append(list_worst(evaluation))
     for place, table in enumerate(tables):
-        _print_table(table, is_first=place == 0)
-
-
-def _print_table(rows: Sequence[tuple[str, ...]], *, is_first: bool) -> None:
-    if not is_first:
-        emit("")
-    emit_table([tuple(map(one_line, row)) for row in rows], has_head=True)
+        if place > 0:
+            emit("")
+        emit_table([tuple(map(one_line, row)) for row in table], has_head=True)
 
 
 def _keep_worst(evaluation: Evaluation, path: Path) -> None:

@@ -16,12 +16,7 @@ from ..errors import NothingToDo, SourceError, UsageError
 from ..files import is_own_stream, name_kind
 from ..images import Limits, expand, name_source, read_names
 from ..jsonl import read_lines
-from ..prompts.answer_format import (
-    choose_new_tokens,
-    parse_regex,
-    parse_schema,
-    to_choices,
-)
+from ..prompts.answer_format import choose_new_tokens, parse_regex, parse_schema, to_choices
 from ..prompts.compose import word
 from ..prompts.shortest import count_least_characters
 from ..prompts.tasks import name_labels, parse_labels, template_name

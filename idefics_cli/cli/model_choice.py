@@ -20,9 +20,9 @@ from .pull import pull_missing
 from .settings import Settings
 
 MAX_LIST_BYTES = 1_000_000
+"""A list of servers is not longer."""
 PASSED_ON = ("--detail", "--think")
 """What of the options of a model on this machine a server is told of."""
-"""A list of servers is not longer."""
 
 
 def choose_model(settings: Settings) -> Model:

@@ -302,8 +302,13 @@ def tell_more(result: Result, talk: Talk) -> None:
     """The warnings of a result, and its cost."""
     for warning in result.warnings:
         talk.note(warning)
+    tell_cost(result.id, result, talk)
+
+
+def tell_cost(name: str, result: Result, talk: Talk) -> None:
+    """How many tokens and seconds a result took."""
     usage = result.usage
     talk.detail(
-        f"{result.id}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
+        f"{name}: {usage.prompt_tokens} + {usage.new_tokens} tokens in {result.seconds:.2f} s, "
         f"{usage.shared_tokens} of them shared"
     )

@@ -28,10 +28,7 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
             )
         _keep_apart(given, work)
     if options.existing == "retry-unsure" and (options.min_confidence is None or given is None):
-        raise UsageError(
-            "--existing retry-unsure needs --min-confidence and --output",
-            hint="give both",
-        )
+        raise UsageError("--existing retry-unsure needs --min-confidence and --output", hint="give both")
     name = find_format(options.format, options.output) or ("jsonl" if given is not None else work.format)
     table = None
     if FORMATS[name].traits.is_table:

@@ -37,10 +37,7 @@ class Terminal:
         self._has_told_of_images = False
         self._console = Console(highlight=False)
         self._lines: PromptSession[str] = PromptSession(
-            history=_open_history(),
-            key_bindings=_bind_keys(),
-            multiline=True,
-            prompt_continuation="  ",
+            history=_open_history(), key_bindings=_bind_keys(), multiline=True, prompt_continuation="  "
         )
 
     def run(self) -> None:

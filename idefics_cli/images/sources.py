@@ -22,14 +22,7 @@ from .deadline import Deadline
 from .decode import decode
 from .formats import has_image_suffix
 from .limits import Limits
-from .names import (
-    REMOTE_SCHEMES,
-    is_document_name,
-    name_source,
-    parse_scheme,
-    split_page,
-    to_path,
-)
+from .names import REMOTE_SCHEMES, is_document_name, name_source, parse_scheme, split_page, to_path
 
 _stdin_lock = threading.Lock()
 _stdin_read: tuple[IO[bytes], bytes] | None = None

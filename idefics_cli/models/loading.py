@@ -180,10 +180,7 @@ def _read_kept(entry: QuantizedEntry, family: Family, options: dict[str, Any]) -
 
 def _read_weights(spec: ModelSpec, family: Family, device: torch.device, options: dict[str, Any]) -> Any:
     loader: Any = transformers.AutoModelForImageTextToText
-    origin: tuple[str | None, dict[str, Any]] = (
-        spec.checkpoint,
-        source_of(spec, with_weights=True),
-    )
+    origin: tuple[str | None, dict[str, Any]] = (spec.checkpoint, source_of(spec, with_weights=True))
     if is_random(spec.checkpoint):
         drawn = draw_weights(family, device, options["dtype"], options["attn_implementation"])
         if spec.quantization is None:

@@ -45,10 +45,7 @@ def word(template: Template, style: Style, item: Item) -> Request:
     if request.answer_format is not None:
         stop = ()  # a format says itself where an answer ends, and may hold any words
     return replace(
-        request,
-        decoding=replace(item.decoding, stop=stop),
-        normalize=item.normalize,
-        think=item.think,
+        request, decoding=replace(item.decoding, stop=stop), normalize=item.normalize, think=item.think
     )
 
 

@@ -146,11 +146,7 @@ class Rendering(Strict):
         """Another turn between the roles of this one: `User:` before it, `Assistant:` or `Answer:` after."""
         before, after = _ROLE_BEFORE.fullmatch(self.turn[0]), _ROLE_AFTER.search(self.turn[-1])
         space = "" if words[0] in (IMAGE, IMAGES) or words[0][:1].isspace() else " "
-        return [
-            *([before.group() + space] if before else []),
-            *words,
-            *([after.group()] if after else []),
-        ]
+        return [*([before.group() + space] if before else []), *words, *([after.group()] if after else [])]
 
     @property
     def names(self) -> frozenset[str]:

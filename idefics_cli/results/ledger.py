@@ -316,11 +316,7 @@ def _digest_wording(item: Item) -> str:
 
 @lru_cache(maxsize=64)  # nearly all items of a run share theirs, and there may be many labels
 def _digest_words(
-    task: str,
-    template: str,
-    decoding: Decoding,
-    choosing: tuple[str, ...],
-    examples: tuple[Example, ...],
+    task: str, template: str, decoding: Decoding, choosing: tuple[str, ...], examples: tuple[Example, ...]
 ) -> str:
     shots = [(shot.images, shot.fields, shot.answer, shot.turn) for shot in examples]
     return _digest(task, template, decoding.list_changes(), choosing, shots)

@@ -89,7 +89,10 @@ class UnsureRows:
 
     def lookup(self, item: Item) -> tuple[Standing, str]:
         """The outcome of an item in another run, and the key of the row to replace. A row settles one item."""
-        spelled = [self._name_item(item, images) for images in list_spellings(_hide(item.images))]
+        spelled = [
+            _number(item.id if item.is_named else None, images, dict(item.fields))
+            for images in list_spellings(tuple(map(hide_secrets, item.images)))
+        ]
         for about in spelled:
             if self._unsure[about]:
                 return "unsure", self._unsure[about].pop(0)
@@ -106,13 +109,6 @@ class UnsureRows:
             images = [os.fsdecode(base64.b64decode(one)) for one in row["path_b64"]]
         named = row["id"] if row["key"].endswith("-id") else None
         return _number(named, next(list_spellings(tuple(images))), row["fields"])
-
-    def _name_item(self, item: Item, images: tuple[str, ...]) -> int:
-        return _number(item.id if item.is_named else None, images, dict(item.fields))
-
-
-def _hide(images: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(map(hide_secrets, images))
 
 
 def _number(named: str | None, images: tuple[str, ...], fields: Mapping[str, Any]) -> int:

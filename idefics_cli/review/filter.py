@@ -25,10 +25,7 @@ Mask = npt.NDArray[np.bool_]
 Kind = Literal["words", "pattern", "value", "range", "property"]
 CATEGORIES = ("label", "template", "task", "error", "finish", "warning", "decision", "model")
 NUMBERS = ("confidence", "margin", "length", "seconds")
-PROPERTIES = (
-    *("failed", "edited", "reviewed", "repeated", "duplicate"),
-    *("agree", "disagree", "missing"),
-)
+PROPERTIES = (*("failed", "edited", "reviewed", "repeated", "duplicate"), *("agree", "disagree", "missing"))
 MAX_QUERY = 2000
 MAX_PATTERN = 500
 _TERM = re.compile(

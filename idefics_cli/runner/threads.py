@@ -25,11 +25,7 @@ class WorkerPool(Generic[Task]):
     """
 
     def __init__(
-        self,
-        lock: threading.Lock,
-        size: int,
-        work: Callable[[Task], None],
-        may_begin: Callable[[Task], bool],
+        self, lock: threading.Lock, size: int, work: Callable[[Task], None], may_begin: Callable[[Task], bool]
     ) -> None:
         self._condition = threading.Condition(lock)
         self._size = size

@@ -148,8 +148,7 @@ class ResidentBackend:
                     on_text(said["text"])
         except _LOST as error:
             raise ServerLost(
-                f"the server with the model (process {self.pid}) ended while it was answering",
-                hint=GO_ON,
+                f"the server with the model (process {self.pid}) ended while it was answering", hint=GO_ON
             ) from error
         finally:
             connection.close()

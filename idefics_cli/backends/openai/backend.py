@@ -17,14 +17,7 @@ from typing import Any
 from ...errors import ItemError, ModelError, PromptError, ServerLost, to_item_error
 from ...lru import LRUCache
 from ...models.families.layout import lay_out, read_aloud
-from ...values import (
-    Answer,
-    Image,
-    ModelSpec,
-    Request,
-    Style,
-    list_sources,
-)
+from ...values import Answer, Image, ModelSpec, Request, Style, list_sources
 from ..backend import DEFAULT_BATCH_SIZE, Preview
 from .client import TIMEOUT_SECONDS, Connection
 from .logprobs import check_ranking
@@ -171,10 +164,7 @@ class RemoteBackend:
             return to_item_error(error)
 
     async def _answer_all(
-        self,
-        requests: Sequence[Request],
-        images: Mapping[str, Image],
-        on_text: Callable[[str], None] | None,
+        self, requests: Sequence[Request], images: Mapping[str, Image], on_text: Callable[[str], None] | None
     ) -> list[Answer | ItemError]:
         free = asyncio.Semaphore(self.batch_size)
 
@@ -213,10 +203,7 @@ class RemoteBackend:
             reply = await self._generate(body, ServerReply(ThoughtFilter(is_asked=bool(thinks))), on_text)
             self._check_whole(reply, request.decoding.max_new_tokens)
             answer = Answer(
-                text=reply.text,
-                finish_reason=reply.close(),
-                usage=reply.usage,
-                confidence=reply.confidence,
+                text=reply.text, finish_reason=reply.close(), usage=reply.usage, confidence=reply.confidence
             )
         space = " " if request.choices or answer.text[:1].isalnum() else ""
         return replace(answer, full_text=f"{said}{space}{answer.text}", seconds=time.perf_counter() - began)

@@ -90,10 +90,7 @@ def check_prompt(prompt: Prompt) -> None:
 
 def write_chat(request: Request, images: Mapping[str, str], dialect: Dialect) -> dict[str, Any]:
     """The body that asks for an answer, without the model's name. `images` are data URLs by source."""
-    body = {
-        "messages": write_messages(request.prompt, images),
-        **write_decoding(request.decoding, dialect),
-    }
+    body = {"messages": write_messages(request.prompt, images), **write_decoding(request.decoding, dialect)}
     if dialect.options:
         body["logprobs"] = True  # what other servers make of it is not known
     if dialect.bans_words and images:

@@ -16,8 +16,7 @@ from ..settings import Settings
 app = typer.Typer(help="List, size, fetch and remove checkpoints.", invoke_without_command=True)
 NETWORK_HINT = "check the network; HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids it"
 Name = Annotated[
-    str,
-    typer.Argument(metavar="NAME", show_default=False, help="Short name, hub id (org/name) or folder."),
+    str, typer.Argument(metavar="NAME", show_default=False, help="Short name, hub id (org/name) or folder.")
 ]
 
 

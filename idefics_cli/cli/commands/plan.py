@@ -17,7 +17,7 @@ PANEL = "Plan"
         ModelOptions: ("model", "revision", "dtype", "quantization", "four_bit", "detail", "offline"),
         InputOptions: ("recursive", "files_from", "null", "timeout", "no_private_addresses"),
         OutputOptions: ("format", "quiet"),
-    },
+    }
 )
 def plan(
     settings: Settings,

@@ -40,8 +40,7 @@ def serve(
         str | None, option("--api-key", panel=PANEL, help="The key that TCP clients must send.")
     ] = None,
     queue: Annotated[
-        int | None,
-        option("--queue", panel=PANEL, min=1, help="Requests that may wait; 256 if not given."),
+        int | None, option("--queue", panel=PANEL, min=1, help="Requests that may wait; 256 if not given.")
     ] = None,
     request_timeout: Annotated[
         float | None,

@@ -51,12 +51,7 @@ class DecodingOptions(Panel):
     seed: Annotated[int | None, _draw("seed", "Seed for sampling")] = None
     batch_size: Annotated[
         int | None,
-        option(
-            "--batch-size",
-            panel=DECODING,
-            min=1,
-            help="Requests answered at a time, at most.",
-        ),
+        option("--batch-size", panel=DECODING, min=1, help="Requests answered at a time, at most."),
         Fact.HANDED_ON,
     ] = None
     cache_memory: Annotated[

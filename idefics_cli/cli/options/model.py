@@ -78,9 +78,7 @@ class ModelOptions(Panel):
         WEIGHTS,
     ] = None
     no_quantized_cache: Annotated[
-        bool,
-        flag("--no-quantized-cache", panel=MODEL, help="Keep no quantized weights on disk."),
-        HELD,
+        bool, flag("--no-quantized-cache", panel=MODEL, help="Keep no quantized weights on disk."), HELD
     ] = False
     server: Annotated[
         list[str] | None,
@@ -112,9 +110,7 @@ class ModelOptions(Panel):
         bool, flag("--no-server", panel=MODEL, help="Load the model here, whatever server is running.")
     ] = False
     offline: Annotated[
-        bool,
-        flag("--offline", panel=MODEL, help="Use downloaded checkpoints only."),
-        HELD,
+        bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only."), HELD
     ] = False
     yes: Annotated[bool, flag("--yes", panel=MODEL, help="Do not ask before a download of over 2 GB.")] = (
         False

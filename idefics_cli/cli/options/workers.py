@@ -44,6 +44,5 @@ class WorkerOptions(Panel):
         ),
     ] = None
     shared_paths: Annotated[
-        bool,
-        flag("--shared-paths", panel=PANEL, help="All machines of the cluster see the same files."),
+        bool, flag("--shared-paths", panel=PANEL, help="All machines of the cluster see the same files.")
     ] = False

@@ -253,10 +253,7 @@ class IdeficsFamily(PlaceholderFamily):
 
     def for_forward(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         name = "perceiver_embeddings" if self.config.use_resampler else "image_encoder_embeddings"
-        return {
-            name: inputs["image_hidden_states"],
-            "image_attention_mask": inputs["image_attention_mask"],
-        }
+        return {name: inputs["image_hidden_states"], "image_attention_mask": inputs["image_attention_mask"]}
 
     def remembering(self, model: Any) -> AbstractContextManager[None]:
         """The keys and values of the images, which the model would project again for every token."""

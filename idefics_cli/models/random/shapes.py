@@ -21,11 +21,7 @@ _CLIP_336 = {
     "image_size": 336,
 }
 _CLIP_IMAGES = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
-_LLAVA = {
-    "patch_size": 14,
-    "vision_feature_select_strategy": "default",
-    "num_additional_image_tokens": 1,
-}
+_LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 _NEXT = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _TILES = [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)]
 _GRANITE = [pair for pair in _TILES if pair[0] * pair[1] <= 10 * 384 * 384]
