@@ -31,6 +31,14 @@ class LRUCache(Generic[Key, Value]):
             self._entries.move_to_end(key)
             return entry[0]
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
+    def touch(self, key: Key) -> int:
+        """Mark a value as used; its bytes, 0 if it is not kept."""
+        with self._lock:
+            return 0 if self.find(key) is None else self._entries[key][1]
+
     def keep(self, key: Key, value: Value, size_bytes: int = 1) -> None:
         with self._lock:
             self.drop(key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -34,8 +34,10 @@ from .label_scoring import (
     score_packed,
 )
 from .masks import mask_prompts
+from .planned import Planned, list_waiting
 from .prefix_cache import Prefix, Prefixes, PrefixUnits
 from .step_graph import StepGraphs
+from .vision_ahead import VisionPace
 from .whole_prompts import WholePrompts
 
 Work = Continuation | Ranking
@@ -69,7 +71,13 @@ class Engine:
     """Answers encoded requests with one model."""
 
     def __init__(
-        self, model: Any, family: Family, *, cache_bytes: int | None = None, pace: Pace | None = None
+        self,
+        model: Any,
+        family: Family,
+        *,
+        cache_bytes: int | None = None,
+        pace: Pace | None = None,
+        vision_pace: VisionPace | None = None,
     ) -> None:
         self._model = model
         self._pace = pace
@@ -89,10 +97,17 @@ class Engine:
         if family.has_prefixes:
             marked = cast(PlaceholderFamily, family)
             self._marked: PlaceholderFamily | None = marked
-            self._features = Features(model, marked, self._store)
+            self._features = Features(model, marked, self._store, vision_pace)
             self._prefixes = Prefixes(model, marked, self._features, self._store)
         else:
             self._marked = None
+
+    def expect(self, waiting: Callable[[], Iterable[Planned]] | None) -> None:
+        """Look ahead among what waits from now on, to fill up passes of the vision tower."""
+        if (family := self._marked) is not None:
+            self._features.ahead.expect(
+                None if waiting is None else lambda: list_waiting(family, self._prefixes, waiting())
+            )
 
     def plan(self, works: Sequence[Work], *, rows: int) -> list[Batch]:
         """Batches of at most so many of these, by index, to be run in this order."""
@@ -155,6 +170,8 @@ class Engine:
         """Drop everything that can be computed again."""
         self._store.clear()
         self._graphs.clear()
+        if self._marked is not None:
+            self._features.ahead.rest()
 
     def measure(self) -> dict[str, int]:
         """How often features of images and prefixes were found (hits) or not (misses), the bytes that they hold, and

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Self
 
@@ -18,7 +17,7 @@ from .batching import Batch
 from .engine import Engine, Outcome, Work
 from .generate import Continuation
 from .oom_retry import Done, describe_no_room, free_memory, is_of_work, run_batch
-from .prefix_cache import Prefix
+from .planned import Planned
 from .running_row import RunningRow
 
 WAITING_BATCHES = 2
@@ -32,16 +31,6 @@ Take = Callable[[int, bool], Sequence[Work] | None]
 """At most so many works that are there; with True it may wait for some. None when there will be no more."""
 
 
-@dataclass(slots=True, eq=False)
-class _Planned:
-    """Requests that continue from one prefix, the longest first, and the prefix once it is computed."""
-
-    works: list[Work]
-    cuts: tuple[int, ...]
-    prefix: Prefix | None = None
-    is_begun: bool = False
-
-
 class Flow:
     """The requests of one run, at most `rows` of them at a time; if it `grows`, more as long as they fit."""
 
@@ -52,13 +41,16 @@ class Flow:
         self._rows = rows
         self._patience = 1
         self._full_joins = 0
-        self._planned: deque[_Planned] = deque()
+        self._planned: deque[Planned] = deque()
         self._decoder = engine.open_decoder() if engine.has_slots else None
         self._shared: dict[int, int] = {}
+        self._bare: set[int] = set()
+        """Requests that did not fit alone, and are tried once more with nothing kept."""
         self._is_last = False
 
     def run(self) -> Generator[tuple[Work, Done | ItemError] | None]:
         """Each request when it ends, or its failure; None when it waited and there was nothing."""
+        self._engine.expect(lambda: self._planned)
         try:
             while not self._is_done():
                 if self._planned and self._has_room():
@@ -73,6 +65,7 @@ class Flow:
                 else:
                     yield None
         finally:
+            self._engine.expect(None)
             if self._decoder is not None:
                 self._decoder.close()
 
@@ -99,7 +92,7 @@ class Flow:
             with _Attempt():
                 batches = self._engine.plan(waiting, rows=self._rows)
             self._planned = deque(
-                _Planned([waiting[index] for index in batch.rows], batch.cuts) for batch in batches
+                Planned([waiting[index] for index in batch.rows], batch.cuts) for batch in batches
             )
 
     def _has_room(self) -> bool:
@@ -113,7 +106,7 @@ class Flow:
         free = self._engine.count_room([row.work for row in self._running], first[0], self._rows)
         return free >= min(waiting, max(1, self._rows // JOIN_SHARE))
 
-    def _join(self, planned: _Planned) -> Iterator[tuple[Work, Done | ItemError]]:
+    def _join(self, planned: Planned) -> Iterator[tuple[Work, Done | ItemError]]:
         """Start as many requests of one prefix as there is room for."""
         assert self._decoder is not None
         running = [row.work for row in self._running]
@@ -150,7 +143,7 @@ class Flow:
         """Allow fewer rows, as this number did not fit."""
         self._rows, self._full_joins, self._patience = rows, 0, PATIENCE
 
-    def _make_do(self, planned: _Planned, count: int) -> Iterator[tuple[Work, Done | ItemError]]:
+    def _make_do(self, planned: Planned, count: int) -> Iterator[tuple[Work, Done | ItemError]]:
         """Try with fewer requests at a time, as these did not fit beside the running ones."""
         planned.prefix = None
         running = len(self._running)
@@ -161,10 +154,12 @@ class Flow:
         else:
             first = planned.works[0]
             self._drop(planned, 1)
-            if planned.cuts:
-                self._planned.appendleft(_Planned([first], ()))
-            else:
+            if id(first) in self._bare:
+                self._bare.remove(id(first))
                 yield first, describe_no_room()
+            else:
+                self._bare.add(id(first))
+                self._planned.appendleft(Planned([first], ()))
 
     def _step(self) -> Iterator[tuple[Work, Done | ItemError]]:
         assert self._decoder is not None
@@ -197,10 +192,10 @@ class Flow:
         # The answers of the latest begin anew, when there is room.
         for row in rows[(len(rows) + 1) // 2 :]:
             self._decoder.evict(row)
-            self._planned.appendleft(_Planned([row.work], ()))
+            self._planned.appendleft(Planned([row.work], ()))
         self._fail(len(self._running))
 
-    def _drop(self, planned: _Planned, count: int) -> None:
+    def _drop(self, planned: Planned, count: int) -> None:
         """Remove the first requests of the first batch."""
         del planned.works[:count]
         if not planned.works:
@@ -213,6 +208,7 @@ class Flow:
 
     def _finish(self, rows: Iterable[RunningRow]) -> Iterator[tuple[Work, Done | ItemError]]:
         for row in rows:
+            self._bare.discard(id(row.work))
             yield row.work, Done(Outcome(row.finish(), (), self._shared.pop(id(row), 0)), row.seconds)
 
 

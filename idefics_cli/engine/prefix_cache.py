@@ -55,6 +55,8 @@ class Prefixes:
         self._family = family
         self._features = features
         self._store = store
+        self._token_bytes = 0
+        """Of keys and values; unknown before the first prefix."""
         self.hits = self.misses = 0
 
     def list_kept(self, prompts: Sequence[PrefixUnits]) -> list[PrefixUnits]:
@@ -77,8 +79,25 @@ class Prefixes:
                 continue
             self.misses += 1
             prefix = self._extend(encoded, prefix, cut)
+            self._token_bytes = _count_bytes(prefix) // cut
             self._store.keep(("prefix", name), prefix, _count_bytes(prefix))
         return prefix
+
+    def foresee(self, units: PrefixUnits, cuts: Sequence[int], seen: set[PrefixUnits]) -> tuple[int, int]:
+        """How many of the first tokens of a prompt need not be run again, up to the last cut, and the bytes of prefixes
+        that are kept for it, or will be. Those that others have `seen` are theirs. Marks them as used.
+        """
+        ends = list(accumulate(len(ids) for _, ids in units))
+        length = held_bytes = 0
+        for cut in cuts:
+            name = units[: ends.index(cut) + 1]
+            if name in seen:
+                length = cut
+                continue
+            seen.add(name)
+            length = max(length, self._find(name, cut).length)
+            held_bytes += self._store.touch(("prefix", name)) or cut * self._token_bytes
+        return length, held_bytes
 
     def keep_answer(
         self, units: PrefixUnits, prompt_units: int, layers: tuple[tuple[Tensor, Tensor], ...]

@@ -19,6 +19,7 @@ from idefics_cli.engine.flow import Flow
 from idefics_cli.engine.generate import Continuation, Generation
 from idefics_cli.engine.listener import Listener
 from idefics_cli.engine.oom_retry import Done
+from idefics_cli.engine.vision_ahead import VisionPace
 from idefics_cli.errors import InternalError, ItemError
 from idefics_cli.models.families.family import Encoded
 from idefics_cli.values import Decoding
@@ -67,12 +68,19 @@ cases = st.tuples(st.integers(0, 15), st.integers(0, len(DECODINGS) - 1), st.sam
     rows=st.integers(1, 6),
     cache_bytes=st.sampled_from([0, 20_000, 100_000_000]),
     pace=st.sampled_from([None, Pace(3, rounds_slots=False), Pace(8, rounds_slots=True)]),
+    vision_pace=st.sampled_from([None, VisionPace(8, looks_ahead=True), VisionPace(16, looks_ahead=True)]),
 )
 def test_an_answer_is_that_of_the_full_prompt_alone(
-    kind: str, asked: list[Case], arrivals: list[int], rows: int, cache_bytes: int, pace: Pace | None
+    kind: str,
+    asked: list[Case],
+    arrivals: list[int],
+    rows: int,
+    cache_bytes: int,
+    pace: Pace | None,
+    vision_pace: VisionPace | None,
 ) -> None:
     family, model = opened(kind)
-    engine = Engine(model, family, cache_bytes=cache_bytes, pace=pace)
+    engine = Engine(model, family, cache_bytes=cache_bytes, pace=pace, vision_pace=vision_pace)
     engine._pass_tokens = 2
     works = [work_of(kind, case) for case in asked]
     coming, counts = list(works), iter(arrivals)

@@ -133,6 +133,15 @@ class PlaceholderFamily(Family):
     def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
         """The features of each image. The images have one shape."""
 
+    @property
+    def sees_alone(self) -> bool:
+        """Whether every image has a pass of its own through the vision tower."""
+        return False
+
+    def count_tiles(self, pixels: Pixels) -> int:
+        """How many tiles an image is for the vision tower."""
+        return int(pixels.values.shape[0])
+
     def find_images(self, token_range: TokenRange) -> list[int]:
         """Which images of its prompt these tokens see, in order, if nothing is cached: those whose placeholders are
         among them, as earlier ones are in the cache with their images.

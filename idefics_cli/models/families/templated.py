@@ -6,6 +6,7 @@ share prefixes, batches and image features as those of the IDEFICS line do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -38,6 +39,8 @@ class SpelledImage(Pixels):
         return sum(int(one.nbytes) for one in self.tensors.values())
 
 
+_TILE_PATCHES = 1024
+"""Patches of a tile for a tower that takes images as rows of patches: as many as 448 pixels square have."""
 _ONE_OF_MANY = "+"
 """At the end of a digest: the image as it is seen beside others."""
 
@@ -105,6 +108,17 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
             name: value for name, value in made.convert_to_tensors("pt").items() if name not in OF_TEXT
         }
         return SpelledImage(tensors["pixel_values"], spelling=spelling, copies=copies, tensors=tensors)
+
+    @property
+    def sees_alone(self) -> bool:
+        """Pixtral's tower compares all patches of a pass with one another, and hides those of other images after it."""
+        return bool(self.config.vision_config.model_type == "pixtral")
+
+    def count_tiles(self, pixels: Pixels) -> int:
+        shape = pixels.values.shape
+        if len(shape) == 2:
+            return math.ceil(shape[0] / _TILE_PATCHES)
+        return int(shape[0] * shape[1] if len(shape) == 5 else shape[0])
 
     def encode_images(self, model: Any, pixels: Sequence[Pixels]) -> list[Tensor]:
         """The features of each image in the order of its tokens."""
