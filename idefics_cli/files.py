@@ -59,6 +59,19 @@ def read_file_and_status(path: Path | str, max_bytes: int) -> tuple[bytes, os.st
     return content, status
 
 
+def count_folder_bytes(folder: Path) -> int:
+    """The bytes of all files below a folder; links, such as snapshots of the hub, count nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            try:
+                total += 0 if os.path.islink(path) else os.path.getsize(path)
+            except OSError:
+                continue  # removed meanwhile
+    return total
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replace `path` with a new file in one step, with the same mode. A link is replaced itself."""
     with open_draft(path) as draft:

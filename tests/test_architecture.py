@@ -27,7 +27,7 @@ RANKS = {
     "files": 0,
     "content": 0,
     "child_processes": 0,
-    "tables": 0,
+    "figures": 0,
     "url_secrets": 0,
     "yaml_reader": 0,
     "http_retry": 0,

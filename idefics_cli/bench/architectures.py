@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..tables import align
+from ..figures import align
 from .lines import Line, list_differences, list_failures
 from .measure import Arm, ArmOutcome
 from .report import round_all

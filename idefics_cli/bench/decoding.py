@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from ..backends import Backend, close_backends
 from ..backends.local import LocalBackend
 from ..errors import ItemError
+from ..figures import align
 from ..models.devices import choose_device, choose_dtype
 from ..models.loading import open_family
-from ..tables import align
 from .launches import count_launches
 from .measure import ArmJob, Open, open_local, read_peak, reset_peak
 from .roofline import PROBE, count_decoding_bytes, measure_copy_rate, name_device

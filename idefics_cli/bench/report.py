@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..tables import align
+from ..figures import align
 from .lines import (
     Line,
     compare_devices,

@@ -27,10 +27,10 @@ from ..backends import (
 )
 from ..config import Model
 from ..errors import ItemError, ModelError, ServerLost, UsageError
+from ..figures import align
 from ..results.ledger import name_run, take_shard
 from ..rows import Result
 from ..runner.run import Report, run
-from ..tables import align
 from ..values import Item, ModelSpec, Request
 from .daemon import open_warm
 from .declare import join_flags

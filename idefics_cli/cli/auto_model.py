@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from ..config import NAMING_HINT, Model, list_models
 from ..errors import ModelError
+from ..figures import describe_seconds, format_bytes
 from ..models.hub.catalog import Listing, describe
 from ..models.memory.available import Pool, describe_pools, find_pools
 from ..models.memory.estimate import DTYPE_BYTES, Demand
 from ..models.memory.fit import Candidate, Constraints, Fit, choose
-from ..models.memory.sizes import format_bytes
-from ..models.memory.speed import describe_seconds, find_rates
+from ..models.memory.speed import find_rates
 from .pull import is_offline, pull
 from .settings import Settings
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import Model
 from ..errors import ModelError
+from ..figures import describe_seconds, format_bytes
 from ..jsonl import dump_row
 from ..models.dimensions import COLOURS, Dimensions
 from ..models.families import find_way, measure
@@ -29,8 +30,7 @@ from ..models.memory.estimate import (
     estimate,
 )
 from ..models.memory.fit import Constraints, Fit, find_fit, fit_in, list_places
-from ..models.memory.sizes import format_bytes
-from ..models.memory.speed import describe_seconds, estimate_seconds, find_rates
+from ..models.memory.speed import estimate_seconds, find_rates
 from .formats import refuse_tables
 from .output import emit, emit_folded, emit_table, one_line
 from .pull import is_offline

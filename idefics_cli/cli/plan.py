@@ -20,11 +20,11 @@ from ..bench.forecast import (
 )
 from ..config import resolve_model
 from ..errors import BadItem, NothingToDo, UsageError
+from ..figures import align
 from ..jsonl import dump_row, parse_line, read_lines
 from ..models.hub.catalog import describe
 from ..models.memory.available import find_pools
 from ..models.memory.speed import CARDS, find_rates
-from ..tables import align
 from .auto_model import choose_fitting, make_constraints
 from .formats import refuse_tables
 from .inputs import list_sources

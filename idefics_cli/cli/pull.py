@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..config import Model
 from ..errors import UsageError
+from ..figures import format_bytes
 from ..models.hub.cache import is_downloaded
-from ..models.memory.sizes import format_bytes
 from .output import Talk, ask_yes_or_no, is_terminal
 from .settings import Settings
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
-from ..tables import align
+from ..figures import align
 
 _LEAST_COLUMNS = 20
 _LEAST_TEXT = 20

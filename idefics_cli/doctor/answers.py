@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from ..backends.local import LocalBackend
 from ..config import PACKAGE, SHAPES, resolve_model
 from ..errors import IdeficsError, ItemError
+from ..figures import format_bytes
 from ..images import Limits, load
-from ..models.memory.sizes import format_bytes
 from ..models.quantization.table import QUANTIZATIONS
 from ..prompts.compose import compose
 from ..prompts.templates import load_template

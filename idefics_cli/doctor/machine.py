@@ -20,8 +20,9 @@ from packaging.requirements import Requirement
 from .. import __version__
 from ..config import SHAPES, expand_user, hub_cache, load_models, template_folders, user_cache, user_folder
 from ..errors import IdeficsError, ModelError
+from ..figures import format_bytes
+from ..files import count_folder_bytes
 from ..models.libraries import import_libraries
-from ..models.memory.sizes import count_folder_bytes, format_bytes
 from ..prompts.templates import load_template, template_names
 
 State = Literal["ok", "hint", "broken", "skipped"]

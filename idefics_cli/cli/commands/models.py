@@ -95,9 +95,9 @@ def remove(
     """Delete a downloaded checkpoint, all its revisions, and its quantized copies."""
     from ...config import resolve_model
     from ...errors import NothingToDo, UsageError
+    from ...figures import format_bytes
     from ...models.hub.cache import remove_repo, repo_folder
     from ...models.hub.catalog import describe
-    from ...models.memory.sizes import format_bytes
     from ...models.quantization.entries import remove_entries
 
     model = resolve_model(name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...config import Model, hub_cache
 from ...errors import ModelError
-from ..memory.sizes import count_folder_bytes
+from ...files import count_folder_bytes
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 _PREFIX = "models--"

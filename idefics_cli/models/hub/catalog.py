@@ -11,9 +11,9 @@ from typing import Any
 
 from ...config import Checkpoint, Model, list_models
 from ...errors import ModelError
+from ...files import count_folder_bytes
 from ..dimensions import Dimensions
 from ..families import FAMILIES, measure
-from ..memory.sizes import count_folder_bytes
 from .cache import (
     INDEX,
     WEIGHTS,

@@ -25,10 +25,10 @@ from filelock import FileLock
 
 from ...config import hub_cache
 from ...errors import ModelError
+from ...figures import format_bytes
 from ...files import write_file
 from ...values import ModelSpec
 from ..families import FAMILIES
-from ..memory.sizes import format_bytes
 from .cache import INDEX, WEIGHTS, has_processor, is_downloaded, list_weights, repo_folder
 from .client import RETRY, fetch_file, list_repo
 from .errors import COMMIT, PICKLES, check_whole, refuse_pickles, translated

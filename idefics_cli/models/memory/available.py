@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from .sizes import format_bytes
+from ...figures import format_bytes
 
 SECONDS = 5
 """How long nvidia-smi may take: it hangs when a driver does."""

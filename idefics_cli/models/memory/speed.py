@@ -71,11 +71,6 @@ def estimate_seconds(
     return slower * (operations / rates.operations + read / rates.read_bytes / rows)
 
 
-def describe_seconds(seconds: float) -> str:
-    """The time as a short text: 3 s, 2 min."""
-    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
-
-
 @cache
 def _measure_cpu() -> Rates:
     """The best times of several matrix products and copies, as other programs may be running."""

@@ -22,11 +22,11 @@ from filelock import FileLock, Timeout
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 
-from ...files import open_folder_draft, sync
+from ...figures import format_bytes
+from ...files import count_folder_bytes, open_folder_draft, sync
 from ...values import ModelSpec
 from ..families.family import Family
 from ..hub.cache import find_commit
-from ..memory.sizes import count_folder_bytes, format_bytes
 from ..random.checkpoint import is_random
 from .entries import ORIGIN, QuantizedEntry, list_entries, name_checkpoint, quantized_root
 from .kinds import list_quantized

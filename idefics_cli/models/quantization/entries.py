@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import user_cache
-from ..memory.sizes import count_folder_bytes
+from ...files import count_folder_bytes
 
 ORIGIN = "origin.json"
 

@@ -9,6 +9,7 @@ import pytest
 
 from idefics_cli.config import hub_cache, resolve_model
 from idefics_cli.errors import ModelError
+from idefics_cli.files import count_folder_bytes
 from idefics_cli.models.hub.cache import (
     INDEX,
     find_commit,
@@ -20,7 +21,6 @@ from idefics_cli.models.hub.cache import (
     repo_folder,
 )
 from idefics_cli.models.hub.catalog import describe, list_catalog
-from idefics_cli.models.memory.sizes import count_folder_bytes
 
 REPO = "HuggingFaceM4/idefics2-8b"
 SETTINGS = ("config.json", "tokenizer.json", "preprocessor_config.json")

@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from idefics_cli.config import resolve_model
+from idefics_cli.figures import format_bytes
+from idefics_cli.files import count_folder_bytes
 from idefics_cli.models.hub.cache import repo_folder
 from idefics_cli.models.loading import load_model, open_family
-from idefics_cli.models.memory.sizes import count_folder_bytes, format_bytes
 from idefics_cli.models.quantization import disk_cache as quantized_cache
 from idefics_cli.models.quantization.disk_cache import find_entry
 from idefics_cli.models.quantization.entries import ORIGIN, list_entries, quantized_root

@@ -1,4 +1,4 @@
-"""Tables of aligned columns."""
+"""Figures as people read them: aligned columns, bytes and times."""
 
 from __future__ import annotations
 
@@ -15,3 +15,15 @@ def align(rows: Sequence[Sequence[str]], *, right_from: int | None = None) -> li
         ).rstrip()
         for row in rows
     ]
+
+
+def format_bytes(count: float) -> str:
+    """Bytes in powers of ten, as models.yaml has them: 16.81 GB, 9.64 MB, 0.5 kB."""
+    if count >= 1e8:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def describe_seconds(seconds: float) -> str:
+    """The time as a short text: 3 s, 2 min."""
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
