@@ -60,6 +60,7 @@ def open_warm(
     talk.detail(f"answered by the server, process {search.backend.pid}")
     if settings.decoding.cache_memory is not None and not _started:
         talk.note("--cache-memory changes nothing: the running server has its own")
+    search.backend.batch_size = settings.decoding.batch_size
     return search.backend
 
 

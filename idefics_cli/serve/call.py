@@ -13,11 +13,13 @@ from starlette.requests import Request as Call
 from ..errors import IdeficsError, to_item_error
 from ..values import Image, Request
 from .job_queue import Refused
-from .jobs import Job, Outcomes, make_job
+from .jobs import Job, Outcome, Outcomes, make_job
 from .state import ServerState
 
 RETRY_AFTER_SECONDS = 1
 
+Ended = tuple[int, Outcome]
+"""An outcome, after the number of its request."""
 T = TypeVar("T")
 
 
@@ -84,14 +86,17 @@ class PendingCall:
         images: Mapping[str, Image],
         *,
         streams: bool = False,
+        tells_each: bool = False,
         deadline: float | None = None,
     ) -> None:
         self._call = call
         self._state = state
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[str | None] = asyncio.Queue()
-        self._job: Job = make_job(requests, images, self._hear if streams else None)
+        self._events: asyncio.Queue[str | Ended | None] = asyncio.Queue()
+        self._job: Job = make_job(
+            requests, images, self._tell if streams else None, self._tell_end if tells_each else None
+        )
 
     async def __aenter__(self) -> PendingCall:
         try:
@@ -108,15 +113,21 @@ class PendingCall:
         with suppress(asyncio.CancelledError):
             await self._gone
 
+    async def events(self) -> AsyncIterator[str | Ended]:
+        """The text of the first request while it is generated, and each outcome, if they are wanted."""
+        while (event := await self._next()) is not None:
+            yield event
+
     async def pieces(self) -> AsyncIterator[str]:
         """The text of the first request while it is generated."""
-        while (piece := await self._next()) is not None:
-            yield piece
+        async for event in self.events():
+            if isinstance(event, str):
+                yield event
 
     async def outcomes(self) -> Outcomes:
         """The outcomes of the requests, once all of them are complete."""
         if not self._job.outcomes.done():
-            async for _ in self.pieces():
+            async for _ in self.events():
                 pass
         try:
             return self._job.outcomes.result()
@@ -125,7 +136,7 @@ class PendingCall:
         except BaseException as error:
             raise translate(to_item_error(error)) from error
 
-    async def _next(self) -> str | None:
+    async def _next(self) -> str | Ended | None:
         event = asyncio.ensure_future(self._events.get())
         try:
             left = None if self._deadline is None else max(0.0, self._deadline - self._loop.time())
@@ -138,11 +149,11 @@ class PendingCall:
             raise ClientDisconnect
         raise timed_out(self._state)
 
-    def _hear(self, piece: str) -> None:
-        """Called in the model's thread."""
-        self._tell(piece)
+    def _tell_end(self, number: int, outcome: Outcome) -> None:
+        self._tell((number, outcome))
 
-    def _tell(self, event: str | None) -> None:
+    def _tell(self, event: str | Ended | None) -> None:
+        """Called in any thread."""
         with suppress(RuntimeError):  # the loop has ended before the answer
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from ..backends.daemon.backend import ABILITIES, ANSWER, PREVIEW, SESSION, STOP, USES
 from ..backends.daemon.protocol import (
+    dump_end,
     dump_images,
     dump_line,
     dump_outcomes,
@@ -63,11 +64,11 @@ def list_private_routes(state: ServerState) -> list[Route]:
     async def answer(call: Call) -> Response:
         with ExitStack() as stack:
             requests, images, others = await _receive(call, state, stack)
-            streams = bool(others["streams"])
+            wanted = {"streams": bool(others["streams"]), "tells_each": bool(others["tells_each"])}
             if state.answerer is not None:
                 batch = AskedBatch(requests, images, read_value(Limits, others["limits"]))
                 return StreamingResponse(_answer_batch(call, state, batch, stack.pop_all()))
-            return StreamingResponse(_answer(call, state, requests, images, stack.pop_all(), streams=streams))
+            return StreamingResponse(_answer(call, state, requests, images, stack.pop_all(), **wanted))
 
     async def preview(call: Call) -> Response:
         with ExitStack() as stack:
@@ -152,14 +153,17 @@ async def _answer(
     held: ExitStack,
     *,
     streams: bool,
+    tells_each: bool,
 ) -> AsyncIterator[bytes]:
-    """Lines: pieces of text, and finally the outcomes, or why there are none."""
+    """Lines: pieces of text, outcomes as they end, and finally all that were not told before, or why there are none."""
     try:
         with held, state.track_call():
-            async with PendingCall(call, state, requests, images, streams=streams) as pending:
-                async for piece in pending.pieces():
-                    yield dump_line({"text": piece})
-                yield dump_line({"outcomes": dump_outcomes(await pending.outcomes())})
+            told = {"streams": streams, "tells_each": tells_each}
+            async with PendingCall(call, state, requests, images, **told) as pending:
+                async for event in pending.events():
+                    yield dump_line({"text": event} if isinstance(event, str) else dump_end(*event))
+                outcomes = await pending.outcomes()
+                yield dump_line({"outcomes": [] if tells_each else dump_outcomes(outcomes)})
     except Refused as refusal:
         yield _tell(refuse(refusal))
     except CallError as error:

@@ -22,11 +22,14 @@ Outcomes = list[Outcome]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Requests, their images by digest, and the future of their outcomes. `on_text` gets the first one's text."""
+    """Requests, their images by digest, and the future of their outcomes. `on_text` gets the first one's text, `on_end`
+    each outcome with the number of its request.
+    """
 
     requests: tuple[Request, ...]
     images: dict[str, Image]
     on_text: Callable[[str], None] | None = None
+    on_end: Callable[[int, Outcome], None] | None = None
     outcomes: Future[Outcomes] = field(default_factory=Future)
     listeners: list[Listener] = field(init=False)
     is_cancelled: bool = False
@@ -52,6 +55,8 @@ class Job:
 
     def end(self, number: int, outcome: Outcome) -> None:
         """A request has ended; the last one ends the job."""
+        if self.on_end is not None and not self.is_over:
+            self.on_end(number, outcome)
         self.ended[number] = outcome
         if len(self.ended) == len(self.requests):
             # A future may be cancelled by the one who waits for it.
@@ -74,11 +79,13 @@ def make_job(
     requests: Sequence[Request],
     images: Mapping[str, Image],
     on_text: Callable[[str], None] | None = None,
+    on_end: Callable[[int, Outcome], None] | None = None,
 ) -> Job:
     return Job(
         tuple(_name_by_digest(request, images) for request in requests),
         {image.digest: image for image in images.values()},
         on_text,
+        on_end,
     )
 
 

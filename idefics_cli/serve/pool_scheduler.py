@@ -103,8 +103,8 @@ class PoolScheduler(JobQueue):
         if len(job.ended) == len(job.requests) - 1:
             with self._changed:
                 self._asked.pop(id(job), None)
-            if asked.failure is not None:
-                job.fail(asked.failure)
+        if asked.failure is not None:
+            job.fail(asked.failure)
         self._metrics.count_outcomes([outcome])
         job.end(unit.work.number, outcome)
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, cast
 
 from ..backends import PreparedRequest
 from ..backends.backend import Opening
-from ..backends.daemon.backend import USES, Sending
+from ..backends.daemon.ahead import Sending
+from ..backends.daemon.backend import USES
 from ..backends.daemon.protocol import read_outcomes
 from ..backends.pool.backend import Member, Outcome
 from ..backends.pool.processes import ProcessPool, WorkerProcess

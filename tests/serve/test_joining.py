@@ -24,6 +24,7 @@ from tests.program import run_program
 from tests.serve.running import Running, chat, data_url, running
 from tests.serve.test_workers import LONG as SLOW
 from tests.serve.test_workers import NAMES, stream
+from tests.shapes.test_truth import CAPTIONS
 
 QUESTION = "What is in this image?"
 LONG = {**SLOW, "max_tokens": 300}
@@ -128,6 +129,21 @@ def test_whoever_joins_when_gets_the_answer_of_a_command_alone(server: Running, 
     told = server.ask("/metrics")[1]
     buckets = dict(re.findall(r'idefics_requests_at_once_bucket\{le="([^"]+)"\} (\d+)', told))
     assert int(buckets["+Inf"]) > int(buckets["1"])
+
+
+def test_a_command_has_its_short_answers_before_a_long_one_ends(server: Running, tmp_path: Path) -> None:
+    os.environ["IDEFICS_RUNTIME_DIR"] = str(server.folder)
+    long = {"id": "long", "task": "caption", "image": data_url(NAMES[0]), "temperature": 50.0, "seed": 5}
+    short = [{"id": str(number), "task": "caption", "image": data_url(NAMES[1])} for number in range(60)]
+    items = [long | {"max_new_tokens": 900}, *short]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    result = run_program("batch", tmp_path / "items.jsonl", "--model", "shapes", "--unordered", "--verbose")
+    assert "answered by the server" in result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    # More than the requests that a command has on their way at a time.
+    assert [row["id"] for row in rows[60:]] == ["long"]
+    assert rows[60]["usage"]["new_tokens"] > 600
+    assert {row["text"] for row in rows[:60]} == {CAPTIONS[NAMES[1]]}
 
 
 def test_what_needs_the_model_alone_gets_its_turn_under_load(server: Running) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from typing import Any
 from ... import __version__
 from ...errors import ItemError, ModelError, ServerLost, UsageError
 from ...values import Answer, Image, ModelSpec, Request, Style
-from ..backend import Preview
+from ..backend import WINDOW_BATCHES, PreparedRequest, Preview, TakePrepared
+from .ahead import Sending, TellEnd, send_ahead
 from .protocol import dump_line, pack, read_outcomes, read_preview
 from .runtime_dir import SOCKET, check_folder, find_folder, identify
 
 GREETING_SECONDS = 5.0
 """How long a server may take to say who it is."""
+REQUESTS_AHEAD = 32
+"""Requests on their way to a server at a time, if nobody said how many: about what it answers at a time."""
 SESSION, ANSWER, PREVIEW = "/private/session", "/private/answer", "/private/preview"
 ABILITIES, USES = "/private/abilities", "/private/uses"
 STOP, HEALTH = "/private/stop", "/health"
@@ -42,25 +45,6 @@ class Search:
     is_alive: bool = False
 
 
-class Sending:
-    """A message being sent; another thread may stop waiting for its reply."""
-
-    def __init__(self) -> None:
-        self.is_stopped = False
-        self._connection: _Connection | None = None
-
-    def begin(self, connection: _Connection) -> None:
-        """Raises OSError if it was stopped before."""
-        self._connection = connection
-        if self.is_stopped:
-            raise ConnectionAbortedError
-
-    def stop(self) -> None:
-        self.is_stopped = True
-        if (connection := self._connection) is not None:
-            connection.end()
-
-
 class ResidentBackend:
     """Answers requests through a running server, which does not end as long as this is open."""
 
@@ -69,6 +53,7 @@ class ResidentBackend:
         self._path = path
         self._hello = hello
         self._session = session
+        self.batch_size: int | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -103,15 +88,32 @@ class ResidentBackend:
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
         sending: Sending | None = None,
+        on_end: TellEnd | None = None,
         **others: Any,
     ) -> dict[str, Any]:
-        """The server's reply to requests, with whatever else is sent with them."""
-        pieces = pack(requests, images, streams=on_text is not None, **others)
+        """The server's reply to requests, with whatever else is sent with them. Has no outcomes if each is told to
+        `on_end`.
+        """
+        flags = {"streams": on_text is not None, "tells_each": on_end is not None}
+        pieces = pack(requests, images, **flags, **others)
         while True:
-            reply = self._post(ANSWER, pieces, on_text, sending)
+            reply = self._post(ANSWER, pieces, on_text, sending, on_end)
             if "outcomes" in reply:
                 return reply
             time.sleep(reply["retry_after_seconds"])
+
+    def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
+        """No preparation here: the server prepares what it is sent."""
+        return PreparedRequest(
+            request, dict(images), sum(images[source].held_bytes for source in request.images)
+        )
+
+    def answer_prepared(
+        self, take: TakePrepared
+    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+        """Answer what is taken, each as it ends, whatever else the server has to do."""
+        most = WINDOW_BATCHES * self.batch_size if self.batch_size else REQUESTS_AHEAD
+        return send_ahead(self.send, take, most)
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         reply = self._post(PREVIEW, pack([request], images))
@@ -130,8 +132,9 @@ class ResidentBackend:
         pieces: Sequence[bytes],
         on_text: Callable[[str], None] | None = None,
         sending: Sending | None = None,
+        on_end: TellEnd | None = None,
     ) -> dict[str, Any]:
-        """Send a message and pass on pieces of text until the reply comes. Raises ModelError if that is an error."""
+        """Send a message and pass on text and outcomes until the reply comes. Raises ModelError if that is an error."""
         connection = _Connection(self._path, None)
         try:
             connection.connect()
@@ -142,10 +145,12 @@ class ResidentBackend:
             response = connection.getresponse()
             while True:
                 said = _read_line(response)
-                if "text" not in said:
-                    break
-                if on_text is not None:
+                if "text" in said and on_text is not None:
                     on_text(said["text"])
+                elif "number" in said and on_end is not None:
+                    on_end(said["number"], *read_outcomes(said["outcomes"]))
+                else:
+                    break
         except _LOST as error:
             raise ServerLost(
                 f"the server with the model (process {self.pid}) ended while it was answering", hint=GO_ON

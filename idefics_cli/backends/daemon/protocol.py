@@ -87,6 +87,11 @@ def read_outcomes(values: Iterable[Mapping[str, Any]]) -> list[Answer | ItemErro
     ]
 
 
+def dump_end(number: int, outcome: Answer | ItemError) -> dict[str, Any]:
+    """The outcome of one of several requests."""
+    return {"number": number, "outcomes": dump_outcomes([outcome])}
+
+
 def dump_preview(preview: Preview) -> dict[str, Any]:
     dumped: dict[str, Any] = _adapt(Preview).dump_python(preview)
     return dumped
