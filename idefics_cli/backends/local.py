@@ -120,23 +120,18 @@ class LocalBackend:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-        *,
-        listeners: Sequence[Listener | None] = (),
     ) -> list[Answer | ItemError]:
         """Answer each request, in order; a request that cannot be answered gets its error in place.
 
-        Each request may have a listener; `on_text` is for a single one. Raises ModelError when the first ones all have
-        logits that are not finite.
+        `on_text` is for a single one. Raises ModelError when the first ones all have logits that are not finite.
         """
-        if on_text is not None:
-            assert len(requests) == 1, "only a single request can be streamed"
-            listeners = [Listener(on_text)]
+        assert on_text is None or len(requests) == 1, "only a single request can be streamed"
+        listener = None if on_text is None else Listener(on_text)
         answers: dict[int, Answer | ItemError] = {}
         prepared: dict[int, PreparedRequest] = {}
-        heard = zip(requests, listeners or [None] * len(requests), strict=True)
-        for index, (request, listener) in enumerate(heard):
+        for index, request in enumerate(requests):
             try:
-                prepared[index] = PreparedRequest(request, self._prepare(request, images, listener))
+                prepared[index] = self.prepare(request, images, listener)
             except BaseException as error:
                 answers[index] = to_item_error(error)
         given = iter([list(prepared.values())] if prepared else [])

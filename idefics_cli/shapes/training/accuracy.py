@@ -46,9 +46,9 @@ class Share:
         return self.value >= self.wanted
 
 
-def draw_probes(row: AccuracyRow, count: int, seed: str = SEED) -> list[Probe]:
+def draw_probes(row: AccuracyRow, count: int) -> list[Probe]:
     """The first `count` probes of a row; the same ones every time."""
-    random = Random(f"{seed}:{row.task}:{row.column}")
+    random = Random(f"{SEED}:{row.task}:{row.column}")
 
     def scene() -> Scene:
         return sample_scene(random, random.choice(row.counts), twins=random.random() < 0.1)
@@ -61,7 +61,7 @@ def draw_probes(row: AccuracyRow, count: int, seed: str = SEED) -> list[Probe]:
     return probes
 
 
-def answer_probes(backend: Backend, probes: Sequence[Probe], seed: str = SEED) -> list[str]:
+def answer_probes(backend: Backend, probes: Sequence[Probe]) -> list[str]:
     """The text of each answer (the best label for ranked ones); an item that failed says its error."""
     texts: list[str] = []
     for start in range(0, len(probes), WINDOW):
@@ -74,7 +74,7 @@ def answer_probes(backend: Backend, probes: Sequence[Probe], seed: str = SEED) -
                 for source in dict.fromkeys(list_sources(probe.request.prompt))
             }
             for source, name in names.items():
-                pixels = paint(probe.scenes[source], Random(f"{seed}:{name}"))
+                pixels = paint(probe.scenes[source], Random(f"{SEED}:{name}"))
                 images[name] = Image(name, pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
             requests.append(_rename(probe.request, names))
         for answer in backend.answer(requests, images):
