@@ -9,23 +9,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
 from collections.abc import Mapping
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..config import hub_cache
 from ..errors import ModelError
 from ..files import read_file
-from .hub.cache import INDEX, list_weights
+from .hub.cache import INDEX, count_tensors, list_weights
 from .settings_check import check_config, check_sizes, check_tokenizer, check_tokenizer_settings
 
 MAX_BYTES = {".json": 10_000_000, ".jinja": 1_000_000, ".model": 50_000_000, ".txt": 50_000_000}
 MAX_TOKENIZER_BYTES = 64_000_000
 MAX_OBJECTS, MAX_VALUES, MAX_NAMES, MAX_DEPTH = 1_500_000, 4_000_000, 1_200_000, 32
-MAX_HEADER_BYTES = 50_000_000
 _LARGE = ("tokenizer.json", "vocab.json", INDEX)
 _PLAIN = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 
@@ -134,25 +131,11 @@ def _check_weights(folder: Path, config: Mapping[str, Any], index: Any, files: l
             raise _refuse(folder, f"{INDEX} is not an index ({error})") from error
         if strange := sorted(name for name in named if not _PLAIN.fullmatch(name)):
             raise _refuse(folder, f"{INDEX} names {strange[0][:100]!r}, which is no file of the folder")
-    counts = [_count_weights(folder, name) for name in files]
+    counts = [count_tensors(folder / name) for name in files]
     known = [count for count in counts if count is not None]
     if known and len(known) == len(files):
         tensors, weights = (sum(each) for each in zip(*known, strict=True))
         check_config(config, f"{folder}: config.json", tensors=tensors, weights=weights)
-
-
-def _count_weights(folder: Path, name: str) -> tuple[int, int] | None:
-    """The tensors of a file and their elements, from its header; None if it is damaged, which loading reports."""
-    try:
-        with (folder / name).open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > MAX_HEADER_BYTES:
-                return None
-            head = json.loads(stream.read(length))
-        shapes = [one["shape"] for key, one in head.items() if key != "__metadata__"]
-        return len(shapes), sum(prod(shape) for shape in shapes)
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 def _refuse(folder: Path, problem: str, hint: str = "download it again, or do not trust it") -> ModelError:

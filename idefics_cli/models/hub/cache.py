@@ -6,7 +6,9 @@ Reads the documented layout of the cache: refs/NAME holds a commit, snapshots/CO
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from ...errors import ModelError
 from ...files import count_folder_bytes
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+MAX_HEADER_BYTES = 50_000_000
 _PREFIX = "models--"
 
 
@@ -64,6 +67,20 @@ def has_weights(folder: Path) -> bool:
     except (ValueError, RecursionError):
         return False
     return bool(files) and all((folder / file).exists() for file in files)
+
+
+def count_tensors(path: Path) -> tuple[int, int] | None:
+    """The tensors of a safetensors file and their elements, from its header; None if it is damaged."""
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > MAX_HEADER_BYTES:
+                return None
+            head = json.loads(stream.read(length))
+        shapes = [one["shape"] for key, one in head.items() if key != "__metadata__"]
+        return len(shapes), sum(math.prod(shape) for shape in shapes)
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def list_weights(index: Any) -> set[str]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...config import Checkpoint, Model, list_models
 from ...errors import ModelError
@@ -17,6 +14,7 @@ from ..families import FAMILIES, measure
 from .cache import (
     INDEX,
     WEIGHTS,
+    count_tensors,
     find_folder,
     find_revision,
     has_weights,
@@ -26,9 +24,6 @@ from .cache import (
     read_config,
     repo_folder,
 )
-
-MAX_HEADER_BYTES = 100_000_000
-"""Of a safetensors file: the most that the format allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +71,10 @@ def count_parameters(folder: Path) -> int | None:
     try:
         index = folder / INDEX
         files = list_weights(json.loads(index.read_bytes())) if index.exists() else {WEIGHTS}
-        return sum(_count(_read_header(folder / file)) for file in files)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    counts = [count_tensors(folder / file) for file in files]
+    return None if None in counts else sum(weights for _, weights in filter(None, counts))
 
 
 def _find_dimensions(model: Model, folder: Path | None) -> Dimensions | None:
@@ -101,18 +97,3 @@ def _is_ours(repo: str) -> bool:
     except ModelError:
         return False
     return config.get("model_type") in FAMILIES or "vision_config" in config
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        (size,) = struct.unpack("<Q", stream.read(8))
-        if size > MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {size} bytes")
-        header = json.loads(stream.read(size))
-    if not isinstance(header, dict):
-        raise ValueError("no header")
-    return header
-
-
-def _count(header: dict[str, Any]) -> int:
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
