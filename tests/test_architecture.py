@@ -100,8 +100,8 @@ PLACES = {
     "pypdfium2": ("images/document",),
     "fsspec": ("images/remote",),
     "lance": ("records/lance_table",),
-    **dict.fromkeys(HEAVY, ("models", "engine", "backends/local", "bench", "shapes")),
-    "numpy": ("models", "engine", "backends/local", "bench", "shapes", "images", "review", "eval"),
+    **dict.fromkeys(HEAVY, ("models", "engine", "bench", "shapes")),
+    "numpy": ("models", "engine", "bench", "shapes", "images", "review", "eval"),
     "tifffile": ("images/precise",),
     "imagecodecs": ("images/precise",),
     "PIL": ("images", "shapes", "values", "models", "bench", "backends/daemon", "eval/plot"),
@@ -221,10 +221,6 @@ def test_the_tree_names_every_folder() -> None:
         assert f"{folder.name}/" in tree, f"{folder} is not in the README's tree"
 
 
-TWICE = {"_Transient": "each seam to a network has the failure that its own retry looks for"}
-"""Class names that may stand twice in the package, each with the reason."""
-
-
 def test_a_class_name_stands_once() -> None:
     places: dict[str, list[str]] = {}
     for path in FILES:
@@ -232,4 +228,4 @@ def test_a_class_name_stands_once() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(module_of(path))
     for name, modules in places.items():
-        assert len(modules) == 1 or name in TWICE, f"class {name} stands in {', '.join(modules)}"
+        assert len(modules) == 1, f"class {name} stands in {', '.join(modules)}"

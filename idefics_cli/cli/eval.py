@@ -15,7 +15,6 @@ from ..config import user_cache
 from ..errors import UsageError
 from ..eval.benchmarks import Draw, load_benchmarks
 from ..eval.evaluate import EvalPlan, evaluate, read_least
-from ..eval.metrics import METRICS
 from ..eval.plot import draw_scores
 from ..eval.references import find_references
 from ..eval.report import Evaluation, list_details, list_fallen, list_rows, list_worst, to_json
@@ -48,7 +47,7 @@ class EvalOptions:
 
 def evaluate_rows(wanted: EvalOptions, settings: Settings) -> None:
     """Measure and print. Raises typer.Exit(1) when a value is below --fail-under."""
-    least = read_least(wanted.fail_under, METRICS)
+    least = read_least(wanted.fail_under)
     if wanted.review and not wanted.worst:
         raise UsageError("--review shows the rows of --worst", hint="add --worst 20")
     if wanted.plot is not None:

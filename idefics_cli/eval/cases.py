@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from ..review.lines import no_collection, parse_rows, read_block
-from ..review.summary import read_images
 from ..rows import read_confidence
 from .ngrams import CaptionSet, SizedGrams
 from .references import References
@@ -81,7 +78,7 @@ def read_cases(path: Path, references: References, by: str | None = None) -> Cas
             group = ""
             if by is not None:
                 places = (fields if isinstance(fields, dict) else {}, row, reference.fields)
-                group = next((_show(place[by]) for place in places if by in place), "")
+                group = next((str(place[by]) for place in places if by in place), "")
             cases[reference.number] = Case(
                 str(row.get("id", f"line {number}")),
                 *_read_answer(row),
@@ -95,32 +92,20 @@ def read_cases(path: Path, references: References, by: str | None = None) -> Cas
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The rows of a file with their lines; an invalid line counts as a failed row. Raises UsageError."""
-    with open_lines(path) as file:
-        start = 0
-        while True:
-            lines, _, end = read_block(file, start)
-            if end == start:
-                return
-            yield from zip(parse_rows(lines), lines, strict=True)
-            start = end
-
-
-@contextmanager
-def open_lines(path: Path) -> Iterator[int]:
-    """The descriptor of a file opened for reading. Raises UsageError."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        with path.open("rb") as stream:
+            start = 0
+            while True:
+                lines, _, end = read_block(stream.fileno(), start)
+                if end == start:
+                    return
+                yield from zip(parse_rows(lines), lines, strict=True)
+                start = end
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        yield file
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    finally:
-        os.close(file)
 
 
-def read_scores(row: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
+def _read_scores(row: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
     """The ranked labels of a row, as far as they are valid."""
     scores = row.get("scores")
     if not isinstance(scores, list):
@@ -145,14 +130,7 @@ def _read_answer(
     return (
         "" if text is None else str(text),
         label if isinstance(label, str) else None,
-        read_scores(row),
+        _read_scores(row),
         read_confidence(row)[0],
         row.get("data"),
     )
-
-
-def _show(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
-__all__ = ["Case", "CaseFile", "Cases", "open_lines", "read_cases", "read_images", "read_rows", "read_scores"]

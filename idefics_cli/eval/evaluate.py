@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from .cases import Case, CaseFile, Cases, read_cases
 from .intervals import Floats, Measured, compare, estimate, find_interval
-from .metrics import choose_metrics, measure, name_metrics
+from .metrics import METRICS, choose_metrics, measure, name_metrics
 from .references import References, load_references
 from .report import Evaluation, Scored
 
@@ -60,9 +60,12 @@ def evaluate(plan: EvalPlan) -> Evaluation:
 
 
 def _score(
-    every: Sequence[Sequence[Case]], names: Sequence[str], metrics: Sequence[str], positive: str | None,
+    every: Sequence[Sequence[Case]],
+    names: Sequence[str],
+    metrics: Sequence[str],
+    positive: str | None,
     group: str = "",
-) -> tuple[list[Scored], list[Measured]]:  # fmt: skip
+) -> tuple[list[Scored], list[Measured]]:
     """The metrics of each file, metric by metric; for the first file also the measured values."""
     measured = [[measure(name, cases, positive) for cases in every] for name in metrics]
     count = len(every[0])
@@ -133,7 +136,7 @@ def _list_notes(files: Sequence[CaseFile], references: References, count: int) -
     return notes
 
 
-def read_least(given: Sequence[str], metrics: Mapping[str, object]) -> dict[str, float]:
+def read_least(given: Sequence[str]) -> dict[str, float]:
     """The values of --fail-under. Raises UsageError."""
     least = {}
     for one in given:
@@ -142,6 +145,6 @@ def read_least(given: Sequence[str], metrics: Mapping[str, object]) -> dict[str,
             least[name.strip()] = float(written)
         except ValueError:
             raise UsageError(f"--fail-under {one} cannot be read", hint="write accuracy=90") from None
-        if name.strip() not in metrics:
-            raise UsageError(f"there is no metric {name!r}", hint=f"name one of {', '.join(metrics)}")
+        if name.strip() not in METRICS:
+            raise UsageError(f"there is no metric {name!r}", hint=f"name one of {', '.join(METRICS)}")
     return least
