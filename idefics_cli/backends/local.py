@@ -197,7 +197,9 @@ class LocalBackend:
         if self._engine is None:
             try:
                 self._model = load_model(self._spec, self._family)
-                self._engine = Engine(self._model, self._family, cache_bytes=self._cache_bytes)
+                self._engine = Engine(
+                    self._model, self._family, cache_bytes=self._cache_bytes, compiles=self._spec.compiled
+                )
             except BaseException as error:
                 raise_as_model_error(error, f"{self._spec.checkpoint} cannot be loaded")
         return self._engine

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import rms_norm, silu
 
+from .attend import choose_attend
 from .matrices import Matrix, MatrixKind, normalize
 
 
@@ -45,6 +46,7 @@ class CrossLayer:
         self._outward: Matrix = make([attention.o_proj])
         self._gate_up: Matrix = make([layer.mlp.gate_proj, layer.mlp.up_proj])
         self._down: Matrix = make([layer.mlp.down_proj])
+        self._attend = choose_attend(layer.alpha_cross_attn, is_shared=False)
         self._seeing = layer.alpha_cross_attn.detach().tanh().flatten()
         self._thinking = layer.alpha_dense.detach().tanh().flatten()
 
@@ -71,7 +73,7 @@ class CrossLayer:
         if self._attention.qk_layer_norms:
             norm = self._attention.q_layer_norm
             asked = rms_norm(asked, asked.shape[-1:], norm.weight, norm.variance_epsilon)
-        found = scaled_dot_product_attention(asked, *seen, attn_mask=mask, scale=self._attention.scaling)
+        found = self._attend(asked, *seen, mask, float(self._attention.scaling))
         hidden = hidden + self._seeing * self._outward(found.reshape(rows, -1)) * has_image
         gate, up = self._gate_up(normalize(hidden, self._second_norm)).chunk(2, dim=-1)
         thought: Tensor = hidden + self._thinking * self._down(silu(gate) * up)

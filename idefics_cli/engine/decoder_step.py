@@ -10,15 +10,17 @@ forward.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention, silu
 
 from ..models.families.family import Family
+from .attend import choose_attend
+from .compiled_layer import CompiledLayer
 from .cross_attention import CrossLayer, SeenImages, see_images
+from .decoder_layer import Layer, LayerShape, Place, RunLayer, run_layer
 from .kv_cache import ROOM_TOKENS
 from .masks import list_windows
 from .matrices import Matrix, can_join, choose_kind, is_plain, normalize
@@ -32,45 +34,46 @@ PLAIN_ROTATIONS = ("default", "linear", "llama3")
 Buffers = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Layer:
-    first_norm: Any
-    second_norm: Any
-    inward: Matrix
-    outward: Matrix
-    gate_up: Matrix
-    down: Matrix
-
-
 class DecoderStep:
     """The text model of one checkpoint, with joined matrices: the model's own become views of them."""
 
-    def __init__(self, model: Any, text: Any, config: Any) -> None:
+    def __init__(self, model: Any, text: Any, config: Any, *, compiles: bool = False) -> None:
         self._model = model
         self._text = text
-        attention = text.layers[0].self_attn
-        self._head_size = int(getattr(config, "head_dim", None) or attention.head_dim)
-        self._queries = attention.q_proj.out_features // self._head_size
-        self._keys = attention.k_proj.out_features // self._head_size
-        self._scaling = float(attention.scaling)
+        first = text.layers[0]
+        attention = first.self_attn
+        head = int(getattr(config, "head_dim", None) or attention.head_dim)
+        shape = LayerShape(
+            hidden=attention.q_proj.in_features,
+            gate_up=2 * first.mlp.gate_proj.out_features,
+            queries=attention.q_proj.out_features // head,
+            keys=attention.k_proj.out_features // head,
+            head=head,
+            scaling=float(attention.scaling),
+            epsilon=float(first.input_layernorm.variance_epsilon),
+        )
         parts = [_list_linears(layer) for layer in text.layers]
         crossed: list[Any] = list(getattr(text, "gated_cross_attn_layers", ()))
-        head = [model.lm_head] if is_plain([model.lm_head]) else []
+        last = [model.lm_head] if is_plain([model.lm_head]) else []
         every = [*parts, *map(CrossLayer.list_linears, crossed)]
-        make = choose_kind([*(part for own in every for part in own), *([head] if head else [])])
+        make = choose_kind([*(part for own in every for part in own), *([last] if last else [])])
         self._layers = [
-            _Layer(layer.input_layernorm, layer.post_attention_layernorm, *map(make, own))
+            Layer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, *map(make, own))
             for layer, own in zip(text.layers, parts, strict=True)
         ]
-        self._head: Matrix = make(head) if head else model.lm_head
+        self._head: Matrix = make(last) if last else model.lm_head
         self._cross_layers = [CrossLayer(layer, make) for layer in crossed]
         self._cross_interval = int(getattr(text, "cross_layer_interval", 1))
         self._rotary = getattr(text, "rotary_emb", None) or attention.rotary_emb
         self._cos = self._sin = torch.empty(0)
+        like = torch.empty(0, dtype=model.dtype, device=first.input_layernorm.weight.device)
+        attend = choose_attend(like, is_shared=shape.is_shared, compiles=compiles)
+        run: RunLayer = partial(run_layer, shape=shape, attend=attend)
+        self._run_layer = CompiledLayer(self._layers, shape, attend, like) if compiles else run
 
     @classmethod
-    def open(cls, model: Any, family: Family) -> DecoderStep | None:
-        """The step of a model; None if only its own forward can run it."""
+    def open(cls, model: Any, family: Family, *, compiles: bool = False) -> DecoderStep | None:
+        """The step of a model; None if only its own forward can run it. Raises ModelError if it cannot be compiled."""
         text = getattr(model.model, "text_model", model.model)
         inner = getattr(text, "language_model", None)
         if inner is not None and inner.config.model_type in PLAIN_TEXTS:
@@ -94,7 +97,7 @@ class DecoderStep:
             return None
         if getattr(config, "hidden_act", "silu") != "silu":
             return None
-        return cls(model, text, config)
+        return cls(model, text, config, compiles=compiles)
 
     def see(self, images: Mapping[str, Tensor]) -> SeenImages | None:
         """What rows attend to by cross-attention; None if images are among the tokens."""
@@ -114,29 +117,16 @@ class DecoderStep:
 
     def run(self, state: SlotState, buffers: Sequence[Buffers], seen: SeenImages | None) -> Tensor:
         """The logits after one token for each slot."""
-        rows, size = len(state.tokens), self._head_size
-        cos, sin = self.rotate(state.positions)
+        # Its strides follow from its shape, even of one row: others would be another program.
+        mask = state.mask.contiguous().view(-1).view(state.mask.shape)
+        place = Place(*self.rotate(state.positions), state.place, mask)
         hidden: Tensor = self._text.embed_tokens(state.tokens)[:, 0]
         for index, (layer, (keys, values)) in enumerate(zip(self._layers, buffers, strict=True)):
             if seen is not None and index % self._cross_interval == 0:
-                place = index // self._cross_interval
-                block = self._cross_layers[place]
-                hidden = block.run(hidden, seen.layers[place], seen.mask, seen.has_image)
-            joined = layer.inward(normalize(hidden, layer.first_norm)).view(rows, -1, 1, size)
-            turned = joined[:, : self._queries + self._keys]
-            turned = turned * cos + torch.cat((-turned[..., size // 2 :], turned[..., : size // 2]), -1) * sin
-            keys.index_copy_(2, state.place, turned[:, self._queries :])
-            values.index_copy_(2, state.place, joined[:, self._queries + self._keys :])
-            found = scaled_dot_product_attention(
-                turned[:, : self._queries].reshape(rows, self._keys, -1, size),
-                keys,
-                values,
-                attn_mask=state.mask,
-                scale=self._scaling,
-            )
-            hidden = hidden + layer.outward(found.reshape(rows, -1))
-            gate, up = layer.gate_up(normalize(hidden, layer.second_norm)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(silu(gate) * up)
+                count = index // self._cross_interval
+                block = self._cross_layers[count]
+                hidden = block.run(hidden, seen.layers[count], seen.mask, seen.has_image)
+            hidden = self._run_layer(hidden, layer, place, keys, values)
         return self._head(normalize(hidden, self._text.norm))
 
 

@@ -5,6 +5,7 @@ A request here is an encoded prompt with a decoding or labels. Sharing, caching 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -51,6 +52,8 @@ MOST_ROWS = {"cpu": 32, "cuda": 256}
 """Where nobody said how many: more gain next to nothing, and the memory of their tokens is bounded besides."""
 RECENT_PROMPTS = 8
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -78,6 +81,7 @@ class Engine:
         cache_bytes: int | None = None,
         pace: Pace | None = None,
         vision_pace: VisionPace | None = None,
+        compiles: bool = False,
     ) -> None:
         self._model = model
         self._pace = pace
@@ -90,7 +94,9 @@ class Engine:
         self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
         self._pass_tokens = PASS_TOKENS[kind]
         self.most_rows = MOST_ROWS[kind]
-        self._step = DecoderStep.open(model, family)
+        self._step = DecoderStep.open(model, family, compiles=compiles)
+        if compiles and self._step is None:
+            log.warning("--compile changes nothing: %s is run by its own forward", family.config.model_type)
         self._graphs = StepGraphs(self._device)
         self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)
         self._whole = WholePrompts(model, family, self._batch_tokens, self._store)

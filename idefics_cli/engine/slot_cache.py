@@ -189,7 +189,7 @@ class SlotCache:
         held = max((self._lengths[slot] for slot in kept), default=0)
         is_all = list(kept) == list(range(self.slots))
         room = self._held[0][0].shape if self._held else (0, 0, 0)
-        if slots > room[0] or position >= room[2] or self._is_tight:
+        if slots > room[0] or _round_up(position + 1) >= room[2] or self._is_tight:
             self._held = self._lay_out(kept, slots, position, held, like)
             self.version += 1
         elif held and not (is_all and position == self.position):
@@ -209,7 +209,8 @@ class SlotCache:
         self, kept: Sequence[int], slots: int, position: int, held: int, like: Iterable[Buffers]
     ) -> list[Buffers]:
         """Allocate new buffers. The old ones stay until all of the new ones exist."""
-        columns = _round_up(position + max(ROOM_TOKENS, position // 4))
+        # More than a step sees: compiled, it would be another program where it sees all.
+        columns = _round_up(position + max(ROOM_TOKENS, position // 4)) + COLUMN_BUCKET
         made = []
         for layer, pair in enumerate(like):
             new = []

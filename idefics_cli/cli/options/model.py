@@ -55,6 +55,15 @@ class ModelOptions(Panel):
         option("--attention", panel=MODEL, help="Attention kernels; sdpa if not given."),
         WEIGHTS,
     ] = None
+    compiled: Annotated[
+        bool,
+        flag(
+            "--compile",
+            panel=MODEL,
+            help="Compile decoding steps: a minute once, then faster in bfloat16; needs a C++ compiler.",
+        ),
+        WEIGHTS,
+    ] = False
     detail: Annotated[
         Literal["low", "medium", "high"] | None,
         option("--detail", panel=MODEL, help="Tiles per image, for models that cut images into tiles."),
