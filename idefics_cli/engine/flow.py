@@ -17,11 +17,13 @@ from .batching import Batch
 from .engine import Engine, Outcome, Work
 from .generate import Continuation
 from .oom_retry import Done, describe_no_room, free_memory, is_of_work, run_batch
-from .planned import Planned
+from .planned import Planned, Turns
 from .running_row import RunningRow
 
 WAITING_BATCHES = 2
 """How many batches' worth of works wait here, so that alike ones are put together."""
+OVERTAKING_BATCHES = 4
+"""After how many batches' worth of others a request is the next one; short ones would wait as long as others come."""
 PATIENCE = 16
 """How often as many rows as there may be have to fit before more are tried, where more did not fit before."""
 JOIN_SHARE = 4
@@ -42,6 +44,7 @@ class Flow:
         self._patience = 1
         self._full_joins = 0
         self._planned: deque[Planned] = deque()
+        self._turns = Turns()
         self._decoder = engine.open_decoder() if engine.has_slots else None
         self._shared: dict[int, int] = {}
         self._bare: set[int] = set()
@@ -91,9 +94,9 @@ class Flow:
             batches = [Batch((index,)) for index in range(len(waiting))]
             with _Attempt():
                 batches = self._engine.plan(waiting, rows=self._rows)
-            self._planned = deque(
-                Planned([waiting[index] for index in batch.rows], batch.cuts) for batch in batches
-            )
+            planned = [Planned([waiting[index] for index in batch.rows], batch.cuts) for batch in batches]
+            most = OVERTAKING_BATCHES * self._rows
+            self._planned = deque(self._turns.order(planned, new=len(works), most=most))
 
     def _has_room(self) -> bool:
         running = len(self._running)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
@@ -19,6 +19,32 @@ class Planned:
     cuts: tuple[int, ...]
     prefix: Prefix | None = None
     is_begun: bool = False
+
+
+class Turns:
+    """How many others began since each of the requests came that wait."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._came: dict[int, int] = {}
+
+    def order(self, planned: Sequence[Planned], *, new: int, most: int) -> list[Planned]:
+        """The same, of which so many are new, but first of all those after which `most` others came and began."""
+        waiting = [id(work) for one in planned for work in one.works]
+        begun = self._taken - (len(waiting) - new)
+        self._taken += new
+        self._came = {name: self._came.get(name, begun) for name in waiting}
+        late = {name for name, came in self._came.items() if begun - came >= most}
+        if not late:
+            return list(planned)
+        halves = ([work for work in one.works if id(work) in late] for one in planned)
+        rest = ([work for work in one.works if id(work) not in late] for one in planned)
+        return [
+            Planned(works, one.cuts)
+            for part in (halves, rest)
+            for one, works in zip(planned, part, strict=True)
+            if works
+        ]
 
 
 def list_waiting(

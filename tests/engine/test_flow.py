@@ -22,7 +22,7 @@ from idefics_cli.engine.oom_retry import Done
 from idefics_cli.engine.vision_ahead import VisionPace
 from idefics_cli.errors import InternalError, ItemError
 from idefics_cli.models.families.family import Encoded
-from idefics_cli.values import Decoding
+from idefics_cli.values import Decoding, Message, TextPart
 from tests.engine.oracle import opened, plain_answer, run_all
 from tests.engine.test_engine import prompts
 from tests.models.tiny import KINDS
@@ -192,6 +192,29 @@ def test_short_answers_do_not_wait_for_a_long_one() -> None:
     finally:
         family.stop_ids = own_stops
     assert ended[-1] is works[0]
+
+
+@pytest.mark.parametrize("rows", [4, 8])
+def test_short_requests_are_not_overtaken_as_long_as_others_come(rows: int) -> None:
+    """The most expensive ones run first."""
+    family, model = opened("idefics")
+    texts = ("z", *(f"{letter} is {letter}" for letter in "abcdefghijklmno"))
+    prompts = [family.encode((Message("user", (TextPart(text),)),), []) for text in texts]
+    short = [Continuation(prompts[0], replace(GREEDY, max_new_tokens=count)) for count in (1, 2)]
+    long = [
+        Continuation(prompts[1 + index % 15], replace(GREEDY, max_new_tokens=8 + index * 7 % 5))
+        for index in range(100)
+    ]
+    coming = [*long[:8], *short, *long[8:]]
+
+    def take(count: int, wait: bool) -> list[Work] | None:
+        taken: list[Work] = list(coming[: min(count, 2 * rows)])
+        del coming[: len(taken)]
+        return taken or None
+
+    ended = [pair[0] for pair in Flow(Engine(model, family), take, rows).run() if pair is not None]
+    assert len(ended) == 102
+    assert max(ended.index(one) for one in short) < 8 + 5 * rows
 
 
 @pytest.mark.parametrize("kind", ["idefics", "idefics2"])
