@@ -37,6 +37,7 @@ from .label_scoring import (
 from .masks import mask_prompts
 from .planned import Planned, list_waiting
 from .prefix_cache import Prefix, Prefixes, PrefixUnits
+from .short_prefixes import drop_short_prefixes
 from .step_graph import StepGraphs
 from .vision_ahead import VisionPace
 from .whole_prompts import WholePrompts
@@ -129,7 +130,9 @@ class Engine:
         )
         batches = plan(planned, limits, cached=self._prefixes.list_kept(prompts), recent=list(self._recent))
         self._recent.extend(dict.fromkeys(prompts[-RECENT_PROMPTS:]))
-        return batches
+        if self._marked.sees_ahead:
+            return batches
+        return drop_short_prefixes(batches, planned, self._family.text_config.hidden_size)
 
     @torch.inference_mode()
     def run(

@@ -1,7 +1,7 @@
 """Ranking labels by likelihood: the log-probability of each label's tokens and its terminator, summed.
 
-All labels of a prompt run in one row after it. Each attends to the prompt and itself only, so packing never changes a
-score. Equal labels get equal scores.
+All labels of a prompt run in one row after it, or once it has run. Each attends to the prompt and itself only, so
+packing never changes a score. Equal labels get equal scores.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from .image_features import Features
 from .inputs import count_positions, lay_rows, place_rows, to_model
 from .kv_cache import open_cache
 from .label_trie import PROMPT, Labels, PackedRow, pack
-from .masks import finish, show_prompts
+from .masks import finish, mask_prompts, show_prompts
 from .prefix_cache import Prefix
+from .short_prefixes import LONG_TOKENS
 
 ROW_TOKENS = 500
 """The most label tokens of a row: attention grows with the square of it."""
@@ -78,6 +79,18 @@ def score_packed(
     images: dict[str, Any] = {}
     last: Tensor | None = None
     labels_run = 0
+    if width >= LONG_TOKENS and not prefix.length and not family.sees_ahead:
+        # Beside the labels its attention would be computed whole, not the half that a token sees.
+        images = family.image_inputs(token_ranges, width, seen)
+        last = model(
+            input_ids=ids[:, prefix.length :],
+            attention_mask=mask_prompts(model, family, prompts, prefix.length, mask, width),
+            position_ids=placed[..., prefix.length :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **to_model(model, family.for_forward(images)),
+        ).logits
     for row in pack(labels, row_tokens):
         count = len(row.tokens)
         tokens = torch.tensor([row.tokens] * len(prompts), dtype=torch.long, device=device)
@@ -86,7 +99,8 @@ def score_packed(
             images = family.image_inputs(token_ranges, width, seen, labels=count)
         else:
             images = family.last_image_inputs(images, count)
-            cache.crop(-labels_run)
+            if labels_run:
+                cache.crop(-labels_run)
         labels_run = count
         visible, order = _show(family, prompts, prefix.length, mask, row, tokens.shape[1])
         after = order[:, -count:] + skipped

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idefics_cli.engine.batching import Batch, BatchLimits, PlannedRow, PrefixUnit, plan
+from idefics_cli.engine.short_prefixes import drop_short_prefixes
 
 LIMITS = BatchLimits(rows=8, tokens=10_000, pass_tokens=16)
 
@@ -160,3 +161,24 @@ def test_the_planner_needs_no_torch() -> None:
 def test_a_long_window_is_planned_at_once(count: int) -> None:
     rows = [PlannedRow(text("word " * 20 + bin(n)[2:]), steps=10) for n in range(count)]
     assert sum(len(batch.rows) for batch in plan(rows, LIMITS)) == count
+
+
+@pytest.mark.parametrize(
+    ("beginning", "lengths", "is_kept"),
+    [
+        (5, (900, 900), False),
+        (600, (900, 900), True),  # saves more than attention costs
+        (5, (900, 901), True),  # rows that are padded need a mask in any case
+        (5, (400, 400), True),
+    ],
+)
+def test_a_prefix_that_costs_more_than_it_saves_is_dropped(
+    beginning: int, lengths: tuple[int, ...], is_kept: bool
+) -> None:
+    rows = [
+        PlannedRow((*text("a" * beginning), image(str(place), length - beginning)))
+        for place, length in enumerate(lengths)
+    ]
+    batch = Batch((0, 1), (beginning,))
+    (found,) = drop_short_prefixes([batch], rows, width=256)
+    assert found == (batch if is_kept else Batch(batch.rows))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from idefics_cli.engine import label_scoring
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.label_scoring import Ranking, split_labels
 from idefics_cli.engine.oom_retry import Done
@@ -66,6 +67,27 @@ def test_scores_are_those_of_full_rows(kind: str) -> None:
             assert one == pytest.approx(other, abs=1e-4)
             assert one[0] == one[4], "equal labels, equal scores"
     assert len({max(range(8), key=scores.__getitem__) for scores in expected}) > 1, "a test of sameness alone"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_prompt_runs_before_its_labels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_scoring, "LONG_TOKENS", 1)
+    family, model = opened(kind)
+    widths: list[int] = []
+
+    def note(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+        widths.append(inputs["input_ids"].shape[1])
+
+    prompt, images, ending = PROMPTS[1]
+    ranking = ranking_of(kind, prompt, images, ending)
+    length = len(ranking.encoded.ids)
+    hook = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        (scores,) = scores_of(Engine(model, family), [ranking])
+    finally:
+        hook.remove()
+    assert (len(widths), widths[0]) == (2, length)
+    assert scores == pytest.approx(plain_scores(kind, prompt, images, choices_of(ending), length), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
