@@ -321,6 +321,3 @@ def _cannot_read(benchmark: Benchmark, error: Exception) -> UsageError:
 
 def _to_line(value: Mapping[str, Any]) -> str:
     return f"{json.dumps(value, ensure_ascii=False)}\n"
-
-
-__all__ = ["Benchmark", "BenchmarkFiles", "Draw", "load_benchmarks", "prepare", "read_sample"]

@@ -60,7 +60,7 @@ def parse_row(line: bytes) -> dict[str, Any]:
     try:
         return parse_line(line)
     except BadItem as error:
-        return failed_row(error)
+        return {"error": {"code": "bad_row", "message": str(error)}}
 
 
 @contextmanager
@@ -75,10 +75,6 @@ def no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def failed_row(error: BadItem) -> dict[str, Any]:
-    return {"error": {"code": "bad_row", "message": str(error)}}
 
 
 def _is_row(data: bytes) -> bool:
