@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -241,11 +241,6 @@ class _Actor:
             async with asyncio.timeout(STARTS_WITHIN_SECONDS):
                 return "error" not in await self._actor.start.remote()
         return False
-
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], on_text: Callable[[str], None] | None
-    ) -> list[Outcome]:
-        raise UsageError("a cluster does not stream", hint="leave --stream out")
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         return self._pool.preview(request, images)

@@ -17,8 +17,8 @@ from typing import Any
 from ...errors import ItemError, ModelError, PromptError, ServerLost, to_item_error
 from ...lru import LRUCache
 from ...models.families.layout import lay_out, read_aloud
-from ...values import Answer, Image, ModelSpec, Request, Style, list_sources
-from ..backend import DEFAULT_BATCH_SIZE, Preview
+from ...values import Answer, Image, ModelSpec, Request, list_sources
+from ..backend import Preview
 from .client import TIMEOUT_SECONDS, Connection
 from .logprobs import check_ranking
 from .payload import (
@@ -90,13 +90,9 @@ async def _list_models(connection: Connection, server: str) -> list[Mapping[str,
 
 
 class RemoteBackend:
-    """Answers requests through one server, several at a time. `spec.checkpoint` is the server's name of the model."""
-
-    style: Style = "chat"
-    revision: str | None = None
+    """Answers requests through one server. `spec.checkpoint` is the server's name of the model."""
 
     def __init__(self, spec: ModelSpec, runner: asyncio.Runner) -> None:
-        self.batch_size = DEFAULT_BATCH_SIZE
         self._spec = spec
         (self._server,) = spec.servers
         # One loop for all calls, so that connections stay open between them. It is closed by whoever made it.
@@ -108,24 +104,16 @@ class RemoteBackend:
         self._pictures: LRUCache[str, str] = LRUCache(PICTURE_CACHE_BYTES)
         self._ranking = RemoteRanking(self._connection, spec.checkpoint)
 
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
     def limit_seconds(self, timeout_seconds: float | None) -> None:
         """The longest time for each answer."""
         self._connection.timeout_seconds = timeout_seconds or TIMEOUT_SECONDS
 
-    def answer(
-        self,
-        requests: Sequence[Request],
-        images: Mapping[str, Image],
-        on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
-        """Answer each request, in order; a request that cannot be answered gets its error in place."""
-        streams = on_text is not None and len(requests) == 1 and not requests[0].choices
-        assert on_text is None or streams, "only a single request without choices can be streamed"
-        return self._runner.run(self._answer_all(requests, images, on_text))
+    def stream(
+        self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None]
+    ) -> Answer | ItemError:
+        """Answer one request whose answer is shown while it is written."""
+        assert not request.choices, "only a request without choices can be streamed"
+        return self._runner.run(self.ask(request, images, on_text))
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         """The messages of a request; only the server knows how it lays them out."""
@@ -162,24 +150,6 @@ class RemoteBackend:
             return await self._answer(request, images, on_text)
         except BaseException as error:  # a cancellation goes through
             return to_item_error(error)
-
-    async def _answer_all(
-        self, requests: Sequence[Request], images: Mapping[str, Image], on_text: Callable[[str], None] | None
-    ) -> list[Answer | ItemError]:
-        free = asyncio.Semaphore(self.batch_size)
-
-        async def answer(request: Request) -> Answer | ItemError:
-            async with free:
-                return await self.ask(request, images, on_text)
-
-        tasks = [asyncio.ensure_future(answer(request)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            # What ends the run for one ends it for all.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(
         self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None] | None

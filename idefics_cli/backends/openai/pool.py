@@ -32,6 +32,20 @@ class ServerPool(BackendPool):
             server.backend.limit_seconds(timeout_seconds)
         self._wait_seconds = WAIT_SECONDS if wait_seconds is None else wait_seconds
 
+    def answer(
+        self,
+        requests: Sequence[Request],
+        images: Mapping[str, Image],
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Outcome]:
+        """Answer each request, in order; a streamed one by the first server that answers."""
+        if on_text is None:
+            return super().answer(requests, images)
+        (request,) = requests
+        server = self._find_first()
+        assert isinstance(server, _Server)
+        return [server.backend.stream(request, images, on_text)]
+
     def _shape(self, batch_size: int) -> tuple[int, int]:
         return 1, batch_size
 
@@ -51,11 +65,6 @@ class _Server:
 
     async def is_there(self) -> bool:
         return await self.backend.is_there()
-
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], on_text: Callable[[str], None] | None
-    ) -> list[Outcome]:
-        return self.backend.answer(requests, images, on_text)
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         return self.backend.preview(request, images)

@@ -46,10 +46,6 @@ class PoolWorker(Protocol):
         """Whether a worker that went away answers again; starts it if needed."""
         ...
 
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], on_text: Callable[[str], None] | None
-    ) -> list[Outcome]: ...
-
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview: ...
 
     def close(self) -> None: ...
@@ -152,9 +148,8 @@ class BackendPool:
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
     ) -> list[Outcome]:
-        """Answer each request, in order; a streamed one by the first worker that answers."""
-        if on_text is not None:
-            return self._find_first().answer(requests, images, on_text)
+        """Answer each request, in order."""
+        assert on_text is None, "only servers stream"
         left = deque(self.prepare(request, images) for request in requests)
         asked = list(left)
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -98,13 +98,6 @@ class WorkerProcess:
 
     async def is_there(self) -> bool:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._restart)
-
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], on_text: Callable[[str], None] | None
-    ) -> list[Outcome]:
-        return read_outcomes(
-            self.resident.send(requests, images, on_text, limits=asdict(self.limits))["outcomes"]
-        )
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:
         return self.resident.preview(request, images)
