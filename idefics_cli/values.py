@@ -21,7 +21,6 @@ Role = Literal["document", "system", "user", "assistant"]
 Style = Literal["completion", "chat"]
 FinishReason = Literal["stop", "length"]
 Normalization = Literal["none", "tokens", "pmi"]
-STYLES: tuple[Style, ...] = ("completion", "chat")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from idefics_cli.models.families import render_prompt
 from idefics_cli.models.families.layout import continue_with, spell
 from idefics_cli.prompts.compose import compose
 from idefics_cli.prompts.templates import load_template, template_names
-from idefics_cli.values import STYLES, Example, Item, Style
+from idefics_cli.values import Example, Item, Style
 from tests.conftest import Golden
 
 FIELDS = {
@@ -27,7 +29,7 @@ def test_golden_prompts(name: str, golden: Golden) -> None:
     fields = tuple((field, FIELDS[field]) for field in template.fields)
     shots = [Example((f"{n}.png",), fields, f"answer {n}") for n in (1, 2)]
     sections = []
-    for style in STYLES:
+    for style in get_args(Style):
         for architecture in ("idefics", "idefics2", "idefics3", "smolvlm"):
             for count in (0, 2):
                 request = compose(
@@ -39,7 +41,7 @@ def test_golden_prompts(name: str, golden: Golden) -> None:
 
 
 @pytest.mark.parametrize("space", ["", " "], ids=["", "space"])
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", get_args(Style))
 @pytest.mark.parametrize("name", template_names())
 def test_what_stands_before_an_answer_in_a_shot_ends_the_query(name: str, style: Style, space: str) -> None:
     """A shot is the query and, as it would be ranked, its answer: for texts that end in a space too."""
