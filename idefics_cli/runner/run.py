@@ -241,30 +241,30 @@ def _read(
             data = read_data(request.answer_format, outcome.text)
         except ItemError as problem:
             outcome = problem
+    row = Result(
+        id=item.id,
+        images=item.images,
+        task=item.task,
+        fields=dict(item.fields),
+        text=None,
+        finish_reason=None,
+        label=None,
+        scores=None,
+        model=report.model,
+        revision=backend.revision,
+        template=item.template,
+        warnings=warnings,
+        decoding=item.decoding,
+        key=item.key,
+        instead_of=item.instead_of,
+        shard=item.shard,
+        meta=item.meta,
+        contents=entry.contents,
+    )
     if isinstance(request, ItemError) or isinstance(outcome, ItemError):
         error = outcome if isinstance(outcome, ItemError) else request
         assert isinstance(error, ItemError)
-        return Result(
-            id=item.id,
-            images=item.images,
-            task=item.task,
-            fields=dict(item.fields),
-            text=None,
-            finish_reason=None,
-            label=None,
-            scores=None,
-            model=report.model,
-            revision=backend.revision,
-            template=item.template,
-            warnings=warnings,
-            error=_explain(error, item),
-            decoding=item.decoding,
-            key=item.key,
-            instead_of=item.instead_of,
-            shard=item.shard,
-            meta=item.meta,
-            contents=entry.contents,
-        )
+        return replace(row, error=_explain(error, item))
     if outcome.scores:
         label = outcome.scores[0].label
         if report.temperature is not None:
@@ -272,36 +272,24 @@ def _read(
         if item.values:
             counts = dict(zip(item.labels, item.values, strict=True))
             data = round(math.fsum(counts[score.label] * score.probability for score in outcome.scores), 4)
-    warnings += _warn_if_unsure(outcome, report.least_confidence)
     if report.full_text:
         text = outcome.full_text.strip()
     elif outcome.scores:
         text = outcome.scores[0].label
     else:
         text = join_opening(request.opening, outcome.text).strip()
-    return Result(
-        id=item.id,
-        images=item.images,
-        task=item.task,
+    return replace(
+        row,
         fields=_list_fields(item, request),
         text=text,
         finish_reason=outcome.finish_reason,
         label=label,
         scores=outcome.scores[: report.top] if outcome.scores else None,
-        model=report.model,
-        revision=backend.revision,
-        template=item.template,
         usage=outcome.usage,
         seconds=outcome.seconds,
-        warnings=warnings,
-        decoding=item.decoding,
-        key=item.key,
-        instead_of=item.instead_of,
-        meta=item.meta,
+        warnings=warnings + _warn_if_unsure(outcome, report.least_confidence),
         data=data,
         confidence=outcome.confidence,
-        shard=item.shard,
-        contents=entry.contents,
     )
 
 
