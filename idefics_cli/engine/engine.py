@@ -19,7 +19,9 @@ from ..lru import LRUCache
 from ..models.devices import count_free_bytes, find_input_device
 from ..models.families.family import Encoded, Family
 from ..models.families.placeholder_family import PlaceholderFamily, TokenRange
+from ..models.memory.gauge import Gauge, open_gauge
 from ..values import Decoding
+from .batch_room import BatchRoom
 from .batching import Batch, BatchLimits, PlannedRow, plan
 from .decoder import Decoder, Pace
 from .decoder_step import DecoderStep
@@ -46,7 +48,6 @@ Work = Continuation | Ranking
 
 CACHE_SHARE = {"cpu": 1 / 8, "cuda": 1 / 4}
 """The part of the free memory that keeps prefixes and features, where nobody said how much."""
-BATCH_SHARE = 0.4
 PASS_TOKENS = {"cpu": 16, "cuda": 256}
 """What a pass costs besides its tokens, in tokens: the weights are read once whatever is computed."""
 MOST_ROWS = {"cpu": 32, "cuda": 256}
@@ -83,24 +84,26 @@ class Engine:
         pace: Pace | None = None,
         vision_pace: VisionPace | None = None,
         compiles: bool = False,
+        gauge: Gauge | None = None,
     ) -> None:
         self._model = model
         self._pace = pace
         self._family = family
         self._device = find_input_device(model)
-        free = count_free_bytes(self._device)
+        gauge = gauge or open_gauge(model)
+        free = count_free_bytes(self._device) if gauge is None else gauge.count_free()
         kind = self._device.type if self._device.type in CACHE_SHARE else "cpu"
         share = CACHE_SHARE[kind]
         self._store: LRUCache[Any, Any] = LRUCache(int(free * share) if cache_bytes is None else cache_bytes)
-        self._batch_tokens = max(1, int(free * BATCH_SHARE) // _count_token_bytes(model, family))
         self._pass_tokens = PASS_TOKENS[kind]
         self.most_rows = MOST_ROWS[kind]
         self._step = DecoderStep.open(model, family, compiles=compiles)
         if compiles and self._step is None:
             log.warning("--compile changes nothing: %s is run by its own forward", family.config.model_type)
         self._graphs = StepGraphs(self._device)
+        self.room = BatchRoom(model, family, free, self._store, gauge)
         self._recent: deque[PrefixUnits] = deque(maxlen=RECENT_PROMPTS)
-        self._whole = WholePrompts(model, family, self._batch_tokens, self._store)
+        self._whole = WholePrompts(model, family, self.room, self._store)
         if family.has_prefixes:
             marked = cast(PlaceholderFamily, family)
             self._marked: PlaceholderFamily | None = marked
@@ -124,7 +127,7 @@ class Engine:
         prompts = [row.units for row in planned]
         limits = BatchLimits(
             rows,
-            self._batch_tokens,
+            self.room.tokens,
             self._pass_tokens,
             getattr(self._family.text_config, "sliding_window", None),
         )
@@ -177,6 +180,7 @@ class Engine:
 
     def free(self) -> None:
         """Drop everything that can be computed again."""
+        self.room.forget()
         self._store.clear()
         self._graphs.clear()
         if self._marked is not None:
@@ -216,7 +220,7 @@ class Engine:
     def count_room(self, running: Sequence[Work], work: Work, rows: int) -> int:
         """How many rows like this one may join the running ones, at most the given number."""
         reach = max(len(one.encoded.ids) + _count_new_tokens(one) for one in (*running, work))
-        return max(0, min(rows, self._batch_tokens // reach) - len(running))
+        return max(0, min(rows, self.room.tokens // reach) - len(running))
 
     def joins(self, work: Work) -> bool:
         """Whether a request is generated in a slot beside others; beams and labels have batches of their own."""
@@ -302,7 +306,12 @@ class Engine:
         if first.decoding.max_new_tokens < 1:
             return [Outcome(Generation("", 0, "length"), ())] * len(works)
         continuations = [work for work in works if isinstance(work, Continuation)]
+        self.room.forget()
         generations, shared = self._whole.write(continuations)
+        longest = max(len(work.encoded.ids) for work in works)
+        reach = longest + max(made.new_tokens for made in generations)
+        run = 0 if any(shared) else len(works) * longest
+        self.room.join(run, len(works) * first.decoding.num_beams * reach)
         return [Outcome(made, (), count) for made, count in zip(generations, shared, strict=True)]
 
 
@@ -312,16 +321,3 @@ def _leave_last(encoded: Encoded) -> Encoded:
 
 def _count_new_tokens(work: Work) -> int:
     return work.decoding.max_new_tokens if isinstance(work, Continuation) else 0
-
-
-def _count_token_bytes(model: Any, family: Family) -> int:
-    """About how many bytes a token of a batch needs: keys and values, twice while they grow, and activations."""
-    kept = 0
-    layers = (
-        family.text_config.per_layer_config or [family.text_config] * family.text_config.num_hidden_layers
-    )
-    for layer in layers:
-        heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
-        size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
-        kept += 2 * heads * size
-    return int((2 * kept + 16 * family.text_config.hidden_size) * torch.finfo(model.dtype).bits // 8)

@@ -62,11 +62,13 @@ class Flow:
                         yield from self._join(planned)
                     else:
                         self._planned.popleft()
+                        self._engine.room.stop()
                         yield from run_batch(self._engine, planned.works, planned.cuts)
                 elif self._running:
                     yield from self._step()
                 else:
                     yield None
+            self._engine.room.stop()
         finally:
             self._engine.expect(None)
             if self._decoder is not None:
@@ -116,6 +118,7 @@ class Flow:
         room = max(1, self._engine.count_room(running, planned.works[0], self._rows))
         works = [work for work in planned.works[:room] if isinstance(work, Continuation)]
         rows: list[RunningRow] = []
+        self._engine.room.stop()
         with _Attempt() as attempt:
             planned.prefix = planned.prefix or self._engine.open_prefix(works[0], planned.cuts)
             rows = self._decoder.admit(works, planned.prefix)
@@ -132,6 +135,9 @@ class Flow:
             is_first = place == 0 and not planned.is_begun
             self._shared[id(row)] = planned.prefix.reused if is_first else planned.prefix.length
         planned.is_begun = True
+        longest = max(len(work.encoded.ids) for work in (*works, *running))
+        tokens = len(works) * (longest - planned.prefix.length)
+        self._engine.room.join(tokens, (len(works) + len(running)) * longest)
         self._drop(planned, len(works))
         self._grow()
         yield from self._finish(row for row in rows if row.is_ended)
@@ -167,6 +173,9 @@ class Flow:
     def _step(self) -> Iterator[tuple[Work, Done | ItemError]]:
         assert self._decoder is not None
         ended: list[RunningRow] = []
+        if self._engine.room.is_measured:
+            lengths = [len(row.work.encoded.ids) + len(row.ids) for row in self._running]
+            self._engine.room.hold(len(lengths) * max(lengths))
         with _Attempt() as attempt:
             ended = self._decoder.step()
         if attempt.fault is _Fault.OTHER:

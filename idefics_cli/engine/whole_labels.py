@@ -20,6 +20,7 @@ from torch import Tensor
 from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Encoded
 from .architecture_check import ALL, find_tolerance, holds
+from .batch_room import BatchRoom
 from .inputs import to_model
 from .label_scoring import Ranking
 
@@ -30,11 +31,11 @@ class WholeLabels:
     """Scores the labels of one model's prompts."""
 
     def __init__(
-        self, model: Any, family: ChatTemplateFamily, batch_tokens: int, may_batch: Callable[[], bool]
+        self, model: Any, family: ChatTemplateFamily, room: BatchRoom, may_batch: Callable[[], bool]
     ) -> None:
         self._model = model
         self._family = family
-        self._batch_tokens = batch_tokens
+        self._room = room
         self._may_batch = may_batch
         self._stride: int | None = None
 
@@ -69,7 +70,7 @@ class WholeLabels:
         first = begun.logits[:, -1:]
         longest = max(len(row.ids) for row in rows)
         scores: list[float] = []
-        for some in _divide(rows, self._batch_tokens // longest):
+        for some in _divide(rows, self._room.tokens // longest):
             tails = [row.ids[start:] for row in some]
             width = max(len(tail) for tail in tails) - 1
             ids = torch.full((len(some), width), self._family.pad_id, dtype=torch.long)
@@ -103,7 +104,7 @@ class WholeLabels:
 
     def _run_rows(self, rows: Sequence[Encoded], start: int) -> list[float]:
         """Whole rows, those of similar length together."""
-        size = max(1, self._batch_tokens // max(len(row.ids) for row in rows))
+        size = max(1, self._room.tokens // max(len(row.ids) for row in rows))
         size = size if len(rows) > 1 and size > 1 and self._may_batch() else 1
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         found = {

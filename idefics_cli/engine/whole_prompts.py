@@ -18,6 +18,7 @@ from ..lru import LRUCache
 from ..models.families.chat_template import ChatTemplateFamily
 from ..models.families.family import Encoded, Family
 from .architecture_check import holds
+from .batch_room import BatchRoom
 from .batching import Batch
 from .generate import Continuation, Generation, batch_key, generate
 from .inputs import to_model
@@ -34,13 +35,13 @@ TOLERANCE = 0.02
 class WholePrompts:
     """Runs one model's prompts in batches, or one at a time where a batch would change an answer."""
 
-    def __init__(self, model: Any, family: Family, batch_tokens: int, store: LRUCache[Any, Any]) -> None:
+    def __init__(self, model: Any, family: Family, room: BatchRoom, store: LRUCache[Any, Any]) -> None:
         self._model = model
         self._family = family
-        self._batch_tokens = batch_tokens
+        self._room = room
         self._are_batched: bool | None = None if family.has_batches else False
         templated = cast(ChatTemplateFamily, family)
-        self._labels = WholeLabels(model, templated, batch_tokens, self._may_batch)
+        self._labels = WholeLabels(model, templated, room, self._may_batch)
         self._prefixes = WholePrefixes(model, templated, store)
 
     def plan(self, works: Sequence[Continuation | Ranking], rows: int) -> list[Batch]:
@@ -62,7 +63,7 @@ class WholePrompts:
         batches: list[Batch] = []
         for group in groups.values():
             group.sort(key=lambda index: -len(works[index].encoded.ids))
-            size = min(rows, max(1, self._batch_tokens // self._count_tokens(works[group[0]])))
+            size = min(rows, max(1, self._room.tokens // self._count_tokens(works[group[0]])))
             if shares.get(group[0]) not in often:
                 size = size if len(group) > 1 and size > 1 and self._may_batch() else 1
             batches += [Batch(tuple(group[first : first + size])) for first in range(0, len(group), size)]
