@@ -33,3 +33,12 @@ def test_a_smaller_limit_counts_at_once() -> None:
     assert store.list_keys() == ["b"]
     store.clear()
     assert (store.list_keys(), store.used_bytes) == ([], 0)
+
+
+def test_a_value_that_is_needed_soon_outlives_others_and_tells_its_size() -> None:
+    store: LRUCache[str, int] = LRUCache(10)
+    store.keep("a", 1, 4)
+    store.keep("b", 2, 5)
+    assert (store.touch("a"), store.touch("c")) == (4, 0)
+    store.keep("d", 4, 5)
+    assert ("a" in store, "b" in store) == (True, False)
