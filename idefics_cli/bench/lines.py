@@ -95,16 +95,17 @@ def compare_rankings(lines: Sequence[Line]) -> list[str]:
 
 
 def compare_devices(lines: Sequence[Line]) -> list[str]:
-    """How much of what a stand-in device could do came to it, bounded by the cores that prepare for it."""
+    """How much of what a stand-in device could do came to it, bounded by the cores that were free to prepare for it."""
     told = []
     for line in lines:
         outcome = line.outcomes.get("idefics")
         if line.workload.device_seconds and outcome is not None and outcome.failure is None:
-            cores = count_cores()
+            cores = outcome.free_cores
             least = max(line.workload.device_seconds, outcome.cpu_seconds / line.images / cores)
             told.append(
                 f"{line.workload.name}: {line.images / outcome.seconds:.1f} images/s, "
-                f"{least * line.images / outcome.seconds:.0%} of what it and {cores} cores allow"
+                f"{least * line.images / outcome.seconds:.0%} of what it and {cores:.1f} free cores of "
+                f"{count_cores()} allow"
             )
     return told
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from ..errors import ItemError
 from ..values import ModelSpec
 from .arms import ArmAnswer, ArmBackend, Spent
 from .engine_arms import EngineArm, FixedArm
-from .photos import PhotoFiles, SleepingDevice
+from .photos import PhotoFiles, SleepingDevice, count_cores
 from .workloads import Workload, WorkloadRequests, compose_work
 
 Arm = Literal["guide", "batch", "fixed", "idefics", "vllm", "vllm-eager"]
@@ -58,6 +59,8 @@ class ArmOutcome:
     replies: tuple[ArmAnswer, ...] = ()
     failure: str | None = None
     cpu_seconds: float = 0.0
+    free_cores: float = 0.0
+    """How many cores other programs left, on average; all where the system does not tell."""
 
 
 Open = Callable[[ArmJob], Backend]
@@ -105,11 +108,18 @@ def _measure_arm(job: ArmJob, answerer: ArmBackend, folder: str) -> ArmOutcome:
     answerer.answer(warm.requests[:size], warm.images, size)
     work = compose(job.workload, job.images, 0)
     reset_peak()
-    began, began_cpu = time.perf_counter(), time.process_time()
+    began, began_cpu, began_idle = time.perf_counter(), time.process_time(), _count_idle_seconds()
     replies = answerer.answer(work.requests, work.images, size)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+    free_cores = min(float(count_cores()), (cpu_seconds + _count_idle_seconds() - began_idle) / seconds)
     spent = answerer.spent or Spent(seconds, cpu_seconds, read_peak())
-    return ArmOutcome(spent.seconds, spent.peak_bytes, tuple(replies), cpu_seconds=spent.cpu_seconds)
+    return ArmOutcome(
+        spent.seconds,
+        spent.peak_bytes,
+        tuple(replies),
+        cpu_seconds=spent.cpu_seconds,
+        free_cores=free_cores,
+    )
 
 
 @contextmanager
@@ -140,6 +150,15 @@ def _open_script(spec: ModelSpec) -> ArmBackend:
     from .baseline import Script
 
     return Script(spec)
+
+
+def _count_idle_seconds() -> float:
+    """How long all processors together had nothing to do; where the system does not tell, as if always."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    except OSError:
+        return count_cores() * time.perf_counter()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
 
 
 def count_threads() -> int:

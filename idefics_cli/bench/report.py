@@ -22,9 +22,9 @@ from .measure import Arm, ArmOutcome
 if TYPE_CHECKING:
     from .roofline import Machine
 
-COST_HEADINGS = ("CPU s", "x rival's CPU s")
+COST_HEADINGS = ("x rival's CPU s",)
 HEADINGS = (
-    *("workload", "arm", "seconds", "images/s"),
+    *("workload", "arm", "seconds", "CPU s", "images/s"),
     *("x guide", "x batch", "x fixed"),
     *("prompt tokens", "peak MB"),
 )
@@ -113,6 +113,7 @@ def _rows(line: Line) -> Iterator[tuple[str, ...]]:
             name,
             arm,
             f"{outcome.seconds:.2f}",
+            f"{outcome.cpu_seconds:.2f}",
             f"{line.images / outcome.seconds:.2f}",
             _show_ratio(line.compare_speed(arm, "guide")),
             _show_ratio(line.compare_speed(arm, "batch")),
@@ -122,11 +123,8 @@ def _rows(line: Line) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _list_costs(line: Line) -> list[tuple[str, str]]:
-    return [
-        ("" if outcome.failure else f"{outcome.cpu_seconds:.2f}", _show_ratio(line.compare_cost(arm)))
-        for arm, outcome in line.outcomes.items()
-    ]
+def _list_costs(line: Line) -> list[tuple[str]]:
+    return [(_show_ratio(line.compare_cost(arm)),) for arm in line.outcomes]
 
 
 def _show_ratio(ratio: float | None) -> str:

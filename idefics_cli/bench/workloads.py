@@ -43,6 +43,8 @@ class Workload:
     labels: int = 0
     is_mixed: bool = False
     answers: Literal["alike", "log-normal", "one long"] = "alike"
+    longer: int = 1
+    """How many times longer its usual answers are than those of others."""
     is_read: bool = False
     """Whether its pictures are photos in files, to be read while the clock runs."""
     device_seconds: float = 0.0
@@ -59,11 +61,11 @@ WORKLOADS = {
         Workload("caption-8", "caption, 8 shots", 64, shots=8),
         Workload("questions", "16 questions an image", 8, questions=16),
         Workload("rank-20", "rank 20 labels", 8, labels=20),
-        Workload("rank-100", "rank 100 labels", 8, labels=100),
-        Workload("rank-1000", "rank 1000 labels", 8, labels=1000, compared=False),
+        Workload("rank-100", "rank 100 labels", 4, labels=100),
+        Workload("rank-1000", "rank 1000 labels", 4, labels=1000, compared=False),
         Workload("mixed", "5 tasks, shuffled", 64, is_mixed=True),
-        Workload("lengths", "answers of log-normal length", 256, answers="log-normal"),
-        Workload("one-long", "one long answer among short", 64, answers="one long"),
+        Workload("lengths", "answers of log-normal length", 64, answers="log-normal", longer=4),
+        Workload("one-long", "one long answer among short", 64, answers="one long", longer=4),
         Workload("photos", "photos of 12 and 0.3 megapixels", 16, is_read=True),
         Workload(
             "device", "a device of 30 ms an image", 32, is_read=True, device_seconds=0.03, compared=False
@@ -100,7 +102,7 @@ def compose_work(
         requests = [composer.word("classify-photo", name, choices=labels) for name in names]
     else:
         requests = [composer.word("caption", name, shots=workload.shots) for name in names]
-    requests = list(_vary(requests, workload, new_tokens))
+    requests = list(_vary(requests, workload, workload.longer * new_tokens))
     pictures = draw_pictures([*names, *shots], seed)
     return WorkloadRequests(tuple(requests), {picture.source: picture for picture in pictures})
 

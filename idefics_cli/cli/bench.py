@@ -241,8 +241,11 @@ def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, settings:
 
 
 def _runs(arm: str, workload: Workload, *, is_asked: bool) -> bool:
-    """Whether an arm can run a workload, and tells something; vLLM reads no files while the clock runs."""
-    if arm == "fixed" and not is_asked and workload.answers == "alike":
+    """Whether an arm can run a workload, and tells something; vLLM reads no files while the clock runs.
+
+    Where answers are of different length, batches are compared; where they are not, fixed ones are no others.
+    """
+    if not is_asked and arm == ("fixed" if workload.answers == "alike" else "guide"):
         return False
     return arm == "idefics" or (workload.compared and not (arm in RIVALS and workload.is_read))
 
