@@ -60,7 +60,7 @@ shapes: $(READY) ## train the embedded checkpoint again, 89 minutes on two cores
 	$(BIN)/python -m idefics_cli.shapes.training.train --output .training/settled
 	$(BIN)/python -m idefics_cli.shapes.training.train --from .training/settled --phase answers
 
-bench: $(READY) ## measure this machine on random weights, about ten minutes on two idle cores
+bench: $(READY) ## measure this machine on random weights, about twelve minutes on two idle cores
 	@$(BIN)/idefics bench --random-weights small
 
 bench-gpu: $(READY) ## how fast a GPU writes answers: random IDEFICS 9B and Idefics2 8B, bfloat16 and 4 bits

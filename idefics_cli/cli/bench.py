@@ -243,9 +243,13 @@ def _list_jobs(workload: Workload, model: Model, wanted: BenchOptions, settings:
 def _runs(arm: str, workload: Workload, *, is_asked: bool) -> bool:
     """Whether an arm can run a workload, and tells something; vLLM reads no files while the clock runs.
 
-    Where answers are of different length, batches are compared; where they are not, fixed ones are no others.
+    Fixed batches are others where answers are of different length, and where photos are read between them; the loop
+    has none.
     """
-    if not is_asked and arm == ("fixed" if workload.answers == "alike" else "guide"):
+    is_alike = workload.answers == "alike"
+    if not is_asked and (
+        (arm == "fixed" and is_alike and not workload.is_read) or (arm == "guide" and not is_alike)
+    ):
         return False
     return arm == "idefics" or (workload.compared and not (arm in RIVALS and workload.is_read))
 
