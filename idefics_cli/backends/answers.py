@@ -12,10 +12,11 @@ from ..errors import AnswerError, ItemError
 from ..models.families.family import Family
 from ..ranking import measure_confidence, normalize, rank
 from ..values import Answer, AnswerToken, Confidence, Usage
+from .backend import Outcome
 from .tasks import NOT_FINITE_HINT, Answered, EncodedRequest
 
 
-def compose_answer(family: Family, answered: Answered) -> Answer | ItemError:
+def compose_answer(family: Family, answered: Answered) -> Outcome:
     """The answer of a request, or what failed."""
     done, prior = answered.done, answered.prior
     if isinstance(done, ItemError):

@@ -16,6 +16,9 @@ DEFAULT_BATCH_SIZE = 8
 WINDOW_BATCHES = 2
 """How many batches' worth of requests a backend is handed at a time, so that it can put alike ones together."""
 
+Outcome = Answer | ItemError
+"""What becomes of a request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -111,7 +114,7 @@ class Backend(Protocol):
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
+    ) -> list[Outcome]:
         """Answer each request, in order; a request that cannot be answered gets its error in place.
 
         `images` maps every source in the prompts to its image. `on_text` receives pieces of the answer as they are
@@ -137,9 +140,7 @@ class StreamingBackend(Backend, Protocol):
         """Everything that can be done before the model has a request. Safe from many threads. Raises ItemError."""
         ...
 
-    def answer_prepared(
-        self, take: TakePrepared
-    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+    def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]:
         """Answer what is taken, each as it ends; yields None from time to time while there is nothing.
 
         Raises ModelError when the model itself cannot run.

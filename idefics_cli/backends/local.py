@@ -20,7 +20,7 @@ from ..engine.generate import Continuation
 from ..engine.label_scoring import Ranking, split_labels
 from ..engine.listener import Listener
 from ..engine.oom_retry import free_memory
-from ..errors import BadItem, ItemError, PromptError, raise_as_model_error, to_item_error
+from ..errors import BadItem, PromptError, raise_as_model_error, to_item_error
 from ..models.devices import translated_device_errors
 from ..models.families.family import Encoded
 from ..models.families.placeholder_family import PIXEL_CACHE_BYTES, PIXEL_PART, PlaceholderFamily
@@ -28,9 +28,9 @@ from ..models.hub.cache import find_commit
 from ..models.image_scope import IMAGE_SCOPES
 from ..models.loading import load_model, open_family
 from ..models.quantization.kinds import Weights, count_weights
-from ..values import Answer, AnswerWarning, Image, ModelSpec, Request, Style, drop_images, list_sources
+from ..values import AnswerWarning, Image, ModelSpec, Request, Style, drop_images, list_sources
 from .answers import compose_answer
-from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, PreparedRequest, Preview, TakePrepared
+from .backend import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Outcome, PreparedRequest, Preview, TakePrepared
 from .tasks import Answered, EncodedRequest, ModelRecord, PendingTasks
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ class LocalBackend:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
+    ) -> list[Outcome]:
         """Answer each request, in order; a request that cannot be answered gets its error in place.
 
         `on_text` is for a single one. Raises ModelError when the first ones all have logits that are not finite.
         """
         assert on_text is None or len(requests) == 1, "only a single request can be streamed"
         listener = None if on_text is None else Listener(on_text)
-        answers: dict[int, Answer | ItemError] = {}
+        answers: dict[int, Outcome] = {}
         prepared: dict[int, PreparedRequest] = {}
         for index, request in enumerate(requests):
             try:
@@ -148,9 +148,7 @@ class LocalBackend:
         own = [place for place, source in enumerate(list_sources(request.prompt)) if source in request.images]
         return PreparedRequest(request, task, self._family.count_held_bytes(task.encoded, own))
 
-    def answer_prepared(
-        self, take: TakePrepared
-    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+    def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]:
         """Answer what is taken, each as it ends; yields None from time to time while there is nothing."""
         rows = self.batch_size or DEFAULT_BATCH_SIZE
         tasks, most = PendingTasks(take, self._record), WINDOW_BATCHES * rows
@@ -176,7 +174,7 @@ class LocalBackend:
                         yield answered.prepared, self._read(answered)
             tasks.check()
 
-    def _read(self, answered: Answered) -> Answer | ItemError:
+    def _read(self, answered: Answered) -> Outcome:
         try:
             return compose_answer(self._family, answered)
         except BaseException as error:

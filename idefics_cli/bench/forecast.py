@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backends import PreparedRequest, Preview, Reading
+from ..backends import Outcome, PreparedRequest, Preview, Reading
 from ..backends.backend import TakePrepared
 from ..errors import ItemError, to_item_error
 from ..files import read_file
@@ -174,9 +174,7 @@ class StubBackend:
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
         return PreparedRequest(request, None)
 
-    def answer_prepared(
-        self, take: TakePrepared
-    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+    def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]:
         while (taken := take(self.capacity, True)) is not None:
             yield from ((one, Answer("a red circle")) for one in taken)
 
@@ -185,7 +183,7 @@ class StubBackend:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
+    ) -> list[Outcome]:
         return [Answer("a red circle") for _ in requests]
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:

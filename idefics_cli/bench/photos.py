@@ -12,9 +12,17 @@ from pathlib import Path
 
 import PIL.Image
 
-from ..backends import DEFAULT_BATCH_SIZE, WINDOW_BATCHES, Backend, PreparedRequest, Preview, StreamingBackend
+from ..backends import (
+    DEFAULT_BATCH_SIZE,
+    WINDOW_BATCHES,
+    Backend,
+    Outcome,
+    PreparedRequest,
+    Preview,
+    StreamingBackend,
+)
 from ..backends.backend import TakePrepared
-from ..errors import BadItem, ItemError
+from ..errors import BadItem
 from ..images import Limits, decode
 from ..rows import Result
 from ..runner.run import Report, run
@@ -87,7 +95,7 @@ class SleepingDevice:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
+    ) -> list[Outcome]:
         given = iter([[self.prepare(request, images) for request in requests]])
         ended = self.answer_prepared(lambda *_: next(given, None))
         return [pair[1] for pair in ended if pair is not None]
@@ -95,9 +103,7 @@ class SleepingDevice:
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
         return self._backend.prepare(request, images)
 
-    def answer_prepared(
-        self, take: TakePrepared
-    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+    def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]:
         while (taken := take(self.batch_size, True)) is not None:
             for prepared in taken:
                 time.sleep(self._seconds)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
-from ..backends import Preview
+from ..backends import Outcome, Preview
 from ..errors import ItemError, ModelError
 from ..images import Limits, decode, load
 from ..prompts.tasks import MANY_LABELS
 from ..prompts.templates import load_template
-from ..values import Answer, Image, Item, ModelSpec, Request, Style, list_sources
+from ..values import Image, Item, ModelSpec, Request, Style, list_sources
 from .inputs import ItemList, choose_words
 from .output import Talk, say_error
 from .progress import FAILURES_SAID, Tally
@@ -48,7 +48,7 @@ class NoModel:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
+    ) -> list[Outcome]:
         raise ModelError("no model was loaded", hint="run the command again")
 
     def preview(self, request: Request, images: Mapping[str, Image]) -> Preview:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from ..backends import Outcome
 from ..backends.local import LocalBackend
 from ..config import PACKAGE, SHAPES, resolve_model
-from ..errors import IdeficsError, ItemError
+from ..errors import IdeficsError
 from ..figures import format_bytes
 from ..images import Limits, load
 from ..models.quantization.table import QUANTIZATIONS
@@ -125,7 +126,7 @@ def _check(precision: PrecisionCheck, device: str) -> Check:
     return Check(name, "ok", text, values=values)
 
 
-def _read(answer: Answer | ItemError) -> str:
+def _read(answer: Outcome) -> str:
     return answer.text.strip() if isinstance(answer, Answer) else str(answer)
 
 

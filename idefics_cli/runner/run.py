@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from ..backends import Backend, PoolingBackend, PreparedRequest, StreamingBackend
+from ..backends import Backend, Outcome, PoolingBackend, PreparedRequest, StreamingBackend
 from ..errors import AnswerError, ItemError, is_of_item, to_item_error
 from ..images import Limits
 from ..prompts.answer_format import cut_off, read_data
@@ -22,7 +22,7 @@ from ..values import Answer, AnswerWarning, Failure, Image, Item, Request
 from .prefetch import MAX_HELD_BYTES, Prefetcher
 from .prepared_item import Load, PreparedItem, compose_item
 
-Answered = tuple[PreparedItem, Answer | ItemError]
+Answered = tuple[PreparedItem, Outcome]
 WINDOWS_AHEAD = 4
 LEAST_AHEAD = 64
 """Enough downloads at once to hide what a single one takes."""
@@ -166,9 +166,9 @@ def _answer_each(
 
 def _answer(
     entries: Sequence[PreparedItem], backend: Backend, on_text: Callable[[str], None] | None
-) -> list[Answer | ItemError]:
+) -> list[Outcome]:
     """One outcome per entry; a request whose image failed is never run."""
-    outcomes: dict[int, Answer | ItemError] = {}
+    outcomes: dict[int, Outcome] = {}
     ready: list[Request] = []
     images: dict[str, Image] = {}
     for entry in entries:
@@ -192,7 +192,7 @@ def _ask(
     images: Mapping[str, Image],
     backend: Backend,
     on_text: Callable[[str], None] | None,
-) -> list[Answer | ItemError]:
+) -> list[Outcome]:
     """The backend's answers. If they fail as a whole, each request is asked again alone."""
     try:
         return backend.answer(requests, images, on_text)
@@ -204,7 +204,7 @@ def _ask(
     return [_ask([request], images, backend, None)[0] for request in requests]
 
 
-def _result(entry: PreparedItem, outcome: Answer | ItemError, backend: Backend, report: Report) -> Result:
+def _result(entry: PreparedItem, outcome: Outcome, backend: Backend, report: Report) -> Result:
     warnings: tuple[str, ...] = ()
     try:
         warnings = _list_warnings(entry.item, entry.images)
@@ -215,7 +215,7 @@ def _result(entry: PreparedItem, outcome: Answer | ItemError, backend: Backend, 
 
 def _read(
     entry: PreparedItem,
-    outcome: Answer | ItemError,
+    outcome: Outcome,
     backend: Backend,
     report: Report,
     warnings: tuple[str, ...],

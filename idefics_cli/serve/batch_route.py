@@ -9,14 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..backends import Preview
-from ..errors import ItemError, SourceError
+from ..backends import Outcome, Preview
+from ..errors import SourceError
 from ..images import read
 from ..images.limits import UNKNOWN_PIXELS, count_pixels
 from ..images.names import parse_scheme
 from ..prompts.items import ItemReader
 from ..runner.run import Report, run
-from ..values import Answer, Image, Item, ModelSpec, Request, Style
+from ..values import Image, Item, ModelSpec, Request, Style
 from .budget import DECODING_BYTES, PIXEL_BYTES, Holding, count_kept
 from .job_queue import Refused
 from .jobs import Job, make_job
@@ -54,7 +54,7 @@ class ServedBackend:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
+    ) -> list[Outcome]:
         """Wait for the outcomes. Raises Refused, and what the model raises."""
         with self._lock:
             job = self._job = make_job(requests, images, on_text)

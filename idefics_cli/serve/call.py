@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Call
 
+from ..backends import Outcome
 from ..errors import IdeficsError, to_item_error
 from ..values import Image, Request
 from .job_queue import Refused
-from .jobs import Job, Outcome, Outcomes, make_job
+from .jobs import Job, Outcomes, make_job
 from .state import ServerState
 
 RETRY_AFTER_SECONDS = 1

@@ -11,12 +11,10 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from ..backends import PreparedRequest
+from ..backends import Outcome, PreparedRequest
 from ..engine.listener import Listener
-from ..errors import ItemError
-from ..values import Answer, Image, ImagePart, Message, Request
+from ..values import Image, ImagePart, Message, Request
 
-Outcome = Answer | ItemError
 Outcomes = list[Outcome]
 
 

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from ..backends import Outcome
 from ..errors import ItemError
 from ..values import Answer
 
@@ -50,7 +51,7 @@ class Metrics:
         with self._lock:
             self._at_once[held] += requests
 
-    def count_outcomes(self, outcomes: Iterable[Answer | ItemError]) -> None:
+    def count_outcomes(self, outcomes: Iterable[Outcome]) -> None:
         """Count requests by outcome, their tokens, and what each had of the model's time."""
         with self._lock:
             for one in outcomes:

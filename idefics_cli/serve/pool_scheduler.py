@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from ..backends import PreparedRequest
-from ..backends.pool.backend import WAIT_SECONDS, Outcome
+from ..backends import Outcome, PreparedRequest
+from ..backends.pool.backend import WAIT_SECONDS
 from ..errors import IdeficsError, ServerLost
 from .job_queue import JobQueue, Refused
 from .jobs import Job

@@ -15,13 +15,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from ..backends import PreparedRequest
+from ..backends import Outcome, PreparedRequest
 from ..backends.backend import TakePrepared
 from ..engine.listener import Listener
 from ..errors import IdeficsError, to_item_error
 from ..values import Image, Request
 from .job_queue import JobQueue, Refused
-from .jobs import Job, Outcome
+from .jobs import Job
 from .metrics import Metrics
 
 QUIET_SECONDS = 0.002

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-from ..backends import PreparedRequest
+from ..backends import Outcome, PreparedRequest
 from ..backends.backend import Opening
 from ..backends.daemon.ahead import Sending
 from ..backends.daemon.backend import USES
 from ..backends.daemon.protocol import read_outcomes
-from ..backends.pool.backend import Member, Outcome
+from ..backends.pool.backend import Member
 from ..backends.pool.processes import ProcessPool, WorkerProcess
 from ..errors import AnswerError, IdeficsError, ItemError, ModelError, ServerLost
 from ..values import list_sources

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from idefics_cli.backends import PreparedRequest, Preview, Reading
-from idefics_cli.backends.pool.backend import BackendPool, Outcome
+from idefics_cli.backends import Outcome, PreparedRequest, Preview, Reading
+from idefics_cli.backends.pool.backend import BackendPool
 from idefics_cli.values import Answer, Image, ModelSpec, Request, Style
 
 

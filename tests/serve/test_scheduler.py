@@ -12,12 +12,12 @@ from itertools import count, pairwise
 import PIL.Image
 import pytest
 
-from idefics_cli.backends import PreparedRequest
+from idefics_cli.backends import Outcome, PreparedRequest
 from idefics_cli.backends.backend import TakePrepared
 from idefics_cli.engine.listener import Listener
 from idefics_cli.errors import AnswerError, BadItem, ModelError
 from idefics_cli.serve.job_queue import Refused
-from idefics_cli.serve.jobs import Job, Outcome, make_job
+from idefics_cli.serve.jobs import Job, make_job
 from idefics_cli.serve.metrics import Metrics
 from idefics_cli.serve.scheduler import Scheduler
 from idefics_cli.values import Answer, Image, ImagePart, Message, Request, Usage, list_sources

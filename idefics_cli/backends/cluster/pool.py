@@ -26,9 +26,9 @@ from ...errors import ModelError, ServerLost, UsageError
 from ...files import is_own_stream
 from ...images import Limits, is_url
 from ...values import Image, Request, Style
-from ..backend import Opening, PreparedRequest, Preview, Reading
+from ..backend import Opening, Outcome, PreparedRequest, Preview, Reading
 from ..daemon.protocol import build_images, pack, read_outcomes
-from ..pool.backend import BackendPool, Outcome, tell_images
+from ..pool.backend import BackendPool, tell_images
 from ..pool.schedule import FREE_SHAPES
 from .actor import ClusterActor, write_spec
 

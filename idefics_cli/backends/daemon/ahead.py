@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from ...errors import ItemError
-from ...values import Answer, Image, Request
-from ..backend import PreparedRequest, TakePrepared
+from ...values import Image, Request
+from ..backend import Outcome, PreparedRequest, TakePrepared
 
 MESSAGE_SHARE = 4
 """One part in so many of the requests make a message, while the server has enough to do."""
 _GLANCE_SECONDS = 0.01
 """How often requests that are being prepared are looked for while others are answered."""
-Outcome = Answer | ItemError
 TellEnd = Callable[[int, Outcome], None]
 """Called with each outcome, after the number of its request in its message."""
 

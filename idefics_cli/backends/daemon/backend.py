@@ -18,8 +18,8 @@ from typing import Any
 
 from ... import __version__
 from ...errors import ItemError, ModelError, ServerLost, UsageError
-from ...values import Answer, Image, ModelSpec, Request, Style
-from ..backend import WINDOW_BATCHES, PreparedRequest, Preview, TakePrepared
+from ...values import Image, ModelSpec, Request, Style
+from ..backend import WINDOW_BATCHES, Outcome, PreparedRequest, Preview, TakePrepared
 from .ahead import Sending, TellEnd, send_ahead
 from .protocol import dump_line, pack, read_outcomes, read_preview
 from .runtime_dir import SOCKET, check_folder, find_folder, identify
@@ -78,7 +78,7 @@ class ResidentBackend:
         requests: Sequence[Request],
         images: Mapping[str, Image],
         on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer | ItemError]:
+    ) -> list[Outcome]:
         """Answer each request, in order. Waits while the server has no room for more."""
         return read_outcomes(self.send(requests, images, on_text)["outcomes"])
 
@@ -108,9 +108,7 @@ class ResidentBackend:
             request, dict(images), sum(images[source].held_bytes for source in request.images)
         )
 
-    def answer_prepared(
-        self, take: TakePrepared
-    ) -> Iterator[tuple[PreparedRequest, Answer | ItemError] | None]:
+    def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]:
         """Answer what is taken, each as it ends, whatever else the server has to do."""
         most = WINDOW_BATCHES * self.batch_size if self.batch_size else REQUESTS_AHEAD
         return send_ahead(self.send, take, most)

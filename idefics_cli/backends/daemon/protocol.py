@@ -19,7 +19,7 @@ from ...content import Content
 from ...errors import ItemError
 from ...images import leave_unread
 from ...values import Answer, Image, Request
-from ..backend import Preview
+from ..backend import Outcome, Preview
 
 CHANNELS = 3
 
@@ -71,7 +71,7 @@ def unpack(message: bytes | bytearray) -> tuple[list[Request], dict[str, Image],
     return requests, images, head
 
 
-def dump_outcomes(outcomes: Iterable[Answer | ItemError]) -> list[dict[str, Any]]:
+def dump_outcomes(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     return [
         {"code": one.code, "message": str(one)}
         if isinstance(one, ItemError)
@@ -80,14 +80,14 @@ def dump_outcomes(outcomes: Iterable[Answer | ItemError]) -> list[dict[str, Any]
     ]
 
 
-def read_outcomes(values: Iterable[Mapping[str, Any]]) -> list[Answer | ItemError]:
+def read_outcomes(values: Iterable[Mapping[str, Any]]) -> list[Outcome]:
     return [
         ItemError(one["message"], code=one["code"]) if "code" in one else _adapt(Answer).validate_python(one)
         for one in values
     ]
 
 
-def dump_end(number: int, outcome: Answer | ItemError) -> dict[str, Any]:
+def dump_end(number: int, outcome: Outcome) -> dict[str, Any]:
     """The outcome of one of several requests."""
     return {"number": number, "outcomes": dump_outcomes([outcome])}
 

@@ -18,7 +18,7 @@ from ...errors import ItemError, ModelError, PromptError, ServerLost, to_item_er
 from ...lru import LRUCache
 from ...models.families.layout import lay_out, read_aloud
 from ...values import Answer, Image, ModelSpec, Request, list_sources
-from ..backend import Preview
+from ..backend import Outcome, Preview
 from .client import TIMEOUT_SECONDS, Connection
 from .logprobs import check_ranking
 from .payload import (
@@ -110,7 +110,7 @@ class RemoteBackend:
 
     def stream(
         self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None]
-    ) -> Answer | ItemError:
+    ) -> Outcome:
         """Answer one request whose answer is shown while it is written."""
         assert not request.choices, "only a request without choices can be streamed"
         return self._runner.run(self.ask(request, images, on_text))
@@ -139,7 +139,7 @@ class RemoteBackend:
 
     async def ask(
         self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None] | None = None
-    ) -> Answer | ItemError:
+    ) -> Outcome:
         """Answer one request. Raises ModelError for a failure that is not the request's: ServerLost if the server does
         not answer.
         """

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ...values import Image, ModelSpec, Request
-from ..backend import PreparedRequest, Preview
-from ..pool.backend import WAIT_SECONDS, BackendPool, Outcome
+from ..backend import Outcome, PreparedRequest, Preview
+from ..pool.backend import WAIT_SECONDS, BackendPool
 from .backend import RemoteBackend
 
 

@@ -17,8 +17,8 @@ from ...content import describe_file
 from ...errors import ItemError, to_item_error
 from ...images import Limits, decode, drop_pixels, is_url, leave_unread, load
 from ...lru import LRUCache
-from ...values import Answer, Image, Request, list_sources
-from ..backend import PreparedRequest, StreamingBackend
+from ...values import Image, Request, list_sources
+from ..backend import Outcome, PreparedRequest, StreamingBackend
 
 READERS = 32
 """Images that are read at the same time; most of them wait for a network."""
@@ -28,7 +28,6 @@ KEPT_BYTES = 256_000_000
 PATIENCE_SECONDS = 1.0
 """How long the model waits for the slowest of a batch."""
 _WAIT_SECONDS = 0.1
-Outcome = Answer | ItemError
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
-from ...errors import AnswerError, ItemError, ModelError, ServerLost
+from ...errors import AnswerError, ModelError, ServerLost
 from ...images import Limits
-from ...values import Answer, Image, ModelSpec, Request, Style
-from ..backend import DEFAULT_BATCH_SIZE, PreparedRequest, Preview, Reading, TakePrepared
+from ...values import Image, ModelSpec, Request, Style
+from ..backend import DEFAULT_BATCH_SIZE, Outcome, PreparedRequest, Preview, Reading, TakePrepared
 from .schedule import Schedule, Seat, WorkerBatch
 
 WAIT_SECONDS = 180.0
@@ -29,7 +29,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 _POLL_SECONDS, _GLANCE_SECONDS = 0.1, 0.01
 """How long to wait for news: all have enough to do, or there may be more to ask."""
 _log = logging.getLogger(__name__)
-Outcome = Answer | ItemError
 
 
 class PoolWorker(Protocol):

@@ -24,10 +24,10 @@ from ...errors import IdeficsError, ModelError, ServerLost
 from ...files import is_own_stream
 from ...images import Limits
 from ...values import Image, Request, Style
-from ..backend import Abilities, Opening, PreparedRequest, Preview, Reading
+from ..backend import Abilities, Opening, Outcome, PreparedRequest, Preview, Reading
 from ..daemon.backend import ABILITIES, ResidentBackend, ask_server, find_server
 from ..daemon.protocol import build_images, read_outcomes, read_value
-from .backend import BackendPool, Outcome, tell_images
+from .backend import BackendPool, tell_images
 from .schedule import FREE_SHAPES
 
 LOOK_SECONDS = 0.05
