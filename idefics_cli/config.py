@@ -84,9 +84,7 @@ def exists(path: Path) -> bool:
         return False
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(
-            f"cannot read {str(path)[:200]}: {reason}", hint="check IDEFICS_CONFIG_DIR"
-        ) from error
+        raise UsageError(f"cannot read {str(path)[:200]}: {reason}", hint="check IDEFICS_CONFIG_DIR") from error
     return True
 
 

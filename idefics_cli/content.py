@@ -85,9 +85,7 @@ def has_changed(known: bytes, paths: Sequence[str | None]) -> bool:
         return False
     stamps = [None if path is None else _find_stamp(path) for path in paths]
     half = MARK_BYTES // 2
-    if _digest(stamps) == known[:half] or any(
-        path is not None and not os.path.lexists(path) for path in paths
-    ):
+    if _digest(stamps) == known[:half] or any(path is not None and not os.path.lexists(path) for path in paths):
         return False
     return mark([None if path is None else describe_file(path) for path in paths])[half:] != known[half:]
 

@@ -28,9 +28,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol
 
 from .values import Failure
 
-SourceCode = Literal[
-    "not_found", "not_an_image", "too_large", "fetch_failed", "timeout", "refused", "unusable_image"
-]
+SourceCode = Literal["not_found", "not_an_image", "too_large", "fetch_failed", "timeout", "refused", "unusable_image"]
 PromptCode = Literal["special_token", "prompt_too_long", "no_image"]
 AnswerCode = Literal[
     "no_label",
@@ -102,9 +100,7 @@ def describe_problems(error: Problems, *, subject: str = "it") -> str:
         else:
             wanted = kinds.setdefault(where, [])
             wanted.append(kind)
-            said[where] = (
-                f"{where or subject} must be {' or '.join(wanted)}{_say_input(problem.get('input'))}"
-            )
+            said[where] = f"{where or subject} must be {' or '.join(wanted)}{_say_input(problem.get('input'))}"
     return "; ".join(list(said.values())[:3])
 
 

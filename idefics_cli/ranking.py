@@ -28,9 +28,7 @@ def temper(scores: Sequence[Score], temperature: float) -> tuple[Score, ...]:
     """The scores with their probabilities at a temperature; log-likelihoods and order stay as they are."""
     weights = [math.exp((score.logprob - scores[0].logprob) / temperature) for score in scores]
     total = math.fsum(weights)
-    return tuple(
-        replace(score, probability=weight / total) for score, weight in zip(scores, weights, strict=True)
-    )
+    return tuple(replace(score, probability=weight / total) for score, weight in zip(scores, weights, strict=True))
 
 
 def measure_confidence(logprobs: Sequence[float]) -> Confidence | None:

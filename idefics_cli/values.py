@@ -63,8 +63,7 @@ def list_sources(prompt: Prompt) -> tuple[str, ...]:
 def drop_images(prompt: Prompt) -> Prompt:
     """The words of a prompt alone."""
     return tuple(
-        Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart)))
-        for message in prompt
+        Message(message.role, tuple(part for part in message.parts if isinstance(part, TextPart))) for message in prompt
     )
 
 

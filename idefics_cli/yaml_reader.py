@@ -136,9 +136,7 @@ def _each_node(root: Any) -> Iterator[Any]:
         yield node
         if isinstance(node, yaml.ScalarNode):
             continue
-        inner = (
-            (one for pair in node.value for one in pair) if isinstance(node, yaml.MappingNode) else node.value
-        )
+        inner = (one for pair in node.value for one in pair) if isinstance(node, yaml.MappingNode) else node.value
         for one in inner:
             if id(one) not in seen:
                 seen.add(id(one))

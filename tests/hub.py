@@ -86,9 +86,7 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self.server.asked.append(
-            (self.command, path, {key.lower(): value for key, value in self.headers.items()})
-        )
+        self.server.asked.append((self.command, path, {key.lower(): value for key, value in self.headers.items()}))
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
             self._describe(*match.groups())
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -179,9 +177,7 @@ class Answer(BaseHTTPRequestHandler):
             return
         self._answer(206 if first else 200, headers, content[first:], is_broken=is_broken)
 
-    def _answer(
-        self, status: int, headers: dict[str, str], body: bytes = b"", *, is_broken: bool = False
-    ) -> None:
+    def _answer(self, status: int, headers: dict[str, str], body: bytes = b"", *, is_broken: bool = False) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -213,9 +209,7 @@ def open_hub() -> Iterator[Hub]:
             thread.join()
 
 
-def run_lines(
-    endpoint: str, *lines: Sequence[str | Path], limit: int | None = None, **environment: str
-) -> list[Run]:
+def run_lines(endpoint: str, *lines: Sequence[str | Path], limit: int | None = None, **environment: str) -> list[Run]:
     """Run command lines one after the other in a process that has this hub; `limit` bounds the files it writes."""
     settings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     settings |= {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", **environment}

@@ -43,11 +43,7 @@ def repeat(request: Request) -> str | ItemError:
     turns = sum(one.role == "assistant" for one in request.prompt)
     names = ", ".join(Path(source).name for source in list_sources(request.prompt)) or "no image"
     first = request.prompt[0]
-    system = (
-        f" as {first.parts[0].text}"
-        if first.role == "system" and isinstance(first.parts[0], TextPart)
-        else ""
-    )
+    system = f" as {first.parts[0].text}" if first.role == "system" and isinstance(first.parts[0], TextPart) else ""
     return f" I **heard** {message!r} after {turns} replies{system}\x1b[2J.\n\n1. saw {names}"
 
 

@@ -24,15 +24,11 @@ def write_models(text: str) -> Path:
 
 def test_every_named_checkpoint_is_of_a_known_architecture() -> None:
     models = config.load_models()
-    assert {"idefics-9b", "idefics-80b-instruct", "idefics2", "idefics3", "smolvlm-256m", "shapes"} <= set(
-        models
-    )
+    assert {"idefics-9b", "idefics-80b-instruct", "idefics2", "idefics3", "smolvlm-256m", "shapes"} <= set(models)
     assert {entry.architecture for entry in models.values()} <= {*FAMILIES, *TEMPLATED}
     assert all(entry.style for entry in models.values())
     own = [entry for entry in models.values() if entry.parameters is None and entry.repo]
-    pins = {
-        entry.repo: entry.revision for entry in own if entry.repo != "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
-    }
+    pins = {entry.repo: entry.revision for entry in own if entry.repo != "HuggingFaceTB/SmolVLM2-2.2B-Instruct"}
     assert all(re.fullmatch("[0-9a-f]{40}", pin or "") for pin in pins.values()), pins
     assert len(set(pins.values())) == len(pins) == 11
 
@@ -52,9 +48,7 @@ def test_a_name_a_hub_id_and_a_folder_are_models(tmp_path: Path, monkeypatch: py
     assert shapes.checkpoint == str(config.PACKAGE / "shapes" / "checkpoint")
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("idefic2", "idefics2"), ("qqq", "known"), ("./nowhere", "not a folder")]
-)
+@pytest.mark.parametrize(("name", "hint"), [("idefic2", "idefics2"), ("qqq", "known"), ("./nowhere", "not a folder")])
 def test_an_unknown_model_names_the_near_ones(name: str, hint: str) -> None:
     with pytest.raises(ModelError, match=hint):
         config.resolve_model(name)

@@ -14,9 +14,7 @@ from tests.program import Run
 IMAGE = "<fake_token_around_image><image><fake_token_around_image>"
 EOU = "<end_of_utterance>"
 FUN_FACT = "Fun fact: the Eiffel Tower is the same height as an 81-storey building."
-IDEFIX = (
-    "This picture depicts Idefix, the dog of Obelix in Asterix and Obelix. Idefix is running on the ground."
-)
+IDEFIX = "This picture depicts Idefix, the dog of Obelix in Asterix and Obelix. Idefix is running on the ground."
 CATS = "In this image we can see two cats on the nets."
 PLANTS = "In this image we can see flowers, plants and insect."
 

@@ -121,8 +121,7 @@ def test_a_folder_of_them(folder: Path, tmp_path: Path) -> None:
     names = sorted(expected, key=os.fsencode)
     assert list_codes(rows) == [expected[name] for name in names]
     assert [row["id"] for row in rows] == [
-        str(folder / name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        for name in names
+        str(folder / name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in names
     ]
     good = [folder / name for name in names if expected[name] is None]
     alone = run_program("caption", *good, "--format", "jsonl", *words)
@@ -138,9 +137,7 @@ def test_a_folder_of_them(folder: Path, tmp_path: Path) -> None:
 def list_lines(good: str) -> list[dict[str, Any]]:
     """Bad items, each after a good one."""
     fine = {"task": "caption", "image": good, "max_new_tokens": 3}
-    bad: list[dict[str, Any]] = [
-        {"task": "caption", "image": good, name: value} for name, value, _ in REFUSED
-    ]
+    bad: list[dict[str, Any]] = [{"task": "caption", "image": good, name: value} for name, value, _ in REFUSED]
     bad += [
         {"template": "x" * 300, "image": good},
         {"template": "x" * 300 + ".yaml", "image": good},
@@ -176,9 +173,7 @@ def test_a_batch_of_them(tmp_path: Path) -> None:
     items = tmp_path / "items.jsonl"
     fine = json.dumps(lines[0])
     torn = [line for one in BROKEN for line in (one, fine.encode())]
-    items.write_bytes(
-        b"".join(line + b"\n" for line in [*(json.dumps(line).encode() for line in lines), *torn])
-    )
+    items.write_bytes(b"".join(line + b"\n" for line in [*(json.dumps(line).encode() for line in lines), *torn]))
     run = run_program("batch", items, *MODEL)
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.code == 1, run.stderr

@@ -55,9 +55,7 @@ def break_in_twenty_ways() -> list[tuple[Callable[[Path], None], str]]:
     """How a file is broken, and the code of its row."""
     kinds = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
     ways: list[tuple[Callable[[Path], None], str]] = [
-        (_write(encode(kind)[: len(encode(kind)) // part]), "not_an_image")
-        for kind in kinds
-        for part in (2, 40)
+        (_write(encode(kind)[: len(encode(kind)) // part]), "not_an_image") for kind in kinds for part in (2, 40)
     ]
     ways += [
         (lambda path: path.touch(), "not_an_image"),
@@ -118,9 +116,7 @@ def test_ten_thousand_images_of_which_five_in_a_hundred_are_broken(tmp_path: Pat
     code, growth = map(int, result.stdout.split())
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     failed = {row["id"]: row["error"]["code"] for row in rows if row["error"]}
-    sys.stdout.write(
-        f"\nmemory grew by {growth / 1e6:.1f} MB after the first 500; {Counter(failed.values())}\n"
-    )
+    sys.stdout.write(f"\nmemory grew by {growth / 1e6:.1f} MB after the first 500; {Counter(failed.values())}\n")
     assert (code, len(rows), failed) == (1, 10_000, expected)
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
     assert growth <= 50_000_000

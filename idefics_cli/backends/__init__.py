@@ -132,9 +132,7 @@ def pick_backend(*, has_servers: bool, workers: Workers | None = None) -> Backen
     return BACKENDS["devices" if workers is not None and workers.devices else "local"]
 
 
-def open_backend(
-    spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
-) -> Backend:
+def open_backend(spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None) -> Backend:
     """The backend of a spec, in this process or at its servers."""
     return open_as(Opening(spec, batch_size=batch_size, cache_bytes=cache_bytes))
 

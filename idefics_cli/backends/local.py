@@ -42,9 +42,7 @@ log = logging.getLogger(__name__)
 class LocalBackend:
     """Answers requests with one checkpoint."""
 
-    def __init__(
-        self, spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None
-    ) -> None:
+    def __init__(self, spec: ModelSpec, *, batch_size: int | None = None, cache_bytes: int | None = None) -> None:
         self.batch_size = batch_size
         self._cache_bytes = cache_bytes
         self._spec = spec
@@ -217,9 +215,7 @@ class LocalBackend:
                 self._told_tokens.add(tokens)
                 log.debug("an image takes %d tokens", tokens)
 
-    def _prepare(
-        self, request: Request, images: Mapping[str, Image], listener: Listener | None
-    ) -> EncodedRequest:
+    def _prepare(self, request: Request, images: Mapping[str, Image], listener: Listener | None) -> EncodedRequest:
         encoded, warnings = self._encode(request, images), self._warn(request, images)
         if not request.choices:
             self._family.check_length(encoded, request.decoding.max_new_tokens)
@@ -250,9 +246,7 @@ class LocalBackend:
         if request.answer_format is None:
             return None
         if request.decoding.num_beams > 1 and request.decoding.temperature > 0:
-            raise BadItem(
-                "sampling with beams cannot follow a format", hint="leave out --temperature or --num-beams"
-            )
+            raise BadItem("sampling with beams cannot follow a format", hint="leave out --temperature or --num-beams")
         if self._grammars is None:
             from ..engine.grammar import Grammars  # llguidance is for those who ask for a format
 

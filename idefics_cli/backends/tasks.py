@@ -124,9 +124,7 @@ class PendingTasks:
     def check(self, most_broken: int = 0) -> None:
         """Raise ModelError if more than these had logits that are not finite, and no other ever ran well."""
         if len(self._broken) > most_broken:
-            raise ModelError(
-                f"{self._record.checkpoint} computes only NaN or infinite values", hint=NOT_FINITE_HINT
-            )
+            raise ModelError(f"{self._record.checkpoint} computes only NaN or infinite values", hint=NOT_FINITE_HINT)
 
 
 def _name_prior(prepared: PreparedRequest) -> PriorKey | None:

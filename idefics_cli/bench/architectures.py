@@ -51,9 +51,7 @@ def list_architecture_problems(measured: Sequence[ArchitectureLines]) -> tuple[l
     return failures, [f"{one.name}, {said}" for one in measured for said in list_differences(one.lines)]
 
 
-def to_architectures_json(
-    measured: Sequence[ArchitectureLines], batch_size: int, new_tokens: int, threads: int
-) -> str:
+def to_architectures_json(measured: Sequence[ArchitectureLines], batch_size: int, new_tokens: int, threads: int) -> str:
     """Everything measured, on one line."""
     failures, differences = list_architecture_problems(measured)
     content = {
@@ -84,7 +82,7 @@ def _rows(one: ArchitectureLines) -> list[tuple[str, ...]]:
             (
                 *(*names, title, *(_show(None if arm is None else arm.seconds) for arm in (guide, ours))),
                 *(_show(ratio) for ratio in _compare(guide, ours)),
-                "" if ours is None else f"{_sum(ours, 'computed_tokens')}/{_sum(ours, 'asked_tokens')}",
+                "" if ours is None else f"{ours.sum('computed_tokens')}/{ours.sum('asked_tokens')}",
             )
         )
     return made
@@ -115,7 +113,3 @@ def _to_values(line: Line) -> dict[str, Any]:
 
 def _show(value: float | None) -> str:
     return "failed" if value is None else f"{value:.2f}"
-
-
-def _sum(outcome: ArmOutcome, field: str) -> int:
-    return sum(getattr(reply, field) for reply in outcome.replies)

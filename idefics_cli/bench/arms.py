@@ -41,6 +41,4 @@ class ArmBackend(Protocol):
     def spent(self) -> Spent | None:
         """The cost of the last answers, if another process made them."""
 
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[ArmAnswer]: ...
+    def answer(self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int) -> list[ArmAnswer]: ...

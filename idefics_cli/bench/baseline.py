@@ -32,9 +32,7 @@ class Script:
         self.style: Style = spec.style or self.family.default_style
         self.model: Any = load_model(spec, self.family)
 
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[ArmAnswer]:
+    def answer(self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int) -> list[ArmAnswer]:
         """Every request in its place. Those of one task come in batches; labels are ranked image by image."""
         size = batch_size if self.family.has_prefixes else 1
         replies: dict[int, ArmAnswer] = {}
@@ -44,9 +42,7 @@ class Script:
                 continue
             for first in range(0, len(group), size):
                 batch = group[first : first + size]
-                replies |= zip(
-                    batch, self._generate([requests[index] for index in batch], images), strict=True
-                )
+                replies |= zip(batch, self._generate([requests[index] for index in batch], images), strict=True)
         return [replies[index] for index in range(len(requests))]
 
     @torch.inference_mode()
@@ -104,8 +100,7 @@ class Script:
         targets = inputs["input_ids"][:, -longest:]
         logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[..., None])[..., 0]
         return [
-            float(row[longest - length :].cpu().double().sum())
-            for row, length in zip(logprobs, lengths, strict=True)
+            float(row[longest - length :].cpu().double().sum()) for row, length in zip(logprobs, lengths, strict=True)
         ]
 
     def _process(self, rows: Sequence[tuple[Request, str]], images: Mapping[str, Image]) -> dict[str, Any]:

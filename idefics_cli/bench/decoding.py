@@ -115,9 +115,7 @@ def _measure(backend: Backend, size: int, new_tokens: int, least_seconds: float,
     long, made = min(run(1 + new_tokens) for _ in range(ROUNDS))
     seconds = max(long - short, 1e-9)
     tokens, peak_bytes = made - begun, read_peak()
-    reads, launches = (
-        (more - less) / tokens for less, more in zip(count(1), count(1 + new_tokens), strict=True)
-    )
+    reads, launches = ((more - less) / tokens for less, more in zip(count(1), count(1 + new_tokens), strict=True))
     share = least_seconds * tokens / size / seconds
     return Speed(size, short, tokens / seconds, share, reads, launches, peak_bytes)
 

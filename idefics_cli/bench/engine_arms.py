@@ -26,9 +26,7 @@ class EngineArm:
     def style(self) -> Style:
         return self.backend.style
 
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[ArmAnswer]:
+    def answer(self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int) -> list[ArmAnswer]:
         if isinstance(images, PhotoFiles):
             return [_reply_row(row) for row in read_and_answer(self.backend, requests)]
         if isinstance(self.backend, StreamingBackend):
@@ -47,9 +45,7 @@ class FixedArm:
     def style(self) -> Style:
         return self.backend.style
 
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[ArmAnswer]:
+    def answer(self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int) -> list[ArmAnswer]:
         return _answer_in_turn(self.backend, requests, images, batch_size)
 
 
@@ -69,9 +65,7 @@ def _answer_in_turn(
     return replies
 
 
-def _stream(
-    backend: StreamingBackend, requests: Sequence[Request], images: Mapping[str, Image]
-) -> list[ArmAnswer]:
+def _stream(backend: StreamingBackend, requests: Sequence[Request], images: Mapping[str, Image]) -> list[ArmAnswer]:
     """As in a run, but without threads that prepare: here all work is timed."""
     began = time.perf_counter()
     waiting = deque(requests)

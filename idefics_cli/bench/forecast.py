@@ -74,9 +74,7 @@ class ImageTimes:
     first_failure: ItemError | None = None
 
 
-def forecast(
-    items: int, workers: int, cores: int, measured: ImageTimes, model: Step, driver: float
-) -> Forecast:
+def forecast(items: int, workers: int, cores: int, measured: ImageTimes, model: Step, driver: float) -> Forecast:
     """The rates of all steps with so many workers and cores each. `model` is the rate of one worker."""
     said = f"{measured.count} of them read here"
     steps = []
@@ -133,11 +131,7 @@ def read_model_step(rows: Iterator[Mapping[str, object]], name: str) -> Step | N
         for row in rows
         if row.get("error") is None and isinstance(taken := row.get("seconds"), int | float) and taken > 0
     ]
-    return (
-        Step("model", 1 / (mean or 1.0), f"{len(seconds):,} rows of {name}")
-        if (mean := _mean(seconds))
-        else None
-    )
+    return Step("model", 1 / (mean or 1.0), f"{len(seconds):,} rows of {name}") if (mean := _mean(seconds)) else None
 
 
 def estimate_model_step(
@@ -145,9 +139,7 @@ def estimate_model_step(
 ) -> Step:
     """How fast one worker should be, by the arithmetic of its device."""
     seconds = estimate_seconds(dimensions, precision, rates, detail, rows=BATCH)
-    return Step(
-        "model", 1 / seconds, f"computed for {on} in {precision.label}, 20 tokens; --rows of a run are surer"
-    )
+    return Step("model", 1 / seconds, f"computed for {on} in {precision.label}, 20 tokens; --rows of a run are surer")
 
 
 def measure_driver() -> float:

@@ -62,6 +62,10 @@ class ArmOutcome:
     free_cores: float = 0.0
     """How many cores other programs left, on average; all where the system does not tell."""
 
+    def sum(self, tokens: str) -> int:
+        """The tokens of all replies that a field of `ArmAnswer` counts."""
+        return sum(getattr(reply, tokens) for reply in self.replies)
+
 
 Open = Callable[[ArmJob], Backend]
 

@@ -118,7 +118,7 @@ def _rows(line: Line) -> Iterator[tuple[str, ...]]:
             _show_ratio(line.compare_speed(arm, "guide")),
             _show_ratio(line.compare_speed(arm, "batch")),
             _show_ratio(line.compare_speed(arm, "fixed")),
-            f"{_sum(outcome, 'computed_tokens')}/{_sum(outcome, 'asked_tokens')}",
+            f"{outcome.sum('computed_tokens')}/{outcome.sum('asked_tokens')}",
             f"{outcome.peak_bytes / 1e6:.0f}",
         )
 
@@ -151,12 +151,8 @@ def _to_arm(line: Line, arm: Arm, outcome: ArmOutcome) -> dict[str, Any]:
         "over_batch": line.compare_speed(arm, "batch"),
         "over_fixed": line.compare_speed(arm, "fixed"),
         "over_rival_cpu": line.compare_cost(arm),
-        "asked_tokens": _sum(outcome, "asked_tokens"),
-        "computed_tokens": _sum(outcome, "computed_tokens"),
-        "new_tokens": _sum(outcome, "new_tokens"),
+        "asked_tokens": outcome.sum("asked_tokens"),
+        "computed_tokens": outcome.sum("computed_tokens"),
+        "new_tokens": outcome.sum("new_tokens"),
         "peak_bytes": outcome.peak_bytes,
     }
-
-
-def _sum(outcome: ArmOutcome, field: str) -> int:
-    return sum(getattr(reply, field) for reply in outcome.replies)

@@ -41,9 +41,7 @@ def check_rival(python: str) -> None:
     try:
         found = subprocess.run([python, "-c", find], check=False, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelError(
-            f"cannot run {python}", hint="--rival-python names a Python that has vLLM"
-        ) from error
+        raise ModelError(f"cannot run {python}", hint="--rival-python names a Python that has vLLM") from error
     if found.returncode:
         raise ModelError(f"{python} has no vLLM", hint="--rival-python names a Python that has")
 
@@ -58,9 +56,7 @@ class Rival:
         self._options = {
             "model": spec.checkpoint,
             "revision": spec.revision,
-            "dtype": str(choose_dtype(spec.dtype, choose_device(spec.device), self.family)).removeprefix(
-                "torch."
-            ),
+            "dtype": str(choose_dtype(spec.dtype, choose_device(spec.device), self.family)).removeprefix("torch."),
             "enforce_eager": is_eager,
             "max_model_len": min(CONTEXT_TOKENS, self.family.context_tokens),
             "limit_mm_per_prompt": {"image": MOST_IMAGES},
@@ -77,9 +73,7 @@ class Rival:
             start_new_session=True,
         )
 
-    def answer(
-        self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int
-    ) -> list[ArmAnswer]:
+    def answer(self, requests: Sequence[Request], images: Mapping[str, Image], batch_size: int) -> list[ArmAnswer]:
         """All requests at once: it makes its own batches."""
         with tempfile.TemporaryDirectory(prefix="idefics-rival-") as folder:
             files = {source: str(Path(folder, f"{number}.png")) for number, source in enumerate(images)}
@@ -87,9 +81,7 @@ class Rival:
                 images[source].pixels.save(file)
             reply = self._ask([self._write(request, images, files) for request in requests])
         self.spent = Spent(reply["seconds"], reply["cpu_seconds"], reply["peak_bytes"])
-        return [
-            _read_answer(request, answer) for request, answer in zip(requests, reply["answers"], strict=True)
-        ]
+        return [_read_answer(request, answer) for request, answer in zip(requests, reply["answers"], strict=True)]
 
     def close(self) -> None:
         """End it, with the processes that it began."""
@@ -98,9 +90,7 @@ class Rival:
         self._process.wait()
         self._log.close()
 
-    def _write(
-        self, request: Request, images: Mapping[str, Image], files: Mapping[str, str]
-    ) -> dict[str, Any]:
+    def _write(self, request: Request, images: Mapping[str, Image], files: Mapping[str, str]) -> dict[str, Any]:
         words = ["", *(choice.continuation for choice in request.choices)]
         rows = [word_row(self.family, self.style, request, one, images) for one in words]
         return {

@@ -67,9 +67,7 @@ WORKLOADS = {
         Workload("lengths", "answers of log-normal length", 64, answers="log-normal", longer=4),
         Workload("one-long", "one long answer among short", 64, answers="one long", longer=4),
         Workload("photos", "photos of 12 and 0.3 megapixels", 16, is_read=True),
-        Workload(
-            "device", "a device of 30 ms an image", 32, is_read=True, device_seconds=0.03, compared=False
-        ),
+        Workload("device", "a device of 30 ms an image", 32, is_read=True, device_seconds=0.03, compared=False),
     )
 }
 
@@ -94,9 +92,7 @@ def compose_work(
         requests = list(composer.mix(names))
         random.Random(3).shuffle(requests)
     elif workload.questions:
-        requests = [
-            composer.ask(name, question) for name in names for question in QUESTIONS[: workload.questions]
-        ]
+        requests = [composer.ask(name, question) for name in names for question in QUESTIONS[: workload.questions]]
     elif workload.labels:
         labels = list_labels(workload.labels)
         requests = [composer.word("classify-photo", name, choices=labels) for name in names]
@@ -127,9 +123,7 @@ def draw_pictures(sources: Sequence[str], seed: int = 0) -> Iterator[Image]:
         coarse = PIL.Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
         picture = coarse.resize(SIZE, PIL.Image.Resampling.BICUBIC)
         draw = PIL.ImageDraw.Draw(picture)
-        for x, y, radius, *colour in generator.integers(
-            0, (width, height, 150, 256, 256, 256), (5, 6)
-        ).tolist():
+        for x, y, radius, *colour in generator.integers(0, (width, height, 150, 256, 256, 256), (5, 6)).tolist():
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(colour))
         grain = generator.integers(0, 16, (height, width, 1), dtype=np.uint8)
         picture = PIL.Image.fromarray(np.asarray(picture) ^ grain)
@@ -152,8 +146,7 @@ class _Composer:
         choices: Sequence[str] = (),
     ) -> Request:
         examples = [
-            Example((source,), (), CAPTIONS[index % len(CAPTIONS)])
-            for index, source in enumerate(self.shots[:shots])
+            Example((source,), (), CAPTIONS[index % len(CAPTIONS)]) for index, source in enumerate(self.shots[:shots])
         ]
         return compose(
             load_template(template),

@@ -140,9 +140,7 @@ def _find_help(root: Any, arguments: Sequence[str]) -> str | None:
 
 def _check_environment(root: Any) -> None:
     """Warn of IDEFICS_* variables that nothing reads, and name the one that was probably meant."""
-    ours = (
-        {name for name in os.environ if name.startswith("IDEFICS_")} - VARIABLES - set(_list_variables(root))
-    )
+    ours = {name for name in os.environ if name.startswith("IDEFICS_")} - VARIABLES - set(_list_variables(root))
     if not ours:
         return
     known = VARIABLES | set(_list_variables(get_command(open_app())))
@@ -210,9 +208,7 @@ def _suggest(key: str, known: Collection[str]) -> str:
     return f"did you mean {near[0]}?" if near else "keys are option names without the dashes"
 
 
-def _set_defaults(
-    command: Any, wanted: dict[str, tuple[str, Any]], known: set[str], path: object
-) -> dict[str, Any]:
+def _set_defaults(command: Any, wanted: dict[str, tuple[str, Any]], known: set[str], path: object) -> dict[str, Any]:
     """The defaults of one command and of its subcommands; `known` collects the names of options."""
     inner = getattr(command, "commands", {})
     defaults = {name: _set_defaults(one, wanted, known, path) for name, one in inner.items()}
@@ -230,9 +226,7 @@ def _set_defaults(
 
 def _default(option: Any, key: str, value: Any, path: object) -> Any:
     values = value if isinstance(value, list) else [value]
-    fits = (
-        isinstance(value, bool) if option.is_bool_flag else not any(isinstance(one, bool) for one in values)
-    )
+    fits = isinstance(value, bool) if option.is_bool_flag else not any(isinstance(one, bool) for one in values)
     if value is None or not fits or any(isinstance(one, list | dict) for one in values):
         raise UsageError(f"{path}: {key}: {value!r} is not a value for --{key.replace('_', '-')}")
     if option.multiple:

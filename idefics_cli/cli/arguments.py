@@ -46,9 +46,7 @@ def check_words(images: Sequence[str], task: str) -> None:
             flag, what = ("-q", "a question") if task == "vqa" else ("--prompt", "a text")
             flag = "--labels" if task == "classify" else flag
             raise UsageError(f"there is no file {name!r}", hint=f'{what}? write {flag} "{name}"')
-    patterns = [
-        name for name in images if glob.has_magic(name) and not is_url(name) and not os.path.lexists(name)
-    ]
+    patterns = [name for name in images if glob.has_magic(name) and not is_url(name) and not os.path.lexists(name)]
     if patterns and len(patterns) == len(images) and not any(map(glob.glob, patterns)):
         raise NothingToDo(f"no file matches {patterns[0]}", hint="check the pattern")
 

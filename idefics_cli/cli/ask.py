@@ -73,9 +73,7 @@ def _answer(work: ItemList, settings: Settings, held: contextlib.ExitStack) -> N
         others = choose_forms(output, settings)
     index, shards = settings.shard
     own = work.share(index, shards) if work.share is not None and shards > 1 else None
-    items: Iterable[Item] = check_sidecars(
-        keep_inputs(own or chain(head, listed), output, work), settings.sidecars
-    )
+    items: Iterable[Item] = check_sidecars(keep_inputs(own or chain(head, listed), output, work), settings.sidecars)
     if own is None:
         items = take_shard(items, index, shards, work.items if work.count is not None else None)
     _check_abilities(work, settings)
@@ -186,11 +184,7 @@ def open_chosen(
     workers = choose_workers(settings)
     is_here = not spec.servers and workers == Workers()
     # A server that has the model does not say which size it wants.
-    if (
-        is_here
-        and not settings.input.fast_decode
-        and (resident := open_warm(spec, model, settings)) is not None
-    ):
+    if is_here and not settings.input.fast_decode and (resident := open_warm(spec, model, settings)) is not None:
         held.callback(resident.close)
         return resident
     if is_here and not is_single:
@@ -233,9 +227,7 @@ def _write_results(
             return
 
 
-def _conclude(
-    tally: Tally, sinks: Sinks, work: ItemList, settings: Settings, *, was_interrupted: bool
-) -> None:
+def _conclude(tally: Tally, sinks: Sinks, work: ItemList, settings: Settings, *, was_interrupted: bool) -> None:
     """Print the summary of the run and raise its exit code."""
     accepts = settings.output.existing == "accept-errors"
     before = sinks.done_before + sinks.failed_before.total()
@@ -243,11 +235,7 @@ def _conclude(
     has_failed = bool(tally.failed or (sinks.failed_before and not accepts))
     if was_interrupted or tally.was_stopped:
         how = "interrupted" if was_interrupted else "stopped at the limit of failed items"
-        if (
-            work.count is not None
-            and settings.shard[1] == 1
-            and (left := work.count() - tally.total - before) > 0
-        ):
+        if work.count is not None and settings.shard[1] == 1 and (left := work.count() - tally.total - before) > 0:
             summary += f", {left:,} to go"
         with_file = "run the same command again to continue"
         without = "with --output FILE the same command would continue"
@@ -300,9 +288,7 @@ def _check_abilities(work: ItemList, settings: Settings) -> None:
     if settings.output.stream and not kind.streams:
         raise UsageError("this server does not stream", hint="leave --stream out")
     if work.like is not None and work.like.labels and work.like.is_ranked and not kind.ranks:
-        raise UsageError(
-            "this server cannot rank labels", hint="add --generate to ask for the label in words"
-        )
+        raise UsageError("this server cannot rank labels", hint="add --generate to ask for the label in words")
 
 
 def _check_wording(request: Request, settings: Settings) -> None:

@@ -50,9 +50,7 @@ def choose_fitting(settings: Settings) -> Model:
         pull(listing.model, options.revision or listing.revision, talk, is_agreed=options.yes)
     else:
         here = "that is downloaded and" if candidate.is_downloaded else "that"
-        talk.note(
-            f"using {candidate.name}, {_describe_fit(fit)}: the best {here} fits (--model names another)"
-        )
+        talk.note(f"using {candidate.name}, {_describe_fit(fit)}: the best {here} fits (--model names another)")
     return _settle(listing, fit, pools, constraints, options.device)
 
 
@@ -67,9 +65,7 @@ def make_constraints(settings: Settings) -> Constraints:
     )
 
 
-def _settle(
-    listing: Listing, fit: Fit, pools: list[Pool], constraints: Constraints, device: str | None
-) -> Model:
+def _settle(listing: Listing, fit: Fit, pools: list[Pool], constraints: Constraints, device: str | None) -> Model:
     """The model with the settings that make it fit. Default settings are chosen at loading."""
     first = constraints.list_precisions(fit.pools[0].kind)[0]
     is_first = fit.precision == first and first.quantization is None

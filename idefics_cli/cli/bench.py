@@ -117,9 +117,7 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
     for sentence in (*failures, *differences):
         say(sentence)
     if differences and not setting.is_exact:
-        say(
-            f"{machine.dtype} rounding depends on the batch: only --dtype float32 shows whether the arms agree"
-        )
+        say(f"{machine.dtype} rounding depends on the batch: only --dtype float32 shows whether the arms agree")
     emit(to_json(lines, setting))
     if failures or (differences and setting.is_exact):
         raise typer.Exit(1)
@@ -128,9 +126,7 @@ def run_bench(wanted: BenchOptions, settings: Settings) -> None:
 def _run_decoding(wanted: BenchOptions, settings: Settings) -> None:
     """Measure decoding alone, print its table and its JSON line."""
     if wanted.workloads or wanted.arms or wanted.images or wanted.plot or wanted.rival:
-        raise UsageError(
-            "--decoding takes no --workload, --arm, --images, --rival or --plot", hint="leave them out"
-        )
+        raise UsageError("--decoding takes no --workload, --arm, --images, --rival or --plot", hint="leave them out")
     import_libraries()
     from ..bench.decoding import measure_decoding, tabulate_decoding, to_json
     from ..bench.roofline import PROBE
@@ -174,9 +170,7 @@ def _run_architectures(wanted: BenchOptions, settings: Settings) -> None:
     measured = []
     for name in known if "all" in wanted.architectures else wanted.architectures:
         settings.talk.note(f"measuring {name}")
-        own = replace(
-            wanted, arms=COMPARED, images=wanted.images or COMPARED_IMAGES, random_weights=known[name]
-        )
+        own = replace(wanted, arms=COMPARED, images=wanted.images or COMPARED_IMAGES, random_weights=known[name])
         with _choose_checkpoint(own, settings) as model:
             lines = []
             for workload in wanted.workloads or COMPARED_WORKLOADS:
@@ -247,9 +241,7 @@ def _runs(arm: str, workload: Workload, *, is_asked: bool) -> bool:
     has none.
     """
     is_alike = workload.answers == "alike"
-    if not is_asked and (
-        (arm == "fixed" and is_alike and not workload.is_read) or (arm == "guide" and not is_alike)
-    ):
+    if not is_asked and ((arm == "fixed" and is_alike and not workload.is_read) or (arm == "guide" and not is_alike)):
         return False
     return arm == "idefics" or (workload.compared and not (arm in RIVALS and workload.is_read))
 

@@ -19,9 +19,7 @@ def calibrate_rows(name: str, path: Path, references: Path | None, settings: Set
     """Write the file and print its content. Raises UsageError if there is too little to fit on."""
     given = settings.output.output
     if given is None and is_url(name):
-        raise UsageError(
-            "rows in a bucket need another place for what is fitted", hint="name a file with --output"
-        )
+        raise UsageError("rows in a bucket need another place for what is fitted", hint="name a file with --output")
     target = Path(given) if given is not None else path.with_name(f"{path.stem}.calibration.json")
     found = read_cases(path, load_references(references or find_references(path)))
     fitted = fit_temperature(list(found.cases.values()))

@@ -39,9 +39,7 @@ def with_options(
             from .log import log_to
             from .resolve import resolve
 
-            given = [
-                panel(**{one.name: values.pop(one.name) for one in every}) for panel, every in taken.items()
-            ]
+            given = [panel(**{one.name: values.pop(one.name) for one in every}) for panel, every in taken.items()]
             settings = resolve(*given)
             if settings.model.offline:
                 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the library is imported, and by children

@@ -26,9 +26,7 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
     options = settings.output
     target = _choose_target(rows, form, options.output)
     if target == rows or (os.path.exists(target) and os.path.exists(rows) and os.path.samefile(rows, target)):
-        raise UsageError(
-            f"{name_source(target)} is the file of rows itself", hint="name another with --output"
-        )
+        raise UsageError(f"{name_source(target)} is the file of rows itself", hint="name another with --output")
     check_table(form, target, is_replaced=options.existing == "overwrite")
     with open_rows(rows) as path:
         left_out = _write_table(path, form, target, wanted, settings)
@@ -36,9 +34,7 @@ def convert_rows(rows: str, form: FormName, columns: str | None, settings: Setti
         raise typer.Exit(1)
 
 
-def make_tables(
-    others: list[tuple[FormName, str]], output: Output, settings: Settings, *, is_whole: bool
-) -> None:
+def make_tables(others: list[tuple[FormName, str]], output: Output, settings: Settings, *, is_whole: bool) -> None:
     """Write the table of a run, if it has one, and its --also tables, once all items have rows."""
     form = find_format(settings.output.format, settings.output.output)
     rows, tables = output.path, list(others)
@@ -61,9 +57,7 @@ def choose_forms(output: Output, settings: Settings) -> list[tuple[FormName, str
     for name in settings.output.also or ():
         form = "imagefolder" if name.endswith("/") else find_format(None, name)
         if form is None or form == "text":
-            raise UsageError(
-                f"--also {name} is no table by its name", hint="name a .csv, a .parquet or a folder/"
-            )
+            raise UsageError(f"--also {name} is no table by its name", hint="name a .csv, a .parquet or a folder/")
         if output.path is None or not output.format.traits.can_resume:
             raise UsageError("--also makes tables of rows that are kept", hint="add --output rows.jsonl")
         is_replaced = settings.output.existing == "overwrite" or have_rows(output.url or str(output.path))
@@ -102,9 +96,7 @@ def _choose_target(rows: str, form: FormName, output: str | None) -> str:
     if output is not None:
         return output
     if rows == "-":
-        raise UsageError(
-            "rows from standard input need a name", hint=f"add --output rows{FORMS[form].suffix}"
-        )
+        raise UsageError("rows from standard input need a name", hint=f"add --output rows{FORMS[form].suffix}")
     if form == "jsonl":
         raise UsageError("flat rows need another name", hint="add --output flat.jsonl")
     if is_bucket(rows):

@@ -38,9 +38,7 @@ _PATHS = {
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def open_warm(
-    spec: ModelSpec, model: Model, settings: Settings, *, may_start: bool = True
-) -> ResidentBackend | None:
+def open_warm(spec: ModelSpec, model: Model, settings: Settings, *, may_start: bool = True) -> ResidentBackend | None:
     """A server that has the model loaded, started first if --keep-alive asks for it; None if there is none."""
     options, talk = settings.model, settings.talk
     if options.no_server:
@@ -125,15 +123,11 @@ def _start(command: list[str], log: Path, environment: Mapping[str, str]) -> sub
 def _list_environment() -> dict[str, str]:
     """The environment for a server: without secrets, without addresses to listen on, and with absolute paths."""
     kept = {
-        name: value
-        for name, value in os.environ.items()
-        if _NEEDED.fullmatch(name) and not _SECRET.fullmatch(name)
+        name: value for name, value in os.environ.items() if _NEEDED.fullmatch(name) and not _SECRET.fullmatch(name)
     }
     for name in kept.keys() & _PATHS:
         parts = kept[name].split(os.pathsep) if name == "PYTHONPATH" else [kept[name]]
-        kept[name] = os.pathsep.join(
-            part if part.startswith("~") else os.path.abspath(part) for part in parts if part
-        )
+        kept[name] = os.pathsep.join(part if part.startswith("~") else os.path.abspath(part) for part in parts if part)
     return kept
 
 

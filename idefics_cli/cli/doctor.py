@@ -24,11 +24,7 @@ def run_checks(settings: Settings, *, is_quick: bool, is_json: bool) -> None:
             emit_folded(one_line(f"{check.state:<7}  {check.name:<15}  {check.text}{hint}"))
     is_sound = all(check.state != "broken" for check in done)
     if is_json:
-        emit(
-            json.dumps(
-                {"is_sound": is_sound, "checks": [asdict(check) for check in done]}, ensure_ascii=False
-            )
-        )
+        emit(json.dumps({"is_sound": is_sound, "checks": [asdict(check) for check in done]}, ensure_ascii=False))
     if not is_sound:
         raise typer.Exit(1)
 

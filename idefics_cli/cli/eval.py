@@ -141,7 +141,6 @@ def _review_worst(evaluation: Evaluation, rows: Path, settings: Settings) -> Non
     """Open the worst rows in the browser, to correct them in their file."""
     keys = [parse_row(case.line).get("key") for _, case in evaluation.worst]
     who = [
-        (case.id, key if isinstance(key, str) else "")
-        for (_, case), key in zip(evaluation.worst, keys, strict=True)
+        (case.id, key if isinstance(key, str) else "") for (_, case), key in zip(evaluation.worst, keys, strict=True)
     ]
     serve_page(ReviewSession([rows], user_cache(), who), settings.talk)

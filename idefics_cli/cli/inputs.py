@@ -102,9 +102,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
     def items() -> Iterator[Item]:
         skipped: Counter[str] = Counter()
         for group in _group(images, options, settings.limits, skipped):
-            yield from ask_each(
-                replace(like, id=_name_group(group, question), images=group), fields, question
-            )
+            yield from ask_each(replace(like, id=_name_group(group, question), images=group), fields, question)
         if (
             line := describe_skipped(skipped, settings.sidecars.dotted if settings.sidecars else "")
         ) and not told:  # they may be listed twice
@@ -118,9 +116,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
         nothing=NothingToDo(f"no images in {given}", hint=hint),
         is_stream=options.files_from is not None,
         files=tuple(
-            name
-            for name in (*images, options.files_from, settings.prompt.examples, settings.prompt.template)
-            if name
+            name for name in (*images, options.files_from, settings.prompt.examples, settings.prompt.template) if name
         ),
         count=(lambda: sum(1 for _ in items())) if can_be_listed_again else None,
         like=like,
@@ -132,9 +128,7 @@ def list_work(images: Sequence[str], question: Question, settings: Settings) -> 
 
 def choose_template(question: Question, settings: Settings) -> Template:
     """The template that words a question. Raises UsageError."""
-    return load_template(
-        question.template or template_name(question.task, settings.prompt.template, question.prompt)
-    )
+    return load_template(question.template or template_name(question.task, settings.prompt.template, question.prompt))
 
 
 def describe_item(question: Question, template: Template, settings: Settings) -> Item:
@@ -181,9 +175,7 @@ def complete_for_format(decoding: Decoding, wanted: AnswerFormat | None, setting
         return decoding
     beams = settings.changes.get("num_beams", 1)
     if beams > 1 and decoding.temperature > 0:
-        raise UsageError(
-            "sampling with beams cannot follow a format", hint="leave out --temperature or --num-beams"
-        )
+        raise UsageError("sampling with beams cannot follow a format", hint="leave out --temperature or --num-beams")
     tokens = settings.changes.get("max_new_tokens", choose_new_tokens(wanted))
     if count_least_characters(wanted) > tokens * MOST_TOKEN_CHARACTERS:
         raise UsageError(f"no answer of {tokens} tokens can have this format", hint="raise --max-new-tokens")
@@ -225,9 +217,7 @@ def list_lines(path: str, settings: Settings) -> ItemList:
 
 def _check_sources(images: Sequence[str], template: Template, options: InputOptions) -> None:
     if options.null and options.files_from is None:
-        raise UsageError(
-            "-0 says how the list of --files-from is separated", hint="name it with --files-from"
-        )
+        raise UsageError("-0 says how the list of --files-from is separated", hint="name it with --files-from")
     if options.files_from == "-" and "-" in images:
         raise UsageError("standard input cannot be both a list and an image", hint="put the list into a file")
     if not images and options.files_from is None and template.images == "required":
@@ -243,9 +233,7 @@ def complete_fields(question: Question, template: Template) -> tuple[tuple[str, 
         fields = (*fields, ("labels", name_labels(question.labels)))
     for text in (*(value for _, value in fields), *question.questions):
         if SURROGATES.search(text):
-            raise UsageError(
-                f"{text!r} is not UTF-8 text", hint="check the encoding of your terminal or file"
-            )
+            raise UsageError(f"{text!r} is not UTF-8 text", hint="check the encoding of your terminal or file")
     return fields
 
 
@@ -263,17 +251,13 @@ def _group(
     yield from group_pages(tuple(sources))
 
 
-def list_sources(
-    images: Sequence[str], options: InputOptions, skipped: Counter[str] | None = None
-) -> Iterator[str]:
+def list_sources(images: Sequence[str], options: InputOptions, skipped: Counter[str] | None = None) -> Iterator[str]:
     documents = options.pages is not None
     yield from expand(images, recursive=options.recursive, documents=documents, skipped=skipped)
     if options.files_from is not None:
         with _open(options.files_from) as stream:
             names = read_names(stream, is_null_separated=options.null)
-            yield from expand(
-                names, recursive=options.recursive, patterns=False, documents=documents, skipped=skipped
-            )
+            yield from expand(names, recursive=options.recursive, patterns=False, documents=documents, skipped=skipped)
 
 
 def _name_group(group: tuple[str, ...], question: Question) -> str:

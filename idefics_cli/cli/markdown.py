@@ -111,9 +111,7 @@ class _WholeListItem(ListItem):
         style = console.get_style("markdown.item.bullet", default="none")
         yield from self._indent(console, options, Segment(" • ", style))
 
-    def render_number(
-        self, console: Console, options: ConsoleOptions, number: int, last_number: int
-    ) -> RenderResult:
+    def render_number(self, console: Console, options: ConsoleOptions, number: int, last_number: int) -> RenderResult:
         style = console.get_style("markdown.item.number", default="none")
         text = f"{number}".rjust(len(str(last_number)) + 1) + " "
         yield from self._indent(console, options, Segment(text, style))
@@ -128,10 +126,7 @@ class _WholeQuote(BlockQuote):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         mark = Segment("▌ ", self.style)
         room = options.update(width=options.max_width - 4)
-        lines = (
-            list(Segment.apply_style(line, self.style))
-            for line in _render_lines(console, self.elements, room)
-        )
+        lines = (list(Segment.apply_style(line, self.style)) for line in _render_lines(console, self.elements, room))
         yield from _put_before(lines, mark, mark, options.max_width)
 
 

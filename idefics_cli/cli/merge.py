@@ -43,15 +43,11 @@ def merge_parts(parts: Sequence[str], settings: Settings) -> None:
 def _describe(report: Merged) -> list[str]:
     lines = []
     if report.duplicates:
-        lines.append(
-            f"{report.duplicates:,} rows are duplicates; one of each is kept, if possible without an error"
-        )
+        lines.append(f"{report.duplicates:,} rows are duplicates; one of each is kept, if possible without an error")
     if report.unlisted:
         lines.append(f"{report.unlisted:,} rows are about images that are not in the list; they come last")
     if not report.have_places:
-        lines.append(
-            "not all rows say their place (rows of --shard do); add --files-from LIST to find missing rows"
-        )
+        lines.append("not all rows say their place (rows of --shard do); add --files-from LIST to find missing rows")
     return lines
 
 

@@ -66,9 +66,7 @@ def _choose_remote_model(given: Sequence[str], settings: Settings) -> Model:
     if idle := {name: one for name, one in given_here.items() if name not in PASSED_ON}:
         raise UsageError(f"{', '.join(idle)} cannot be set on a server", hint="leave it out with --server")
     if settings.model.style == "completion":
-        raise UsageError(
-            "a server takes chat messages only", hint="leave --style completion out with --server"
-        )
+        raise UsageError("a server takes chat messages only", hint="leave --style completion out with --server")
     named = settings.model.model
     if named is not None and len(servers) == 1:
         return Model(named, named)

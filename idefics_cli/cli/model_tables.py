@@ -89,11 +89,7 @@ def print_info(model: Model, demand: Demand, settings: Settings) -> None:
             one.label,
             *(format_bytes(part) for part in (need.weights, need.cache, need.activations, need.total)),
             next(
-                (
-                    fit.place
-                    for place in places
-                    if (fit := fit_in(place, dimensions, one, demand)) is not None
-                ),
+                (fit.place for place in places if (fit := fit_in(place, dimensions, one, demand)) is not None),
                 "no",
             ),
         )

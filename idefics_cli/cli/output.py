@@ -70,9 +70,7 @@ def say_error(line: str) -> None:
 def ask_yes_or_no(question: str) -> bool:
     """Ask on stderr; only `yes` typed on a terminal counts. Raises UsageError where nobody can answer."""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(
-            f"{question} needs an answer, and standard input is not a terminal", hint="give --yes"
-        )
+        raise UsageError(f"{question} needs an answer, and standard input is not a terminal", hint="give --yes")
     sys.stderr.write(fold(f"idefics: {one_line(question)} [y/N]", find_columns(sys.stderr)) + " ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
@@ -125,8 +123,7 @@ def is_terminal() -> bool:
 def display_name(sources: tuple[str, ...]) -> str:
     """Sources as a column: data URLs shortened, several joined."""
     shown = (
-        source.split(",")[0] + ",…" if source[:5].lower() == "data:" else hide_secrets(source)
-        for source in sources
+        source.split(",")[0] + ",…" if source[:5].lower() == "data:" else hide_secrets(source) for source in sources
     )
     return ", ".join(shown)
 

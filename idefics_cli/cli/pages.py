@@ -57,9 +57,7 @@ def parse_pages(wanted: str | None) -> list[tuple[int, float]]:
         first = int(match[1]) if match else 0
         last = first if match is None or match[2] is None else math.inf if match[3] is None else int(match[3])
         if not 1 <= first <= last:
-            raise UsageError(
-                f"--pages {wanted} cannot be read at {part.strip()!r}", hint="write 1-5,9 or all"
-            )
+            raise UsageError(f"--pages {wanted} cannot be read at {part.strip()!r}", hint="write 1-5,9 or all")
         ranges.append((first, last))
     return ranges
 
@@ -79,9 +77,7 @@ def _list_pages(path: str, ranges: list[tuple[int, float]], limits: Limits) -> I
 
 def _choose(ranges: list[tuple[int, float]], count: int) -> list[int]:
     """The pages of a document that are in a range, each once, in order."""
-    chosen = {
-        page for first, last in ranges for page in range(first, int(min(last, count)) + 1) if page <= count
-    }
+    chosen = {page for first, last in ranges for page in range(first, int(min(last, count)) + 1) if page <= count}
     return sorted(chosen)
 
 

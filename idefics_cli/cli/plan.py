@@ -110,9 +110,7 @@ def _find_model_step(wanted: PlanOptions, settings: Settings) -> Step:
     precision = make_constraints(settings).list_precisions(kind)[0]
     rates = CARDS[wanted.gpu.lower()] if wanted.gpu is not None else find_rates(kind)
     where = wanted.gpu or ("a slow GPU" if has_card else "this CPU")
-    return estimate_model_step(
-        dimensions, precision, rates, settings.model.detail, f"{model.name} on {where}"
-    )
+    return estimate_model_step(dimensions, precision, rates, settings.model.detail, f"{model.name} on {where}")
 
 
 def _read_rows(path: str) -> Iterator[dict[str, Any]]:

@@ -70,9 +70,7 @@ def _find(panel: type[Given], given: tuple[Panel, ...]) -> Given:
 
 def _read_quantization(options: ModelOptions) -> str | None:
     if options.four_bit and options.quantization not in (None, "4bit"):
-        raise UsageError(
-            f"--4bit and --quantize {options.quantization} contradict each other", hint="give one of them"
-        )
+        raise UsageError(f"--4bit and --quantize {options.quantization} contradict each other", hint="give one of them")
     return "4bit" if options.four_bit else options.quantization
 
 
@@ -91,9 +89,7 @@ def _read_limits(options: InputOptions) -> Limits:
     if options.background is not None:
         match = re.fullmatch(r"#?([0-9a-fA-F]{6})", options.background)
         if match is None:
-            raise UsageError(
-                f"--background {options.background} is not a colour", hint="write #rrggbb, as #ffffff"
-            )
+            raise UsageError(f"--background {options.background} is not a colour", hint="write #rrggbb, as #ffffff")
         red, green, blue = bytes.fromhex(match[1])
         limits = replace(limits, background=(red, green, blue))
     return limits
@@ -129,9 +125,7 @@ def _read_max_memory(options: ModelOptions) -> tuple[tuple[str, int], ...]:
             )
         budgets[name] = size
     if options.device not in (None, "auto") and set(budgets) != {options.device}:
-        raise UsageError(
-            f"--max-memory and --device {options.device} cannot be combined", hint="give one of them"
-        )
+        raise UsageError(f"--max-memory and --device {options.device} cannot be combined", hint="give one of them")
     return tuple(budgets.items())
 
 

@@ -141,9 +141,7 @@ class Sinks:
             if result.error is None:
                 origin = Origin(wording, mark(result.contents))
                 words = list_keywords(result.label, result.data)
-                self._write_sidecar(
-                    result.images[0], result.text or "", origin, words, bool(result.instead_of)
-                )
+                self._write_sidecar(result.images[0], result.text or "", origin, words, bool(result.instead_of))
 
     def _may_write(self, state: SidecarState) -> bool:
         if state == "foreign":
@@ -175,11 +173,7 @@ class Sinks:
             are = "item has no row and is" if self.left_alone == 1 else "items have no row and are"
             lines.append(f"{self.left_alone:,} {are} skipped; the command that began the file answers them")
         if foreign:
-            are = (
-                "text that idefics did not write is"
-                if foreign == 1
-                else "texts that idefics did not write are"
-            )
+            are = "text that idefics did not write is" if foreign == 1 else "texts that idefics did not write are"
             them = "it" if foreign == 1 else "them"
             lines.append(f"{foreign:,} {are} kept; --overwrite-foreign replaces {them}")
         if other:
@@ -259,9 +253,7 @@ def _open_upload(output: Output, settings: Settings) -> RowUpload | None:
 
     upload = RowUpload(output.url, output.path, is_replaced=output.existing == "overwrite")
     if not upload.is_sure:
-        settings.talk.note(
-            f"{output.name}: this store cannot keep apart two runs that begin at the same moment"
-        )
+        settings.talk.note(f"{output.name}: this store cannot keep apart two runs that begin at the same moment")
     return upload
 
 

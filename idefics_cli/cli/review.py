@@ -94,9 +94,7 @@ def serve_page(
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
             talk.note("the page opens in the browser; Ctrl-C ends it")
         else:
-            talk.note(
-                f"open it here, or from another machine after: ssh -L {port}:{HOST}:{port} {_name_login()}"
-            )
+            talk.note(f"open it here, or from another machine after: ssh -L {port}:{HOST}:{port} {_name_login()}")
 
     with suppress(KeyboardInterrupt):
         serve(session, listener, token, tell)
@@ -105,18 +103,14 @@ def serve_page(
         corrections = Corrections(path)
         corrections.read()
         count = sum(bool(state.decision) for state in corrections.states.values())
-        talk.note(
-            f"{count:,} rows have a decision in {path}; `idefics review {session.paths[0]} --apply` uses them"
-        )
+        talk.note(f"{count:,} rows have a decision in {path}; `idefics review {session.paths[0]} --apply` uses them")
 
 
 def _has_browser() -> bool:
     """Whether this is a desktop with a person: over ssh a browser would open where nobody sees it."""
     if sys.stdin is None or not sys.stdin.isatty() or "SSH_CONNECTION" in os.environ:
         return False
-    return sys.platform in ("win32", "darwin") or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
-    )
+    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _name_login() -> str:

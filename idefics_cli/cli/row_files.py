@@ -45,9 +45,7 @@ def open_files(names: Sequence[str], *, keeps: bool = False) -> Iterator[tuple[P
     with ExitStack() as held:
 
         def open_one(name: str) -> Path:
-            return (
-                keep_copy(name) if keeps or not _is_elsewhere(name) else held.enter_context(open_rows(name))
-            )
+            return keep_copy(name) if keeps or not _is_elsewhere(name) else held.enter_context(open_rows(name))
 
         yield tuple(map(open_one, names))
 

@@ -78,9 +78,7 @@ def print_status() -> None:
             continue
         shown = ", ".join(value) if isinstance(value, list) else value
         is_time = name.endswith("_seconds") and isinstance(value, int | float)
-        emit(
-            f"{name.removesuffix('_seconds').replace('_', ' ')}\t{_describe_seconds(value) if is_time else shown}"
-        )
+        emit(f"{name.removesuffix('_seconds').replace('_', ' ')}\t{_describe_seconds(value) if is_time else shown}")
 
 
 def _describe_seconds(seconds: float) -> str:
@@ -105,11 +103,7 @@ def stop_server(settings: Settings) -> None:
 def _run_in_background(wanted: ServeOptions, settings: Settings, spec: ModelSpec, model: Model) -> None:
     if ask_server("GET", HEALTH) is not None:
         raise UsageError("a server is running already", hint="end it with `idefics serve --stop`")
-    own = {
-        f"--{name.replace('_', '-')}": value
-        for name, value in asdict(wanted).items()
-        if value not in (None, False)
-    }
+    own = {f"--{name.replace('_', '-')}": value for name, value in asdict(wanted).items() if value not in (None, False)}
     own.pop("--background")
     # Not in the list of processes, which everybody can read.
     api_key = own.pop("--api-key", None)
@@ -142,9 +136,7 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
         rows=settings.decoding.batch_size or rules.rows,
         queue=wanted.queue or rules.queue,
         timeout_seconds=wanted.request_timeout or rules.timeout_seconds,
-        memory_bytes=rules.memory_bytes
-        if in_flight is None
-        else read_size("--max-memory-in-flight", in_flight),
+        memory_bytes=rules.memory_bytes if in_flight is None else read_size("--max-memory-in-flight", in_flight),
         limits=replace(
             API_LIMITS,
             allow_private_addresses=wanted.allow_private_addresses,
@@ -153,9 +145,7 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
             decode_seconds=options.decode_timeout or API_LIMITS.decode_seconds,
         ),
     )
-    opening = Opening(
-        spec, model.name, batch_size=rules.rows, cache_bytes=settings.cache_bytes, workers=workers
-    )
+    opening = Opening(spec, model.name, batch_size=rules.rows, cache_bytes=settings.cache_bytes, workers=workers)
     backend, abilities = _open_workers(opening) if workers.devices else _open_model(opening)
     places = ["commands of yours"]
     by = f" by {len(workers.devices)} processes" if workers.devices else ""
@@ -166,9 +156,7 @@ def _serve(wanted: ServeOptions, settings: Settings, model: Model, spec: ModelSp
         places += urls
     folder = make_folder()
     serve(
-        lambda: ServerState(
-            model.name, backend, identify(spec), rules, stay_seconds, urls, abilities=abilities
-        ),
+        lambda: ServerState(model.name, backend, identify(spec), rules, stay_seconds, urls, abilities=abilities),
         folder,
         tcp=tcp,
         address=address,

@@ -21,9 +21,7 @@ def read_shard(given: str | None, environment: Mapping[str, str]) -> tuple[int, 
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given, re.ASCII)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= count:
-        raise UsageError(
-            f"--shard {given} is not a part", hint="write 1/4, 2/4, 3/4 and 4/4, or auto within a job"
-        )
+        raise UsageError(f"--shard {given} is not a part", hint="write 1/4, 2/4, 3/4 and 4/4, or auto within a job")
     return index, count
 
 

@@ -88,15 +88,11 @@ class _Reading:
         if record.problem:
             raise SourceError(record.problem, code="not_found")
         own = tuple(
-            (one, _to_text(one, record.cells[one]))
-            for one in self.columns
-            if record.cells.get(one) is not None
+            (one, _to_text(one, record.cells[one])) for one in self.columns if record.cells.get(one) is not None
         )
         item = replace(self.like, id=record.name, fields=(*self.fields, *own))
         if record.load is not None:
-            item = replace(
-                item, images=(record.name,), read_own=partial(self._load, record.load, record.name, name)
-            )
+            item = replace(item, images=(record.name,), read_own=partial(self._load, record.load, record.name, name))
         else:
             item = self._place(item, record.cells.get(table.image), name)
         if self.id_column is None:
@@ -165,9 +161,7 @@ def _list_table(images: Sequence[str], question: Question, settings: Settings, n
     return ItemList(
         items=lambda: _list_items(names, first, reading),
         words=_choose_words(template, settings),
-        nothing=NothingToDo(
-            f"no row of {name_source(named)} is selected", hint="check --where" if conditions else ""
-        ),
+        nothing=NothingToDo(f"no row of {name_source(named)} is selected", hint="check --where" if conditions else ""),
         is_stream=True,
         files=tuple(name for name in names if parse_scheme(name) is None),
         share=None if conditions else partial(_share, names, reading),
@@ -238,9 +232,7 @@ def _find_content(cell: Any) -> bytes | str:
         cell = bytes(cell)
     if isinstance(cell, bytes | str) and cell:
         return cell
-    raise BadItem(
-        "it has no image" if not cell else f"its image is {type(cell).__name__}, not bytes or a name"
-    )
+    raise BadItem("it has no image" if not cell else f"its image is {type(cell).__name__}, not bytes or a name")
 
 
 def _resolve(name: str, table: str) -> str:

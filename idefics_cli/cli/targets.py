@@ -23,9 +23,7 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
     given = options.output if options.output != "-" else None
     if given is not None:
         if has_image_suffix(given):
-            raise UsageError(
-                f"--output {name_source(given)} is named like an image", hint="name another file"
-            )
+            raise UsageError(f"--output {name_source(given)} is named like an image", hint="name another file")
         _keep_apart(given, work)
     if options.existing == "retry-unsure" and (options.min_confidence is None or given is None):
         raise UsageError("--existing retry-unsure needs --min-confidence and --output", hint="give both")
@@ -37,9 +35,7 @@ def choose_output(work: ItemList, options: OutputOptions, *, is_single: bool) ->
     url = given.rstrip("/") if given is not None and is_url(given) else None
     if url is not None and not FORMATS[name].traits.can_resume:
         raise UsageError(f"--format {name} is for a file here", hint="rows in a bucket are jsonl")
-    path = (
-        None if given is None else Path(given) if url is None else place_state("uploads", url) / "rows.jsonl"
-    )
+    path = None if given is None else Path(given) if url is None else place_state("uploads", url) / "rows.jsonl"
     output = Output(
         format=FORMATS[name](Layout(is_single, work.questions, work.top)),
         path=path,
@@ -85,9 +81,7 @@ def keep_inputs(items: Iterable[Item], output: Output, work: ItemList) -> Iterat
 def _place_rows(name: FormatName, table: str | None, options: OutputOptions) -> str:
     """The file of rows that a table is made from. Raises UsageError if it cannot be written."""
     if table is None or is_own_stream(table):
-        raise UsageError(
-            f"--format {name} is written from all rows at the end", hint="name a file with --output"
-        )
+        raise UsageError(f"--format {name} is written from all rows at the end", hint="name a file with --output")
     assert name != "text"
     from ..convert.target import check_table
 

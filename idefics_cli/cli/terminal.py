@@ -95,9 +95,7 @@ class Terminal:
                 self._talk.note(way_out)
         elif result.finish_reason == "length":
             tokens = result.decoding.max_new_tokens
-            self._talk.note(
-                f"cut off at {tokens} tokens; /set max_new_tokens {4 * tokens} gives it more room"
-            )
+            self._talk.note(f"cut off at {tokens} tokens; /set max_new_tokens {4 * tokens} gives it more room")
         tell_more(result, self._talk)
 
 

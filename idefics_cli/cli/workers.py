@@ -57,12 +57,8 @@ def check_address(text: str) -> str:
             "--cluster takes no ray:// address: a client cannot keep the rows of a run safe",
             hint="run it on a machine of the cluster with --cluster auto, or as ray job submit -- idefics …",
         )
-    if address != "auto" and not re.fullmatch(
-        r"[\w.\-]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", address, re.ASCII
-    ):
-        raise UsageError(
-            f"--cluster {text} is no address", hint="write auto, or HOST:PORT as ray start prints it"
-        )
+    if address != "auto" and not re.fullmatch(r"[\w.\-]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", address, re.ASCII):
+        raise UsageError(f"--cluster {text} is no address", hint="write auto, or HOST:PORT as ray start prints it")
     return address
 
 
@@ -88,9 +84,7 @@ def read_devices(text: str) -> tuple[str, ...]:
         raise UsageError(f"--devices {text} names no devices", hint=_SPELLING)
     cards = [pool.device for pool in find_pools() if pool.kind == "gpu"]
     if not cards:
-        raise UsageError(
-            f"--devices {text}: no GPU is found here", hint="write cpu:2 for two processes on the CPU"
-        )
+        raise UsageError(f"--devices {text}: no GPU is found here", hint="write cpu:2 for two processes on the CPU")
     chosen = cards if is_all else [f"cuda:{one.removeprefix('cuda:')}" for one in wanted.split(",")]
     if missing := [one for one in chosen if one not in cards]:
         raise UsageError(f"--devices {text}: there is no {missing[0]}", hint=f"there are {', '.join(cards)}")

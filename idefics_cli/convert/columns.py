@@ -78,9 +78,7 @@ def _flatten(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and depth:
         for key, inner in value.items():
             yield from _flatten(f"{name}.{key}", inner, depth - 1)
-    elif isinstance(value, dict) or (
-        isinstance(value, list) and not all(isinstance(one, str) for one in value)
-    ):
+    elif isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
         yield name, json.dumps(value, ensure_ascii=False)
     else:
         yield name, value

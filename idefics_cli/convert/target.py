@@ -28,9 +28,7 @@ def check_table(name: FormName, target: str, *, is_replaced: bool) -> None:
         raise UsageError(f"{name} is written beside images here", hint="name a folder")
     folder, last = _split(target)
     if not is_replaced and folder.exists(last):
-        raise UsageError(
-            f"{folder.name}/{last} exists", hint="name another, or replace it with --existing overwrite"
-        )
+        raise UsageError(f"{folder.name}/{last} exists", hint="name another, or replace it with --existing overwrite")
 
 
 def write_table(

@@ -47,17 +47,12 @@ class PrecisionCheck:
 PROBES = (
     KnownQuestion("caption", "red-circle.png", "A red circle on a white background."),
     KnownQuestion("vqa", "blue-star.png", "yellow", (("question", "What colour is the background?"),)),
-    KnownQuestion(
-        "classify-photo", "green-triangle.png", "triangle", choices=("circle", "square", "triangle", "star")
-    ),
+    KnownQuestion("classify-photo", "green-triangle.png", "triangle", choices=("circle", "square", "triangle", "star")),
 )
 PRECISIONS = (
     PrecisionCheck("float32", "float32"),
     PrecisionCheck("bfloat16", "bfloat16"),
-    *(
-        PrecisionCheck(name, quantization=name, needs=row.library, hint=row.hint)
-        for name, row in QUANTIZATIONS.items()
-    ),
+    *(PrecisionCheck(name, quantization=name, needs=row.library, hint=row.hint) for name, row in QUANTIZATIONS.items()),
 )
 
 

@@ -83,9 +83,7 @@ def check_versions() -> Check:
     python = ".".join(map(str, sys.version_info[:3]))
     values = {"idefics": __version__, "python": python, **found}
     if problems:
-        return Check(
-            "versions", "broken", ", ".join(problems), f"pip install --upgrade {DISTRIBUTION}", values
-        )
+        return Check("versions", "broken", ", ".join(problems), f"pip install --upgrade {DISTRIBUTION}", values)
     named = ", ".join(f"{name} {found[name]}" for name in SHOWN if name in found)
     return Check("versions", "ok", f"idefics {__version__}, python {python}, {named}", values=values)
 
@@ -133,13 +131,9 @@ def check_disk() -> Check:
     text = f"{format_bytes(free)} free for checkpoints in {hub_cache()}"
     values = {"folder": str(hub_cache()), "free_bytes": free}
     if not os.access(folder, os.W_OK) or not folder.is_dir():
-        return Check(
-            "disk", "hint", f"{folder} cannot be written", "set HF_HOME to a folder of yours", values
-        )
+        return Check("disk", "hint", f"{folder} cannot be written", "set HF_HOME to a folder of yours", values)
     if free < ROOM_BYTES:
-        return Check(
-            "disk", "hint", text, "an 8B checkpoint takes 17 GB; HF_HOME may name another disk", values
-        )
+        return Check("disk", "hint", text, "an 8B checkpoint takes 17 GB; HF_HOME may name another disk", values)
     return Check("disk", "ok", text, values=values)
 
 
@@ -151,11 +145,7 @@ def check_caches() -> Check:
     downloaded = count_folder_bytes(hub_cache())
     kept = list(list_entries())
     size = sum(one for _, one in kept)
-    here = [
-        one.model.name
-        for one in list_catalog()
-        if one.is_downloaded and not (one.entry and one.entry.is_built_in)
-    ]
+    here = [one.model.name for one in list_catalog() if one.is_downloaded and not (one.entry and one.entry.is_built_in)]
     text = (
         f"{format_bytes(downloaded)} downloaded, {len(kept)} quantized checkpoints of {format_bytes(size)} "
         f"in {user_cache()}"

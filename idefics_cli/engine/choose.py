@@ -121,9 +121,7 @@ def choose(logits: Tensor, rows: Sequence[RunningRow], banned: Tensor | None) ->
             ids = torch.tensor([[*row.work.encoded.ids, *row.ids]], device=scores.device)
             scores[place] = _shape(processors, ids, scores[place : place + 1])[0]
     scores = ban(scores, banned)
-    allowed = hide_others(
-        scores, [None if row.constraint is None else row.constraint.allow() for row in rows]
-    )
+    allowed = hide_others(scores, [None if row.constraint is None else row.constraint.allow() for row in rows])
     draws = list_draws(list(enumerate(rows)), scores.shape[-1])
     if draws is not None:
         draws.renew()
@@ -136,10 +134,7 @@ def choose(logits: Tensor, rows: Sequence[RunningRow], banned: Tensor | None) ->
 
 def read_chosen(told: Sequence[Sequence[float]]) -> list[ChosenToken]:
     """The tokens of one step with their log-probabilities, one for each row."""
-    return [
-        ChosenToken(int(token), logprob, bool(is_finite))
-        for token, logprob, is_finite in zip(*told, strict=True)
-    ]
+    return [ChosenToken(int(token), logprob, bool(is_finite)) for token, logprob, is_finite in zip(*told, strict=True)]
 
 
 def is_guided(row: RunningRow) -> bool:

@@ -69,9 +69,7 @@ def hide_others(scores: Tensor, words: Sequence[Tensor | None]) -> Tensor:
 def _unpack(words: Tensor, size: int, device: torch.device) -> Tensor:
     """One bool for each token, from the words of each row; tokens beyond the last word are not allowed."""
     if device.type == "cpu":
-        allowed = torch.from_numpy(
-            np.unpackbits(words.numpy().view(np.uint8), axis=-1, bitorder="little")
-        ).bool()
+        allowed = torch.from_numpy(np.unpackbits(words.numpy().view(np.uint8), axis=-1, bitorder="little")).bool()
     else:
         bits = torch.arange(WORD_BITS, device=device, dtype=words.dtype)
         allowed = ((words.to(device)[..., None] >> bits) & 1).flatten(1).bool()

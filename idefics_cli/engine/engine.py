@@ -154,9 +154,7 @@ class Engine:
             shared = [prefix.reused, *([prefix.length] * (len(works) - 1))]
             prompts = [work.encoded for work in works]
             if isinstance(first, Ranking):
-                scores = score_packed(
-                    self._model, family, prompts, first.labels, prefix, self._features, row_tokens
-                )
+                scores = score_packed(self._model, family, prompts, first.labels, prefix, self._features, row_tokens)
                 return [Outcome(None, tuple(own), count) for own, count in zip(scores, shared, strict=True)]
             if first.decoding.max_new_tokens < 1:
                 return [Outcome(Generation("", 0, "length"), ())] * len(works)
@@ -203,9 +201,7 @@ class Engine:
     def open_decoder(self) -> Decoder:
         """The decoder of a family that `has_slots`."""
         assert self._marked is not None
-        return Decoder(
-            self._model, self._marked, self._features, self._prefixes, self._step, self._graphs, self._pace
-        )
+        return Decoder(self._model, self._marked, self._features, self._prefixes, self._step, self._graphs, self._pace)
 
     @torch.inference_mode()
     def open_prefix(self, work: Work, cuts: Sequence[int]) -> Prefix:
@@ -256,9 +252,7 @@ class Engine:
         if decoding.num_beams > 1:
             # The beams part at the first new token: all before it is run once, not once a beam.
             if width > 1:
-                begun = [
-                    TokenRange(_leave_last(one.encoded), one.start, one.stop - 1) for one in token_ranges
-                ]
+                begun = [TokenRange(_leave_last(one.encoded), one.start, one.stop - 1) for one in token_ranges]
                 head = family.for_forward(family.image_inputs(begun, width - 1, features))
                 self._model(
                     input_ids=ids[:, prefix.length : -1],

@@ -49,17 +49,13 @@ class Grammars:
     def _parse_grammar(self, answer_format: AnswerFormat) -> Any:
         matcher = LLMatcher(self._open_tokenizer(), to_grammar(answer_format), log_level=0)
         if matcher.is_error():
-            raise BadItem(
-                f"the answer's format cannot be enforced ({matcher.get_error().splitlines()[0][:200]})"
-            )
+            raise BadItem(f"the answer's format cannot be enforced ({matcher.get_error().splitlines()[0][:200]})")
         return matcher
 
     def _open_tokenizer(self) -> Any:
         if self._tokenizer is None:
             try:
-                self._tokenizer = from_tokenizer(
-                    self._family.tokenizer, eos_token=list(self._family.stop_ids)
-                )
+                self._tokenizer = from_tokenizer(self._family.tokenizer, eos_token=list(self._family.stop_ids))
             except ValueError as error:
                 raise ModelError(
                     f"the tokenizer of {self._family.config.model_type} cannot enforce a format ({error})",

@@ -56,10 +56,7 @@ def show_prompts(
 
 def finish(family: Family, visible: Tensor, order: Tensor, dtype: torch.dtype) -> Mask:
     """The additive mask for each kind of layer. `order` counts the tokens of each row."""
-    masks = {
-        kind: _to_additive(_limit(visible, order, window), dtype)
-        for kind, window in list_windows(family).items()
-    }
+    masks = {kind: _to_additive(_limit(visible, order, window), dtype) for kind, window in list_windows(family).items()}
     return masks.get("", masks)
 
 

@@ -45,9 +45,7 @@ def describe_no_room() -> AnswerError:
     )
 
 
-def run_batch(
-    engine: Engine, works: Sequence[Work], cuts: tuple[int, ...]
-) -> Iterator[tuple[Work, Done | ItemError]]:
+def run_batch(engine: Engine, works: Sequence[Work], cuts: tuple[int, ...]) -> Iterator[tuple[Work, Done | ItemError]]:
     """The requests of a batch, each with its answer or its own error."""
     began = time.perf_counter()
     failure: ItemError | None = None

@@ -48,9 +48,7 @@ class Prefix:
 class Prefixes:
     """Computes prefixes and keeps them."""
 
-    def __init__(
-        self, model: Any, family: PlaceholderFamily, features: Features, store: LRUCache[Any, Any]
-    ) -> None:
+    def __init__(self, model: Any, family: PlaceholderFamily, features: Features, store: LRUCache[Any, Any]) -> None:
         self._model = model
         self._family = family
         self._features = features
@@ -99,9 +97,7 @@ class Prefixes:
             held_bytes += self._store.touch(("prefix", name)) or cut * self._token_bytes
         return length, held_bytes
 
-    def keep_answer(
-        self, units: PrefixUnits, prompt_units: int, layers: tuple[tuple[Tensor, Tensor], ...]
-    ) -> None:
+    def keep_answer(self, units: PrefixUnits, prompt_units: int, layers: tuple[tuple[Tensor, Tensor], ...]) -> None:
         """Keep a row's keys and values after its answer was generated.
 
         Answers of earlier turns are dropped: this one holds their prompts and texts too.

@@ -166,7 +166,5 @@ class HeardRows(StoppingCriteria):
                 if stream is not None and stream.streams:
                     stream.take(ids)
         each = len(input_ids) // len(self._streams)
-        are_gone = [
-            stream is not None and stream.is_cancelled for stream in self._streams for _ in range(each)
-        ]
+        are_gone = [stream is not None and stream.is_cancelled for stream in self._streams for _ in range(each)]
         return torch.tensor(are_gone, device=input_ids.device, dtype=torch.bool)

@@ -201,8 +201,7 @@ class SlotCache:
         self.position = position
         self._columns = _round_up(position + 1)
         self._seen = [
-            (keys[:slots, :, : self._columns], values[:slots, :, : self._columns])
-            for keys, values in self._held
+            (keys[:slots, :, : self._columns], values[:slots, :, : self._columns]) for keys, values in self._held
         ]
 
     def _lay_out(

@@ -49,9 +49,7 @@ class SlotState:
             former, self._counts = self._counts, torch.zeros((shape[1], 3), device=self._device).long()
             self._counts[: len(former)] = former
             self.version += 1
-        self.masks = {
-            kind: mask[:slots, ..., :columns] for kind, mask in zip(self._windows, self._masks, strict=True)
-        }
+        self.masks = {kind: mask[:slots, ..., :columns] for kind, mask in zip(self._windows, self._masks, strict=True)}
         self.mask = next(iter(self.masks.values()))
         self.tokens, self.positions, self._steps = (self._counts[:slots, one : one + 1] for one in range(3))
         ends = torch.tensor(lengths)[:, None]

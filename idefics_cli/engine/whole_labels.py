@@ -30,9 +30,7 @@ T = TypeVar("T")
 class WholeLabels:
     """Scores the labels of one model's prompts."""
 
-    def __init__(
-        self, model: Any, family: ChatTemplateFamily, room: BatchRoom, may_batch: Callable[[], bool]
-    ) -> None:
+    def __init__(self, model: Any, family: ChatTemplateFamily, room: BatchRoom, may_batch: Callable[[], bool]) -> None:
         self._model = model
         self._family = family
         self._room = room

@@ -98,11 +98,7 @@ class WholePrefixes:
             token.to(self._model.device), to_model(self._model, known)
         )
         # What each token of the prompt sees of the images, and so do those after it.
-        seen = {
-            name: value[:, -1:]
-            for name, value in prompt.items()
-            if value.ndim > 2 and value.shape[:2] == (1, cut)
-        }
+        seen = {name: value[:, -1:] for name, value in prompt.items() if value.ndim > 2 and value.shape[:2] == (1, cut)}
         return WholePrefix(cut, cache, places[..., -1:], seen)
 
     def _go_on(self, prefix: WholePrefix, prompts: Sequence[Encoded], stride: int, take: Take) -> None:

@@ -152,9 +152,7 @@ def prepare(name: str, benchmark: Benchmark, draw: Draw, cache: Path) -> Benchma
         # Last: where the references are, all is.
         write_file(prepared.references, "".join(references).encode())
     except OSError as error:
-        raise UsageError(
-            f"cannot write {folder}: {error.strerror or error}", hint="set IDEFICS_CACHE_DIR"
-        ) from error
+        raise UsageError(f"cannot write {folder}: {error.strerror or error}", hint="set IDEFICS_CACHE_DIR") from error
     return prepared
 
 
@@ -167,16 +165,12 @@ def _draw_shots(benchmark: Benchmark, asked: Samples, draw: Draw, folder: Path) 
         source = _open_split(benchmark, benchmark.shots_split, draw.data)
     pool = list(islice(source, SHOT_POOL if benchmark.shots_split is not None else KEPT_FOR_SHOTS))
     if len(pool) < draw.shots:
-        raise UsageError(
-            f"there are {len(pool)} rows to draw shots from", hint=f"write --shots {len(pool)} or fewer"
-        )
+        raise UsageError(f"there are {len(pool)} rows to draw shots from", hint=f"write --shots {len(pool)} or fewer")
     random = Random(draw.seed)
     return [_to_shot(benchmark, sample, random, draw, folder) for sample in random.sample(pool, draw.shots)]
 
 
-def _to_shot(
-    benchmark: Benchmark, sample: Sample, random: Random, draw: Draw, folder: Path
-) -> dict[str, Any]:
+def _to_shot(benchmark: Benchmark, sample: Sample, random: Random, draw: Draw, folder: Path) -> dict[str, Any]:
     """A shot: the answer that most annotators gave, or one of the captions."""
     most = Counter(sample.answers).most_common(1)[0][0]
     answer = random.choice(sample.answers) if benchmark.task == "caption" else most
@@ -184,9 +178,7 @@ def _to_shot(
     return {"images": images, **_to_fields(benchmark, sample), "answer": answer}
 
 
-def _to_item(
-    benchmark: Benchmark, sample: Sample, shots: list[dict[str, Any]], folder: Path
-) -> dict[str, Any]:
+def _to_item(benchmark: Benchmark, sample: Sample, shots: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     item: dict[str, Any] = {
         "id": sample.id,
         "task": benchmark.task,
@@ -219,9 +211,7 @@ def _keep_images(sample: Sample, folder: Path, prefix: str = "") -> list[str]:
 class Samples:
     """The rows of a split as a stream, always from the first one."""
 
-    def __init__(
-        self, benchmark: Benchmark, rows: Iterable[Mapping[str, Any]], labels: tuple[str, ...]
-    ) -> None:
+    def __init__(self, benchmark: Benchmark, rows: Iterable[Mapping[str, Any]], labels: tuple[str, ...]) -> None:
         self._benchmark, self._rows, self._labels = benchmark, rows, labels
 
     def __iter__(self) -> Iterator[Sample]:
@@ -246,9 +236,7 @@ class Samples:
                 yield sample
 
 
-def read_sample(
-    benchmark: Benchmark, row: Mapping[str, Any], number: int, labels: tuple[str, ...]
-) -> Sample | None:
+def read_sample(benchmark: Benchmark, row: Mapping[str, Any], number: int, labels: tuple[str, ...]) -> Sample | None:
     """A row as a sample; None if it cannot be asked here, such as a choice without its options."""
     columns = benchmark.columns
     text = "" if columns.text is None else str(row[columns.text])
@@ -258,9 +246,7 @@ def read_sample(
         if not options:
             return None
         labels = tuple(chr(ord("A") + place) for place in range(len(options)))
-        text = "\n".join(
-            [text, *(f"{letter}. {option}" for letter, option in zip(labels, options, strict=True))]
-        )
+        text = "\n".join([text, *(f"{letter}. {option}" for letter, option in zip(labels, options, strict=True))])
     given = row[columns.answers]
     answers = tuple(
         labels[one] if isinstance(one, int) and labels else _read_text(one)

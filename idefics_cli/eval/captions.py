@@ -35,9 +35,7 @@ def measure_cider(cases: Sequence[Case]) -> Measured:
 def score_cider(captions: CaptionSet, grams: Sequence[SizedGrams]) -> Floats:
     """The score of each caption; 10 for one that equals its references."""
     said_pairs, reference_pairs = (
-        np.bincount(
-            counts.caption, counts.count, length
-        )  # coco-caption takes the number of pairs for the length
+        np.bincount(counts.caption, counts.count, length)  # coco-caption takes the number of pairs for the length
         for counts, length in ((grams[1].said, captions.count), (grams[1].references, len(captions.case)))
     )
     apart = said_pairs[captions.case] - reference_pairs
@@ -111,10 +109,7 @@ def measure_rouge(cases: Sequence[Case]) -> Measured:
     of the best precision and the best recall over references. Python likeness of PTB words."""
     captions = _number(cases)
     said, every = captions.word_lists()
-    common = [
-        measure_subsequence(said[case], words)
-        for case, words in zip(captions.case.tolist(), every, strict=True)
-    ]
+    common = [measure_subsequence(said[case], words) for case, words in zip(captions.case.tolist(), every, strict=True)]
     best = np.zeros((2, captions.count))
     for place, lengths in enumerate((captions.said_lengths[captions.case], captions.reference_lengths)):
         np.maximum.at(best[place], captions.case, np.array(common) / np.maximum(lengths, 1))

@@ -86,9 +86,7 @@ def _score_groups(
     for place, case in enumerate(every[0]):
         places[case.group].append(place)
     if set(places) == {""}:
-        raise UsageError(
-            f"neither rows nor references have a field {plan.by!r}", hint="name another with --by"
-        )
+        raise UsageError(f"neither rows nor references have a field {plan.by!r}", hint="name another with --by")
     if len(places) > MOST_GROUPS:
         raise UsageError(
             f"{plan.by} has {len(places):,} values", hint=f"split by a field that has at most {MOST_GROUPS}"
@@ -109,9 +107,7 @@ def _find_worst(cases: Sequence[Case], measured: Sequence[Measured], most: int) 
     if not most:
         return []
     if values is None:
-        raise UsageError(
-            "these metrics have no value for a single case", hint="name one that has, such as exact"
-        )
+        raise UsageError("these metrics have no value for a single case", hint="name one that has, such as exact")
     order = np.argsort(values, kind="stable")[:most]
     return [(float(values[place]), cases[place]) for place in order]
 

@@ -109,8 +109,5 @@ def run_mcnemar(better: int, worse: int) -> float:
     if better == worse:
         return 1.0
     every = math.lgamma(count + 1) - count * math.log(2)
-    terms = (
-        math.exp(every - math.lgamma(k + 1) - math.lgamma(count - k + 1))
-        for k in range(min(better, worse) + 1)
-    )
+    terms = (math.exp(every - math.lgamma(k + 1) - math.lgamma(count - k + 1)) for k in range(min(better, worse) + 1))
     return min(1.0, 2 * math.fsum(terms))

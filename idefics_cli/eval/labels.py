@@ -103,9 +103,7 @@ def _measure_rankings(cases: Sequence[Case], positive: str | None, rank: Any) ->
             raise UsageError(f"no row ranks {positive!r}", hint=f"name one of {', '.join(labels[:10])}")
         labels = [label for label in labels if normalise_exact(label) == normalise_exact(positive)]
     if len(labels) > MOST_CLASSES:
-        raise UsageError(
-            f"there are {len(labels)} labels to rank against the rest", hint="name one with --positive"
-        )
+        raise UsageError(f"there are {len(labels)} labels to rank against the rest", hint="name one with --positive")
     rankings = []
     every = [{label: chance for label, _, chance in case.scores} for case in cases]
     for label in labels:
@@ -150,9 +148,7 @@ def measure_calibration(cases: Sequence[Case]) -> Measured:
         gaps = np.bincount(bins, weights * (sure - right), minlength=ECE_BINS)
         return float(np.abs(gaps).sum() / weights.sum())
 
-    counts, sums, hits = (
-        np.bincount(bins, known * values, minlength=ECE_BINS) for values in (1.0, sure, right)
-    )
+    counts, sums, hits = (np.bincount(bins, known * values, minlength=ECE_BINS) for values in (1.0, sure, right))
     details = [
         {"count": int(count), "sure": sums[place] / count, "right": hits[place] / count}
         for place, count in enumerate(counts)

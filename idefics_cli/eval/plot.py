@@ -33,8 +33,7 @@ def draw_scores(findings: Sequence[Scored], path: Path) -> None:
         name = [METRICS[one.metric].title, one.group, one.file if len(files) > 1 else ""]
         draw.text((MARGIN, y), ", ".join(part for part in name if part)[:44], INK, font)
         value, low, high = (
-            left + room * max(0.0, share)
-            for share in (one.interval.value, one.interval.low, one.interval.high)
+            left + room * max(0.0, share) for share in (one.interval.value, one.interval.low, one.interval.high)
         )
         draw.rectangle((left, y, value, y + BAR - 1), COLOURS[files.index(one.file) % len(COLOURS)])
         draw.line((low, y + BAR // 2, high, y + BAR // 2), INK, 2)

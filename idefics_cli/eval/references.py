@@ -55,9 +55,7 @@ class References:
         images = [images] if isinstance(images, str) else images if isinstance(images, list) else []
         id, question = record.get("id", record.get("question_id")), _read_question(record)
         if id is None and not images:
-            raise UsageError(
-                f"{self.path} line {line} names neither an id nor an image", hint="add one of them"
-            )
+            raise UsageError(f"{self.path} line {line} names neither an id nor an image", hint="add one of them")
         image = str(images[0]) if images else ""
         known_one = self._by_id.get(str(id)) if id is not None else self._by_image.get((image, question))
         if known_one is not None:

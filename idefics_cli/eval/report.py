@@ -109,10 +109,7 @@ def list_worst(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """The lowest scores: the answer and the reference."""
     return [
         ("SCORE", "ID", "SAID", "RIGHT"),
-        *(
-            (percent(score), case.id, _cut(_say(case)), _cut(_right(case)))
-            for score, case in evaluation.worst
-        ),
+        *((percent(score), case.id, _cut(_say(case)), _cut(_right(case))) for score, case in evaluation.worst),
     ]
 
 

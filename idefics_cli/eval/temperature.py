@@ -83,9 +83,7 @@ def load_calibration(name: str) -> Calibration:
     try:
         document = parse_line(read_file(Path(name), _MAX_BYTES).strip())
     except OSError as error:
-        raise UsageError(
-            f"cannot read {name}: {error.strerror}", hint="make it with `idefics calibrate`"
-        ) from error
+        raise UsageError(f"cannot read {name}: {error.strerror}", hint="make it with `idefics calibrate`") from error
     except BadItem as error:
         raise UsageError(f"{name}: {error}", hint="make it with `idefics calibrate`") from error
     temperature, model = document.get("temperature"), document.get("model")

@@ -104,10 +104,7 @@ def make_profile(told: Chromaticities, curve: float | str) -> bytes:
     curve_tag = _write_curve(curve)
     tags = {
         b"wtpt": _write_xyz(_D50),
-        **{
-            name: _write_xyz(column)
-            for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)
-        },
+        **{name: _write_xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)},
         **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve_tag),
     }
     place = 128 + 4 + 12 * len(tags)
@@ -115,9 +112,7 @@ def make_profile(told: Chromaticities, curve: float | str) -> bytes:
     for name, tag in tags.items():
         table += name + struct.pack(">II", place + len(body), len(tag))
         body += tag + bytes(-len(tag) % 4)
-    head = struct.pack(
-        ">I4sI4s4s4s12s4s", place + len(body), b"", 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"", b"acsp"
-    )
+    head = struct.pack(">I4sI4s4s4s12s4s", place + len(body), b"", 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"", b"acsp")
     return head + bytes(28) + _write_fixed(_D50) + bytes(48) + table + body
 
 

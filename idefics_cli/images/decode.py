@@ -91,9 +91,7 @@ def decode(data: bytes | Path, source: str, limits: Limits, deadline: Deadline |
         return Image(source, pixels, digest, tuple(notes), content)
 
 
-def decode_here(
-    data: bytes | Path, page: int | None, name: str, limits: Limits
-) -> tuple[PIL.Image.Image, list[str]]:
+def decode_here(data: bytes | Path, page: int | None, name: str, limits: Limits) -> tuple[PIL.Image.Image, list[str]]:
     """Pixels and notes, without a limit of time: for a process that can be stopped."""
     with open_data(data, name, Deadline()) as opened:
         return _decode(opened, page, name, limits, Deadline(), is_isolated=True)

@@ -34,9 +34,7 @@ def require(name: str) -> None:
         raise SourceError(f"{name} is a PDF document, which needs an extra", code="not_an_image", hint=hint)
 
 
-def draw_page(
-    content: bytes | Path, page: int | None, name: str, limits: Limits, notes: list[str]
-) -> PIL.Image.Image:
+def draw_page(content: bytes | Path, page: int | None, name: str, limits: Limits, notes: list[str]) -> PIL.Image.Image:
     """Render a page by its number, or the first. Raises SourceError."""
     number = 1 if page is None else page
     import pypdfium2
@@ -93,7 +91,5 @@ def _open(content: bytes | Path) -> Any:
 
 def _explain(error: Exception, name: str) -> SourceError:
     if _LOCKED in str(error).lower():
-        return SourceError(
-            f"{name} is locked with a password", code="not_an_image", hint="save it without one"
-        )
+        return SourceError(f"{name} is locked with a password", code="not_an_image", hint="save it without one")
     return SourceError(f"{name} is a PDF document that is damaged", code="not_an_image")

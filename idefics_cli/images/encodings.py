@@ -53,9 +53,7 @@ def _unpack_brotli(body: bytes, size: int) -> bytes:
         while piece and left > 0:
             pieces.append(piece)
             left -= len(piece)
-            piece = (
-                b"" if decoder.is_finished() or left <= 0 else decoder.process(b"", output_buffer_limit=left)
-            )
+            piece = b"" if decoder.is_finished() or left <= 0 else decoder.process(b"", output_buffer_limit=left)
     except brotli.error as error:
         raise ValueError("its compression is damaged") from error
     return _check(b"".join(pieces), size, decoder.is_finished())

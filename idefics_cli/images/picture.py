@@ -172,11 +172,7 @@ def _choose_page(image: Any, reading: Reading) -> int:
                 raise EOFError
             image.seek(page + 1)
         except EOFError:
-            what = (
-                "a camera RAW file"
-                if is_raw or image.tag_v2.get(330)
-                else "a TIFF that holds only a thumbnail"
-            )
+            what = "a camera RAW file" if is_raw or image.tag_v2.get(330) else "a TIFF that holds only a thumbnail"
             hint = "develop it to JPEG or PNG first" if "RAW" in what else "save the full image instead"
             raise SourceError(f"{reading.name} is {what}", code="not_an_image", hint=hint) from None
         page += 1
@@ -216,9 +212,7 @@ def _load_without_end(reading: Reading) -> PIL.Image.Image | None:
         return None
     pictures: list[PIL.Image.Image] = []
     for padding in _PADDINGS:
-        picture = PIL.Image.open(
-            time_bytes(content + padding + _JPEG_END, reading.deadline), formats=("JPEG",)
-        )
+        picture = PIL.Image.open(time_bytes(content + padding + _JPEG_END, reading.deadline), formats=("JPEG",))
         try:
             picture.load()
         except OSError:

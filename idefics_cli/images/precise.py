@@ -55,9 +55,7 @@ def read_tiff(content: bytes, page_number: int, what: str, name: str, limits: Li
         check_size(page.imagewidth, page.imagelength, name, limits)
         samples, ends = page.samplesperpixel, zip(page.dataoffsets, page.databytecounts, strict=True)
         if page.imagedepth != 1 or not 1 <= samples <= MAX_SAMPLES:
-            raise SourceError(
-                f"{name} is {what} of {samples} channels, which is not read", code="not_an_image"
-            )
+            raise SourceError(f"{name} is {what} of {samples} channels, which is not read", code="not_an_image")
         if any(offset + count > len(content) or not count for offset, count in ends):
             raise EOFError("truncated")
         array = page.asarray(maxworkers=1)
@@ -74,9 +72,7 @@ def _arrange(array: np.ndarray[Any, Any], page: Any, what: str, name: str) -> PI
         photometric = 2  # the codec has made RGB of it
     colours = {0: 1, 1: 1, 2: 3, 5: 4}.get(photometric)
     if colours is None or array.shape[2] < colours:
-        raise SourceError(
-            f"{name} is {what}, which is not read", code="not_an_image", hint="save it as RGB first"
-        )
+        raise SourceError(f"{name} is {what}, which is not read", code="not_an_image", hint="save it as RGB first")
     extra = tuple(int(kind) for kind in page.extrasamples)
     alpha = _ALPHA.get(extra[0]) if extra and array.shape[2] > colours and colours != 4 else None
     array = array[..., : colours + (alpha is not None)]
@@ -109,13 +105,7 @@ def _divide(array: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
 def _to_image(array: np.ndarray[Any, Any], bits: int, *, has_alpha: bool) -> PIL.Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if (
-        array.ndim == 2
-        and array.dtype.kind in "iu"
-        and bits > 16
-        and array.min() >= 0
-        and array.max() <= 65535
-    ):
+    if array.ndim == 2 and array.dtype.kind in "iu" and bits > 16 and array.min() >= 0 and array.max() <= 65535:
         array, bits = array.astype(np.uint16), 16
     if array.ndim == 2 and (array.dtype.kind != "u" or bits > 16):
         return PIL.Image.fromarray(array.astype(np.float32))

@@ -43,9 +43,7 @@ class Driver:
     """Whether objects are put there whole, so that results can go there."""
 
 
-_S3, _GS, _AZ = (
-    Driver(*names, is_bucket=True) for names in (("s3fs", "s3"), ("gcsfs", "gs"), ("adlfs", "az"))
-)
+_S3, _GS, _AZ = (Driver(*names, is_bucket=True) for names in (("s3fs", "s3"), ("gcsfs", "gs"), ("adlfs", "az")))
 DRIVERS: dict[str, Driver] = {
     "s3": _S3,
     "s3a": _S3,
@@ -125,9 +123,7 @@ def open_system(url: str) -> tuple[Any, str]:
             continue
         driver = DRIVERS.get(scheme)
         if driver is None:
-            raise SourceError(
-                f"{name} leads to a {scheme}: URL, which is not supported there", code="refused"
-            )
+            raise SourceError(f"{name} leads to a {scheme}: URL, which is not supported there", code="refused")
         if find_spec(driver.module) is None:
             hint = f"pip install 'idefics-cli[{driver.extra}]'"
             raise SourceError(f"{name} needs {driver.module}", code="refused", hint=hint)
@@ -139,9 +135,7 @@ def open_system(url: str) -> tuple[Any, str]:
         return system, path
 
 
-def call_driver(
-    function: Callable[[], Given], name: str, seconds: float = LIST_SECONDS, what: str = "read"
-) -> Given:
+def call_driver(function: Callable[[], Given], name: str, seconds: float = LIST_SECONDS, what: str = "read") -> Given:
     """The result of a driver's call, within its time, with retries. Raises SourceError, which says `what` failed."""
     limits = Limits()
     retry = Retry(limits.attempts, limits.backoff_seconds, limits.max_retry_after_seconds, seconds)

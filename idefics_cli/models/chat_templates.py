@@ -45,9 +45,7 @@ class LimitedTemplate:
 @cache
 def list_names(template: str | None) -> frozenset[str]:
     """The names that a template uses. To find them, jinja2 evaluates constants, such as `10 ** (10 ** 10)`."""
-    return (
-        frozenset() if template is None else frozenset(_expect(_PROCESS.ask({"template": template}))["names"])
-    )
+    return frozenset() if template is None else frozenset(_expect(_PROCESS.ask({"template": template}))["names"])
 
 
 def limit_templates() -> None:
@@ -120,9 +118,7 @@ class _TemplateProcess:
             ready = self._process.stdout.readline() if self._process.stdout is not None else ""
             if ready != "ready\n":
                 self.close()
-                raise ModelError(
-                    "the process that renders chat templates does not start", hint="run `idefics doctor`"
-                )
+                raise ModelError("the process that renders chat templates does not start", hint="run `idefics doctor`")
         return self._process
 
 

@@ -83,18 +83,14 @@ def _keep_together(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
     return {"device_map": {"": str(device)}}
 
 
-def _spread(
-    spec: ModelSpec, family: Family, dtype: torch.dtype, budgets: Mapping[int | str, int]
-) -> dict[str, Any]:
+def _spread(spec: ModelSpec, family: Family, dtype: torch.dtype, budgets: Mapping[int | str, int]) -> dict[str, Any]:
     """Fill each device in turn. What is never quantized, the vision tower and the connector, is not split."""
     model = _sketch(family, dtype)
     parts = [name for name, _ in model.named_modules() if name in family.unquantized]
     whole = {type(model.get_submodule(name)).__name__ for name in parts}
     row = QUANTIZATIONS.get(spec.quantization or "")
     packed = None if row is None else row.plan_dtype()
-    names = [
-        name for name, weight in model.named_parameters() if weight.dim() == 2 and is_packed(name, family)
-    ]
+    names = [name for name, weight in model.named_parameters() if weight.dim() == 2 and is_packed(name, family)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where it is tight is found out below
         places: dict[str, Any] = accelerate.infer_auto_device_map(
@@ -106,8 +102,7 @@ def _spread(
     waiting = {place for place in places.values() if place in ("cpu", "disk")}
     if spec.quantization is not None and ("disk" in waiting or waiting not in (set(), {*places.values()})):
         raise ModelError(
-            f"the weights do not fit with --quantize {spec.quantization}, and quantized weights cannot be "
-            "offloaded",
+            f"the weights do not fit with --quantize {spec.quantization}, and quantized weights cannot be offloaded",
             hint="use a smaller --model, --device cpu, or leave --quantize out",
         )
     if _find_place(model, places) == "disk":

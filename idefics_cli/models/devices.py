@@ -180,6 +180,4 @@ def translated_device_errors() -> Iterator[None]:
         yield
     except torch.AcceleratorError as error:
         first_line = str(error).partition("\n")[0]
-        raise ModelError(
-            f"the device failed ({first_line})", hint="try another --device or --dtype"
-        ) from error
+        raise ModelError(f"the device failed ({first_line})", hint="try another --device or --dtype") from error

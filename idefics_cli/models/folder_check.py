@@ -34,9 +34,7 @@ def check_checkpoint(folder: Path) -> None:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         stamp = tuple(
-            (one.name, found.st_ino, found.st_size, found.st_mtime_ns)
-            for one in entries
-            if (found := _stat(one))
+            (one.name, found.st_ino, found.st_size, found.st_mtime_ns) for one in entries if (found := _stat(one))
         )
     except OSError as error:
         raise ModelError(f"cannot read {folder} ({error.strerror})", hint="check who may read it") from error
@@ -49,9 +47,7 @@ def _check(folder: Path, stamp: Stamp) -> None:
         _check_place(folder, folder / name)
     found = {name: _read_json(folder, name) for name, *_ in stamp if name.endswith(".json")}
     if "adapter_config.json" in found:
-        raise _refuse(
-            folder, "adapter_config.json is for an adapter, which is not loaded", "merge it into its model"
-        )
+        raise _refuse(folder, "adapter_config.json is for an adapter, which is not loaded", "merge it into its model")
     config = found.get("config.json", {})
     where = f"{folder}: "
     check_config(config, where + "config.json")
@@ -59,9 +55,7 @@ def _check(folder: Path, stamp: Stamp) -> None:
         check_sizes(found.get(name, {}), where + name, model_type=config.get("model_type"))
     check_tokenizer(found.get("tokenizer.json", {}), where + "tokenizer.json")
     check_tokenizer_settings(found.get("tokenizer_config.json", {}), where + "tokenizer_config.json", folder)
-    _check_weights(
-        folder, config, found.get(INDEX), [name for name, *_ in stamp if name.endswith(".safetensors")]
-    )
+    _check_weights(folder, config, found.get(INDEX), [name for name, *_ in stamp if name.endswith(".safetensors")])
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:

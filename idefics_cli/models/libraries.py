@@ -19,9 +19,7 @@ def import_libraries() -> None:
                 import_module(name)
             except (ImportError, OSError) as error:
                 first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise ModelError(
-                    f"{name} cannot be imported ({first_line})", hint="install it again"
-                ) from error
+                raise ModelError(f"{name} cannot be imported ({first_line})", hint="install it again") from error
 
 
 @contextmanager

@@ -24,9 +24,7 @@ PACKED = 16
 """A packed weight stands for at most so many."""
 LAYERS, HEADS, WIDTH, PLACES = (1, 1000), (1, 4096), (1, 1_000_000), (1, 100_000)
 RANGES: Mapping[str, tuple[int, int]] = {
-    **dict.fromkeys(
-        ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "resampler_depth"), LAYERS
-    ),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "resampler_depth"), LAYERS),
     **dict.fromkeys(("encoder_layers", "decoder_layers", "cross_layer_interval"), LAYERS),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads", "n_heads", "n_head"), HEADS),
     **dict.fromkeys(("resampler_n_heads",), HEADS),
@@ -137,9 +135,7 @@ def check_tokenizer_settings(settings: Mapping[str, Any], where: str, folder: Pa
 def backtracks(pattern: str) -> bool:
     """Whether a repeated group has a repetition or a choice within, which may take exponential time to match."""
     pattern = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
-    groups: list[
-        tuple[bool, bool]
-    ] = []  # whether it is atomic, whether what is before it in its own group varies
+    groups: list[tuple[bool, bool]] = []  # whether it is atomic, whether what is before it in its own group varies
     varies = False
     for token in re.finditer(r"\((?:\?(?:[:=!>]|<[=!]|[a-z-]*:))?|\)|\||[+*?]\+|[+*]|\{\d*,\d*\}", pattern):
         text = token.group()
@@ -196,9 +192,7 @@ def _list_numbers(value: Any, where: str, place: str) -> Iterator[float]:
 
 def _walk(value: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
     """Every key of an object and of those within, with its path and value."""
-    inner = (
-        value.items() if isinstance(value, dict) else ((str(number), one) for number, one in enumerate(value))
-    )
+    inner = value.items() if isinstance(value, dict) else ((str(number), one) for number, one in enumerate(value))
     for key, one in inner:
         path = f"{place}.{key}" if place else str(key)
         if isinstance(value, dict):

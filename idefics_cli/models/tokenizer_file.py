@@ -74,8 +74,6 @@ def begins_words(tokenizer: Any) -> bool:
     """Whether a word after an image begins with the word mark; tokenizers without such a mark lose nothing."""
     if not any(token.startswith(_WORD) for token in tokenizer.get_vocab()):
         return True
-    pieces = tokenizer.convert_ids_to_tokens(
-        tokenizer(f"{FAKE_TOKEN}Describe", add_special_tokens=False)["input_ids"]
-    )
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(f"{FAKE_TOKEN}Describe", add_special_tokens=False)["input_ids"])
     after = pieces[pieces.index(FAKE_TOKEN) + 1 :] if FAKE_TOKEN in pieces else []
     return bool(after) and str(after[0]).startswith(_WORD)

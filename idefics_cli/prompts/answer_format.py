@@ -58,9 +58,7 @@ def parse_schema(words: str) -> AnswerFormat:
         text = words if is_json else read_file(Path(words).expanduser(), MAX_SCHEMA_BYTES).decode("utf-8-sig")
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"cannot read the schema {words}: {reason}", hint="name a file, or give JSON"
-        ) from error
+        raise UsageError(f"cannot read the schema {words}: {reason}", hint="name a file, or give JSON") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{words} is not UTF-8", hint="save the schema as UTF-8") from error
     try:
@@ -86,14 +84,10 @@ def check_schema(schema: Any) -> AnswerFormat:
     _validate(made)
     _open_validator(text)
     for place, pattern in _list_key_patterns(schema, ""):
-        if _IMPOSSIBLE in _find_problem(
-            AnswerFormat("schema", json.dumps({"type": "string", "pattern": pattern}))
-        ):
+        if _IMPOSSIBLE in _find_problem(AnswerFormat("schema", json.dumps({"type": "string", "pattern": pattern}))):
             raise UsageError(f"no text matches the pattern {pattern!r}{place}", hint="leave it out")
     if math.isinf(count_least_characters(made)):
-        raise UsageError(
-            "the schema requires itself again without end", hint="allow another value, such as null"
-        )
+        raise UsageError("the schema requires itself again without end", hint="allow another value, such as null")
     return made
 
 
@@ -117,13 +111,9 @@ def parse_fields(words: str) -> AnswerFormat:
     for field in filter(None, (field.strip() for field in words.split(","))):
         name, _, kind = (part.strip() for part in field.partition(":"))
         if not name or name in properties:
-            raise UsageError(
-                f"--fields names {name!r} twice" if name else "--fields has a field without a name"
-            )
+            raise UsageError(f"--fields names {name!r} twice" if name else "--fields has a field without a name")
         if (kind or "text") not in FIELD_TYPES:
-            raise UsageError(
-                f"--fields: {kind!r} is not a kind of field", hint=f"known: {', '.join(FIELD_TYPES)}"
-            )
+            raise UsageError(f"--fields: {kind!r} is not a kind of field", hint=f"known: {', '.join(FIELD_TYPES)}")
         properties[name] = dict(FIELD_TYPES[kind or "text"])
     if not properties:
         raise UsageError("--fields names no field", hint='write --fields "vendor, date:date, total:number"')
@@ -185,9 +175,7 @@ def to_grammar(answer_format: AnswerFormat) -> str:
         schema["x-guidance"] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         return f"start: / ?/ answer\nanswer: %json {json.dumps(schema)}\n"
     if answer_format.kind == "choices":
-        choices = " | ".join(
-            json.dumps(choice, ensure_ascii=False) for choice in json.loads(answer_format.text)
-        )
+        choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(answer_format.text))
         return f"start: / ?/ ({choices})\n"
     return f"start: / ?/ ANSWER\n{_to_terminal(answer_format.text)}"
 
@@ -209,9 +197,7 @@ def _matches_nothing(pattern: str) -> bool:
 
 def _list_key_patterns(schema: Any, place: str) -> Iterator[tuple[str, str]]:
     """Each pattern of the names of properties, with its path."""
-    inner = (
-        schema.items() if isinstance(schema, dict) else enumerate(schema) if isinstance(schema, list) else ()
-    )
+    inner = schema.items() if isinstance(schema, dict) else enumerate(schema) if isinstance(schema, list) else ()
     for name, value in inner:
         if name == "patternProperties" and isinstance(value, dict):
             yield from ((place, pattern) for pattern in value)
@@ -290,9 +276,7 @@ def _open_validator(text: str) -> Any:
     try:
         return jsonschema_rs.validator_for(json.loads(text), validate_formats=True)
     except ValueError as error:
-        raise UsageError(
-            f"the schema is not valid ({_first_line(error)})", hint="see json-schema.org"
-        ) from error
+        raise UsageError(f"the schema is not valid ({_first_line(error)})", hint="see json-schema.org") from error
 
 
 def _invalid(why: str) -> AnswerError:

@@ -44,9 +44,7 @@ def word(template: Template, style: Style, item: Item) -> Request:
     stop = item.decoding.stop if item.has_own_stop or request.choices else request.decoding.stop
     if request.answer_format is not None:
         stop = ()  # a format says itself where an answer ends, and may hold any words
-    return replace(
-        request, decoding=replace(item.decoding, stop=stop), normalize=item.normalize, think=item.think
-    )
+    return replace(request, decoding=replace(item.decoding, stop=stop), normalize=item.normalize, think=item.think)
 
 
 def compose(
@@ -152,9 +150,7 @@ def _complete_fields(template: Template, rendering: Rendering, item: Item) -> di
     own = rendering.names.intersection(OWN_FIELDS)
     if unknown := sorted(set(given) - set(template.fields) - own):
         known = ", ".join(template.fields) or "none"
-        raise UsageError(
-            f"template {template.name!r} has no field {', '.join(unknown)}", hint=f"its fields: {known}"
-        )
+        raise UsageError(f"template {template.name!r} has no field {', '.join(unknown)}", hint=f"its fields: {known}")
     values = dict.fromkeys(own) | template.fields | name_own_fields(item.images, own) | given
     fields = {name: values[name] for name in (*template.fields, *sorted(own - set(template.fields)))}
     if missing := [name for name, value in fields.items() if value is None]:
@@ -204,9 +200,7 @@ def _lay_shot(rendering: Rendering, example: Example, fields: Mapping[str, str |
     return [*parts, last, TextPart(answer)]
 
 
-def _lay_example(
-    rendering: Rendering, example: Example, fields: Mapping[str, str | None]
-) -> tuple[Part, ...]:
+def _lay_example(rendering: Rendering, example: Example, fields: Mapping[str, str | None]) -> tuple[Part, ...]:
     if example.turn:
         words = [word if word in (IMAGE, IMAGES) else word.replace("$", "$$") for word in example.turn]
         return _lay_turn(rendering.keep_roles(words), example.images, {})
@@ -223,9 +217,7 @@ def _word_answer(rendering: Rendering, example: Example, fields: Mapping[str, st
     return "".join(join_answer(substitute(rendering.opening, values), substitute(rendering.answer, values)))
 
 
-def _example_fields(
-    rendering: Rendering, example: Example, fields: Mapping[str, str | None]
-) -> dict[str, str]:
+def _example_fields(rendering: Rendering, example: Example, fields: Mapping[str, str | None]) -> dict[str, str]:
     given = dict(example.fields)
     if unknown := sorted(set(given) - set(fields)):
         raise UsageError(f"an example has the unknown field {', '.join(unknown)}")
@@ -233,9 +225,7 @@ def _example_fields(
     values = name_own_fields(example.images, own) | given
     if missing := sorted(own - set(values)):
         raise UsageError(f"an example needs a value for {', '.join(missing)}")
-    used = {
-        name for text in (*rendering.turn, rendering.opening, rendering.answer) for name in placeholders(text)
-    }
+    used = {name for text in (*rendering.turn, rendering.opening, rendering.answer) for name in placeholders(text)}
     whole = {**fields, **values}
     if lacking := sorted(name for name in used & set(whole) if whole[name] is None):
         raise UsageError(

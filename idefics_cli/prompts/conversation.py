@@ -114,10 +114,7 @@ def load_conversation(path: Path) -> Conversation:
         saved = _File.model_validate_json(content)
     except ValidationError as error:
         raise UsageError(f"{path} is not a saved conversation: {describe_problems(error)}") from error
-    turns = [
-        Example(_find(turn.images, path.parent), (("message", turn.message),), turn.reply)
-        for turn in saved.turns
-    ]
+    turns = [Example(_find(turn.images, path.parent), (("message", turn.message),), turn.reply) for turn in saved.turns]
     waiting = list(_find(saved.images, path.parent))
     return Conversation(saved.decoding.to_decoding(), system=saved.system, turns=turns, waiting=waiting)
 
@@ -162,6 +159,4 @@ def _name(sources: tuple[str, ...] | list[str], folder: Path) -> list[str]:
 def _find(sources: list[str], folder: Path) -> tuple[str, ...]:
     if any(source in ("", "-") for source in sources):
         raise UsageError("a saved image has no name")
-    return tuple(
-        source if is_url(source) else os.path.normpath(relative_to(folder, source)) for source in sources
-    )
+    return tuple(source if is_url(source) else os.path.normpath(relative_to(folder, source)) for source in sources)

@@ -26,9 +26,7 @@ def load_examples(path: Path) -> list[Example]:
         entries = read_yaml(path)
         if not isinstance(entries, list):
             raise UsageError(f"{path} is not a list of examples", hint="each has image, fields and answer")
-        return [
-            parse_example(entry, path.parent, f"{path}, example {n}") for n, entry in enumerate(entries, 1)
-        ]
+        return [parse_example(entry, path.parent, f"{path}, example {n}") for n, entry in enumerate(entries, 1)]
     try:
         lines = read_lines(io.BytesIO(read_file(path, MAX_BYTES)))
         return [_parse_line(line, path, number) for number, line in lines]
@@ -74,9 +72,7 @@ def parse_example(entry: object, folder: Path, origin: str) -> Example:
     if parsed.turn:
         has_place = IMAGE in parsed.turn or IMAGES in parsed.turn
         if bool(sources) != has_place:
-            raise UsageError(
-                f"{origin}: its turn and its images do not match", hint=f"write `{IMAGE}` in the turn"
-            )
+            raise UsageError(f"{origin}: its turn and its images do not match", hint=f"write `{IMAGE}` in the turn")
         share_images(parsed.turn, sources)
     return Example(
         tuple(relative_to(folder, source) for source in sources),

@@ -153,14 +153,10 @@ class ItemReader:
         is_ranked = bool(labels) and not line.generate
         given_decoding = {**self._decoding, **decoding}
         drawn = replace(template.decoding.to_decoding(), **given_decoding)
-        answer_format = (
-            _find_format(line) or template.answer_format or (None if labels else self._answer_format)
-        )
+        answer_format = _find_format(line) or template.answer_format or (None if labels else self._answer_format)
         if answer_format is not None:
             tokens = given_decoding.get("max_new_tokens", choose_new_tokens(answer_format))
-            drawn = replace(
-                drawn, max_new_tokens=tokens, num_beams=given_decoding.get("num_beams", 1), stop=()
-            )
+            drawn = replace(drawn, max_new_tokens=tokens, num_beams=given_decoding.get("num_beams", 1), stop=())
         return Item(
             id=f"line {number}" if line.id is None else str(line.id),
             images=self._find_images(line),
@@ -212,9 +208,7 @@ class ItemReader:
                 raise BadItem("path_b64 is not base64") from error
         if "-" in sources and not self._has_stdin:
             raise BadItem("standard input has the items, so it cannot be an image too")
-        return tuple(
-            source if source in ("", "-") else relative_to(self._folder, source) for source in sources
-        )
+        return tuple(source if source in ("", "-") else relative_to(self._folder, source) for source in sources)
 
     def _find_examples(self, line: _Line) -> tuple[Example, ...]:
         if isinstance(line.examples, str):
@@ -224,8 +218,7 @@ class ItemReader:
                 self._examples[line.examples] = tuple(load_examples(self._folder / line.examples))
             return self._examples[line.examples]
         return tuple(
-            parse_example(entry, self._folder, f"example {number}")
-            for number, entry in enumerate(line.examples, 1)
+            parse_example(entry, self._folder, f"example {number}") for number, entry in enumerate(line.examples, 1)
         )
 
 
@@ -243,9 +236,7 @@ def _find_format(line: _Line) -> AnswerFormat | None:
 
 def _find_near(key: str) -> str | None:
     """The known key that a misspelled one resembles."""
-    return next(
-        iter(difflib.get_close_matches(key, (*_Line.model_fields, *_DECODING), n=1, cutoff=0.75)), None
-    )
+    return next(iter(difflib.get_close_matches(key, (*_Line.model_fields, *_DECODING), n=1, cutoff=0.75)), None)
 
 
 def _read_id(values: Mapping[str, Any]) -> str | None:

@@ -127,9 +127,7 @@ class Rendering(Strict):
     @classmethod
     def _only_stops(cls, decoding: DecodingDefaults) -> DecodingDefaults:
         if others := sorted(decoding.model_fields_set - {"stop"}):
-            raise ValueError(
-                f"`{others[0]}` belongs to the template's own `decoding`; a rendering has `stop`"
-            )
+            raise ValueError(f"`{others[0]}` belongs to the template's own `decoding`; a rendering has `stop`")
         return decoding
 
     @property
@@ -196,9 +194,7 @@ class Template(Strict):
             if rendering is None:
                 continue
             if unknown := sorted(rendering.names - set(self.fields) - set(OWN_FIELDS)):
-                raise ValueError(
-                    f"unknown field {', '.join('$' + name for name in unknown)}; list it under `fields`"
-                )
+                raise ValueError(f"unknown field {', '.join('$' + name for name in unknown)}; list it under `fields`")
         return self
 
     @cached_property
@@ -235,9 +231,7 @@ class Template(Strict):
 def check_turn(turn: list[str]) -> list[str]:
     """A turn with the places of its images. Raises ValueError."""
     if turn.count(IMAGES) > 1:
-        raise ValueError(
-            f"a turn names `{IMAGES}` at most once; it stands for all images that no `{IMAGE}` takes"
-        )
+        raise ValueError(f"a turn names `{IMAGES}` at most once; it stands for all images that no `{IMAGE}` takes")
     return turn
 
 

@@ -49,13 +49,9 @@ def open_kind(name: str, wanted: CellChoice) -> RecordTable:
     """Open a table. Raises UsageError if it is none, or if its library is not installed."""
     kind = find_kind(name)
     if kind is None:
-        raise UsageError(
-            f"{name_source(name)} does not have the suffix of a table", hint=f"known: {', '.join(TABLES)}"
-        )
+        raise UsageError(f"{name_source(name)} does not have the suffix of a table", hint=f"known: {', '.join(TABLES)}")
     if kind.needs and find_spec(kind.needs) is None:
-        raise UsageError(
-            f"{name_source(name)} needs {kind.needs}", hint=f"pip install 'idefics-cli[{kind.extra}]'"
-        )
+        raise UsageError(f"{name_source(name)} needs {kind.needs}", hint=f"pip install 'idefics-cli[{kind.extra}]'")
     module, _, own = kind.place.partition(":")
     table: RecordTable = getattr(import_module(f".{module}", __package__), own)(name, wanted)
     return table

@@ -40,9 +40,7 @@ class LanceReader:
                 place += fragment.count_rows()
                 continue
             # Row ids tell the place of a row among those that were left out.
-            scanner = fragment.scanner(
-                columns=self._columns, filter=conditions, batch_size=ROWS, with_row_id=True
-            )
+            scanner = fragment.scanner(columns=self._columns, filter=conditions, batch_size=ROWS, with_row_id=True)
             for batch in scanner.to_batches():
                 for cells in batch.to_pylist():
                     own = place + (cells.pop("_rowid") & 0xFFFFFFFF) + 1

@@ -67,9 +67,7 @@ def choose_image(name: str, wanted: CellChoice, columns: Sequence[str], likely: 
     found = [by_name[one] for one in IMAGE_NAMES if one in by_name]
     found = [one for one in found if one in likely] or [one for one in columns if one in likely] or found
     if not found:
-        raise UsageError(
-            f"{name} has no column that looks like images", hint=f"--image-column: {_list(columns)}"
-        )
+        raise UsageError(f"{name} has no column that looks like images", hint=f"--image-column: {_list(columns)}")
     return found[0]
 
 

@@ -82,9 +82,7 @@ class ShardReader:
                 name = f"{self._name}#{sample.key}"
                 if not sample.problem and not self.image and len(sample.images) > 1:
                     some = ", ".join(sample.images[:5])
-                    sample.problem = (
-                        f"has {len(sample.images)} images ({some}); choose one with --image-column"
-                    )
+                    sample.problem = f"has {len(sample.images)} images ({some}); choose one with --image-column"
                 if sample.problem or hold(self._wanted.conditions, sample.cells):
                     if sample.images:
                         sample.cells[self.image] = sample.cells.pop(sample.images[0])

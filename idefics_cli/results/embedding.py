@@ -84,9 +84,7 @@ def _find_in_png(image: bytes) -> _Place:
         if kind == b"iTXt" and image.startswith(_PNG_XMP, body):
             flag = image[body + len(_PNG_XMP)]
             text = image[body + len(_PNG_XMP) + 2 : stop - 4].split(b"\0", 2)[2]
-            return _Place(
-                place, stop, zlib.decompressobj().decompress(text, MAX_PACKET_BYTES) if flag else text
-            )
+            return _Place(place, stop, zlib.decompressobj().decompress(text, MAX_PACKET_BYTES) if flag else text)
         if kind == b"IDAT" and not new:
             new = place
         if kind == b"IEND":

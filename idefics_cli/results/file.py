@@ -92,9 +92,7 @@ class RowFile:
                 hint="name another file, or start anew with --existing overwrite",
             )
         instead_of = row.get("instead_of")
-        is_successor = row["error"] is None and self._successions.add(
-            row["key"], instead_of, is_own=not difference
-        )
+        is_successor = row["error"] is None and self._successions.add(row["key"], instead_of, is_own=not difference)
         if not difference:
             self._ledger.add(row)
             if self.unsure is not None:
@@ -210,9 +208,7 @@ class RowFile:
                 raise UsageError(f"cannot write {self._name}: {error.strerror}") from error
             if not lock(file):
                 os.close(file)
-                raise UsageError(
-                    f"another run is writing {self._name}", hint="wait for it, or name another file"
-                )
+                raise UsageError(f"another run is writing {self._name}", hint="wait for it, or name another file")
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(file), os.stat(self._path)):
                     return file

@@ -50,9 +50,7 @@ class XmpSidecars(Sidecars):
         except BadItem:
             return None
 
-    def write(
-        self, source: str, text: str, origin: Origin | None = None, keywords: Sequence[str] = ()
-    ) -> None:
+    def write(self, source: str, text: str, origin: Origin | None = None, keywords: Sequence[str] = ()) -> None:
         """Write a text and keywords into the metadata of a source. Raises BadItem if they cannot be stored there."""
         path = self.path_of(source)
         assert path is not None, "check was not called"

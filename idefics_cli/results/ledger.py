@@ -151,9 +151,7 @@ class _Counts:
 
     def find(self, list_items: Callable[[], Iterable[Item]], index: int, count: int) -> None:
         own = every = 0
-        with suppress(
-            IdeficsError, OSError
-        ):  # who lists the items for good tells what is wrong with the list
+        with suppress(IdeficsError, OSError):  # who lists the items for good tells what is wrong with the list
             for item in list_items():
                 own, every = own + is_in_shard(item, index, count), every + 1
                 if not self.is_awaited and every % COUNTED_AT_ONCE == 0:

@@ -187,9 +187,7 @@ def _read_rows(part: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                     raise UsageError(
                         f"{part} line {number} was cut off", hint="run the command of this part again first"
                     ) from None
-                raise UsageError(
-                    f"{part} line {number} is not a row", hint="give files that --output wrote"
-                ) from None
+                raise UsageError(f"{part} line {number} is not a row", hint="give files that --output wrote") from None
             yield number, begins, row
 
 

@@ -32,9 +32,7 @@ class ObjectFolder:
         self.url = url.rstrip("/")
         self.name = name_source(self.url)
         if not is_bucket(url):
-            raise UsageError(
-                f"{self.name} is not in a bucket", hint="name a file, or a place in s3, gs or az"
-            )
+            raise UsageError(f"{self.name} is not in a bucket", hint="name a file, or a place in s3, gs or az")
         self._system, self._path = self._call(lambda: open_system(self.url), "opened")
 
     def list_objects(self) -> list[tuple[str, int]]:

@@ -113,13 +113,9 @@ class Sidecars:
             return None
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
-            raise SourceError(
-                f"{name_source(str(path))} cannot be read: {reason}", code="not_found"
-            ) from error
+            raise SourceError(f"{name_source(str(path))} cannot be read: {reason}", code="not_found") from error
 
-    def write(
-        self, source: str, text: str, origin: Origin | None = None, keywords: Sequence[str] = ()
-    ) -> None:
+    def write(self, source: str, text: str, origin: Origin | None = None, keywords: Sequence[str] = ()) -> None:
         """Write the text beside a source, whole or not at all. A link is replaced itself.
 
         Its origin is recorded; without that it counts as a person's text. Keywords are not written.
@@ -145,9 +141,7 @@ def cannot_write(path: Path, error: OSError) -> UsageError:
 def list_keywords(label: Any, data: Any) -> tuple[str, ...]:
     """The label of an answer, and the texts in lists of its data, each once."""
     listed = [data.get(name) for name in LISTS] if isinstance(data, dict) else []
-    words = [
-        one for several in listed if isinstance(several, list) for one in several if isinstance(one, str)
-    ]
+    words = [one for several in listed if isinstance(several, list) for one in several if isinstance(one, str)]
     return tuple(dict.fromkeys([*([label] if isinstance(label, str) and label else []), *words]))
 
 
@@ -160,6 +154,4 @@ def _describe_conflict(path: Path, item: Item, other: Item | None) -> UsageError
             hint="ask one, or use --output",
         )
     former = "another item" if other is None else name_source(other.images[0])
-    return UsageError(
-        f"{former} and {name} would share {name_source(str(path))}", hint="add --sidecar-name full"
-    )
+    return UsageError(f"{former} and {name} would share {name_source(str(path))}", hint="add --sidecar-name full")

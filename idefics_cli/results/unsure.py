@@ -48,9 +48,7 @@ class Successions:
                 self.superseded[former] += 1
                 took = True
             elif not is_own:
-                self._present[root] -= (
-                    1  # it stands for a row of this run from now on, but is not there by that key
-                )
+                self._present[root] -= 1  # it stands for a row of this run from now on, but is not there by that key
             if own not in line:
                 line.append(own)
         if not is_own:

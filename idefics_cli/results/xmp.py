@@ -71,14 +71,10 @@ def write_packet(packet: bytes | None, metadata: Metadata) -> bytes:
 def _write_properties(description: str, keywords: Sequence[str], found: _Found) -> bytes:
     text = _clean(description)
     about = escape(found.about, {'"': "&quot;"})
-    lines = [
-        f'<rdf:Description xmlns:rdf="{_RDF}" xmlns:dc="{_DC}" xmlns:Iptc4xmpCore="{_IPTC}" rdf:about="{about}">'
-    ]
+    lines = [f'<rdf:Description xmlns:rdf="{_RDF}" xmlns:dc="{_DC}" xmlns:Iptc4xmpCore="{_IPTC}" rdf:about="{about}">']
     for name, key in (("dc:description", DESCRIPTION), ("Iptc4xmpCore:AltTextAccessibility", ALT_TEXT)):
         others = b"".join(found.others.get(key, ())).decode()
-        lines.append(
-            f'<{name}><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li>{others}</rdf:Alt></{name}>'
-        )
+        lines.append(f'<{name}><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li>{others}</rdf:Alt></{name}>')
     if keywords:
         items = "".join(f"<rdf:li>{_clean(one)}</rdf:li>" for one in keywords)
         lines.append(f"<dc:subject><rdf:Bag>{items}</rdf:Bag></dc:subject>")
@@ -139,9 +135,7 @@ def _find(packet: bytes) -> _Found:
     try:
         parser.Parse(content, True)
     except (expat.ExpatError, ValueError, UnicodeError) as error:
-        raise BadItem(
-            "its XMP cannot be read", hint="remove it, or write it again with another program"
-        ) from error
+        raise BadItem("its XMP cannot be read", hint="remove it, or write it again with another program") from error
     if found.end < 0:
         raise BadItem("its XMP has no RDF in it")
     return found

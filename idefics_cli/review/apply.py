@@ -46,9 +46,7 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Corrected:
     """
     corrections = Corrections(review_path(rows))
     if not corrections.read() and kind != "sidecars":
-        raise NothingToDo(
-            f"no row of {rows} has a decision", hint=f"review them first: idefics review {rows}"
-        )
+        raise NothingToDo(f"no row of {rows} has a decision", hint=f"review them first: idefics review {rows}")
     if os.path.realpath(target) in (os.path.realpath(rows), os.path.realpath(corrections.path)):
         raise UsageError(f"{target} is the input file", hint="give another --output")
     if kind == "sidecars":
@@ -66,9 +64,7 @@ def apply_corrections(rows: Path, target: Path, kind: Kind) -> Corrected:
     return report
 
 
-def _list_lines(
-    rows: Path, target: Path, kind: Kind, corrections: Corrections, report: Corrected
-) -> Iterator[bytes]:
+def _list_lines(rows: Path, target: Path, kind: Kind, corrections: Corrections, report: Corrected) -> Iterator[bytes]:
     for row, state in _read_rows(rows, corrections, report):
         if kind == "rows":
             line = dump_row(_mark(row, state))
@@ -92,9 +88,7 @@ def _read_rows(
                 try:
                     row = parse_line(line)
                 except BadItem as error:
-                    raise UsageError(
-                        f"{rows} line {line_number}: {error}", hint="remove that line"
-                    ) from error
+                    raise UsageError(f"{rows} line {line_number}: {error}", hint="remove that line") from error
                 state = corrections.states.get(identify(row, number))
                 if state is not None and state.decision == "reject":
                     report.rejected += 1
@@ -142,9 +136,7 @@ def _write_sidecars(rows: Path, corrections: Corrections) -> Corrected:
             for source in read_sources(row)
         )
         fields = row.get("fields")
-        items.append(
-            Item(str(row.get("id")), sources, tuple(fields.items()) if isinstance(fields, dict) else ())
-        )
+        items.append(Item(str(row.get("id")), sources, tuple(fields.items()) if isinstance(fields, dict) else ()))
         texts.append((sources[0] if sources else "", read_answer(row).shown))
     for _ in sidecars.check(items):
         pass

@@ -218,10 +218,7 @@ def join_rows(
 
 def _fold(texts: Sequence[str], end: str) -> list[bytes]:
     """Texts in lower case as bytes, each with `end` after it."""
-    return [
-        (text.replace("\0", " ").replace("\x1f", " ").lower() + end).encode("utf-8", "replace")
-        for text in texts
-    ]
+    return [(text.replace("\0", " ").replace("\x1f", " ").lower() + end).encode("utf-8", "replace") for text in texts]
 
 
 def _measure(texts: Sequence[str] | Sequence[bytes]) -> npt.NDArray[np.int64]:

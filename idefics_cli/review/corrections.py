@@ -95,9 +95,7 @@ class Corrections:
         try:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < self._end:
-                    raise UsageError(
-                        f"{self.path} is shorter than before", hint="start `idefics review` again"
-                    )
+                    raise UsageError(f"{self.path} is shorter than before", hint="start `idefics review` again")
                 file.seek(self._end)
                 data = file.read()
         except FileNotFoundError:
@@ -169,9 +167,7 @@ class Corrections:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
             file = os.open(self.path, flags, 0o666)
         except OSError as error:
-            raise UsageError(
-                f"cannot write {self.path}: {error.strerror}", hint="nothing was changed"
-            ) from error
+            raise UsageError(f"cannot write {self.path}: {error.strerror}", hint="nothing was changed") from error
         try:
             until = time.monotonic() + LOCK_SECONDS
             while not lock(file):

@@ -68,9 +68,7 @@ def collect_content(session: ReviewSession) -> dict[str, Any]:
 
 def build_page(content: dict[str, Any]) -> str:
     """The page with this content. Nothing in it can become code or markup, and it loads nothing."""
-    script = "\n".join(
-        _EXPORT.sub("", _IMPORT.sub("", read_static(name).decode("utf-8"))) for name in MODULES
-    )
+    script = "\n".join(_EXPORT.sub("", _IMPORT.sub("", read_static(name).decode("utf-8"))) for name in MODULES)
     style = read_static("review.css").decode("utf-8")
     policy = (
         f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "

@@ -122,9 +122,7 @@ def order(rows: npt.NDArray[np.int64], table: Table, sort: str) -> npt.NDArray[n
         ranks[sorted(filled, key=lambda code: values[code].lower())] = np.arange(len(filled))
         keys = ranks[table.codes(name)[rows]]
     else:
-        raise UsageError(
-            f"rows have no {name!r} to sort by", hint=f"known: {', '.join(NUMBERS + CATEGORIES)}"
-        )
+        raise UsageError(f"rows have no {name!r} to sort by", hint=f"known: {', '.join(NUMBERS + CATEGORIES)}")
     return rows[np.argsort(-keys if sort.startswith("-") else keys, kind="stable")]
 
 
@@ -159,13 +157,9 @@ def _parse_term(match: re.Match[str]) -> Term:
     if field in NUMBERS:
         bounds = _RANGE.fullmatch(word)
         if bounds is None:
-            raise UsageError(
-                f"{field}:{word} is not a range", hint=f"write {field}:0.2..0.8 or {field}:..0.5"
-            )
+            raise UsageError(f"{field}:{word} is not a range", hint=f"write {field}:0.2..0.8 or {field}:..0.5")
         low, high = (float(end) if end else None for end in bounds.groups())
-        return Term(
-            *("range", word, field, is_not), -np.inf if low is None else low, np.inf if high is None else high
-        )
+        return Term(*("range", word, field, is_not), -np.inf if low is None else low, np.inf if high is None else high)
     if field == "is":
         if word not in PROPERTIES:
             raise UsageError(f"is:{word} is not known", hint=f"known: {', '.join(PROPERTIES)}")

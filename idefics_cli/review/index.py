@@ -131,9 +131,7 @@ class RowIndex:
         """
         with self.lock:
             if self._partner is None or len(self._partner) != self.count:
-                self._partner = join_rows(
-                    self._file.values, self._place["id"].values, self._place["item"].values
-                )
+                self._partner = join_rows(self._file.values, self._place["id"].values, self._place["item"].values)
             return self._partner
 
     def all_rows(self) -> Mask:

@@ -40,8 +40,7 @@ def show_row(
         "task": row.get("task"),
         "template": row.get("template"),
         "fields": {
-            str(key): _cut(str(value), 1000)
-            for key, value in (fields.items() if isinstance(fields, dict) else ())
+            str(key): _cut(str(value), 1000) for key, value in (fields.items() if isinstance(fields, dict) else ())
         },
         "warnings": row["warnings"] if isinstance(row.get("warnings"), list) else [],
         "finish": row.get("finish_reason"),

@@ -182,9 +182,7 @@ class PageGuard:
         if headers.get(b"host", b"").lower() not in self._hosts:
             return _refuse(421, "this server has another host name")
         origin = headers.get(b"origin")
-        if origin not in (None, *self._origins) or (
-            origin is None and scope["method"] not in ("GET", "HEAD")
-        ):
+        if origin not in (None, *self._origins) or (origin is None and scope["method"] not in ("GET", "HEAD")):
             return _refuse(403, "only the page itself may ask")
         if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
             return _refuse(403, "only the page itself may ask")

@@ -221,9 +221,7 @@ class ReviewSession:
                 self.read_corrections()
             return len(back)
 
-    def _decide(
-        self, row: int, state: State, action: Action, values: Mapping[str, str]
-    ) -> tuple[RowAnswer, str]:
+    def _decide(self, row: int, state: State, action: Action, values: Mapping[str, str]) -> tuple[RowAnswer, str]:
         if action == "text":
             return edit_text(state, values["text"])
         if action == "label":
@@ -259,8 +257,7 @@ class ReviewSession:
 
     def _count(self, found: Found) -> dict[str, list[tuple[str, int]]]:
         facets = {
-            name: count_values(found.table, name, found.selection.mask(without=name), MAX_VALUES)
-            for name in CATEGORIES
+            name: count_values(found.table, name, found.selection.mask(without=name), MAX_VALUES) for name in CATEGORIES
         }
         if len(self.paths) > 1:
             mask = found.selection.mask()

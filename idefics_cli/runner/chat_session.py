@@ -108,9 +108,7 @@ class Session:
 
     def _load(self, sources: list[str]) -> None:
         self._images |= {
-            source: load(source, self._limits)
-            for source in dict.fromkeys(sources)
-            if source not in self._images
+            source: load(source, self._limits) for source in dict.fromkeys(sources) if source not in self._images
         }
 
 

@@ -101,9 +101,7 @@ class Prefetcher:
             self._decoding.close()
             self._preparing.close()
 
-    def next_batch(
-        self, count: int, should_stop: Callable[[], bool], *, wait: bool = True
-    ) -> list[PreparedItem]:
+    def next_batch(self, count: int, should_stop: Callable[[], bool], *, wait: bool = True) -> list[PreparedItem]:
         """The next entries that are ready, at most `count`; none at the end, or when the run should stop.
 
         Without waiting: those of the next ones that are ready. They come in order, but an entry whose image is slow is
@@ -161,9 +159,7 @@ class Prefetcher:
             elif load.users == 0:
                 self._drop(load)
 
-    def _choose(
-        self, waiting: Sequence[PreparedItem], count: int, waited_seconds: float
-    ) -> list[PreparedItem]:
+    def _choose(self, waiting: Sequence[PreparedItem], count: int, waited_seconds: float) -> list[PreparedItem]:
         """The entries to take now; none while it is better, or necessary, to wait."""
         on_time = list(islice((entry for entry in waiting if not entry.is_late), count))
         is_more_coming = not self._is_listed and len(self._entries) < self._size
@@ -214,16 +210,11 @@ class Prefetcher:
                 self._space.wait()
             return not self._is_closed
 
-    def _add(
-        self, item: Item, request: Request | ItemError, own: Mapping[str, bytes | Path] | ItemError
-    ) -> None:
+    def _add(self, item: Item, request: Request | ItemError, own: Mapping[str, bytes | Path] | ItemError) -> None:
         sources = () if isinstance(request, ItemError) else list_sources(request.prompt)
         data = {} if isinstance(own, ItemError) else own
         with self._lock:
-            loads = {
-                source: self._loads.get(source) or self._submit(source, data.get(source))
-                for source in sources
-            }
+            loads = {source: self._loads.get(source) or self._submit(source, data.get(source)) for source in sources}
             for load in loads.values():
                 load.is_shared = load.is_shared or load.users > 0
                 load.users += 1
@@ -302,9 +293,7 @@ class Prefetcher:
             prepared = to_item_error(error)
         with self._lock:
             self._put_down(entry)
-            entry.loads = {
-                source: Load(source, outcome=drop_pixels(image)) for source, image in images.items()
-            }
+            entry.loads = {source: Load(source, outcome=drop_pixels(image)) for source, image in images.items()}
             entry.prepared, entry.is_ready = prepared, True
             if not isinstance(prepared, ItemError):
                 self._held_bytes += prepared.held_bytes

@@ -88,9 +88,7 @@ class PreparedItem:
 
     @property
     def images(self) -> dict[str, Image]:
-        return {
-            source: load.outcome for source, load in self.loads.items() if isinstance(load.outcome, Image)
-        }
+        return {source: load.outcome for source, load in self.loads.items() if isinstance(load.outcome, Image)}
 
 
 def compose_item(item: Item, compose: Callable[[Item], Request]) -> Request | ItemError:

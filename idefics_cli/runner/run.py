@@ -164,9 +164,7 @@ def _answer_each(
         yield failed
 
 
-def _answer(
-    entries: Sequence[PreparedItem], backend: Backend, on_text: Callable[[str], None] | None
-) -> list[Outcome]:
+def _answer(entries: Sequence[PreparedItem], backend: Backend, on_text: Callable[[str], None] | None) -> list[Outcome]:
     """One outcome per entry; a request whose image failed is never run."""
     outcomes: dict[int, Outcome] = {}
     ready: list[Request] = []

@@ -170,9 +170,7 @@ async def _answer(
         yield _tell(error)
 
 
-async def _answer_batch(
-    call: Call, state: ServerState, batch: AskedBatch, held: ExitStack
-) -> AsyncIterator[bytes]:
+async def _answer_batch(call: Call, state: ServerState, batch: AskedBatch, held: ExitStack) -> AsyncIterator[bytes]:
     """The same for a worker, which reads images itself and reports their warnings."""
     assert state.answerer is not None
     with held, state.track_call():

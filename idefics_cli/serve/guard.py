@@ -23,9 +23,7 @@ _PORT = re.compile(r":[0-9]*\Z")
 class Guard:
     """Counts every call, and refuses those without the key or with a foreign Host header."""
 
-    def __init__(
-        self, app: ASGIApp, state: ServerState, *, api_key: str | None, hosts: Collection[str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, state: ServerState, *, api_key: str | None, hosts: Collection[str]) -> None:
         self._app = app
         self._state = state
         # Digests are of one length, so comparing them tells nothing of the key.

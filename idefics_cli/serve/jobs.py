@@ -93,8 +93,7 @@ def _name_by_digest(request: Request, images: Mapping[str, Image]) -> Request:
         Message(
             message.role,
             tuple(
-                ImagePart(images[part.source].digest) if isinstance(part, ImagePart) else part
-                for part in message.parts
+                ImagePart(images[part.source].digest) if isinstance(part, ImagePart) else part for part in message.parts
             ),
         )
         for message in request.prompt

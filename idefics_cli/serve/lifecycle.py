@@ -175,8 +175,7 @@ async def _serve(
     limits = ConnectionLimits(count_connections())
     servers = [_ListeningServer(_configure(app, limits, listener)) for app, listener in listeners]
     tasks = [
-        asyncio.create_task(server.serve([listener]))
-        for server, (_, listener) in zip(servers, listeners, strict=True)
+        asyncio.create_task(server.serve([listener])) for server, (_, listener) in zip(servers, listeners, strict=True)
     ]
     for _, listener in listeners:
         listener.listen(BACKLOG)  # from here on a call is heard, if not yet taken up

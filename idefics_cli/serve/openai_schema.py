@@ -67,8 +67,7 @@ class ChatMessage(StrictSchema):
         if isinstance(self.content, str):
             return Message(self.role, (TextPart(self.content),))
         parts: list[Part] = [
-            TextPart(one.text) if isinstance(one, TextContent) else ImagePart(one.image_url.url)
-            for one in self.content
+            TextPart(one.text) if isinstance(one, TextContent) else ImagePart(one.image_url.url) for one in self.content
         ]
         return Message(self.role, tuple(parts))
 
@@ -125,9 +124,7 @@ class ChatCall(StrictSchema):
     top_p: float | None = _draw("top_p")
     seed: int | None = _draw("seed")
     stop: str | list[str] | None = None
-    n: int | None = Field(
-        default=None, ge=1, le=MOST_ANSWERS, description="Sampled from `seed`, `seed` + 1, …"
-    )
+    n: int | None = Field(default=None, ge=1, le=MOST_ANSWERS, description="Sampled from `seed`, `seed` + 1, …")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     frequency_penalty: Literal[0] | None = None
@@ -180,9 +177,7 @@ class ChatCall(StrictSchema):
                 answer_format=wanted,
                 wants_tokens=bool(self.logprobs),
                 likeliest_tokens=self.top_logprobs or 0,
-                think=None
-                if self.chat_template_kwargs is None
-                else self.chat_template_kwargs.enable_thinking,
+                think=None if self.chat_template_kwargs is None else self.chat_template_kwargs.enable_thinking,
             )
             for place in range(count)
         ]

@@ -92,9 +92,7 @@ def list_routes(state: ServerState) -> list[Route]:
             values = await within(state, deadline, reading)
             every = values if isinstance(values, list) else [values]
             if not isinstance(values, dict | list) or not 0 < len(every) <= MAX_ITEMS:
-                raise CallError(
-                    400, f"the body is not an item (an object) or a list of 1 to {MAX_ITEMS} items"
-                )
+                raise CallError(400, f"the body is not an item (an object) or a list of 1 to {MAX_ITEMS} items")
             reader = open_reader()
             items = await anyio.to_thread.run_sync(
                 lambda: list(reader.read_values(every, most_keys=MAX_KEYS)), limiter=state.parses
@@ -188,21 +186,15 @@ def _build(routes: Sequence[Route]) -> Starlette:
 
 
 def _validate(kind: type[ChatCall], values: Any) -> ChatCall:
-    if isinstance(values, dict) and (
-        unknown := next((key for key in values if key not in kind.model_fields), None)
-    ):
-        raise CallError(
-            400, f"{unknown[:200]} is not supported", code="unsupported_parameter", param=unknown[:200]
-        )
+    if isinstance(values, dict) and (unknown := next((key for key in values if key not in kind.model_fields), None)):
+        raise CallError(400, f"{unknown[:200]} is not supported", code="unsupported_parameter", param=unknown[:200])
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = name_place(first)
         if first["type"] == "extra_forbidden":
-            raise CallError(
-                400, f"{place} is not supported", code="unsupported_parameter", param=place
-            ) from error
+            raise CallError(400, f"{place} is not supported", code="unsupported_parameter", param=place) from error
         raise CallError(400, describe_problems(error), param=place or None) from error
 
 

@@ -205,9 +205,7 @@ class Scheduler(JobQueue):
 
     def _ask(self, first: list[PreparedRequest], take_more: TakePrepared) -> None:
         given = iter([first])
-        for pair in self._backend.answer_prepared(
-            lambda most, wait: next(given, None) or take_more(most, wait)
-        ):
+        for pair in self._backend.answer_prepared(lambda most, wait: next(given, None) or take_more(most, wait)):
             if pair is not None:
                 self._end(*pair)
 

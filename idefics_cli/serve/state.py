@@ -134,12 +134,8 @@ class ServerState:
     def check_letters(self, request: Request) -> None:
         """Refuse a text that is too long whatever its tokens are, before it is tokenised."""
         most = self.abilities.most_letters
-        texts = [
-            part.text for message in request.prompt for part in message.parts if isinstance(part, TextPart)
-        ]
-        letters = sum(map(len, texts)) + max(
-            (len(choice.continuation) for choice in request.choices), default=0
-        )
+        texts = [part.text for message in request.prompt for part in message.parts if isinstance(part, TextPart)]
+        letters = sum(map(len, texts)) + max((len(choice.continuation) for choice in request.choices), default=0)
         if letters > most:
             raise PromptError(
                 f"the text has {letters:,} characters, the model has room for {most:,} at most",
@@ -160,9 +156,7 @@ class ServerState:
         """Whether it has been idle long enough to end; never before its first client where nothing is kept."""
         if self.keep_alive_seconds == 0 and not self._was_used:
             return False
-        return (
-            not self.active_calls and self.scheduler.is_idle and self.idle_seconds >= self.keep_alive_seconds
-        )
+        return not self.active_calls and self.scheduler.is_idle and self.idle_seconds >= self.keep_alive_seconds
 
     def rest(self) -> None:
         """Give freed memory back to the system, once after all work has been done for a while."""

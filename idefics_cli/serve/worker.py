@@ -40,9 +40,7 @@ def run_worker(given: dict[str, Any]) -> None:
     answerer = None if given["serves"] else BatchAnswerer(backend)
     abilities = find_abilities(backend)
     serve(
-        lambda: ServerState(
-            given["name"], backend, identify(spec), rules, abilities=abilities, answerer=answerer
-        ),
+        lambda: ServerState(given["name"], backend, identify(spec), rules, abilities=abilities, answerer=answerer),
         folder,
         tcp=None,
         address=None,

@@ -143,9 +143,7 @@ def test_pixels_of_a_run_stay_within_their_bound(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(backend.family, "prepare", prepare)
     report = Report("tiny")
-    results = list(
-        run(items, compose, backend, report, limits=Limits(), window=4, max_held_bytes=room * each)
-    )
+    results = list(run(items, compose, backend, report, limits=Limits(), window=4, max_held_bytes=room * each))
     assert [result.error for result in results] == [None] * count
     assert 0 < most <= (room + kept + DECODERS + PREPARERS) * each
     assert backend.measure()["cache_bytes"] <= PIXEL_PART * kept * each

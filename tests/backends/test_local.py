@@ -92,9 +92,7 @@ def fail_above(limit: int) -> Any:
 @pytest.mark.parametrize("limit", [1, 2, 0])
 def test_out_of_memory_halves_the_batch(limit: int) -> None:
     backend = LocalBackend(spec_of("idefics"))
-    requests = [REQUESTS[index] for index in (0, 3, 4)] + [
-        request(f"x{n}", document(A, "dog " * n)) for n in range(4)
-    ]
+    requests = [REQUESTS[index] for index in (0, 3, 4)] + [request(f"x{n}", document(A, "dog " * n)) for n in range(4)]
     expected = backend.answer(requests, IMAGES)
     hook = backend._model.register_forward_pre_hook(fail_above(limit), with_kwargs=True)
     answers = backend.answer(requests, IMAGES)
@@ -178,9 +176,7 @@ def test_normalizations_take_away_what_the_labels_have_without_the_image(kind: s
     backend = LocalBackend(spec_of(kind))
     labels = ("red", "a red circle", "dog")
     requests = [
-        replace(
-            request(name, document("Use the image.\n", image, "Category:"), labels=labels), normalize=name
-        )
+        replace(request(name, document("Use the image.\n", image, "Category:"), labels=labels), normalize=name)
         for image in (A, B)
         for name in ("none", "tokens", "pmi")
     ]
@@ -207,14 +203,11 @@ def test_normalizations_take_away_what_the_labels_have_without_the_image(kind: s
 def test_what_is_shared_is_counted() -> None:
     backend = LocalBackend(spec_of("idefics2"))
     requests = [
-        request(str(n), document("one two three " * 5, image, "Question:"))
-        for n, image in enumerate((A, B, A))
+        request(str(n), document("one two three " * 5, image, "Question:")) for n, image in enumerate((A, B, A))
     ]
     answers = backend.answer(requests, IMAGES)
     usages = [answer.usage for answer in answers if isinstance(answer, Answer)]
-    assert [usage.prompt_tokens for usage in usages] == [
-        backend.preview(one, IMAGES).prompt_tokens for one in requests
-    ]
+    assert [usage.prompt_tokens for usage in usages] == [backend.preview(one, IMAGES).prompt_tokens for one in requests]
     assert sorted(usage.shared_tokens > 0 for usage in usages) == [False, True, True]
 
 

@@ -119,9 +119,7 @@ def test_decoding_is_measured_alone_and_in_a_batch(run: Callable[..., Run]) -> N
         pytest.param("mistral3", "templated", marks=pytest.mark.slow),
     ],
 )
-def test_an_architecture_is_compared_in_a_table_of_its_own(
-    name: str, way: str, run: Callable[..., Run]
-) -> None:
+def test_an_architecture_is_compared_in_a_table_of_its_own(name: str, way: str, run: Callable[..., Run]) -> None:
     with here():
         result = run("bench", "--architecture", name, "-w", "questions", "--max-new-tokens", "3")
     assert result.code == 0, result.stderr
@@ -144,9 +142,7 @@ def test_an_architecture_is_compared_in_a_table_of_its_own(
         ),
     ],
 )
-def test_decoding_says_what_it_needs(
-    words: tuple[str, ...], code: int, message: str, run: Callable[..., Run]
-) -> None:
+def test_decoding_says_what_it_needs(words: tuple[str, ...], code: int, message: str, run: Callable[..., Run]) -> None:
     if torch.cuda.is_available() and code == 3:
         pytest.skip("there is a GPU here")
     result = run(*TINY, "--decoding", *words)
@@ -161,9 +157,7 @@ def test_decoding_says_what_it_needs(
         ("rank-20", "rank-20: the scores of 2 of 2 rankings of idefics differ from those of guide"),
     ],
 )
-def test_answers_that_differ_are_told_and_exit_1(
-    workload: str, sentence: str, run: Callable[..., Run]
-) -> None:
+def test_answers_that_differ_are_told_and_exit_1(workload: str, sentence: str, run: Callable[..., Run]) -> None:
     scripted = ScriptedBackend()
     with here(lambda job: scripted.open(job.spec, job.batch_size)):
         result = run(*TINY, "-w", workload, "--images", "2", "--arm", "guide", "--arm", "idefics", "--quiet")
@@ -196,9 +190,7 @@ def test_coarse_numbers_may_differ_and_are_told(run: Callable[..., Run]) -> None
 
 def test_a_failed_arm_is_a_row_and_exit_1(run: Callable[..., Run]) -> None:
     with here():
-        result = run(
-            *TINY, "-w", "caption-0", "--images", "1", "--max-new-tokens", "3000", "--arm", "idefics"
-        )
+        result = run(*TINY, "-w", "caption-0", "--images", "1", "--max-new-tokens", "3000", "--arm", "idefics")
     assert result.code == 1
     assert "caption-0: idefics failed: the prompt takes" in result.stderr
     assert "failed" in result.stdout

@@ -72,9 +72,7 @@ def test_a_row_of_a_fixed_batch_waits_for_the_longest() -> None:
     line = Line(workload, workload.images, outcomes)
     assert list_differences([line]) == []
     assert line.compare_speed("idefics", "fixed") is not None
-    (long, *short), (own_long, *own_short) = (
-        [reply.seconds for reply in outcomes[arm].replies] for arm in arms
-    )
+    (long, *short), (own_long, *own_short) = ([reply.seconds for reply in outcomes[arm].replies] for arm in arms)
     assert long <= min(short)
     assert own_long > max(own_short)
     (told,) = compare_waits([line])

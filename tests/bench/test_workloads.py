@@ -18,9 +18,7 @@ def test_requests_are_as_many_as_the_table_says(name: str, style: Style) -> None
     workload = WORKLOADS[name]
     work = compose_work(workload, style, images=5, new_tokens=3)
     assert len(work.requests) == 5 * (workload.questions or 1)
-    assert {source for request in work.requests for source in list_sources(request.prompt)} == set(
-        work.images
-    )
+    assert {source for request in work.requests for source in list_sources(request.prompt)} == set(work.images)
     assert len({image.digest for image in work.images.values()}) == len(work.images)
     for request in work.requests:
         assert 1 <= request.decoding.max_new_tokens <= 3 * LONGEST * workload.longer
@@ -34,9 +32,7 @@ def test_requests_are_as_many_as_the_table_says(name: str, style: Style) -> None
 
 
 def test_a_seed_changes_the_pictures_and_nothing_else() -> None:
-    works = [
-        compose_work(WORKLOADS["caption-4"], "chat", images=2, new_tokens=3, seed=seed) for seed in (0, 0, 1)
-    ]
+    works = [compose_work(WORKLOADS["caption-4"], "chat", images=2, new_tokens=3, seed=seed) for seed in (0, 0, 1)]
     assert works[0].requests == works[1].requests == works[2].requests
     digests = [{image.digest for image in work.images.values()} for work in works]
     assert digests[0] == digests[1]

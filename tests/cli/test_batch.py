@@ -101,9 +101,7 @@ HINTS = (
 )
 
 
-def test_bad_lines_are_told_once_before_a_model_is_loaded(
-    run: Program, two_images: tuple[Path, Path]
-) -> None:
+def test_bad_lines_are_told_once_before_a_model_is_loaded(run: Program, two_images: tuple[Path, Path]) -> None:
     folder = two_images[0].parent
     (folder / "bad.jsonl").write_text(BAD_LINES)
     (folder / "mixed.jsonl").write_text(f'{{"id": 0, "task": "caption", "image": "a.png"}}{BAD_LINES}')
@@ -126,9 +124,7 @@ def test_bad_lines_are_told_once_before_a_model_is_loaded(
     assert mixed.stderr.count("error:") == 4
 
 
-def test_shots_of_a_line_and_pictures_beside_the_file(
-    run: Program, tmp_path: Path, two_images: object
-) -> None:
+def test_shots_of_a_line_and_pictures_beside_the_file(run: Program, tmp_path: Path, two_images: object) -> None:
     line = {"task": "caption", "image": "a.png", "examples": [{"image": "b.png", "answer": "Blue."}]}
     (tmp_path / "items.jsonl").write_text(json.dumps(line))
     backend = ScriptedBackend()
@@ -155,9 +151,7 @@ def test_a_dry_run_shows_every_prompt(run: Program, lines: Path) -> None:
 
 def test_a_program_may_ask_and_wait_for_the_answer_line_by_line(red_circle: Path) -> None:
     pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [*COMMAND, "batch", "-", *MODEL], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe
-    )
+    process = subprocess.Popen([*COMMAND, "batch", "-", *MODEL], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe)
     assert process.stdin is not None
     assert process.stdout is not None
     for number in range(3):

@@ -90,9 +90,7 @@ def test_lines_are_questions_and_never_commands(run: Command, tmp_path: Path, re
         (("--top-p", "0"), 2, "--top-p: 0.0 is not in the range 0.0001 to 1"),
     ],
 )
-def test_what_cannot_begin_is_one_line(
-    run: Command, arguments: tuple[str, ...], code: int, told: str
-) -> None:
+def test_what_cannot_begin_is_one_line(run: Command, arguments: tuple[str, ...], code: int, told: str) -> None:
     result = run("chat", *arguments, "--model", "idefics2", backend=scripted())
     assert (result.code, told in result.stderr, result.stdout) == (code, True, ""), result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -139,9 +137,7 @@ def test_a_saved_conversation_goes_on_elsewhere(run: Command, tmp_path: Path, re
     save_conversation(plain, path, "idefics2")
     os.chdir(tmp_path / "talks")
     backend = scripted()
-    result = run(
-        "chat", "--load", "one.json", "--model", "idefics2", "--seed", "3", backend=backend, stdin=b"And?\n"
-    )
+    result = run("chat", "--load", "one.json", "--model", "idefics2", "--seed", "3", backend=backend, stdin=b"And?\n")
     assert result.stdout == "I **heard** 'And?' after 1 replies[2J. 1. saw red.png\n", result.stderr
     assert (backend.requests[0].decoding.max_new_tokens, backend.requests[0].decoding.seed) == (7, 3)
 
@@ -208,9 +204,7 @@ def test_an_interrupted_reply_stays_as_far_as_it_came(red_circle: Path) -> None:
     session.add_images([str(red_circle)])
     with pytest.raises(KeyboardInterrupt):
         session.ask("What?")
-    assert session.conversation.turns == [
-        Example((str(red_circle),), (("message", "What?"),), "Some words and more")
-    ]
+    assert session.conversation.turns == [Example((str(red_circle),), (("message", "What?"),), "Some words and more")]
 
 
 @pytest.mark.parametrize(
@@ -222,9 +216,7 @@ def test_an_interrupted_reply_stays_as_far_as_it_came(red_circle: Path) -> None:
         ("smolvlm", "<|im_start|>", "<image>"),
     ],
 )
-def test_the_next_message_is_worded_as_the_family_was_trained(
-    architecture: str, begin: str, image: str
-) -> None:
+def test_the_next_message_is_worded_as_the_family_was_trained(architecture: str, begin: str, image: str) -> None:
     talk = Conversation(Decoding(), waiting=["a.png"])
     talk.add("Who is it?", "A dog.")
     request = talk.word(talk.write_item("And now?"), "chat")

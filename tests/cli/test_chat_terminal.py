@@ -292,9 +292,7 @@ print("{code}")
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
-def test_a_word_wider_than_the_screen_is_left_to_the_terminal(
-    talk: Callable[..., Screen], columns: int
-) -> None:
+def test_a_word_wider_than_the_screen_is_left_to_the_terminal(talk: Callable[..., Screen], columns: int) -> None:
     """It is one word to whoever copies it, whole where it fits on a line of its own, and shown once."""
     words = {
         "address": "https://example.org/" + "".join(f"{number:04}/" for number in range(40)) + "end",
@@ -321,9 +319,7 @@ def test_a_word_wider_than_the_screen_is_left_to_the_terminal(
     assert "for more, and" in " ".join(shown)
 
 
-def test_what_is_typed_first_is_understood(
-    talk: Callable[..., Screen], red_circle: Path, tmp_path: Path
-) -> None:
+def test_what_is_typed_first_is_understood(talk: Callable[..., Screen], red_circle: Path, tmp_path: Path) -> None:
     screen = talk()
     screen.type("What is it?\r")
     screen.wait_for("no image was shown yet; /image PATH")

@@ -51,9 +51,7 @@ def test_beams_cannot_stream_and_that_is_said(run: Program, red_circle: Path) ->
 
 
 def test_a_row_has_the_promised_fields(run: Program, red_circle: Path) -> None:
-    result = run(
-        "vqa", red_circle, "-q", "What is it?", *MODEL, "--format", "jsonl", backend=ScriptedBackend()
-    )
+    result = run("vqa", red_circle, "-q", "What is it?", *MODEL, "--format", "jsonl", backend=ScriptedBackend())
     (row,) = rows(result)
     assert len(row.pop("key")) == 25
     data = red_circle.read_bytes()
@@ -117,10 +115,7 @@ def test_a_prompted_caption_reads_as_a_sentence(run: Program, red_circle: Path) 
 
 
 def test_full_text_has_the_prompt_before_the_answer(run: Program, red_circle: Path) -> None:
-    assert (
-        run("write", red_circle, "--full-text", *MODEL, backend=ScriptedBackend(" x")).stdout
-        == "the prompt x\n"
-    )
+    assert run("write", red_circle, "--full-text", *MODEL, backend=ScriptedBackend(" x")).stdout == "the prompt x\n"
 
 
 def test_stream_is_for_one_text(run: Program, two_images: tuple[Path, Path]) -> None:
@@ -148,21 +143,14 @@ def test_classify_ranks_and_top_prints_probabilities(run: Program, red_circle: P
 def test_labels_may_come_from_a_file(run: Program, tmp_path: Path, red_circle: Path) -> None:
     (tmp_path / "labels.txt").write_text("red, round\n\nblue\n")
     labels = f"@{tmp_path / 'labels.txt'}"
-    assert (
-        run("classify", red_circle, "--labels", labels, *MODEL, backend=ScriptedBackend()).stdout
-        == "red, round\n"
-    )
+    assert run("classify", red_circle, "--labels", labels, *MODEL, backend=ScriptedBackend()).stdout == "red, round\n"
     missing = run("classify", red_circle, "--labels", "@nowhere.txt", *MODEL, backend=ScriptedBackend())
     assert missing.code == 2
     assert "nowhere.txt" in missing.stderr
 
 
-@pytest.mark.parametrize(
-    ("said", "label"), [(" Circle.\n", "circle"), (" a circle", None), (" circles", None)]
-)
-def test_a_generated_label_is_exact_or_fails(
-    run: Program, red_circle: Path, said: str, label: str | None
-) -> None:
+@pytest.mark.parametrize(("said", "label"), [(" Circle.\n", "circle"), (" a circle", None), (" circles", None)])
+def test_a_generated_label_is_exact_or_fails(run: Program, red_circle: Path, said: str, label: str | None) -> None:
     command = ("classify", red_circle, "--labels", "circle,square", "--generate", "--format", "jsonl", *MODEL)
     backend = ScriptedBackend(said)
     result = run(*command, backend=backend)
@@ -189,10 +177,7 @@ def test_run_fills_in_any_template(run: Program, tmp_path: Path, red_circle: Pat
 
 def test_a_template_that_needs_no_image_runs_without(run: Program) -> None:
     backend = ScriptedBackend(" hello")
-    assert (
-        run("run", "dialogue", "--set", "message=hi", "--model", "idefics2", backend=backend).stdout
-        == "hello\n"
-    )
+    assert run("run", "dialogue", "--set", "message=hi", "--model", "idefics2", backend=backend).stdout == "hello\n"
 
 
 def test_examples_become_shots(run: Program, tmp_path: Path, two_images: tuple[Path, Path]) -> None:
@@ -246,9 +231,7 @@ def test_model_options_reach_the_spec(run: Program, red_circle: Path) -> None:
 
 
 def test_options_without_effect_are_told(run: Program, red_circle: Path) -> None:
-    result = run(
-        "caption", red_circle, "--seed", "3", "--length-penalty", "2", *MODEL, backend=ScriptedBackend()
-    )
+    result = run("caption", red_circle, "--seed", "3", "--length-penalty", "2", *MODEL, backend=ScriptedBackend())
     assert "--seed changes nothing" in result.stderr
     assert "--length-penalty changes nothing" in result.stderr
     ranked = run("classify", red_circle, "--labels", "a,b", "--top-k", "3", *MODEL, backend=ScriptedBackend())
@@ -264,10 +247,7 @@ def test_failed_rows_do_not_stop_the_others(run: Program, tmp_path: Path, red_ci
     assert len(result.stderr.splitlines()) == 3
     assert "2 of 3 failed" in result.stderr
     assert len(backend.requests) == 1
-    codes = [
-        row["error"] and row["error"]["code"]
-        for row in rows(run(*command, "--format=jsonl", backend=backend))
-    ]
+    codes = [row["error"] and row["error"]["code"] for row in rows(run(*command, "--format=jsonl", backend=backend))]
     assert codes == ["not_found", None, "not_an_image"]
 
 
@@ -292,9 +272,7 @@ def test_what_decoding_changed_is_a_note_and_in_the_row(run: Program, tmp_path: 
 
 
 def test_background_and_pixel_limit_reach_the_decoder(run: Program, red_circle: Path) -> None:
-    result = run(
-        "caption", red_circle, "--max-pixels", "100", "--format=jsonl", *MODEL, backend=ScriptedBackend()
-    )
+    result = run("caption", red_circle, "--max-pixels", "100", "--format=jsonl", *MODEL, backend=ScriptedBackend())
     assert rows(result)[0]["error"]["code"] == "too_large"
     assert run("caption", red_circle, "--background", "#00ff00", *MODEL, backend=ScriptedBackend()).code == 0
     assert run("caption", red_circle, "--background", "greenish", *MODEL, backend=ScriptedBackend()).code == 2
@@ -308,30 +286,22 @@ def test_folders_and_nothing_to_do(run: Program, tmp_path: Path) -> None:
     empty = run("caption", tmp_path / "deep", *MODEL, backend=ScriptedBackend())
     assert empty.code == 4
     assert "--recursive" in empty.stderr
-    assert (
-        run("caption", tmp_path / "deep", "-r", *MODEL, backend=ScriptedBackend()).stdout == "A red circle.\n"
-    )
+    assert run("caption", tmp_path / "deep", "-r", *MODEL, backend=ScriptedBackend()).stdout == "A red circle.\n"
     assert run("caption", *MODEL, backend=ScriptedBackend()).code == 4
 
 
 def test_standard_input_is_an_image(run: Program, red_circle: Path) -> None:
-    result = run(
-        "vqa", "-", "-q", "a?", "-q", "b?", *MODEL, backend=ScriptedBackend(), stdin=red_circle.read_bytes()
-    )
+    result = run("vqa", "-", "-q", "a?", "-q", "b?", *MODEL, backend=ScriptedBackend(), stdin=red_circle.read_bytes())
     assert result.stdout == "-\ta?\tA red circle.\n-\tb?\tA red circle.\n"
 
 
 def test_an_address_that_is_no_bucket_is_no_place_for_rows(run: Program, red_circle: Path) -> None:
-    result = run(
-        "caption", red_circle, *MODEL, "-o", "https://a.example/rows.jsonl", backend=ScriptedBackend()
-    )
+    result = run("caption", red_circle, *MODEL, "-o", "https://a.example/rows.jsonl", backend=ScriptedBackend())
     assert (result.code, len(result.stderr.splitlines())) == (2, 1)
     assert "https://a.example/rows.jsonl is not in a bucket" in result.stderr
 
 
-def test_output_files_are_not_replaced_unasked(
-    run: Program, tmp_path: Path, two_images: tuple[Path, Path]
-) -> None:
+def test_output_files_are_not_replaced_unasked(run: Program, tmp_path: Path, two_images: tuple[Path, Path]) -> None:
     out = tmp_path / "rows.jsonl"
     command = ("caption", *two_images, *MODEL, "-o", out)
     assert run(*command, "--format", "text", backend=ScriptedBackend()).stdout == ""

@@ -55,9 +55,7 @@ def test_each_check_is_one_line(run: Callable[..., Run]) -> None:
     ]
 
 
-def test_a_wrong_answer_is_broken_and_exits_1(
-    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_answer_is_broken_and_exits_1(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = answers.KnownQuestion("caption", "red-circle.png", "A photo of a cat.")
     monkeypatch.setattr(answers, "PROBES", (wrong,))
     monkeypatch.setattr(answers, "PRECISIONS", answers.PRECISIONS[:1])
@@ -72,9 +70,7 @@ def test_a_wrong_answer_is_broken_and_exits_1(
 def test_what_cannot_run_is_broken_and_what_is_missing_is_skipped(
     run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = answers.PrecisionCheck(
-        "int8", quantization="int8", needs="no_such.package", hint="pip install it"
-    )
+    missing = answers.PrecisionCheck("int8", quantization="int8", needs="no_such.package", hint="pip install it")
     monkeypatch.setattr(answers, "PRECISIONS", (answers.PRECISIONS[0], missing))
     result = run("doctor", "--offline", "--device", "cuda:99")
     assert result.code == 1

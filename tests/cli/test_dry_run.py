@@ -22,9 +22,7 @@ def test_named_models_render_with_nothing_downloaded(run: Program, red_circle: P
     assert chat.stdout == "<|im_start|>User:<image>Why?<end_of_utterance>\nAssistant:\n"
 
 
-def test_several_prompts_are_apart_and_jsonl_is_for_programs(
-    run: Program, two_images: tuple[Path, Path]
-) -> None:
+def test_several_prompts_are_apart_and_jsonl_is_for_programs(run: Program, two_images: tuple[Path, Path]) -> None:
     command = ("caption", *two_images, "--dry-run", "--model", "idefics2")
     assert len(run(*command).stdout.split("\n\n")) == 2
     rows = [json.loads(line) for line in run(*command, "--format", "jsonl").stdout.splitlines()]

@@ -38,9 +38,7 @@ def run_elsewhere(
     command = [*NOBODY, *given, *program, *map(str, words)]
     if is_read_only:
         command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, "sh", *command]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if "unshare:" in done.stderr or "mount:" in done.stderr:
         pytest.skip("this system lets nobody be another user")
     return done
@@ -88,21 +86,15 @@ def test_settings_that_may_not_be_read_name_the_variable(tmp_path: Path, locked:
     (folder / "models.yaml").write_text("mine: {repo: a/b, architecture: idefics2}\n")
     (folder / locked).chmod(0)
     try:
-        done = run_elsewhere(
-            PROGRAM, "caption", SAMPLE, *SHAPES, environment={"IDEFICS_CONFIG_DIR": str(folder)}
-        )
+        done = run_elsewhere(PROGRAM, "caption", SAMPLE, *SHAPES, environment={"IDEFICS_CONFIG_DIR": str(folder)})
     finally:
         (folder / locked).chmod(0o700)
     assert (done.returncode, done.stdout) == (2, "")
-    assert (len(done.stderr.splitlines()), "check IDEFICS_CONFIG_DIR" in done.stderr) == (1, True), (
-        done.stderr
-    )
+    assert (len(done.stderr.splitlines()), "check IDEFICS_CONFIG_DIR" in done.stderr) == (1, True), done.stderr
 
 
 def test_settings_that_are_no_file_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").mkdir()
-    done = run_elsewhere(
-        COMMAND, "caption", SAMPLE, *SHAPES, environment={"IDEFICS_CONFIG_DIR": str(tmp_path)}
-    )
+    done = run_elsewhere(COMMAND, "caption", SAMPLE, *SHAPES, environment={"IDEFICS_CONFIG_DIR": str(tmp_path)})
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -29,8 +29,7 @@ def make_png(width: int, height: int) -> bytes:
         (b"IEND", b""),
     )
     told = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(told)
 
@@ -98,9 +97,7 @@ def test_a_folder_of_376_files_is_told_of_in_twelve_lines(folder: Path, tmp_path
     assert sum("error:" in line for line in told) == 5
     lister, _, ending = told[-1].removeprefix("idefics: ").partition(" lists what failed and why")
     assert ending == ""
-    listed = subprocess.run(
-        ["sh", "-c", lister], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    listed = subprocess.run(["sh", "-c", lister], capture_output=True, text=True, check=True).stdout.splitlines()
     kinds = Counter(Path(line.split("\t")[0]).name.partition("-")[0] for line in listed)
     assert kinds == BAD
     assert all(line.split("\t")[1] for line in listed)

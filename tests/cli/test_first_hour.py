@@ -34,9 +34,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_failures_are_named_then_counted_and_the_file_lists_them(
-    run: Program, photos: Path, tmp_path: Path
-) -> None:
+def test_failures_are_named_then_counted_and_the_file_lists_them(run: Program, photos: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     first = run("caption", photos, *MODEL, "-o", rows, backend=ScriptedBackend())
     assert first.code == 1
@@ -72,9 +70,7 @@ def test_verbose_names_every_failure(run: Program, photos: Path) -> None:
     assert result.stderr.count("error:") == 9
 
 
-def test_failures_that_are_accepted_end_well_the_next_time(
-    run: Program, photos: Path, tmp_path: Path
-) -> None:
+def test_failures_that_are_accepted_end_well_the_next_time(run: Program, photos: Path, tmp_path: Path) -> None:
     words = ("caption", photos, *MODEL, "-o", tmp_path / "rows.jsonl", "--existing", "accept-errors")
     assert run(*words, backend=ScriptedBackend()).code == 1
     again = run(*words, backend=ScriptedBackend())

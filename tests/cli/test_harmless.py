@@ -52,9 +52,7 @@ def test_neither_names_nor_answers_reach_it(evil: Path, extra: tuple[str, ...]) 
     assert extra or run.stderr.count(".png") == 1, "an error names its source once"
     if extra == ("--format", "jsonl"):
         row = json.loads(run.stdout.splitlines()[0])
-        assert (row["text"], row["fields"]["question"]) == (f"said {EVIL}", f"What{EVIL}?"), (
-            "rows have it whole"
-        )
+        assert (row["text"], row["fields"]["question"]) == (f"said {EVIL}", f"What{EVIL}?"), "rows have it whole"
 
 
 def test_a_file_of_rows_keeps_it_escaped(evil: Path, tmp_path: Path) -> None:

@@ -70,10 +70,7 @@ def test_a_nul_separated_list_takes_any_name(run: Program, here: Path) -> None:
     for data in (listed, listed + b"\0"):
         result = caption(run, "--files-from", "-", "-0", stdin=data)
         assert (result.code, len(rows(result))) == (0, len(odd)), result.stderr
-    shown = [
-        base64.b64decode(row["path_b64"][0]) if "path_b64" in row else row["images"][0]
-        for row in rows(result)
-    ]
+    shown = [base64.b64decode(row["path_b64"][0]) if "path_b64" in row else row["images"][0] for row in rows(result)]
     assert [os.fsdecode(name) for name in shown] == [name if name != "-" else "./-" for name in odd]
 
 
@@ -164,8 +161,6 @@ def test_a_file_that_vanishes_after_it_was_listed_fails_alone(run: Program, here
     for number in range(200):
         Path(f"{number}.png").symlink_to("a.png")
     images = [f"{number}.png" for number in range(200)]
-    result = run(
-        "caption", *images, *MODEL, "--format=jsonl", "--batch-size=2", backend=ScriptedBackend(reply)
-    )
+    result = run("caption", *images, *MODEL, "--format=jsonl", "--batch-size=2", backend=ScriptedBackend(reply))
     codes = [row["error"] and row["error"]["code"] for row in rows(result)]
     assert (codes[:100], codes[150:]) == ([None] * 100, ["not_found"] * 50)

@@ -74,13 +74,9 @@ def test_what_is_missing_is_told_and_answered_by_the_run_without_parts(run: Prog
     assert merged.code == 1
     missing = len(rows) - 5
     place = rows[5]["shard"]["place"] + 1
-    assert (
-        f"{missing} items have no row; the first is item {place} of the list; run part 2/3 again"
-        in merged.stderr
-    )
+    assert f"{missing} items have no row; the first is item {place} of the list; run part 2/3 again" in merged.stderr
     assert [row["text"] for row in parse("all.jsonl")][: place - 1] == [
-        f"It is in/{number // 2:02}.png#{number % 2 + 1}." if number // 2 != 17 else None
-        for number in range(place - 1)
+        f"It is in/{number // 2:02}.png#{number % 2 + 1}." if number // 2 != 17 else None for number in range(place - 1)
     ]
     assert f"{80 - missing} done before" in vqa(run, "-o", "all.jsonl").stderr
     assert "run parts 1/3, 2/3 again" in run("merge", parts[2], "-o", "one.jsonl").stderr
@@ -116,9 +112,7 @@ def test_what_was_asked_again_takes_its_place(run: Program, here: Path, has_plac
             Path(parts[0]).write_text(before + "".join(f"{json.dumps(row)}\n" for row in crashed))
     if not has_places:
         for part in parts:
-            write(
-                part, [{name: value for name, value in row.items() if name != "shard"} for row in parse(part)]
-            )
+            write(part, [{name: value for name, value in row.items() if name != "shard"} for row in parse(part)])
     merged = run("merge", *parts, "-o", "all.jsonl")
     assert merged.code == 1  # of the broken image
     assert merged.stderr.splitlines()[0] == "idefics: 40 rows of 2 files in all.jsonl, 1 of them failed"
@@ -221,9 +215,7 @@ def test_auto_is_the_part_that_a_job_says(environment: str, part: tuple[int, int
         assert read_shard("auto", variables) == part
 
 
-def test_the_names_of_parts_sort_as_parts_do(
-    run: Program, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_names_of_parts_sort_as_parts_do(run: Program, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [name_shard(index, 12) for index in range(1, 13)]
     assert names == sorted(names)
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "12"), ("IDEFICS_SHARD", "auto")):

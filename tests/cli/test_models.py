@@ -45,9 +45,7 @@ def test_list_says_what_there_is_what_is_here_and_what_fits(run: Program) -> Non
     assert rows["idefics-80b"]["cache_bytes_per_token"] == 2560 * 1024
     assert rows["idefics-9b"]["licence"].startswith("other (non-commercial")
     assert rows["shapes"]["fit"]["need_bytes"] <= rows["shapes"]["fit"]["free_bytes"]
-    assert (
-        rows["shapes"]["seconds"] < rows["smolvlm-256m"]["seconds"] or rows["smolvlm-256m"]["seconds"] is None
-    )
+    assert rows["shapes"]["seconds"] < rows["smolvlm-256m"]["seconds"] or rows["smolvlm-256m"]["seconds"] is None
     assert {row["runs"] for row in rows.values()} == {"own adapter", "templated"}
     assert rows["qwen3-vl-4b"]["runs"] == "templated"
     assert rows["qwen3-vl-4b"]["weight_bytes"]["bf16"] == 2 * 4_437_815_808
@@ -90,17 +88,11 @@ def test_info_shows_the_formula_with_its_numbers(run: Program) -> None:
     assert "8,402,768,112 x 2 = 16.81 GB" in result.stdout
     assert "idefics, completion, Apache-2.0, en; built in" in run("models", "info", "shapes").stdout
     assert "740 tokens x 4 x 2 x 32 layers x 1024 x 2 = 0.39 GB" in result.stdout
-    row = rows_of(run, "info", "idefics2", "--tokens", "100", "--batch-size", "4", "--images", "2")[
-        "idefics2"
-    ]
+    row = rows_of(run, "info", "idefics2", "--tokens", "100", "--batch-size", "4", "--images", "2")["idefics2"]
     memory = row["memory"]["bf16"]
     assert memory["cache_bytes"] == 740 * 4 * row["cache_bytes_per_token"]
-    assert memory["total_bytes"] == sum(
-        memory[part] for part in ("weight_bytes", "cache_bytes", "activation_bytes")
-    )
-    assert (
-        row["memory"]["4bit"]["weight_bytes"] < row["memory"]["8bit"]["weight_bytes"] < memory["weight_bytes"]
-    )
+    assert memory["total_bytes"] == sum(memory[part] for part in ("weight_bytes", "cache_bytes", "activation_bytes"))
+    assert row["memory"]["4bit"]["weight_bytes"] < row["memory"]["8bit"]["weight_bytes"] < memory["weight_bytes"]
     high = rows_of(run, "info", "idefics2", "--detail", "high")["idefics2"]["memory"]["bf16"]
     low = rows_of(run, "info", "idefics2", "--detail", "low")["idefics2"]["memory"]["bf16"]
     assert high["cache_bytes"] - low["cache_bytes"] == 4 * 64 * row["cache_bytes_per_token"]
@@ -130,9 +122,7 @@ def test_info_of_a_folder_reads_its_config(run: Program, tmp_path: Path) -> None
         (("pull", "qqq"), 3, "known: "),
     ],
 )
-def test_what_cannot_be_done_is_one_line(
-    run: Program, arguments: tuple[str, ...], code: int, reason: str
-) -> None:
+def test_what_cannot_be_done_is_one_line(run: Program, arguments: tuple[str, ...], code: int, reason: str) -> None:
     result = run("models", *arguments)
     assert (result.code, result.stdout) == (code, "")
     assert len(result.stderr.splitlines()) == 1

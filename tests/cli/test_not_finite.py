@@ -70,9 +70,7 @@ def test_chat_ends_with_a_line(run: Callable[..., Run], broken: Path) -> None:
     assert HINT in ended.stderr
 
 
-def test_a_server_answers_no_call_with_it_and_stays(
-    run: Callable[..., Run], broken: Path, two_images: Any
-) -> None:
+def test_a_server_answers_no_call_with_it_and_stays(run: Callable[..., Run], broken: Path, two_images: Any) -> None:
     with running("--model", str(broken)) as server:
         for body in (chat("What is this?"), chat("What?", temperature=1.0)):
             status, said = server.ask("/v1/chat/completions", body | {"model": str(broken)})

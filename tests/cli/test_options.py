@@ -29,9 +29,7 @@ def config_file() -> Path:
     return folder / "config.yaml"
 
 
-def test_flag_beats_environment_beats_file_beats_template(
-    run: Program, red_circle: Path, config_file: Path
-) -> None:
+def test_flag_beats_environment_beats_file_beats_template(run: Program, red_circle: Path, config_file: Path) -> None:
     assert new_tokens(run, red_circle) == 40  # what caption.yaml says
     config_file.write_text("max-new-tokens: 31\n")
     assert new_tokens(run, red_circle) == 31
@@ -40,9 +38,7 @@ def test_flag_beats_environment_beats_file_beats_template(
     assert new_tokens(run, red_circle, "--max-new-tokens", "33") == 33
 
 
-def test_the_file_may_hold_flags_lists_and_the_model(
-    run: Program, red_circle: Path, config_file: Path
-) -> None:
+def test_the_file_may_hold_flags_lists_and_the_model(run: Program, red_circle: Path, config_file: Path) -> None:
     config_file.write_text("quiet: true\nstop: [a b, c]\nmodel: smolvlm\ntop: 2\n")
     backend = ScriptedBackend()
     assert run("caption", red_circle, backend=backend).code == 0
@@ -150,9 +146,7 @@ def test_a_mistake_in_the_environment_names_the_variable(run: Program, red_circl
         ("--revision",),
     ],
 )
-def test_a_wrong_option_is_one_line_and_exit_2(
-    run: Program, red_circle: Path, arguments: tuple[str, ...]
-) -> None:
+def test_a_wrong_option_is_one_line_and_exit_2(run: Program, red_circle: Path, arguments: tuple[str, ...]) -> None:
     backend = ScriptedBackend()
     result = run("caption", red_circle, *MODEL, *arguments, backend=backend)
     assert (result.code, result.stdout) == (2, "")

@@ -51,9 +51,7 @@ def test_a_checkpoint_is_described_asked_and_talked_to(run: Program, photo: str,
     ranked = run("classify", photo, "--labels", "red,blue,a red dog", "--format", "jsonl", *model)
     assert ranked.code == 0, ranked.stderr
     assert len(json.loads(ranked.stdout)["scores"]) == 3
-    talked = run(
-        "chat", photo, "--max-new-tokens", "4", "--format", "jsonl", *model, stdin=b"What?\nAnd now?\n"
-    )
+    talked = run("chat", photo, "--max-new-tokens", "4", "--format", "jsonl", *model, stdin=b"What?\nAnd now?\n")
     assert talked.code == 0, talked.stderr
     assert len(talked.stdout.splitlines()) == 2
 

@@ -50,10 +50,7 @@ def test_the_same_command_again_does_nothing_twice(run: Program, folder: Path, t
     backend = ScriptedBackend()
     again = caption(run, folder, "-o", out, backend=backend)
     assert (again.code, out.read_bytes(), backend.batch_size) == (1, before, 0)  # not even a model was opened
-    assert (
-        "58 done before, 2 failed before (2 not images; --existing retry-errors tries them again)"
-        in again.stderr
-    )
+    assert "58 done before, 2 failed before (2 not images; --existing retry-errors tries them again)" in again.stderr
     PIL.Image.new("RGB", (8, 8)).save(folder / "99.png")
     assert caption(run, folder, "-o", out, backend=backend).code == 1
     assert [Path(request.images[0]).name for request in backend.requests] == ["99.png"]
@@ -143,9 +140,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("begins", ["", "with rows of this run"])
-def test_a_foreign_file_is_left_as_it_is(
-    run: Program, folder: Path, tmp_path: Path, kind: str, begins: str
-) -> None:
+def test_a_foreign_file_is_left_as_it_is(run: Program, folder: Path, tmp_path: Path, kind: str, begins: str) -> None:
     """Whatever it ends with: nothing is repaired before every row has been read as one of this run."""
     out = tmp_path / "out.jsonl"
     caption(run, folder / "00.png", "-o", out)
@@ -326,9 +321,7 @@ def test_rows_that_do_not_say_what_their_images_held_are_gone_on_from(
     assert out.read_bytes() == before
 
 
-def test_an_image_is_read_again_only_if_its_size_or_time_is_another(
-    run: Program, folder: Path, tmp_path: Path
-) -> None:
+def test_an_image_is_read_again_only_if_its_size_or_time_is_another(run: Program, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     caption(run, folder, "-o", out)
     target, other = folder / "01.png", folder / "02.png"

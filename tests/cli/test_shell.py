@@ -49,9 +49,7 @@ for command in ("", *COMMANDS, *sys.argv[1:]):
 heavy = {"torch", "transformers", "huggingface_hub", "PIL", "yaml", "numpy", "httpx2", "tokenizers", "prompt_toolkit"}
 print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program, *INNER], capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", program, *INNER], capture_output=True, text=True, check=True)
     assert result.stderr == "[]\n"
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run([sys.executable, "-m", "idefics_cli", "--help"], capture_output=True, check=True, cwd=ROOT)
@@ -60,9 +58,7 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 
 
 @pytest.mark.slow
-def test_every_help_takes_at_most_three_tenths_of_a_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_help_takes_at_most_three_tenths_of_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its bytecode on disk, as after the first run of an installed program; the quickest of seven runs."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
@@ -78,9 +74,7 @@ def test_every_help_takes_at_most_three_tenths_of_a_second(
             )
             seconds.setdefault(command, []).append(time.perf_counter() - before)
     best = {command: min(runs[1:]) for command, runs in seconds.items()}
-    sys.stdout.write(
-        "".join(f"\n{f'idefics {command} --help':<32}{took:.3f} s" for command, took in best.items())
-    )
+    sys.stdout.write("".join(f"\n{f'idefics {command} --help':<32}{took:.3f} s" for command, took in best.items()))
     assert max(best.values()) <= 0.3
 
 
@@ -116,9 +110,7 @@ def test_any_locale_and_any_file_name(red_circle: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C"}
     result = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert result.stdout.startswith(odd + "\toù?\tA red circle.\n".encode())
-    row = subprocess.run(
-        [*command, "--format=jsonl"], capture_output=True, env=environment, check=True
-    ).stdout
+    row = subprocess.run([*command, "--format=jsonl"], capture_output=True, env=environment, check=True).stdout
     assert b"path_b64" in row
     row.decode("utf-8")
 

@@ -28,11 +28,7 @@ def folder(tmp_path: Path, red_circle: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def name_it(request: Request) -> str | ItemError:
-    return (
-        AnswerError("no", code="out_of_memory")
-        if "dog" in request.images[0]
-        else f" It is {request.images[0]}."
-    )
+    return AnswerError("no", code="out_of_memory") if "dog" in request.images[0] else f" It is {request.images[0]}."
 
 
 def test_the_text_is_beside_each_image(run: Program, folder: Path) -> None:
@@ -181,9 +177,7 @@ def test_a_text_beside_another_image_than_it_was_written_for_is_told(
     run(*command, backend=ScriptedBackend(" old"))
     (folder / "cat.jpg").write_bytes(two_images[1].read_bytes())
     again = run(*command, backend=ScriptedBackend(" new"))
-    assert (
-        "1 image was replaced since the answer; --existing retry-changed asks about it again" in again.stderr
-    )
+    assert "1 image was replaced since the answer; --existing retry-changed asks about it again" in again.stderr
     assert (folder / "cat.txt").read_text() == "old\n"
     retried = run(*command, "--existing", "retry-changed", backend=ScriptedBackend(" new"))
     assert "1 answered, 1 done before" in retried.stderr

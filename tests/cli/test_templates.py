@@ -14,9 +14,7 @@ Program = Callable[..., Run]
 def test_list_has_the_users_own_too(run: Program) -> None:
     own = Path(os.environ["IDEFICS_CONFIG_DIR"]) / "templates"
     own.mkdir(parents=True)
-    (own / "mine.yaml").write_text(
-        "name: mine\nversion: 1\ndescription: My own.\nchat: {turn: [image, hi]}\n"
-    )
+    (own / "mine.yaml").write_text("name: mine\nversion: 1\ndescription: My own.\nchat: {turn: [image, hi]}\n")
     listed = run("templates")
     assert listed.code == 0
     assert listed.stdout == run("templates", "list").stdout

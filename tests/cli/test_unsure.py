@@ -49,9 +49,7 @@ def caption(run: Program, out: Path, *more: str | Path, model: str, backend: Scr
     return run("caption", out.parent / "in", "-o", out, "--model", model, *more, backend=backend)
 
 
-def test_another_model_is_asked_what_the_first_was_unsure_of(
-    run: Program, folder: Path, tmp_path: Path
-) -> None:
+def test_another_model_is_asked_what_the_first_was_unsure_of(run: Program, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     first = caption(run, out, "--min-confidence", "0.8", model="idefics-9b", backend=hesitant("first"))
     assert first.code == 0
@@ -101,9 +99,9 @@ def test_an_end_between_the_new_row_and_the_old_ones_removal_leaves_one_of_them(
         backend = hesitant("third")
         assert caption(run, out, *more, model=model, backend=backend).code == 0
         assert len(backend.requests) == (2 if model == "smolvlm" else 0)
-        assert {
-            name: row["text"] for name, row in parse(out).items() if row["text"] != "first"
-        } == dict.fromkeys(("1", "3"), "third" if model == "smolvlm" else "second")
+        assert {name: row["text"] for name, row in parse(out).items() if row["text"] != "first"} == dict.fromkeys(
+            ("1", "3"), "third" if model == "smolvlm" else "second"
+        )
 
 
 def test_another_template_may_be_surer_and_labels_are_as_sure_as_their_probability(

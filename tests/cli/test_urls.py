@@ -103,18 +103,14 @@ def test_unordered_lets_the_fast_ones_go_first(run: Program, red_circle: Path, s
         assert (len(found), found.index(site.url("/slow.png"))) == (41, place)
 
 
-def test_latency_is_hidden_behind_the_model(
-    run: Program, red_circle: Path, site: Site, tmp_path: Path
-) -> None:
+def test_latency_is_hidden_behind_the_model(run: Program, red_circle: Path, site: Site, tmp_path: Path) -> None:
     """64 images that take 12.8 s one after the other take little more than the model's 3.2 s."""
     from_urls, _ = measure_latency(run, red_circle, site, tmp_path)
     assert from_urls < 12
 
 
 @pytest.mark.slow
-def test_latency_costs_less_than_fifteen_per_cent(
-    run: Program, red_circle: Path, site: Site, tmp_path: Path
-) -> None:
+def test_latency_costs_less_than_fifteen_per_cent(run: Program, red_circle: Path, site: Site, tmp_path: Path) -> None:
     from_urls, from_files = measure_latency(run, red_circle, site, tmp_path)
     sys.stdout.write(f"\nfrom URLs {from_urls:.2f} s, from files {from_files:.2f} s\n")
     assert from_urls <= 1.15 * from_files
@@ -148,9 +144,7 @@ def measure_latency(run: Program, picture: Path, site: Site, tmp_path: Path) -> 
     return measure(urls), measure(files)
 
 
-def test_secrets_of_urls_are_nowhere_to_be_seen(
-    run: Program, red_circle: Path, site: Site, tmp_path: Path
-) -> None:
+def test_secrets_of_urls_are_nowhere_to_be_seen(run: Program, red_circle: Path, site: Site, tmp_path: Path) -> None:
     """A password, a signature, and a name that is told once."""
     secret = "?X-Amz-Signature=hush&id=7&access_token=hush&sig=hush"
     good = site.serve(f"/good.png{secret}", (200, {}, red_circle.read_bytes()))

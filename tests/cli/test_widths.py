@@ -105,9 +105,7 @@ def test_a_line_is_broken_below_its_last_column() -> None:
     assert fold("to be or not to be, that is", 12) == "to be or not\n  to be,\n  that is"
     assert fold("/image FILE  shows another image", 33) == "/image FILE  shows another image"
     assert fold("/img F  shows quite another image", 28) == "/img F  shows quite another\n        image"
-    assert (
-        fold("write `idefics models pull NAME` first", 24) == "write\n  `idefics models pull NAME`\n  first"
-    )
+    assert fold("write `idefics models pull NAME` first", 24) == "write\n  `idefics models pull NAME`\n  first"
     assert fold("日本語 日本語 日本語", 14) == "日本語 日本語\n  日本語"
     assert fold("no terminal at all", None) == "no terminal at all"
 

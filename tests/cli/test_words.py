@@ -41,9 +41,7 @@ def ask(run: Program, *words: str | Path) -> Run:
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )
-def test_a_mistake_is_told_in_plain_words(
-    run: Program, red_circle: Path, words: tuple[str, ...], said: str
-) -> None:
+def test_a_mistake_is_told_in_plain_words(run: Program, red_circle: Path, words: tuple[str, ...], said: str) -> None:
     result = ask(run, *(word.format(a=red_circle) for word in words))
     assert said in result.stderr
     assert not LIBRARIES.search(result.stderr), result.stderr

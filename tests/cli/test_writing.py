@@ -124,9 +124,7 @@ def test_the_output_is_no_part_of_the_input(run: Program, folder: Path) -> None:
     ("batch", "/dev/zero"),
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", ["pipe", "device", "full"])
-def test_pipes_and_devices_are_refused_by_name(
-    run: Program, folder: Path, command: tuple[str, ...], kind: str
-) -> None:
+def test_pipes_and_devices_are_refused_by_name(run: Program, folder: Path, command: tuple[str, ...], kind: str) -> None:
     os.mkfifo("pipe.yaml")
     name = {"pipe": "./pipe.yaml", "device": "/dev/zero", "full": "/dev/full"}[kind]
     words = [word.replace("ODD", name) for word in command]
@@ -149,9 +147,7 @@ def test_settings_that_are_no_file_are_refused_by_name(run: Program, folder: Pat
 def test_results_still_go_to_what_the_shell_opened(run: Program, folder: Path) -> None:
     here, there = os.pipe()
     for format in ("text", "jsonl"):
-        result = run(
-            "caption", folder, "-o", f"/dev/fd/{there}", "--format", format, *MODEL, backend=ScriptedBackend()
-        )
+        result = run("caption", folder, "-o", f"/dev/fd/{there}", "--format", format, *MODEL, backend=ScriptedBackend())
         assert result.code == 0, result.stderr
         assert b"A red circle." in os.read(here, 10_000)
     os.close(there)

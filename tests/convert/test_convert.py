@@ -149,9 +149,7 @@ def make_pictures(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for number, name in enumerate(["a.png", "b c.JPG", "no-suffix"]):
         path = folder / name
-        PIL.Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(
-            path, "JPEG" if name.endswith("JPG") else "PNG"
-        )
+        PIL.Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(path, "JPEG" if name.endswith("JPG") else "PNG")
         rows.append(make_row(number, id=str(path), images=[str(path)], text=f"picture {number}"))
     return rows
 

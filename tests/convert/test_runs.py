@@ -62,9 +62,7 @@ def test_an_output_is_what_its_suffix_says(run: Program, pictures: Path, tmp_pat
     assert len(read_rows(tmp_path / f"{name}.jsonl")) == 1
 
 
-def test_failed_items_have_a_line_and_the_exit_code_says_so(
-    run: Program, pictures: Path, tmp_path: Path
-) -> None:
+def test_failed_items_have_a_line_and_the_exit_code_says_so(run: Program, pictures: Path, tmp_path: Path) -> None:
     (pictures / "1.png").write_text("no image")
     table = tmp_path / "out.parquet"
     command = ("caption", pictures, "--format", "parquet", "-o", table, *MODEL)
@@ -78,9 +76,7 @@ def test_failed_items_have_a_line_and_the_exit_code_says_so(
 def test_an_image_folder_has_what_was_answered(run: Program, pictures: Path, tmp_path: Path) -> None:
     (pictures / "1.png").write_text("no image")
     folder = tmp_path / "train"
-    result = run(
-        "caption", pictures, "--format", "imagefolder", "-o", folder, *MODEL, backend=ScriptedBackend()
-    )
+    result = run("caption", pictures, "--format", "imagefolder", "-o", folder, *MODEL, backend=ScriptedBackend())
     assert result.code == 1
     assert f"2 rows in {folder}, 1 left out" in result.stderr
     lines = read_rows(folder / "metadata.jsonl")
@@ -95,17 +91,12 @@ def test_a_run_that_stopped_leaves_no_table(run: Program, pictures: Path, tmp_pa
     stopped = run(*command, "--fail-fast", backend=ScriptedBackend())
     assert stopped.code == 1
     assert not table.exists()
-    assert (
-        f"{table} is written when all items are answered; the rows so far are in {table}.jsonl"
-        in stopped.stderr
-    )
+    assert f"{table} is written when all items are answered; the rows so far are in {table}.jsonl" in stopped.stderr
     assert run(*command, "--existing", "accept-errors", backend=ScriptedBackend()).code == 0
     assert read_ids(table) == ["0.png", "1.png", "2.png"]
 
 
-def test_what_could_not_be_made_is_told_before_a_model_is_loaded(
-    run: Program, pictures: Path, tmp_path: Path
-) -> None:
+def test_what_could_not_be_made_is_told_before_a_model_is_loaded(run: Program, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("mine")
     for arguments, words in [
         (("--format", "csv"), "name a file with --output"),

@@ -83,6 +83,4 @@ class S3FileSystem(AbstractFileSystem):  # type: ignore[misc]  # it has no types
             if name in path and left:
                 lines[2 * place + 1] = str(left - 1)
                 faults.write_text(" ".join(lines))
-                raise ConnectionResetError(
-                    "Connection reset by peer: https://AKIAEXAMPLEEXAMPLE01:secret@bucket"
-                )
+                raise ConnectionResetError("Connection reset by peer: https://AKIAEXAMPLEEXAMPLE01:secret@bucket")

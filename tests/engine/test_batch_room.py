@@ -29,9 +29,7 @@ NEW_TOKENS, MB = 6, 1_000_000
 def works_of(count: int) -> list[Continuation]:
     family, _ = opened("idefics3")
     images = [picture(seed, (28, 28)) for seed in range(count)]
-    rows = [
-        family.encode(document(image, "dog " * (index % 5)), [image]) for index, image in enumerate(images)
-    ]
+    rows = [family.encode(document(image, "dog " * (index % 5)), [image]) for index, image in enumerate(images)]
     return [Continuation(row, Decoding(max_new_tokens=NEW_TOKENS)) for row in rows]
 
 
@@ -64,9 +62,7 @@ class Run:
     done: list[Done | ItemError]
 
 
-def run(
-    capacity: int, works: Sequence[Continuation], token_bytes: int, *, is_told: bool = True, taken: int = 0
-) -> Run:
+def run(capacity: int, works: Sequence[Continuation], token_bytes: int, *, is_told: bool = True, taken: int = 0) -> Run:
     """Rows grow from two. The engine is told what batches take, or goes by its estimate. In the middle of the run
     others have `taken` so much of the device.
     """

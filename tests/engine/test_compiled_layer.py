@@ -35,9 +35,7 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler"
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    "kind", ["idefics", "idefics2"]
-)  # heads with keys of their own, and with shared ones
+@pytest.mark.parametrize("kind", ["idefics", "idefics2"])  # heads with keys of their own, and with shared ones
 def test_answers_are_those_of_full_prompts_by_two_programs(kind: str) -> None:
     family, model = opened(kind)
     counters.clear()

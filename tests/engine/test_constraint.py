@@ -52,9 +52,7 @@ class Script:
 
 
 def to_bits(ids: set[int], size: int) -> Tensor:
-    words = [
-        sum(1 << bit for bit in range(32) if 32 * word + bit in ids) for word in range((size + 31) // 32)
-    ]
+    words = [sum(1 << bit for bit in range(32) if 32 * word + bit in ids) for word in range((size + 31) // 32)]
     return torch.tensor(words, dtype=torch.int64).to(torch.int32)
 
 

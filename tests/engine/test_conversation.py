@@ -141,9 +141,7 @@ def test_a_document_is_gone_on_with_too() -> None:
     first = encode("idefics", document("User:", FIRST, "Who?\nAssistant:"))
     said = ask(engine, first).generation
     assert said is not None
-    row = encode(
-        "idefics", document("User:", FIRST, f"Who?\nAssistant: {said.text.strip()}\nUser: And?\nAssistant:")
-    )
+    row = encode("idefics", document("User:", FIRST, f"Who?\nAssistant: {said.text.strip()}\nUser: And?\nAssistant:"))
     outcome = ask(engine, row)
     assert outcome.generation == plain_answer("idefics", row, SHORT)
     assert outcome.shared_tokens >= len(first.ids)
@@ -155,9 +153,7 @@ def test_answers_of_a_batch_are_kept_each() -> None:
     family, model = opened(kind)
     engine = Engine(model, family)
     engine._pass_tokens = 2
-    prompts: list[Prompt] = [
-        (user(FIRST, text),) for text in ("Who?", "What colour is the circle?", "Describe")
-    ]
+    prompts: list[Prompt] = [(user(FIRST, text),) for text in ("Who?", "What colour is the circle?", "Describe")]
     rows = [encode(kind, prompt) for prompt in prompts]
     done = run_all(engine, [Continuation(row, SHORT, cache_answer=True) for row in rows], rows=8)
     for prompt, row, one in zip(prompts, rows, done, strict=True):
@@ -177,8 +173,6 @@ def test_a_longer_conversation_takes_the_place_of_the_shorter() -> None:
     assert sum(prefix.prompt_units > 0 for prefix in kept) == 1
     assert max(prefix.length for prefix in kept) > len(asked[-1][0].ids)
     small = Engine(model, family, cache_bytes=0)
-    for before, after in zip(
-        asked, converse(small, "idefics3", [[FIRST, "Who?"], *[["And?"]] * 4]), strict=True
-    ):
+    for before, after in zip(asked, converse(small, "idefics3", [[FIRST, "Who?"], *[["And?"]] * 4]), strict=True):
         assert before[1].generation == after[1].generation
     assert small._store.used_bytes == 0

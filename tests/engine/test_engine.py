@@ -121,11 +121,7 @@ def test_every_image_goes_through_the_vision_tower_once(kind: str) -> None:
         answers(engine, rows, GREEDY)
     finally:
         hook.remove()
-    tiles = {
-        span.digest: one.values.shape[0]
-        for row in rows
-        for span, one in zip(row.spans, row.pixels, strict=True)
-    }
+    tiles = {span.digest: one.values.shape[0] for row in rows for span, one in zip(row.spans, row.pixels, strict=True)}
     assert sum(seen) == sum(tiles.values())
 
 
@@ -139,9 +135,7 @@ def test_shots_are_run_once_for_a_folder(kind: str) -> None:
     def note(module: Any, args: Any, inputs: dict[str, Any]) -> None:
         run.append(inputs["input_ids"].numel())
 
-    shots = [
-        item for image in IMAGES[:4] for item in (image, "Describe this image. This picture depicts a dog.\n")
-    ]
+    shots = [item for image in IMAGES[:4] for item in (image, "Describe this image. This picture depicts a dog.\n")]
     hook = model.register_forward_pre_hook(note, with_kwargs=True)
     totals, shared = [], []
     try:

@@ -202,8 +202,7 @@ def test_short_requests_are_not_overtaken_as_long_as_others_come(rows: int) -> N
     prompts = [family.encode((Message("user", (TextPart(text),)),), []) for text in texts]
     short = [Continuation(prompts[0], replace(GREEDY, max_new_tokens=count)) for count in (1, 2)]
     long = [
-        Continuation(prompts[1 + index % 15], replace(GREEDY, max_new_tokens=8 + index * 7 % 5))
-        for index in range(100)
+        Continuation(prompts[1 + index % 15], replace(GREEDY, max_new_tokens=8 + index * 7 % 5)) for index in range(100)
     ]
     coming = [*long[:8], *short, *long[8:]]
 

@@ -126,9 +126,7 @@ def test_several_are_streamed_at_once_and_each_hears_its_own(kind: str) -> None:
     family, model = opened(kind)
     rows = rows_of(family)[:2]
     heard: list[list[str]] = [[], []]
-    works = [
-        Continuation(row, GREEDY, Listener(pieces.append)) for row, pieces in zip(rows, heard, strict=True)
-    ]
+    works = [Continuation(row, GREEDY, Listener(pieces.append)) for row, pieces in zip(rows, heard, strict=True)]
     outcomes = Engine(model, family).run(works)
     for row, pieces, outcome in zip(rows, heard, outcomes, strict=True):
         assert outcome.generation == ask(kind, row, GREEDY)

@@ -32,9 +32,9 @@ IMAGE = picture(1)
 PROMPTS = [document(IMAGE, text) for text in ("Describe this image.", "What?", "How many are there? Answer:")]
 NAMES = st.sampled_from(["colour", "kind", "n", "größe", "a b", 'q"t'])
 LEAVES = st.one_of(
-    st.lists(
-        st.sampled_from(["red", "blue", " x", "日本", '"', "\n"]), min_size=1, max_size=4, unique=True
-    ).map(lambda values: {"enum": values}),
+    st.lists(st.sampled_from(["red", "blue", " x", "日本", '"', "\n"]), min_size=1, max_size=4, unique=True).map(
+        lambda values: {"enum": values}
+    ),
     st.tuples(st.integers(-20, 20), st.integers(0, 30)).map(
         lambda pair: {"type": "integer", "minimum": pair[0], "maximum": pair[0] + pair[1]}
     ),
@@ -63,9 +63,7 @@ def grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     lists = st.tuples(inner, st.integers(0, 2)).map(
         lambda pair: {"type": "array", "items": pair[0], "minItems": 0, "maxItems": pair[1]}
     )
-    return st.one_of(
-        objects, lists, st.lists(inner, min_size=1, max_size=2).map(lambda some: {"anyOf": some})
-    )
+    return st.one_of(objects, lists, st.lists(inner, min_size=1, max_size=2).map(lambda some: {"anyOf": some}))
 
 
 SCHEMAS = st.recursive(LEAVES, grow, max_leaves=4)
@@ -193,9 +191,7 @@ def walk(tokenizer: Any, closing: set[int], wanted: AnswerFormat, seed: int) -> 
 
 def test_schemas_of_the_world_are_enforced_whole_or_refused_by_name() -> None:
     tokenizer = grammars_of("shapes")._open_tokenizer()
-    closing = {
-        token for token in range(tokenizer.vocab_size) if tokenizer.decode_str([token])[:1] in ('"', "}", "]")
-    }
+    closing = {token for token in range(tokenizer.vocab_size) if tokenizer.decode_str([token])[:1] in ('"', "}", "]")}
     schemas = dict(sorted(list_schemas().items())[:220])
     assert len(schemas) >= 200
     refused, ended = [], 0

@@ -42,9 +42,7 @@ def ranking_of(kind: str, prompt: Prompt, images: tuple[Image, ...], ending: str
 
 
 def scores_of(engine: Engine, rankings: list[Ranking], rows: int = 8) -> list[list[float]]:
-    return [
-        list(done.outcome.scores) for done in run_all(engine, rankings, rows=rows) if isinstance(done, Done)
-    ]
+    return [list(done.outcome.scores) for done in run_all(engine, rankings, rows=rows) if isinstance(done, Done)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

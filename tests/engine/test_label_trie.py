@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from idefics_cli.engine.label_trie import PROMPT, PackedRow, pack
 
-LABELS = st.lists(
-    st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=20
-).map(tuple)
+LABELS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=20).map(tuple)
 
 
 def spell(row: PackedRow, edges: tuple[int, ...]) -> tuple[int, ...]:

@@ -75,9 +75,7 @@ def run(engine: Engine, works: Sequence[Continuation]) -> list[Done | ItemError]
         del coming[:count]
         return taken or None
 
-    done = {
-        id(work): one for work, one in (pair for pair in Flow(engine, take, ROWS).run() if pair is not None)
-    }
+    done = {id(work): one for work, one in (pair for pair in Flow(engine, take, ROWS).run() if pair is not None)}
     return [done[id(work)] for work in works]
 
 
@@ -87,9 +85,7 @@ def check(kind: str, works: Sequence[Continuation], done: Sequence[Done | ItemEr
         assert one.outcome.generation == plain_answer(kind, work.encoded, work.decoding)
 
 
-@pytest.mark.parametrize(
-    ("kind", "questions"), [("idefics", 1), ("idefics", 3), ("idefics2", 1), ("idefics3", 3)]
-)
+@pytest.mark.parametrize(("kind", "questions"), [("idefics", 1), ("idefics", 3), ("idefics2", 1), ("idefics3", 3)])
 def test_images_of_waiting_requests_fill_up_a_pass(kind: str, questions: int) -> None:
     """Several questions share an image, which is in their prefix."""
     family, model = opened(kind)

@@ -63,9 +63,7 @@ def vqav2(tmp_path: Path) -> Path:
     for number in range(KEPT_FOR_SHOTS + ASKED):
         image, kind = make_image(number)
         answers = [{"answer": kind if one < 8 else "thing", "answer_id": one} for one in range(10)]
-        rows.append(
-            {"question_id": number, "image": image, "question": "What shape is this?", "answers": answers}
-        )
+        rows.append({"question_id": number, "image": image, "question": "What shape is this?", "answers": answers})
     features: dict[str, object] = {
         "question_id": {"_type": "Value", "dtype": "int64"},
         "image": IMAGE,

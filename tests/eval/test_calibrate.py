@@ -29,8 +29,7 @@ def write_overconfident(folder: Path, temperature: float, count: int = 2000) -> 
         right = random.choice(len(LABELS), p=chances)
         shown = np.exp(temperature * logits) / np.exp(temperature * logits).sum()
         scores = [
-            {"label": LABELS[n], "logprob": math.log(shown[n]), "probability": shown[n]}
-            for n in np.argsort(-shown)
+            {"label": LABELS[n], "logprob": math.log(shown[n]), "probability": shown[n]} for n in np.argsort(-shown)
         ]
         label = scores[0]["label"]
         rows.append(make_row(number, task="classify", text=label, label=label, scores=scores, model="shapes"))
@@ -72,9 +71,7 @@ def test_it_is_applied_to_probabilities_alone(run: Program, red_circle: Path, tm
     assert first["probability"] + second["probability"] == pytest.approx(1)
 
 
-def test_rows_of_another_temperature_are_of_another_run(
-    run: Program, red_circle: Path, tmp_path: Path
-) -> None:
+def test_rows_of_another_temperature_are_of_another_run(run: Program, red_circle: Path, tmp_path: Path) -> None:
     rows, path = tmp_path / "rows.jsonl", write_calibration(tmp_path / "c.json")
     assert classify(run, red_circle, "-o", rows, "--calibration", path).code == 0
     assert classify(run, red_circle, "-o", rows, "--calibration", path).code == 0

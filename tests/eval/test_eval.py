@@ -28,8 +28,7 @@ Program = Callable[..., Run]
 def ranked(tmp_path: Path) -> Path:
     """Ten cats and ten dogs; eight of each are right, the last row failed."""
     rows = [
-        make_ranked(n, *(("cat", 0.9, "dog") if (n < 10) == (n % 5 != 0) else ("dog", 0.8, "cat")))
-        for n in range(19)
+        make_ranked(n, *(("cat", 0.9, "dog") if (n < 10) == (n % 5 != 0) else ("dog", 0.8, "cat"))) for n in range(19)
     ]
     return write_rows(tmp_path / "rows.jsonl", [*rows, make_failed(19)])
 
@@ -37,8 +36,7 @@ def ranked(tmp_path: Path) -> Path:
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
     labels = [
-        {"image": f"{n}.png", "label": "cat" if n < 10 else "dog", "source": "a" if n % 2 else "b"}
-        for n in range(21)
+        {"image": f"{n}.png", "label": "cat" if n < 10 else "dog", "source": "a" if n % 2 else "b"} for n in range(21)
     ]
     return write_rows(tmp_path / "truth.jsonl", labels)
 
@@ -49,9 +47,7 @@ def read(result: Run) -> dict[str, Any]:
     return {one["metric"]: one for one in document["metrics"] if not one["group"]}
 
 
-def test_labels_are_measured_with_classes_and_who_was_taken_for_whom(
-    run: Program, ranked: Path, truth: Path
-) -> None:
+def test_labels_are_measured_with_classes_and_who_was_taken_for_whom(run: Program, ranked: Path, truth: Path) -> None:
     result = run("eval", ranked, "--references", truth)
     assert result.code == 0, result.stderr
     assert "accuracy " in result.stdout
@@ -87,9 +83,7 @@ def test_references_come_as_csv_by_id_and_from_review(run: Program, ranked: Path
 
 def test_questions_about_one_image_are_told_apart(run: Program, tmp_path: Path) -> None:
     rows = [
-        make_row(
-            n, id=f"a.png#{n}", images=["in/a.png"], task="vqa", text=text, fields={"question": question}
-        )
+        make_row(n, id=f"a.png#{n}", images=["in/a.png"], task="vqa", text=text, fields={"question": question})
         for n, (question, text) in enumerate([("What?", "Two dogs"), ("Where?", "the park")])
     ]
     truth: list[dict[str, Any]] = [
@@ -113,12 +107,8 @@ def test_captions_of_one_image_add_up(run: Program, tmp_path: Path) -> None:
     assert found["rouge"]["value"] == 100
 
 
-def test_files_are_compared_on_the_same_items(
-    run: Program, ranked: Path, truth: Path, tmp_path: Path
-) -> None:
-    other = write_rows(
-        tmp_path / "other.jsonl", [make_ranked(n, "cat" if n < 10 else "dog", 0.9) for n in range(20)]
-    )
+def test_files_are_compared_on_the_same_items(run: Program, ranked: Path, truth: Path, tmp_path: Path) -> None:
+    other = write_rows(tmp_path / "other.jsonl", [make_ranked(n, "cat" if n < 10 else "dog", 0.9) for n in range(20)])
     result = run("eval", ranked, other, "--references", truth, "--metric", "accuracy,f1", "--json")
     _, accuracy, _, f1 = json.loads(result.stdout)["metrics"]
     assert accuracy["against_first"]["difference"] == 25
@@ -184,9 +174,7 @@ def test_a_value_under_what_is_wanted_fails(run: Program, ranked: Path, truth: P
         (("--references", "missing.jsonl"), "cannot read missing.jsonl"),
     ],
 )
-def test_what_cannot_be_is_one_line(
-    run: Program, ranked: Path, truth: Path, words: tuple[str, ...], said: str
-) -> None:
+def test_what_cannot_be_is_one_line(run: Program, ranked: Path, truth: Path, words: tuple[str, ...], said: str) -> None:
     result = run("eval", ranked, "--references", truth, *words)
     assert result.code == 2
     assert said in result.stderr

@@ -110,9 +110,9 @@ def score_plain_bleu(cases: Sequence[Case]) -> float:
     for case in cases:
         length = len(case.said.split())
         said_length += length
-        right_length += sorted(
-            (abs(len(answer.split()) - length), len(answer.split())) for answer in case.answers
-        )[0][1]
+        right_length += sorted((abs(len(answer.split()) - length), len(answer.split())) for answer in case.answers)[0][
+            1
+        ]
     return math.exp(logs) * (1 if said_length >= right_length else math.exp(1 - right_length / said_length))
 
 

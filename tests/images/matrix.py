@@ -85,9 +85,7 @@ def tiffs() -> Iterator[Case]:
         (8, 16, 32), ("minisblack", "miniswhite"), "<>", (None, "zlib", "lzw")
     ):
         stored = 1 - greys() if photometric == "miniswhite" else greys()
-        data = write_tiff(
-            quantize(stored, bits), photometric=photometric, byteorder=order, compression=compression
-        )
+        data = write_tiff(quantize(stored, bits), photometric=photometric, byteorder=order, compression=compression)
         yield Case(f"TIFF grey {bits} {photometric} {order} {compression}", data, show(greys()))
     for kind, order, photometric in itertools.product(("f2", "f4", "f8"), "<>", ("minisblack", "miniswhite")):
         stored = 1 - greys() if photometric == "miniswhite" else greys()
@@ -133,14 +131,10 @@ def odd_tiffs() -> Iterator[Case]:
         packed = pack(array, bits)
         data = raw_tiff(packed, bits=bits, photometric=photometric == "minisblack")
         seen = array / (2**bits - 1)
-        yield Case(
-            f"TIFF grey {bits} {photometric}", data, show(1 - seen if photometric == "miniswhite" else seen)
-        )
+        yield Case(f"TIFF grey {bits} {photometric}", data, show(1 - seen if photometric == "miniswhite" else seen))
     yield Case("TIFF RGB f4", write_tiff(colours().astype("f4"), photometric="rgb"), show(colours()))
     yield Case("TIFF RGB 32", write_tiff(quantize(colours(), 32), photometric="rgb"), show(colours()))
-    yield Case(
-        "TIFF big", write_tiff(quantize(colours(), 8), photometric="rgb", bigtiff=True), show(colours())
-    )
+    yield Case("TIFF big", write_tiff(quantize(colours(), 8), photometric="rgb", bigtiff=True), show(colours()))
     for bits in (8, 16):
         ink = quantize(np.dstack([1 - colours(), np.zeros((HEIGHT, WIDTH))]), bits)
         yield Case(f"TIFF CMYK {bits}", write_tiff(ink, photometric="separated"), show(colours()))
@@ -159,9 +153,7 @@ def odd_tiffs() -> Iterator[Case]:
     yield Case("TIFF palette", data, ramp.T[index].astype(float))
     data = by(quantize(colours(), 8), "TIFF", compression="jpeg", quality=97)
     yield Case("TIFF JPEG", data, tifffile.imread(io.BytesIO(data)).astype(float))
-    data = write_tiff(
-        quantize(colours(), 8), photometric="rgb", compression="jpeg", compressionargs={"level": 97}
-    )
+    data = write_tiff(quantize(colours(), 8), photometric="rgb", compression="jpeg", compressionargs={"level": 97})
     yield Case("TIFF JPEG of RGB", data, tifffile.imread(io.BytesIO(data)).astype(float))
     for compression in ("jpeg2000", "jpegxl", "webp", "lzma", "lerc", "png"):
         data = write_tiff(quantize(colours(), 8), photometric="rgb", compression=compression)
@@ -257,9 +249,7 @@ def pngs() -> Iterator[Case]:
         yield Case(f"PNG RGB {bits} gAMA under sRGB", data, show(colours()))
     for bits in (1, 2, 4, 8):
         index = quantize(greys(), bits)
-        ramp = np.stack(
-            [np.arange(2**bits) * (255 >> bits), np.full(2**bits, 9), np.full(2**bits, 99)], axis=-1
-        )
+        ramp = np.stack([np.arange(2**bits) * (255 >> bits), np.full(2**bits, 9), np.full(2**bits, 99)], axis=-1)
         palette = chunk(b"PLTE", ramp.astype(np.uint8).tobytes())
         yield Case(f"PNG palette {bits}", write_png(index, bits, 3, palette), ramp[index].astype(float))
         data = write_png(index, bits, 3, palette, chunk(b"tRNS", b"\0"))
@@ -274,9 +264,7 @@ def jpegs() -> Iterator[Case]:
     eight = quantize(colours(), 8)
     for subsampling in ("444", "422", "420"):
         for options in ({}, {"progressive": True}):
-            data = by(
-                eight, "JPEG", quality=97, subsampling={"444": 0, "422": 1, "420": 2}[subsampling], **options
-            )
+            data = by(eight, "JPEG", quality=97, subsampling={"444": 0, "422": 1, "420": 2}[subsampling], **options)
             seen = imagecodecs.jpeg8_decode(data).astype(float)  # halved colours are not those that went in
             yield Case(f"JPEG YCC {subsampling} {options}", data, seen)
     data = by(eight, "JPEG", quality=97, keep_rgb=True)
@@ -330,9 +318,7 @@ def modern() -> Iterator[Case]:
         yield Case(f"AVIF {bits}", data, show(colours()))
     yield Case("AVIF alpha", imagecodecs.avif_encode(with_alpha, level=98), clear)
     for bits in (8, 16):
-        yield Case(
-            f"JPEG XL {bits}", imagecodecs.jpegxl_encode(quantize(colours(), bits), level=98), show(colours())
-        )
+        yield Case(f"JPEG XL {bits}", imagecodecs.jpegxl_encode(quantize(colours(), bits), level=98), show(colours()))
         yield Case(
             f"JPEG XL grey {bits}",
             imagecodecs.jpegxl_encode(quantize(greys(), bits), level=98),
@@ -407,9 +393,7 @@ def interlaced(array: Array) -> bytes:
         (1, 0, 2, 2),
         (0, 1, 1, 2),
     )
-    lines = b"".join(
-        b"\0" + row.tobytes() for x, y, across, down in passes for row in array[y::down, x::across]
-    )
+    lines = b"".join(b"\0" + row.tobytes() for x, y, across, down in passes for row in array[y::down, x::across])
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 1)
     return b"".join(
         (

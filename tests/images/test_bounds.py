@@ -123,9 +123,7 @@ def test_nothing_is_left_behind_and_nothing_said() -> None:
     wide = raw_tiff(bytes(64 * 48), bits=8, photometric=1)
     wide = wide.replace(samples.pack(277, 3, 1, 1, 0), samples.pack(277, 3, 1, 259, 0))
     lines = "\n".join(data.hex() for data in (jp2.getvalue(), tiff.getvalue(), broken, wide))
-    done = subprocess.run(
-        [sys.executable, "-c", probe], input=lines, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", probe], input=lines, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     *outcomes, pid = done.stdout.split()
     assert outcomes == ["decoded", "decoded", "refused", "refused"]

@@ -89,9 +89,7 @@ def test_folders_patterns_and_lists_in_a_bucket(run: Program, bucket: Any, tmp_p
         assert result.code == 0, result.stderr
         assert [row["id"] for row in rows] == [f"s3://photos/{name}" for name in names]
     result, rows = ask(run, "s3://photos/", "-r")
-    assert [row["id"] for row in rows] == [
-        f"s3://photos/{n}" for n in ("a.png", "b.png", "empty.png", "sub/c.png")
-    ]
+    assert [row["id"] for row in rows] == [f"s3://photos/{n}" for n in ("a.png", "b.png", "empty.png", "sub/c.png")]
     assert rows[2]["error"]["code"] == "not_an_image"
     assert "skipped files that are not images: .txt 1" in result.stderr
     (tmp_path / "list.txt").write_text("s3://photos/a.png\ns3://photos/gone.png\ns3://nowhere/a.png\n")
@@ -112,9 +110,7 @@ def test_tables_and_shards_in_a_bucket(run: Program, bucket: Any, tmp_path: Path
     assert (result.code, result.stderr.count("\n")) == (2, 1)
 
 
-def test_a_server_that_is_not_there_is_a_row(
-    run: Program, bucket: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_not_there_is_a_row(run: Program, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

@@ -56,9 +56,7 @@ def write_profile(space: bytes, tags: dict[bytes, bytes], padding: int = 0) -> b
         content += b"\0" * (-len(content) % 4)
         table += name + struct.pack(">II", place + len(body), len(content))
         body += content
-    head = (
-        struct.pack(">I4xI", place + len(body), 0x02400000) + b"mntr" + space + b"XYZ " + bytes(12) + b"acsp"
-    )
+    head = struct.pack(">I4xI", place + len(body), 0x02400000) + b"mntr" + space + b"XYZ " + bytes(12) + b"acsp"
     head += bytes(68 - len(head)) + struct.pack(">3i", 63190, 65536, 54061)
     return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
 
@@ -230,10 +228,7 @@ def with_chunks(data: bytes, *chunks: bytes) -> bytes:
 
 def from_p3(stored: Any) -> Any:
     values = stored / 255
-    linear = (
-        np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-        @ np.array(P3_TO_SRGB).T
-    )
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4) @ np.array(P3_TO_SRGB).T
     linear = linear.clip(0, 1)
     return 255 * np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 

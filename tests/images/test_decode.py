@@ -163,9 +163,7 @@ def cut_out(kind: str) -> bytes:
         "RGBA": lambda: encode(rgba),
         "LA": lambda: encode(rgba.convert("LA")),
         "P with a transparent index": lambda: encode(palette, transparency=clear),
-        "P with alphas": lambda: encode(
-            palette, transparency=bytes(0 if i == clear else 255 for i in range(2))
-        ),
+        "P with alphas": lambda: encode(palette, transparency=bytes(0 if i == clear else 255 for i in range(2))),
         "RGB with tRNS": lambda: encode(rgb, transparency=(0, 0, 0)),
         "L with tRNS": lambda: encode(rgb.convert("L"), transparency=0),
         "I;16 with tRNS": lambda: encode(rgb.convert("L").convert("I;16"), transparency=0),
@@ -229,11 +227,7 @@ def deep_png(transparent: bytes = b"") -> bytes:
     header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
     key = chunk(b"tRNS", transparent) if transparent else b""
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + key
-        + chunk(b"IDAT", zlib.compress(line))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + chunk(b"IDAT", zlib.compress(line)) + chunk(b"IEND", b"")
     )
 
 
@@ -285,9 +279,7 @@ def test_cmyk_is_converted() -> None:
 
 def test_lab_is_converted() -> None:
     rgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    stored = ImageCms.profileToProfile(
-        PIL.Image.new("RGB", (2, 2), (250, 20, 30)), rgb, lab, outputMode="LAB"
-    )
+    stored = ImageCms.profileToProfile(PIL.Image.new("RGB", (2, 2), (250, 20, 30)), rgb, lab, outputMode="LAB")
     assert stored is not None
     red = read(encode(stored, "TIFF")).pixels.getpixel((0, 0))
     assert isinstance(red, tuple)
@@ -471,9 +463,7 @@ def test_a_jpeg_that_ends_at_a_restart_is_refused(options: dict[str, Any]) -> No
             assert "truncated" in str(fail(whole[:end]))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"progressive": True}, {"quality": 20}, {"subsampling": 0}, *RESTARTS]
-)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 20}, {"subsampling": 0}, *RESTARTS])
 def test_a_jpeg_that_lacks_only_its_end_marker_is_read(options: dict[str, Any]) -> None:
     whole = photo(**options)
     for cut in (2, 1):
@@ -506,9 +496,7 @@ def test_a_jpeg_may_be_decoded_smaller_where_little_is_wanted(edge: int | None, 
     data = encode(noise(8).resize((400, 320), PIL.Image.Resampling.BICUBIC), "JPEG", quality=95)
     whole, image = read(data), read(data, Limits(draft_edge=edge))
     assert image.pixels.size == (400 // divisor, 320 // divisor)
-    assert image.warnings == (
-        () if divisor == 1 else (f"decoded at 1/{divisor} of its size, as --fast-decode allows",)
-    )
+    assert image.warnings == (() if divisor == 1 else (f"decoded at 1/{divisor} of its size, as --fast-decode allows",))
     assert (image.digest == whole.digest) == (edge is None)
     small = [one.pixels.resize((20, 16), PIL.Image.Resampling.BICUBIC).tobytes() for one in (image, whole)]
     assert max(abs(one - other) for one, other in zip(*small, strict=True)) <= 6

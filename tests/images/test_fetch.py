@@ -182,9 +182,7 @@ def test_redirects_are_five_at_most(site: Site) -> None:
     site.serve("/6", (200, {}, b"ok"))
     assert fetch(site.url("/1"), QUICK) == b"ok"
     fails(site.url("/0"), "fetch_failed", "redirects more than 5 times")
-    fails(
-        site.serve("/loop", (302, {"Location": "/loop"}, b"")), "fetch_failed", "redirects more than 5 times"
-    )
+    fails(site.serve("/loop", (302, {"Location": "/loop"}, b"")), "fetch_failed", "redirects more than 5 times")
 
 
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1/a", "file:///etc/passwd", "data:image/png;base64,AA"])
@@ -201,9 +199,7 @@ def test_redirect_to_nowhere_fails(site: Site) -> None:
     fails(site.serve("/b", (302, {}, b"")), "fetch_failed", "the server answered 302")
 
 
-@pytest.mark.parametrize(
-    "url", ["http://[::1", "http:///a.png", "http://a\udce9/", "http://a:b:c/", "https://"]
-)
+@pytest.mark.parametrize("url", ["http://[::1", "http:///a.png", "http://a\udce9/", "http://a:b:c/", "https://"])
 def test_invalid_url_fails(url: str) -> None:
     fails(url, "fetch_failed", "")
 

@@ -35,10 +35,7 @@ def list_preparations() -> list[Callable[[Image], object]]:
     templated = [open_family(ModelSpec(str(other(kind)))) for kind in ALL]
     return [
         *(lambda image, family=family: family.encode(document(image), [image]) for family in own),
-        *(
-            lambda image, family=family: family.encode((user(image, "red?"),), [image])
-            for family in templated
-        ),
+        *(lambda image, family=family: family.encode((user(image, "red?"),), [image]) for family in templated),
     ]
 
 

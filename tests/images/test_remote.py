@@ -27,9 +27,7 @@ MODEL = ("--model", "idefics-9b")
 def archive(tmp_path: Path) -> Path:
     path = tmp_path / "photos.zip"
     with zipfile.ZipFile(path, "w") as file:
-        for number, name in enumerate(
-            ("a.png", "b.png", "note.txt", "sub/c.png", "sub/deep/d.png", "../e.png")
-        ):
+        for number, name in enumerate(("a.png", "b.png", "note.txt", "sub/c.png", "sub/deep/d.png", "../e.png")):
             file.writestr(name, draw(number) if name.endswith("png") else "text")
     return path
 
@@ -52,9 +50,7 @@ def test_folders_patterns_and_lists_in_an_archive(run: Program, archive: Path, t
         result, rows = ask(run, *arguments)
         assert result.code == 0, result.stderr
         assert [row["id"] for row in rows] == [f"zip://{name}{tail}" for name in names], arguments
-    (tmp_path / "list.txt").write_text(
-        f"zip://a.png{tail}\nzip://gone.png{tail}\nzip://a.png::{tmp_path}/no.zip\n"
-    )
+    (tmp_path / "list.txt").write_text(f"zip://a.png{tail}\nzip://gone.png{tail}\nzip://a.png::{tmp_path}/no.zip\n")
     result, rows = ask(run, "--files-from", tmp_path / "list.txt")
     assert result.code == 1
     assert [row["error"] and row["error"]["code"] for row in rows] == [None, "not_found", "not_found"]

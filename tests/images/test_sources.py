@@ -76,9 +76,7 @@ def test_unreadable_subfolder_fails_by_its_name(folder: Path) -> None:
     (folder / "sub").chmod(0)
     with as_nobody(folder.parent):
         assert "h/sub" in listed("h", recursive=True)
-        with pytest.raises(
-            SourceError, match="is a folder, not an image; and it cannot be listed: Permission denied"
-        ):
+        with pytest.raises(SourceError, match="is a folder, not an image; and it cannot be listed: Permission denied"):
             load("h/sub", LIMITS)
     (folder / "sub").chmod(0o755)
 
@@ -154,9 +152,7 @@ def test_data_url_is_loaded() -> None:
     assert load(source, LIMITS).pixels.getpixel((0, 0)) == (0, 0, 255)
 
 
-@pytest.mark.parametrize(
-    "source", ["missing.png", "a.png/b.png", "x" * 5000, "nul\0.png", "", "dangling", "self"]
-)
+@pytest.mark.parametrize("source", ["missing.png", "a.png/b.png", "x" * 5000, "nul\0.png", "", "dangling", "self"])
 def test_what_is_not_there_is_not_found(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(png())
@@ -187,9 +183,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.Monke
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
         for name in ("fifo.png", "link.png", "socket.png", "/dev/zero", "/dev/null"):
-            fails(
-                name, "not_an_image", f"{name} is a pipe, socket or device, not an image file; pipe the image"
-            )
+            fails(name, "not_an_image", f"{name} is a pipe, socket or device, not an image file; pipe the image")
     fails("folder.png", "not_an_image", "folder.png is a folder, not an image")
 
 

@@ -54,9 +54,7 @@ class Opener:
 def opening() -> Iterator[Opener]:
     command = [sys.executable, "-m", "tests.models.folder_loads"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield Opener(process)
         finally:
@@ -80,8 +78,7 @@ def main() -> None:
             error = str(refusal)
         seconds = time.monotonic() - began
         own, ended = (
-            resource.getrusage(who).ru_maxrss * 1024
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
         others = [child.memory_info().rss for child in psutil.Process().children()]
         outcome = {"error": error, "seconds": seconds, "peak_bytes": own + max(ended, *others, 0)}

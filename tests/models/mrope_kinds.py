@@ -127,9 +127,7 @@ MROPE_KINDS: Mapping[str, Kind] = {
             "video_start_token_id": find("<|begin_of_video|>"),
             "video_end_token_id": find("<|end_of_video|>"),
         },
-        lambda: transformers.Glm4vImageProcessorPil(
-            size={"shortest_edge": 112 * 112, "longest_edge": 112 * 112}
-        ),
+        lambda: transformers.Glm4vImageProcessorPil(size={"shortest_edge": 112 * 112, "longest_edge": 112 * 112}),
         generation={"eos_token_id": ["</s>", "<|user|>", "<|observation|>"]},
         end="<|user|>",
     ),

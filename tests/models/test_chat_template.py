@@ -34,9 +34,7 @@ def llava() -> ModelSpec:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.manual_seed(3)
     tokenizer = byte_level_tokenizer("<|bos|>", ("<image>",))
-    images = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
-    )
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     processor = transformers.LlavaProcessor(
         images,
         tokenizer,

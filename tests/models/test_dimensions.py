@@ -94,9 +94,7 @@ def test_a_token_keeps_as_much_as_the_cache_holds(name: str) -> None:
     """Each layer's own key projection says how wide its keys are, and the values are as many."""
     model = build_entry(name)
     text = getattr(model.model, "text_model", model.model)
-    kept = sum(
-        layer.self_attn.k_proj.out_features + layer.self_attn.v_proj.out_features for layer in text.layers
-    )
+    kept = sum(layer.self_attn.k_proj.out_features + layer.self_attn.v_proj.out_features for layer in text.layers)
     assert within(count_token_bytes(measure(config_of(name), name), BF16), 2 * kept, 0.01)
 
 
@@ -187,9 +185,7 @@ def test_the_weights_in_memory_are_what_the_formula_says(dtype: str, quantizatio
     spec = ModelSpec(folder, dtype=dtype, quantization=quantization, device="cpu")
     model = load_model(spec, open_family(spec))
     known = measure(config_of("shapes"), "shapes")
-    assert within(
-        count_weight_bytes(known, Precision(dtype, quantization)), count_weights(model).total_bytes, 0.02
-    )
+    assert within(count_weight_bytes(known, Precision(dtype, quantization)), count_weights(model).total_bytes, 0.02)
 
 
 @pytest.fixture

@@ -217,9 +217,7 @@ def test_links_of_the_hubs_cache_and_within_a_folder_are_followed(tmp_path: Path
         "{{ 'a' * 20000000 }}",
     ],
 )
-def test_a_template_that_does_not_end_is_ended(
-    template: str, tmp_path: Path, opener: tuple[Opener, int]
-) -> None:
+def test_a_template_that_does_not_end_is_ended(template: str, tmp_path: Path, opener: tuple[Opener, int]) -> None:
     folder = Path(shutil.copytree(llava_folder(), tmp_path / "copy"))
     (folder / "chat_template.jinja").write_text(template)
     see_refused(opener, folder, "the chat template of the checkpoint fails")
@@ -233,9 +231,7 @@ def test_a_template_that_does_not_end_is_ended(
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     ],
 )
-def test_a_template_that_works_for_ever_is_ended(
-    template: str, tmp_path: Path, opener: tuple[Opener, int]
-) -> None:
+def test_a_template_that_works_for_ever_is_ended(template: str, tmp_path: Path, opener: tuple[Opener, int]) -> None:
     test_a_template_that_does_not_end_is_ended(template, tmp_path, opener)
 
 

@@ -34,9 +34,7 @@ Pieces = Mapping[str, int]
 
 def as_the_hub_has_it(vocabulary: Pieces, merges: list[tuple[str, str]], added: Iterable[str]) -> Tokenizer:
     """A LLaMA tokenizer.json of the time: every section of text between special tokens begins with the word mark."""
-    core = Tokenizer(
-        models.BPE(dict(vocabulary), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
+    core = Tokenizer(models.BPE(dict(vocabulary), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -71,9 +69,7 @@ def mistral() -> tuple[Pieces, list[tuple[str, str]]]:
     """The vocabulary of Mistral 7B, which Idefics2 took over."""
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(find_mistral()))
     vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.get_piece_size())}
-    return vocabulary, generate_merges(
-        vocabulary, {one: pieces.get_score(i) for one, i in vocabulary.items()}
-    )
+    return vocabulary, generate_merges(vocabulary, {one: pieces.get_score(i) for one, i in vocabulary.items()})
 
 
 @functools.cache
@@ -106,9 +102,7 @@ def open_slow(folder: Path, legacy: bool | None) -> Family:
 def idefics2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     is_slow, legacy = request.param
     folder = tmp_path_factory.mktemp("mistral")
-    return (
-        open_slow(folder, legacy) if is_slow else open_with("idefics2", mistral_file(), folder, legacy=legacy)
-    )
+    return open_slow(folder, legacy) if is_slow else open_with("idefics2", mistral_file(), folder, legacy=legacy)
 
 
 def test_idefics2_ends_a_turn_as_it_was_trained_to(idefics2: Family) -> None:
@@ -152,9 +146,7 @@ def list_template_ids(family: Family, encode: Callable[[str], list[int]]) -> str
 
 def test_every_template_has_its_ids_of_mistral(idefics2: Family, golden: Callable[[str, str], None]) -> None:
     """By the file's own encoding of the whole text, and as they were: a change is a change of behaviour."""
-    made = list_template_ids(
-        idefics2, lambda text: list(mistral_file().encode(text, add_special_tokens=False).ids)
-    )
+    made = list_template_ids(idefics2, lambda text: list(mistral_file().encode(text, add_special_tokens=False).ids))
     golden("ids/idefics2.txt", made)
 
 

@@ -110,9 +110,7 @@ def test_only_instruct_checkpoints_of_idefics_converse_by_default() -> None:
 
 @pytest.mark.parametrize("kind", ["idefics", "idefics2"])
 @pytest.mark.parametrize("legacy", [None, False, True])
-def test_a_tokenizer_that_was_saved_wrong_keeps_word_boundaries(
-    kind: str, legacy: bool | None, tmp_path: Path
-) -> None:
+def test_a_tokenizer_that_was_saved_wrong_keeps_word_boundaries(kind: str, legacy: bool | None, tmp_path: Path) -> None:
     """The file of a tokenizer that was rebuilt and saved is as wrong as the rebuilt one."""
     folder = copy_of(kind, tmp_path)
     llama_tokenizer(legacy=False, added=(FAKE, IMAGE, EOU)).save_pretrained(folder)

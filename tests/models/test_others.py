@@ -82,9 +82,7 @@ def opened(name: str) -> tuple[Family, Any]:
 
 
 def pictures_of(prompt: Prompt) -> list[Image]:
-    return [
-        IMAGES[part.source] for message in prompt for part in message.parts if isinstance(part, ImagePart)
-    ]
+    return [IMAGES[part.source] for message in prompt for part in message.parts if isinstance(part, ImagePart)]
 
 
 def plain_inputs(name: str, prompt: Prompt, ending: str | None = None) -> dict[str, Any]:
@@ -222,11 +220,7 @@ def count_held(rows: Sequence[Encoded]) -> int:
     """The bytes of all tensors of rows, what they share counted once."""
     tensors = [tensor for row in rows for tensor in (row.inputs or {}).values()]
     tensors += [
-        tensor
-        for row in rows
-        for one in row.pixels
-        if isinstance(one, SpelledImage)
-        for tensor in one.tensors.values()
+        tensor for row in rows for one in row.pixels if isinstance(one, SpelledImage) for tensor in one.tensors.values()
     ]
     held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
     return sum(held.values())
@@ -261,9 +255,7 @@ QUANTIZED |= {"gemma4": 26, "mllama": 21}
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in PLAIN else pytest.mark.slow) for name in OPEN]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in PLAIN else pytest.mark.slow) for name in OPEN])
 def test_four_bits_load_and_answer(name: str) -> None:
     spec = ModelSpec(str(other(name)), quantization="4bit", device="cpu", keeps_quantized=False)
     family = open_family(spec)
@@ -277,9 +269,7 @@ def test_four_bits_load_and_answer(name: str) -> None:
     assert outcome.generation.new_tokens > 0
 
 
-@pytest.mark.parametrize(
-    ("name", "end"), [("gemma3", "<end_of_turn>"), ("llava", "</s>"), ("qwen2_vl", "<|im_end|>")]
-)
+@pytest.mark.parametrize(("name", "end"), [("gemma3", "<end_of_turn>"), ("llava", "</s>"), ("qwen2_vl", "<|im_end|>")])
 def test_answers_stop_where_the_template_ends_a_turn(name: str, end: str) -> None:
     family, _ = opened(name)
     assert end in family.tokenizer.convert_ids_to_tokens(list(family.stop_ids))
@@ -409,9 +399,7 @@ def test_what_needs_torchvision_says_so() -> None:
         ("qwen2_5_vl", {(3000, 10): "aspect ratio must be smaller than 200, got 300.0"}),
     ],
 )
-def test_an_odd_image_fails_alone_and_says_why(
-    name: str, bad: dict[tuple[int, int], str], tmp_path: Path
-) -> None:
+def test_an_odd_image_fails_alone_and_says_why(name: str, bad: dict[tuple[int, int], str], tmp_path: Path) -> None:
     sizes = [(40, 30), (1, 1), (3000, 10), (50, 60)]
     for number, size in enumerate(sizes):
         picture(number, size).pixels.save(tmp_path / f"{number}.png")

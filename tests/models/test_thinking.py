@@ -32,9 +32,7 @@ def test_thoughts_are_no_part_of_the_text(name: str, begin: str, end: str) -> No
     said: list[str] = []
     answer = AnswerText(family, row.ids, ("red",))
     stream = TextStream(answer, Listener(said.append), family.stop_ids)
-    ids = family.tokenizer(f"{begin}A red dog?{end}\n\nA blue dog, not red", add_special_tokens=False)[
-        "input_ids"
-    ]
+    ids = family.tokenizer(f"{begin}A red dog?{end}\n\nA blue dog, not red", add_special_tokens=False)["input_ids"]
     for count in range(len(ids) + 1):
         stream.take(ids[:count])
         if count <= ids.index(family.tokenizer.convert_tokens_to_ids(end)):
@@ -68,9 +66,7 @@ def test_a_prompt_is_shown_as_it_is_run(name: str) -> None:
 def test_a_row_thinks_by_itself() -> None:
     requests = [Request("0", "vqa", (user(A, "What?"),), think=one) for one in (True, None, True, False)]
     answers = LocalBackend(ModelSpec(str(other("qwen3_5")))).answer(requests, {A.source: A})
-    told, plain, again, without = (
-        one.usage.prompt_tokens if isinstance(one, Answer) else 0 for one in answers
-    )
+    told, plain, again, without = (one.usage.prompt_tokens if isinstance(one, Answer) else 0 for one in answers)
     assert told == again != plain == without
     (refused,) = LocalBackend(ModelSpec(str(other("llava")))).answer(requests[:1], {A.source: A})
     assert str(refused) == ('llava cannot think first: its chat template has no thinking; leave "think" out')

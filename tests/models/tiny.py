@@ -220,9 +220,7 @@ def _build_idefics2() -> tuple[Any, Any]:
 def _build_idefics3() -> tuple[Any, Any]:
     rows = tuple(f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7))
     tokenizer = byte_level_tokenizer("<|begin_of_text|>", (FAKE, IMAGE, EOU, "<global-img>", *rows))
-    images = transformers.Idefics3ImageProcessorPil(
-        size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
-    )
+    images = transformers.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
     template = CHAT_TEMPLATE.replace("{prefix}", "<|begin_of_text|>")
     processor = transformers.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=template)
     config = transformers.Idefics3Config(

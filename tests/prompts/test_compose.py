@@ -32,9 +32,7 @@ def test_golden_prompts(name: str, golden: Golden) -> None:
     for style in get_args(Style):
         for architecture in ("idefics", "idefics2", "idefics3", "smolvlm"):
             for count in (0, 2):
-                request = compose(
-                    template, style, Item("x", ("x.png",), fields), task="x", examples=shots[:count]
-                )
+                request = compose(template, style, Item("x", ("x.png",), fields), task="x", examples=shots[:count])
                 text = render_prompt(architecture, request.prompt)
                 sections.append(f"=== {template.label}, {architecture}, {style}, {count} shots\n{text}⏎\n")
     golden(f"prompts/{name}.txt", "\n".join(sections))

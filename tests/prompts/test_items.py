@@ -72,9 +72,7 @@ def test_a_caption_with_a_prompt_uses_the_prompted_template() -> None:
 
 
 def test_templates_are_relative_to_the_file(tmp_path: Path) -> None:
-    text = (
-        "name: mine\nversion: 2\ndescription: d\nfields: [who]\ncompletion: {turn: [image, 'Find $who:']}\n"
-    )
+    text = "name: mine\nversion: 2\ndescription: d\nfields: [who]\ncompletion: {turn: [image, 'Find $who:']}\n"
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "other.yaml").write_text(text.replace("Find", "Seek"))
     reader = ItemReader(tmp_path, {}, has_stdin=True)
@@ -124,18 +122,14 @@ def test_templates_are_relative_to_the_file(tmp_path: Path) -> None:
 )
 def test_a_line_that_cannot_be_asked_says_why_and_where(line: dict[str, Any] | bytes, reason: str) -> None:
     bad, good = read(line, {"task": "caption", "image": "a"})
-    assert (bad.id, bad.problem.startswith("line 1: "), reason in bad.problem) == ("line 1", True, True), (
-        bad.problem
-    )
+    assert (bad.id, bad.problem.startswith("line 1: "), reason in bad.problem) == ("line 1", True, True), bad.problem
     assert good.problem == ""
     with pytest.raises(ItemError, match="line 1: "):
         ItemReader(Path(), {}, has_stdin=True).compose(bad, "chat")
 
 
 def test_an_id_that_can_be_read_is_kept_and_one_that_repeats_is_not() -> None:
-    bad, first, again = read(
-        {"id": "a", "task": "?"}, {"id": "b", "task": "caption"}, {"id": "b", "task": "caption"}
-    )
+    bad, first, again = read({"id": "a", "task": "?"}, {"id": "b", "task": "caption"}, {"id": "b", "task": "caption"})
     assert (bad.id, bad.is_named) == ("a", True)
     assert (first.id, first.problem) == ("b", "")
     assert again.id == "line 3"

@@ -156,9 +156,7 @@ def test_what_a_user_typed_is_never_expanded(text: str) -> None:
 
 def test_missing_and_unknown_fields_are_named_together(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
-    path.write_text(
-        "name: two\nversion: 1\ndescription: d\nfields: [one, other]\nchat: {turn: [image, '$one $other']}"
-    )
+    path.write_text("name: two\nversion: 1\ndescription: d\nfields: [one, other]\nchat: {turn: [image, '$one $other']}")
     template = read_template(path)
     with pytest.raises(UsageError, match="needs a value for one, other"):
         compose(template, "chat", Item("a", ("a.png",)), task="x")

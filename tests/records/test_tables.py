@@ -51,9 +51,7 @@ def ask(run: Program, *arguments: Any, reply: Any = say_title) -> tuple[Run, lis
 
 
 @pytest.mark.parametrize("as_struct", [False, True])
-def test_parquet_gives_images_titles_and_ids(
-    run: Program, tmp_path: Path, titled: Path, as_struct: bool
-) -> None:
+def test_parquet_gives_images_titles_and_ids(run: Program, tmp_path: Path, titled: Path, as_struct: bool) -> None:
     table = write_parquet(tmp_path / "data.parquet", 12, as_struct=as_struct)
     result, rows = ask(run, "run", titled, "--from", table)
     assert result.code == 0, result.stderr
@@ -103,9 +101,7 @@ def test_shards_are_samples_with_texts(run: Program, tmp_path: Path, titled: Pat
     for number in range(3):
         write_shard(tmp_path / f"part-{number:03d}.tar", range(number * 4, number * 4 + 4))
     write_shard(tmp_path / "part-003.tar.gz", range(12, 14))
-    result, rows = ask(
-        run, "run", titled, "--from", f"{tmp_path}/part-{{000..002}}.tar", "--where", "price != 3"
-    )
+    result, rows = ask(run, "run", titled, "--from", f"{tmp_path}/part-{{000..002}}.tar", "--where", "price != 3")
     assert result.code == 0, result.stderr
     assert [row["text"] for row in rows] == [f"title {number}" for number in range(12) if number != 3]
     assert rows[0]["images"] == [f"{tmp_path}/part-000.tar#000000.png"]
@@ -130,9 +126,7 @@ def test_hostile_shards_are_rows(run: Program, tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, target
             tar.addfile(member)
-    write_tar(
-        tmp_path / "two.tar", [("a.left.png", draw(0)), ("a.right.png", draw(1)), ("b.left.png", draw(2))]
-    )
+    write_tar(tmp_path / "two.tar", [("a.left.png", draw(0)), ("a.right.png", draw(1)), ("b.left.png", draw(2))])
     (tmp_path / "none.tar").write_bytes(b"no tar" * 1000)
     result, rows = ask(run, "caption", "--from", f"{tmp_path}/{{bad,none,cut}}.tar", reply=" ok")
     assert result.code == 1
@@ -151,9 +145,7 @@ def test_hostile_shards_are_rows(run: Program, tmp_path: Path) -> None:
     assert run("caption", "--from", tmp_path / "none.tar", *MODEL, backend=ScriptedBackend()).code == 2
     result, rows = ask(run, "caption", "--from", tmp_path / "two.tar", reply=" ok")
     assert "has 2 images (left.png, right.png)" in rows[0]["error"]["message"]
-    result, rows = ask(
-        run, "caption", "--from", tmp_path / "two.tar", "--image-column", "left.png", reply=" ok"
-    )
+    result, rows = ask(run, "caption", "--from", tmp_path / "two.tar", "--image-column", "left.png", reply=" ok")
     assert [row["images"] for row in rows] == [
         [f"{tmp_path}/two.tar#a.left.png"],
         [f"{tmp_path}/two.tar#b.left.png"],
@@ -248,9 +240,7 @@ def test_groups_of_rows_are_shared_and_merged(run: Program, tmp_path: Path) -> N
     assert [len(read_rows(part)) for part in parts] == [7, 9]
     merged = run("merge", *parts, "-o", tmp_path / "all.jsonl")
     assert merged.code == 0, merged.stderr
-    every = [
-        f"{tmp_path}/{name}.parquet#{n}" for name, count in (("a", 12), ("b", 4)) for n in range(1, count + 1)
-    ]
+    every = [f"{tmp_path}/{name}.parquet#{n}" for name, count in (("a", 12), ("b", 4)) for n in range(1, count + 1)]
     assert [row["id"] for row in read_rows(tmp_path / "all.jsonl")] == every
     lone = [
         run(
@@ -313,9 +303,7 @@ def test_nothing_of_tables_is_imported_for_files(red_circle: Path) -> None:
         "bad = {'pyarrow', 'fsspec', 'lance', 's3fs', 'pypdfium2', 'tarfile', 'idefics_cli.records.csv_table'};"
         "assert not bad & set(sys.modules), bad & set(sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(red_circle)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(red_circle)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

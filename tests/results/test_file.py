@@ -29,9 +29,7 @@ def keyed(id: str) -> Item:
 
 
 def line(item: Item, text: str | None = "a") -> str:
-    result = Result(
-        item.id, item.images, item.task, {}, text, "stop", None, None, "smolvlm", None, "t@1", key=item.key
-    )
+    result = Result(item.id, item.images, item.task, {}, text, "stop", None, None, "smolvlm", None, "t@1", key=item.key)
     if text is None:
         result = replace(result, error=Failure("timeout", "too slow"))
     return dump_row(result.to_row())

@@ -173,9 +173,7 @@ def test_a_text_survives_and_other_languages_stay() -> None:
     assert again.count(b"dc:description>") == 2
 
 
-def test_rows_become_xmp_and_a_list_for_exiftool(
-    run: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_become_xmp_and_a_list_for_exiftool(run: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     save(Path("in/a.jpg"))

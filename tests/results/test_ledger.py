@@ -73,9 +73,7 @@ def test_whatever_changes_the_answer_changes_the_key(change: dict[str, Any]) -> 
 
 @settings(deadline=None)
 @given(st.lists(ITEMS, max_size=12), st.data())
-def test_a_run_cut_anywhere_answers_the_rest_and_nothing_twice(
-    items: list[Item], data: st.DataObject
-) -> None:
+def test_a_run_cut_anywhere_answers_the_rest_and_nothing_twice(items: list[Item], data: st.DataObject) -> None:
     """With the same item named twice, and in whatever order rows were finished."""
     named: dict[str, Item] = {}
     items = [keyed(named.setdefault(item.id, item) if item.is_named else item) for item in items]

@@ -69,9 +69,7 @@ def test_full_names_do_not_collide_and_the_same_image_may_come_twice() -> None:
 
 def test_a_collision_is_found_however_far_apart_and_the_list_is_not_held() -> None:
     names = (f"{number}.jpg" for number in itertools.chain(range(NAMED + 5), [0]))
-    items = (
-        item(name.replace("jpg", "png") if place > NAMED + 4 else name) for place, name in enumerate(names)
-    )
+    items = (item(name.replace("jpg", "png") if place > NAMED + 4 else name) for place, name in enumerate(names))
     checked = Sidecars().check(items)
     assert next(checked).images == ("0.jpg",)
     with pytest.raises(UsageError, match=r"another item and 0\.png would share 0\.txt"):

@@ -124,9 +124,7 @@ def test_another_run_is_refused_or_replaces_all_rows(run: Program, bucket: Path,
     assert len(read_rows(bucket)) == 12
 
 
-def test_a_run_that_stops_has_no_manifest_and_the_next_one_has(
-    run: Program, bucket: Path, pictures: Path
-) -> None:
+def test_a_run_that_stops_has_no_manifest_and_the_next_one_has(run: Program, bucket: Path, pictures: Path) -> None:
     result = ask(run, pictures, "--max-errors", "1", reply=fail_some)
     assert result.code == 1
     assert "_manifest.json" not in list_objects(bucket)
@@ -169,9 +167,7 @@ def test_two_runs_do_not_write_the_same_rows(
     assert "_lock.json" not in list_objects(bucket)
 
 
-def test_what_a_bucket_refuses_is_one_line_without_secrets(
-    run: Program, bucket: Path, pictures: Path
-) -> None:
+def test_what_a_bucket_refuses_is_one_line_without_secrets(run: Program, bucket: Path, pictures: Path) -> None:
     result = run("caption", pictures, "-o", "s3://none/rows.jsonl", *MODEL, backend=ScriptedBackend(" ok"))
     assert (result.code, result.stderr.count("\n")) == (2, 1), result.stderr
     (bucket.parent / ".faults").write_text("part- 1000")
@@ -224,9 +220,7 @@ def test_commands_read_rows_in_a_bucket(run: Program, bucket: Path, pictures: Pa
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "imagefolder"])
-def test_tables_are_put_when_all_rows_are_there(
-    run: Program, bucket: Path, pictures: Path, form: str
-) -> None:
+def test_tables_are_put_when_all_rows_are_there(run: Program, bucket: Path, pictures: Path, form: str) -> None:
     target = f"s3://bucket/t/{form}"
     words = ("caption", pictures, "--format", form, "-o", target, *MODEL)
     result = run(*words, "--max-errors", "1", backend=ScriptedBackend(fail_some))
@@ -260,9 +254,7 @@ def test_kills_and_broken_connections_lose_no_row_and_double_none(bucket: Path, 
 
     def stop_at(count: int, number: int) -> str:
         slow = os.environ | {"SCRIPTED_SECONDS": "0.1"}
-        program = subprocess.Popen(
-            [*command, "--quiet"], cwd=ROOT, env=slow, stderr=subprocess.PIPE, text=True
-        )
+        program = subprocess.Popen([*command, "--quiet"], cwd=ROOT, env=slow, stderr=subprocess.PIPE, text=True)
         while program.poll() is None and not (count_rows() >= count and (count < 30 or read_rows(bucket))):
             time.sleep(0.05)
         program.send_signal(number)

@@ -33,9 +33,7 @@ def make_row(number: int, **values: Any) -> dict[str, Any]:
     return row | values
 
 
-def make_ranked(
-    number: int, label: str, probability: float, other: str = "dog", **values: Any
-) -> dict[str, Any]:
+def make_ranked(number: int, label: str, probability: float, other: str = "dog", **values: Any) -> dict[str, Any]:
     """A row of classify with two labels."""
     scores = [
         {"label": label, "logprob": -0.1, "probability": probability},

@@ -47,9 +47,7 @@ def test_rows_are_written_anew_without_the_rejected(run: Program, corrected: Pat
     result = run("review", corrected, "--apply")
     assert result.code == 0, result.stderr
     assert result.stderr.endswith(
-        "3 rows in "
-        + str(corrected.with_name("rows.corrected.jsonl"))
-        + ", 3 corrected, 1 rejected left out\n"
+        "3 rows in " + str(corrected.with_name("rows.corrected.jsonl")) + ", 3 corrected, 1 rejected left out\n"
     )
     assert corrected.read_bytes() == before
     one, two, three = read_rows(corrected.with_name("rows.corrected.jsonl"))
@@ -69,9 +67,7 @@ def test_accepted_rows_become_examples(run: Program, corrected: Path, tmp_path: 
     assert all(Path(image).exists() for shot in (first, second) for image in shot.images)
 
 
-def test_sidecars_are_written_beside_images(
-    run: Program, corrected: Path, two_images: tuple[Path, Path]
-) -> None:
+def test_sidecars_are_written_beside_images(run: Program, corrected: Path, two_images: tuple[Path, Path]) -> None:
     rejected = [row for row in read_rows(corrected) if row["id"] not in ("3.png",)]
     write_rows(corrected, rejected)
     result = run("review", corrected, "--apply", "--as", "sidecars")
@@ -130,9 +126,7 @@ def test_a_page_in_one_file_asks_for_nothing_and_takes_nothing_for_code(
     assert "alert(1)" in page
     assert "data:image/webp;base64," in page
     assert not re.search(r'(?:src|href)="(?!data:)', page)
-    assert re.search(
-        r"default-src 'none'; img-src data:; script-src 'sha256-[^']+'; style-src 'sha256-[^']+';", page
-    )
+    assert re.search(r"default-src 'none'; img-src data:; script-src 'sha256-[^']+'; style-src 'sha256-[^']+';", page)
 
 
 def test_too_many_rows_for_one_file_are_refused(run: Program, tmp_path: Path) -> None:

@@ -57,19 +57,13 @@ def serve(*paths: Path, port: int = 0) -> Iterator[str]:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     several = [
-        make_row(
-            n, images=[str(IMAGES[n % len(IMAGES)])], text=f"a {('red', 'blue')[n % 2]} circle, number {n}"
-        )
+        make_row(n, images=[str(IMAGES[n % len(IMAGES)])], text=f"a {('red', 'blue')[n % 2]} circle, number {n}")
         for n in range(40)
     ]
-    several += [
-        make_ranked(n, ("cat", "dog")[n % 2], 0.5 + n / 200, ("dog", "cat")[n % 2]) for n in range(40, 60)
-    ]
+    several += [make_ranked(n, ("cat", "dog")[n % 2], 0.5 + n / 200, ("dog", "cat")[n % 2]) for n in range(40, 60)]
     several += [make_failed(n) for n in range(60, 65)]
     several += [make_row(65, text=HOSTILE, id=HOSTILE, images=[f"{HOSTILE}.png"])]
-    several += [
-        make_row(66, text="\u202eright to left \u05d0\u05d1\u05d2", id="\u05e9\u05dc\u05d5\u05dd.png")
-    ]
+    several += [make_row(66, text="\u202eright to left \u05d0\u05d1\u05d2", id="\u05e9\u05dc\u05d5\u05dd.png")]
     several += [make_row(67, text="long " * 200_000)]
     return write_rows(tmp_path / "rows.jsonl", several)
 
@@ -103,11 +97,7 @@ def find(browser: Any, query: str, count: str) -> None:
     press(browser, query or DELETE, ENTER)
     wait(lambda: status(browser).startswith(f"{count} of"), f"{query}: not {count}")
     if count != "0":
-        wait(
-            lambda: browser.execute_script(
-                "return document.getElementById('grid').contains(document.activeElement)"
-            )
-        )
+        wait(lambda: browser.execute_script("return document.getElementById('grid').contains(document.activeElement)"))
 
 
 def test_rows_are_found_and_sorted(browser: Any, rows: Path) -> None:
@@ -208,9 +198,7 @@ def test_hostile_text_stays_text(browser: Any, rows: Path) -> None:
         press(browser, ESCAPE)
         find(browser, "long", "1")
         press(browser, "e")
-        wait(
-            lambda: browser.execute_script("return document.getElementById('text').value.length") == 1_000_000
-        )
+        wait(lambda: browser.execute_script("return document.getElementById('text').value.length") == 1_000_000)
         press(browser, ESCAPE)
         assert browser.title == "rows.jsonl"
         injected = "document.body.innerHTML = '<b>x</b>'"
@@ -329,9 +317,7 @@ def test_the_page_is_for_everybody(
 ) -> None:
     if not AXE.exists():
         pytest.skip("axe-core is fetched by make test-browser")
-    other = write_rows(
-        tmp_path / "other.jsonl", [make_row(n, text=f"a red square, number {n}") for n in range(30)]
-    )
+    other = write_rows(tmp_path / "other.jsonl", [make_row(n, text=f"a red square, number {n}") for n in range(30)])
     with ExitStack() as stack:
         for files in ((rows,), (rows, other)):
             address = stack.enter_context(serve(*files))

@@ -159,9 +159,7 @@ def test_words_are_found_as_python_finds_them(
         pass
     quoted = re.sub(r'(["\\])', r"\\\1", words)
     expected = [
-        n
-        for n, text in enumerate(texts)
-        if words.lower() in text.lower().replace("\0", " ").replace("\x1f", " ")
+        n for n, text in enumerate(texts) if words.lower() in text.lower().replace("\0", " ").replace("\x1f", " ")
     ]
     assert find(index, f'text:"{quoted}"') == expected
     index.close()

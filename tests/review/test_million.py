@@ -37,11 +37,7 @@ def rows(tmp_path: Path) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for number in range(COUNT):
             text = " ".join(WORDS[(number * step ^ number % step) % 17] for step in (3, 5, 7, 9, 11, 13, 15))
-            row = (
-                make_ranked(number, "cat", 0.5 + number % 50 / 100)
-                if number % 2
-                else make_row(number, text=text)
-            )
+            row = make_ranked(number, "cat", 0.5 + number % 50 / 100) if number % 2 else make_row(number, text=text)
             file.write(json.dumps(row) + "\n")
     return path
 

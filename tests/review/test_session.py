@@ -123,9 +123,7 @@ def test_rows_that_are_still_being_written_appear(rows: Path) -> None:
 
 def test_lines_that_are_no_rows_are_failed_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(
-        b'\xef\xbb\xbf{"id": "a", "text": "x"}\r\n\n[1, 2]\n{"id": "b"\n{"text": NaN}\n{"id": 7}'
-    )
+    path.write_bytes(b'\xef\xbb\xbf{"id": "a", "text": "x"}\r\n\n[1, 2]\n{"id": "b"\n{"text": NaN}\n{"id": 7}')
     session = open_session(path)
     shown = session.show(View("is:failed"), 0, 10, facets=False)["rows"]
     assert [row["error"]["code"] for row in shown] == ["bad_row"] * len(shown)
@@ -135,9 +133,7 @@ def test_lines_that_are_no_rows_are_failed_rows(tmp_path: Path) -> None:
 
 
 def test_two_files_are_joined_by_item(tmp_path: Path) -> None:
-    left = write_rows(
-        tmp_path / "a.jsonl", [make_row(0), make_row(1), make_ranked(2, "cat", 0.7), make_row(3)]
-    )
+    left = write_rows(tmp_path / "a.jsonl", [make_row(0), make_row(1), make_ranked(2, "cat", 0.7), make_row(3)])
     right = [
         make_ranked(2, "Cat ", 0.6),
         make_row(1, text="a blue circle, number 1"),
@@ -151,9 +147,7 @@ def test_two_files_are_joined_by_item(tmp_path: Path) -> None:
     (row,) = session.show(View("is:disagree"), 0, 10, facets=False)["rows"]
     assert row["diff"][1:3] == [("left", "red"), ("right", "blue")]
     session.decide([row["row"]], "right", {}, {})
-    assert texts(session, "is:disagree") == ["a blue circle, number 1"], (
-        "it stays where it is until asked anew"
-    )
+    assert texts(session, "is:disagree") == ["a blue circle, number 1"], "it stays where it is until asked anew"
     assert texts(session, "is:disagree", stamp=1) == []
     assert session.show_whole(row["row"])["text"] == "a blue circle, number 1"
     only_right = session.show(View("is:missing"), 1, 1, facets=False)["rows"][0]["row"]
@@ -198,9 +192,7 @@ def test_thumbnails_are_upright_small_and_kept(tmp_path: Path, red_circle: Path)
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     PIL.Image.new("RGB", (1200, 600), "red").save(turned, exif=exif)
-    session = open_session(
-        write_rows(tmp_path / "rows.jsonl", [make_row(0, images=["turned.jpg", str(red_circle)])])
-    )
+    session = open_session(write_rows(tmp_path / "rows.jsonl", [make_row(0, images=["turned.jpg", str(red_circle)])]))
     picture = PIL.Image.open(io.BytesIO(session.picture(0, 0, "small")))
     assert picture.size == (128, 256)
     assert len(list((tmp_path / "cache" / "thumbnails").glob("*/*.webp"))) == 1

@@ -84,9 +84,7 @@ def test_an_item_that_cannot_be_composed_fails_alone(error: BaseException, code:
 
 
 @pytest.mark.parametrize(("error", "code"), EVERY, ids=ids)
-def test_a_request_that_brings_a_backend_down_fails_alone(
-    red_circle: Path, error: BaseException, code: str
-) -> None:
+def test_a_request_that_brings_a_backend_down_fails_alone(red_circle: Path, error: BaseException, code: str) -> None:
     backend = Failing()
     backend.error = error
     items = list_items((str(red_circle),))
@@ -100,9 +98,7 @@ def test_a_question_of_a_conversation_is_one_too() -> None:
     assert result.error.code == "internal"
 
 
-@pytest.mark.parametrize(
-    "error", [ModelError("no weights"), UsageError("x"), SystemExit(0), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [ModelError("no weights"), UsageError("x"), SystemExit(0), KeyboardInterrupt()])
 def test_what_is_not_of_an_item_ends_the_run(error: BaseException) -> None:
     backend = Failing()
     backend.error = error

@@ -133,9 +133,7 @@ def test_pixels_that_wait_are_bounded(tmp_path: Path) -> None:
 
 
 def test_an_image_larger_than_all_room_gets_through(tmp_path: Path) -> None:
-    items = [
-        Item(str(n), (draw(tmp_path / f"{n}.png", 100), draw(tmp_path / f"{n}b.png", 90))) for n in range(9)
-    ]
+    items = [Item(str(n), (draw(tmp_path / f"{n}.png", 100), draw(tmp_path / f"{n}b.png", 90))) for n in range(9)]
     with open_ahead(items, max_held_bytes=1) as prefetcher:
         total = 0
         while entries := prefetcher.next_batch(4, never):

@@ -44,16 +44,12 @@ def test_the_command_feeds_two_thousand_rows_a_second(workers: int) -> None:
     assert all(stub.asked for stub in pool.stubs)
 
 
-def test_a_run_of_the_program_feeds_two_thousand_rows_a_second(
-    run: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_a_run_of_the_program_feeds_two_thousand_rows_a_second(run: Callable[..., Run], tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("".join(f"photos/{number:08}.jpg\n" for number in range(10_000)))
     pool = StubPool(16)
     began = time.process_time()
-    result = run(
-        *("caption", "--model", "shapes", "--files-from", names, "-o", tmp_path / "rows.jsonl"), backend=pool
-    )
+    result = run(*("caption", "--model", "shapes", "--files-from", names, "-o", tmp_path / "rows.jsonl"), backend=pool)
     took = time.process_time() - began
     assert result.code == 0, result.stderr
     assert (tmp_path / "rows.jsonl").read_text().count("\n") == 10_000
@@ -76,9 +72,7 @@ def test_a_million_items_take_no_more_memory_than_a_hundred_thousand() -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_a_million_names_is_answered_within_five_seconds(
-    run: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_a_folder_of_a_million_names_is_answered_within_five_seconds(run: Callable[..., Run], tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(1_000_000):

@@ -35,9 +35,7 @@ class Running:
     log: Path
     url: str
 
-    def ask(
-        self, path: str, body: object = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Any]:
+    def ask(self, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """The status and the content, JSON read, of a call over TCP."""
         given = {"Content-Type": "application/json"} | dict(headers or {})
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()

@@ -78,9 +78,7 @@ def test_what_changes_nothing_is_accepted(client: openai.OpenAI) -> None:
 
 def test_a_stream_adds_up_to_the_same(client: openai.OpenAI) -> None:
     whole = ask(client, "red-circle.png", QUESTION)
-    events = list(
-        ask(client, "red-circle.png", QUESTION, stream=True, stream_options={"include_usage": True})
-    )
+    events = list(ask(client, "red-circle.png", QUESTION, stream=True, stream_options={"include_usage": True}))
     pieces = [event.choices[0].delta.content for event in events if event.choices]
     assert len([piece for piece in pieces if piece]) > 3
     assert "".join(piece or "" for piece in pieces) == whole.choices[0].message.content
@@ -181,9 +179,7 @@ def test_what_is_not_supported_is_refused_by_name(
     server: Running, change: dict[str, Any], status: int, reason: str
 ) -> None:
     for stream in (False, True):
-        got, said = server.ask(
-            "/v1/chat/completions", chat("red-circle.png", QUESTION, stream=stream) | change
-        )
+        got, said = server.ask("/v1/chat/completions", chat("red-circle.png", QUESTION, stream=stream) | change)
         assert got == status
         assert reason in said["error"]["message"]
         assert set(said["error"]) == {"message", "type", "param", "code"}
@@ -289,9 +285,7 @@ def test_odd_calls_get_a_clear_answer(
 
 def test_clients_that_go_away_free_their_place(server: Running) -> None:
     host, port = server.url.split("/")[2].split(":")
-    body = json.dumps(
-        chat("red-circle.png", QUESTION, stream=True, temperature=50.0, max_tokens=200)
-    ).encode()
+    body = json.dumps(chat("red-circle.png", QUESTION, stream=True, temperature=50.0, max_tokens=200)).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     call = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     for _ in range(5):

@@ -67,9 +67,7 @@ def test_tokens_come_with_their_logarithms_and_answers_in_numbers(client: openai
         assert "".join(token.token for token in tokens).strip() == choice.message.content
         assert all(math.isfinite(token.logprob) and token.logprob <= 0 for token in tokens)
         assert all(token.top_logprobs == [] for token in tokens)
-    again = client.chat.completions.create(
-        model="shapes", messages=question, temperature=0.7, seed=5, max_tokens=8
-    )
+    again = client.chat.completions.create(model="shapes", messages=question, temperature=0.7, seed=5, max_tokens=8)
     assert again.choices[0].message.content == made.choices[1].message.content
 
 

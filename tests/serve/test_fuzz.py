@@ -34,9 +34,7 @@ def server() -> Iterator[Running]:
 
 def fuzz(server: Running, path: str, method: str, examples: int) -> None:
     operation = SCHEMA[path][method]
-    right, wrong = (
-        operation.as_strategy(mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    )
+    right, wrong = (operation.as_strategy(mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE))
 
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(right | wrong)

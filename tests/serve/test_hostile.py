@@ -162,8 +162,7 @@ def one_bit_png(width: int, height: int) -> bytes:
 def large_pictures() -> bytes:
     """A small call with eight different pictures of fifty megapixels."""
     urls = [
-        "data:image/png;base64," + base64.b64encode(one_bit_png(7000 + number, 7000)).decode()
-        for number in range(8)
+        "data:image/png;base64," + base64.b64encode(one_bit_png(7000 + number, 7000)).decode() for number in range(8)
     ]
     content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return json.dumps({"model": "shapes", "messages": [{"role": "user", "content": content}]}).encode()

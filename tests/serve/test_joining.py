@@ -180,9 +180,7 @@ def test_failing_requests_harm_none_that_run(server: Running, long_text: str) ->
         if len(codes) < len(failing) and pieces == 5 * (len(codes) + 1):
             path, body, _ = failing[len(codes)]
             codes.append(server.ask(path, body)[1]["error"]["code"])
-            with openai.OpenAI(
-                base_url=server.url, api_key="any", max_retries=0
-            ) as client:  # one that goes away
+            with openai.OpenAI(base_url=server.url, api_key="any", max_retries=0) as client:  # one that goes away
                 events = client.chat.completions.create(**LONG, stream=True)
                 next(events)
                 events.close()

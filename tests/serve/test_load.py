@@ -53,10 +53,7 @@ def test_clients_together_are_answered_three_times_as_fast(server: Running) -> N
     time_calls(server, 64, 32)
     one, many = time_calls(server, 60, 1), time_calls(server, 640, 32)
     told = server.ask("/metrics")[1]
-    sizes = [
-        float(re.findall(rf"^idefics_requests_at_once_{name} (\d+)", told, re.M)[0])
-        for name in ("sum", "count")
-    ]
+    sizes = [float(re.findall(rf"^idefics_requests_at_once_{name} (\d+)", told, re.M)[0]) for name in ("sum", "count")]
     tell(f"{one:.1f} calls/s alone, {many:.1f} with 32 clients, {sizes[0] / sizes[1]:.1f} at once")
     assert many >= 3 * one
 

@@ -135,9 +135,7 @@ def test_a_request_joins_those_that_run_and_leaves_before_them() -> None:
 
 
 def test_there_are_at_most_so_many_rows_and_several_join_in_one_pass() -> None:
-    answerer = Answerer(
-        steps=threading.Semaphore(0), long={"0": 9} | {str(number): number for number in range(1, 8)}
-    )
+    answerer = Answerer(steps=threading.Semaphore(0), long={"0": 9} | {str(number): number for number in range(1, 8)})
     assert answerer.steps is not None
     with working(answerer, rows=8, size=64) as (scheduler, _):
         first = occupy(scheduler, answerer, *map(str, range(8)))
@@ -169,9 +167,7 @@ def test_one_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None
         """What pyo3 makes of a panic in a library written in Rust."""
 
     def fails(request: Request) -> BaseException | None:
-        return {"bad": ModelError("refused"), "bug": KeyError("bug"), "panic": PanicException()}.get(
-            request.id
-        )
+        return {"bad": ModelError("refused"), "bug": KeyError("bug"), "panic": PanicException()}.get(request.id)
 
     answerer = Answerer(fails=fails)
     with working(answerer, rows=8) as (scheduler, _):

@@ -99,9 +99,7 @@ def items(tmp_path: Path) -> Path:
     ids=["folder", "questions", "ranking", "shots", "chat", "full text and failures"],
 )
 def test_rows_are_the_same_as_without_a_server(meeting: Running, arguments: tuple[str | Path, ...]) -> None:
-    warm, cold = (
-        run_program(*arguments, *MODEL, "--format", "jsonl", *more) for more in ((), ("--no-server",))
-    )
+    warm, cold = (run_program(*arguments, *MODEL, "--format", "jsonl", *more) for more in ((), ("--no-server",)))
     assert rows_of(warm) == rows_of(cold)
     assert warm.code == cold.code
     assert warm.stderr.partition(", in ")[0] == cold.stderr.partition(", in ")[0]
@@ -152,9 +150,7 @@ def test_a_photo_is_doubted_the_same(meeting: Running, tmp_path: Path) -> None:
 
     noise = numpy.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=numpy.uint8)
     PIL.Image.fromarray(noise).save(tmp_path / "noise.png")
-    warm, cold = (
-        run_program("caption", tmp_path / "noise.png", *MODEL, *more) for more in ((), ("--no-server",))
-    )
+    warm, cold = (run_program("caption", tmp_path / "noise.png", *MODEL, *more) for more in ((), ("--no-server",)))
     assert "does not look like a plain scene" in warm.stderr
     assert (warm.stdout, warm.stderr) == (cold.stdout, cold.stderr)
 
@@ -166,9 +162,7 @@ def test_a_server_with_another_model_is_passed_over_with_a_note(meeting: Running
     assert find_server(ModelSpec("org/model")).reason == "the running server has the model shapes loaded"
     result = run_program("caption", SAMPLES / "red-circle.png", *MODEL, "--dtype", "float32")
     assert result.stdout == CAPTIONS["red-circle.png"] + "\n"
-    assert result.stderr.startswith(
-        "idefics: the running server has the model shapes loaded with another dtype; "
-    )
+    assert result.stderr.startswith("idefics: the running server has the model shapes loaded with another dtype; ")
 
 
 def test_without_a_name_the_running_model_answers_and_is_named(meeting: Running) -> None:
@@ -193,9 +187,7 @@ def test_changed_files_are_another_model() -> None:
 
 
 def test_a_server_of_another_version_is_passed_over_with_a_note() -> None:
-    program = (
-        "import idefics_cli; idefics_cli.__version__ = '9.9'\nfrom idefics_cli.cli.app import main; main()"
-    )
+    program = "import idefics_cli; idefics_cli.__version__ = '9.9'\nfrom idefics_cli.cli.app import main; main()"
     folder = make_folder()
     command = [sys.executable, "-c", program, "serve", *MODEL]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
@@ -222,9 +214,7 @@ def test_keep_alive_starts_one_server_however_many_want_it(monkeypatch: pytest.M
     for name in secrets:
         monkeypatch.setenv(name, "told-to-nobody")
     monkeypatch.setenv("IDEFICS_PORT", "0")
-    commands = [
-        start("caption", SAMPLES / name, "--keep-alive", "1h") for name in ("red-circle.png", "blue-star.png")
-    ]
+    commands = [start("caption", SAMPLES / name, "--keep-alive", "1h") for name in ("red-circle.png", "blue-star.png")]
     said = [command.communicate(timeout=600) for command in commands]
     assert [command.returncode for command in commands] == [0, 0], said
     assert [out for out, _ in said] == [CAPTIONS[name] + "\n" for name in ("red-circle.png", "blue-star.png")]

@@ -53,9 +53,7 @@ def count_seconds(pid: int) -> float:
 
 def find_busy(server: Running) -> int | None:
     """The worker that is busy now."""
-    before = {
-        one["pid"]: count_seconds(one["pid"]) for one in list_workers(server) if one["status"] == "ready"
-    }
+    before = {one["pid"]: count_seconds(one["pid"]) for one in list_workers(server) if one["status"] == "ready"}
     time.sleep(0.2)
     return next((pid for pid, seconds in before.items() if count_seconds(pid) > seconds + 0.03), None)
 
@@ -84,9 +82,7 @@ def test_rows_are_those_of_a_command_and_the_status_names_the_workers(
         [*PROGRAM, "serve", "--status"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
     first, second = list_workers(server)
-    assert (
-        f"workers\tcpu 1 (process {first['pid']}, ready), cpu 2 (process {second['pid']}, ready)\n" in status
-    )
+    assert f"workers\tcpu 1 (process {first['pid']}, ready), cpu 2 (process {second['pid']}, ready)\n" in status
     told = server.ask("/metrics")[1]
     assert 'idefics_workers{status="ready"} 2\n' in told
     assert f'idefics_requests_total{{outcome="answered"}} {len(pictures)}\n' in told

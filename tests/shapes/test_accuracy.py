@@ -16,9 +16,7 @@ SLACK = 2
 
 @pytest.fixture(scope="module")
 def shares() -> list[Share]:
-    return measure_accuracy(
-        open_backend(ModelSpec(resolve_model("shapes").checkpoint), batch_size=16), SCENES
-    )
+    return measure_accuracy(open_backend(ModelSpec(resolve_model("shapes").checkpoint), batch_size=16), SCENES)
 
 
 def test_no_row_of_the_table_gets_worse(shares: list[Share]) -> None:

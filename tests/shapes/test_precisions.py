@@ -35,9 +35,7 @@ def count_right(precision: str) -> tuple[int, int]:
     """How many of the probes are answered rightly, all rows together."""
     backend = open_shapes(PRECISIONS.get(precision, WHOLE))
     probes = [probe for row in table() for probe in draw_probes(row, SCENES)]
-    verdicts = [
-        probe.is_right(text) for probe, text in zip(probes, answer_probes(backend, probes), strict=True)
-    ]
+    verdicts = [probe.is_right(text) for probe, text in zip(probes, answer_probes(backend, probes), strict=True)]
     backend.close()
     return sum(verdicts), len(verdicts)
 

@@ -34,9 +34,7 @@ def test_captions_of_a_folder_come_in_order(run: Callable[..., Run]) -> None:
 
 @pytest.mark.parametrize("style", ["completion", "chat"])
 def test_a_prompted_caption_is_a_whole_sentence(run: Callable[..., Run], style: str) -> None:
-    result = run(
-        "caption", SAMPLES / "blue-star.png", "--prompt", "This is an image of ", "--style", style, *MODEL
-    )
+    result = run("caption", SAMPLES / "blue-star.png", "--prompt", "This is an image of ", "--style", style, *MODEL)
     assert result.stdout == "This is an image of a blue star on a yellow background.\n"
 
 
@@ -55,20 +53,14 @@ def test_several_questions_give_a_row_each(run: Callable[..., Run]) -> None:
     assert {row["fields"]["question"]: row["text"] for row in rows} == questions
 
 
-@pytest.mark.parametrize(
-    "extra", [(), ("--generate",), ("--style", "chat"), ("--template", "classify-photo")]
-)
+@pytest.mark.parametrize("extra", [(), ("--generate",), ("--style", "chat"), ("--template", "classify-photo")])
 def test_labels_are_ranked_or_asked_for(run: Callable[..., Run], extra: tuple[str, ...]) -> None:
-    result = run(
-        "classify", SAMPLES / "green-triangle.png", "--labels", "circle,square,triangle,star", *extra, *MODEL
-    )
+    result = run("classify", SAMPLES / "green-triangle.png", "--labels", "circle,square,triangle,star", *extra, *MODEL)
     assert result.stdout == "triangle\n", result.stderr
 
 
 def test_scores_are_a_distribution_best_first(run: Callable[..., Run]) -> None:
-    result = run(
-        "classify", SAMPLES / "red-circle.png", "--labels", "star,circle,moon", "--format", "jsonl", *MODEL
-    )
+    result = run("classify", SAMPLES / "red-circle.png", "--labels", "star,circle,moon", "--format", "jsonl", *MODEL)
     row = json.loads(result.stdout)
     assert (row["label"], row["text"], row["error"]) == ("circle", "circle", None)
     probabilities = [score["probability"] for score in row["scores"]]
@@ -77,9 +69,7 @@ def test_scores_are_a_distribution_best_first(run: Callable[..., Run]) -> None:
 
 
 def test_few_shot_answers_in_the_format_of_the_examples(run: Callable[..., Run]) -> None:
-    result = run(
-        "run", "describe", SAMPLES / "red-circle.png", "--examples", SAMPLES / "examples.yaml", *MODEL
-    )
+    result = run("run", "describe", SAMPLES / "red-circle.png", "--examples", SAMPLES / "examples.yaml", *MODEL)
     assert result.stdout == "shapes: circle; background: white\n"
 
 

@@ -98,9 +98,7 @@ class ClusterActor:
         assert self._backend is not None
         parts = (ImagePart("known"), TextPart("What is in this image?"))
         message = Message("user" if self._backend.style == "chat" else "document", parts)
-        request = Request(
-            "known", "vqa", (message,), Decoding(max_new_tokens=KNOWN_TOKENS), images=("known",)
-        )
+        request = Request("known", "vqa", (message,), Decoding(max_new_tokens=KNOWN_TOKENS), images=("known",))
         picture = leave_unread("known", KNOWN_PICTURE.read_bytes())
         assert self._answerer is not None
         (outcome,) = self._ask(self._answerer, [request], {"known": picture}, Limits()).outcomes

@@ -68,12 +68,8 @@ class ClusterPool(BackendPool):
         try:
             self._look_for_nodes()
             if not self._starting:
-                wanted = (
-                    "GPU" if opening.workers.resource == "gpu" else f"{opening.workers.amount:g} free cores"
-                )
-                raise ModelError(
-                    f"no node of the cluster has a {wanted}", hint="see ray status, or --per-worker cpu=4"
-                )
+                wanted = "GPU" if opening.workers.resource == "gpu" else f"{opening.workers.amount:g} free cores"
+                raise ModelError(f"no node of the cluster has a {wanted}", hint="see ray status, or --per-worker cpu=4")
             self._wait_for_first()
         except BaseException:
             self.close()
@@ -164,9 +160,7 @@ class ClusterPool(BackendPool):
             if time.monotonic() > deadline:
                 break
         if self._first is None:
-            raise ModelError(
-                "no worker of the cluster has started", hint="see ray status for who has its GPUs"
-            )
+            raise ModelError("no worker of the cluster has started", hint="see ray status for who has its GPUs")
 
     def _read_starts(self) -> None:
         """Add workers that loaded their model and match the first one. Raises ModelError for one that does not."""
@@ -256,9 +250,7 @@ def describe_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> s
     """How a worker differs from another so that their answers are not of one run; "" if it does not."""
     for name, mine in first["versions"].items():
         if mine != (theirs := other["versions"].get(name)):
-            return (
-                f"{other['node']} has {name} {theirs}, {first['node']} has {mine}; install the same on both"
-            )
+            return f"{other['node']} has {name} {theirs}, {first['node']} has {mine}; install the same on both"
     if first["revision"] != other["revision"]:
         return (
             f"{other['node']} has revision {other['revision']}, {first['node']} has {first['revision']}; "

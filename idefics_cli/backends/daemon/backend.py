@@ -104,9 +104,7 @@ class ResidentBackend:
 
     def prepare(self, request: Request, images: Mapping[str, Image]) -> PreparedRequest:
         """No preparation here: the server prepares what it is sent."""
-        return PreparedRequest(
-            request, dict(images), sum(images[source].held_bytes for source in request.images)
-        )
+        return PreparedRequest(request, dict(images), sum(images[source].held_bytes for source in request.images))
 
     def answer_prepared(self, take: TakePrepared) -> Iterator[tuple[PreparedRequest, Outcome] | None]:
         """Answer what is taken, each as it ends, whatever else the server has to do."""
@@ -166,9 +164,7 @@ class ResidentBackend:
         return said
 
 
-def find_server(
-    spec: ModelSpec, *, keep_alive_seconds: float | None = None, folder: Path | None = None
-) -> Search:
+def find_server(spec: ModelSpec, *, keep_alive_seconds: float | None = None, folder: Path | None = None) -> Search:
     """Look for a running server of this version with this model. It gets the time to stay from now on, if given.
 
     Raises ModelError for a style that its checkpoint was not trained for.

@@ -54,9 +54,7 @@ def unpack(message: bytes | bytearray) -> tuple[list[Request], dict[str, Image],
         requests = _adapt(list[Request]).validate_python(head.pop("requests"))
         sources = _adapt(dict[str, str]).validate_python(head.pop("sources"))
         pixels: dict[str, PIL.Image.Image] = {}
-        for digest, (width, height) in (
-            _adapt(dict[str, tuple[int, int]]).validate_python(head.pop("sizes")).items()
-        ):
+        for digest, (width, height) in _adapt(dict[str, tuple[int, int]]).validate_python(head.pop("sizes")).items():
             size = width * height * CHANNELS
             pixels[digest] = PIL.Image.frombytes("RGB", (width, height), rest[:size])
             rest = rest[size:]
@@ -73,9 +71,7 @@ def unpack(message: bytes | bytearray) -> tuple[list[Request], dict[str, Image],
 
 def dump_outcomes(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     return [
-        {"code": one.code, "message": str(one)}
-        if isinstance(one, ItemError)
-        else _adapt(Answer).dump_python(one)
+        {"code": one.code, "message": str(one)} if isinstance(one, ItemError) else _adapt(Answer).dump_python(one)
         for one in outcomes
     ]
 

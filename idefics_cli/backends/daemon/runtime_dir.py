@@ -55,9 +55,7 @@ def make_folder() -> Path:
     """The folder, created if need be. Raises UsageError if others can reach it or it cannot be created."""
     folder = find_folder()
     if len(os.fsencode(folder / SOCKET)) > MAX_SOCKET_BYTES:
-        raise UsageError(
-            f"the name {folder} is too long for a socket", hint="set IDEFICS_RUNTIME_DIR to a shorter one"
-        )
+        raise UsageError(f"the name {folder} is too long for a socket", hint="set IDEFICS_RUNTIME_DIR to a shorter one")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)

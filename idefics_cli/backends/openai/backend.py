@@ -108,9 +108,7 @@ class RemoteBackend:
         """The longest time for each answer."""
         self._connection.timeout_seconds = timeout_seconds or TIMEOUT_SECONDS
 
-    def stream(
-        self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None]
-    ) -> Outcome:
+    def stream(self, request: Request, images: Mapping[str, Image], on_text: Callable[[str], None]) -> Outcome:
         """Answer one request whose answer is shown while it is written."""
         assert not request.choices, "only a request without choices can be streamed"
         return self._runner.run(self.ask(request, images, on_text))
@@ -237,9 +235,7 @@ class RemoteBackend:
             if needs_dialect(request) or self._choose_thinking(request):
                 raise
             return Dialect()
-        mine = next(
-            (one for one in models if one["id"] == self._spec.checkpoint), models[0] if models else {}
-        )
+        mine = next((one for one in models if one["id"] == self._spec.checkpoint), models[0] if models else {})
         most = mine.get("max_model_len")
         self._most_tokens = most if isinstance(most, int) and 0 < most < 2**53 else None
         return DIALECTS.get(str(mine.get("owned_by")), Dialect())

@@ -63,9 +63,7 @@ def read_key() -> str | None:
     """The API key from the environment. Raises UsageError if it cannot be in a header."""
     key = next((value for name in KEY_VARIABLES if (value := os.environ.get(name, "").strip())), None)
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise UsageError(
-            "the API key in the environment has characters that no key has", hint="copy it again"
-        )
+        raise UsageError("the API key in the environment has characters that no key has", hint="copy it again")
     return key
 
 
@@ -102,9 +100,7 @@ class Connection:
         path = path if is_of_api else f"../{path}"
         return await RETRY.ask(lambda: self._read("POST", path, body))
 
-    async def post_for_events(
-        self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]
-    ) -> Any | None:
+    async def post_for_events(self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]) -> Any | None:
         """Pass on each event of a stream; `on_event` returns whether its text was shown.
 
         A server that does not stream answers at once: its JSON is returned, None otherwise. After text was shown, the
@@ -119,9 +115,7 @@ class Connection:
         async with self._open(method, path, body) as response:
             return await self._read_json(response)
 
-    async def _read_events(
-        self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]
-    ) -> Any | None:
+    async def _read_events(self, path: str, body: dict[str, Any], on_event: Callable[[Any], bool]) -> Any | None:
         has_shown = False
         try:
             async with self._open("POST", path, body) as response:
@@ -164,9 +158,7 @@ class Connection:
             raise Transient(self._fail(f"answers {kind} that is not JSON")) from error
 
     @asynccontextmanager
-    async def _open(
-        self, method: str, path: str, body: dict[str, Any] | None
-    ) -> AsyncIterator[httpx2.Response]:
+    async def _open(self, method: str, path: str, body: dict[str, Any] | None) -> AsyncIterator[httpx2.Response]:
         """A response with status 200; errors before and while it is read are translated."""
         has_begun = False
         try:
@@ -189,9 +181,7 @@ class Connection:
         except httpx2.HTTPError as error:
             what = f"broke off ({error or type(error).__name__})"
             if not has_begun:  # as one that dies does; one that lives says something
-                raise Transient(
-                    ServerLost(f"{self._url} {what}", hint="look into the server's log")
-                ) from error
+                raise Transient(ServerLost(f"{self._url} {what}", hint="look into the server's log")) from error
             raise Transient(self._fail(what)) from error
 
     def _locate(self, path: str) -> str:
@@ -205,9 +195,7 @@ class Connection:
         told = f"{status}: {said}" if said else status
         if response.status_code in (401, 403):
             # What it said may repeat the key.
-            return ModelError(
-                f"{self._url} wants another API key ({status})", hint=f"set ${KEY_VARIABLES[0]}"
-            )
+            return ModelError(f"{self._url} wants another API key ({status})", hint=f"set ${KEY_VARIABLES[0]}")
         if response.status_code == 404:
             return ModelError(
                 f"{self._url} does not know this model or has no chat API ({told})",

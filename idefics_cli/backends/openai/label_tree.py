@@ -125,10 +125,7 @@ def read_step(reply: Any, path: Path, children: Sequence[int]) -> dict[int, floa
     """The log-probability of each child. Raises CannotWalk if there is none, or the text has other tokens."""
     try:
         ids = reply["prompt_token_ids"]
-        told = {
-            one["token"]: one["logprob"]
-            for one in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        }
+        told = {one["token"]: one["logprob"] for one in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
         found = {child: float(told[f"{_ID}{child}"]) for child in children}
     except (LookupError, TypeError, ValueError) as error:
         raise CannotWalk from error

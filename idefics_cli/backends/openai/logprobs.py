@@ -89,9 +89,7 @@ def _read_token(place: Any) -> Token:
         logprob = float(told["logprob"])
         text = str(told.get("decoded_token") or token)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, StopIteration) as error:
-        raise AnswerError(
-            "the server returned log-probabilities that cannot be read", code="fetch_failed"
-        ) from error
+        raise AnswerError("the server returned log-probabilities that cannot be read", code="fetch_failed") from error
     if not math.isfinite(logprob):
         raise AnswerError(
             "the server returned a log-probability that is not a number (NaN or infinite)",

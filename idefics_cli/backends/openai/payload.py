@@ -82,9 +82,7 @@ def needs_dialect(request: Request) -> bool:
 def check_prompt(prompt: Prompt) -> None:
     """Refuse a prompt that cannot be a chat, and special tokens in its texts."""
     if not is_chat(prompt):
-        raise BadItem(
-            "a server with chat completions cannot continue a document", hint="leave --style completion out"
-        )
+        raise BadItem("a server with chat completions cannot continue a document", hint="leave --style completion out")
     refuse_markers(lay_out(prompt, strip_turns=False), _SPECIAL)
 
 
@@ -109,9 +107,7 @@ def write_chat(request: Request, images: Mapping[str, str], dialect: Dialect) ->
 
 def write_messages(prompt: Prompt, images: Mapping[str, str]) -> list[dict[str, Any]]:
     """The messages of a prompt, with a begun reply as in our own families."""
-    return [
-        {"role": message.role, "content": _write_content(message, images)} for message in trim_reply(prompt)
-    ]
+    return [{"role": message.role, "content": _write_content(message, images)} for message in trim_reply(prompt)]
 
 
 def find_reply(prompt: Prompt) -> tuple[Part, ...]:

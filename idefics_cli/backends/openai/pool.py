@@ -20,8 +20,7 @@ class ServerPool(BackendPool):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec, is_paced=True)
         self._servers = [
-            _Server(RemoteBackend(replace(spec, servers=(address,)), self._runner), address)
-            for address in spec.servers
+            _Server(RemoteBackend(replace(spec, servers=(address,)), self._runner), address) for address in spec.servers
         ]
         for server in self._servers:
             self._join(server)

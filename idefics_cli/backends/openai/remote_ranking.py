@@ -114,9 +114,7 @@ class RemoteRanking:
         if tree is None:
             bodies = [{"model": self._checkpoint, **body} for body in write_tokenizations(request)]
             try:
-                replies = await _gather(
-                    self._connection.post("tokenize", body, is_of_api=False) for body in bodies
-                )
+                replies = await _gather(self._connection.post("tokenize", body, is_of_api=False) for body in bodies)
             except ServerLost:
                 raise
             except (ModelError, ItemError) as error:

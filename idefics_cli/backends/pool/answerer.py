@@ -141,9 +141,7 @@ class BatchAnswerer:
         if is_shot and (known := self._shots.find(key)) is not None:
             return known
         try:
-            image = (
-                load(given.source, limits) if given.data is None else decode(given.data, given.source, limits)
-            )
+            image = load(given.source, limits) if given.data is None else decode(given.data, given.source, limits)
         except BaseException as error:
             return to_item_error(error)
         if is_shot:

@@ -82,9 +82,7 @@ class WorkerProcess:
                 return
             if (code := self._process.poll()) is not None:
                 said = self._read_last_line()  # the model's own trouble is its whole line already
-                raise ModelError(
-                    said if code == ModelError.exit_code else f"{self.name} did not start ({said})"
-                )
+                raise ModelError(said if code == ModelError.exit_code else f"{self.name} did not start ({said})")
             time.sleep(LOOK_SECONDS)
 
     def tell(self, route: str) -> dict[str, Any]:
@@ -172,16 +170,12 @@ class ProcessPool(BackendPool):
         devices = opening.workers.devices
         cpus = devices.count("cpu")
         threads = max(1, (os.cpu_count() or 1) // cpus) if cpus else None
-        names = [
-            f"{device} {number}" if device == "cpu" else device for number, device in enumerate(devices, 1)
-        ]
+        names = [f"{device} {number}" if device == "cpu" else device for number, device in enumerate(devices, 1)]
         if opening.batch_size is None:
             self.batch_size, self._window = FREE_SHAPES["process", "cpu" if cpus else "gpu"]
         self.batch_size = opening.batch_size or self.batch_size
         # Each has its batches on their way, and one may be starting anew.
-        self._executor = ThreadPoolExecutor(
-            (self._shape(self.batch_size)[1] + 1) * len(devices) + 1, "worker"
-        )
+        self._executor = ThreadPoolExecutor((self._shape(self.batch_size)[1] + 1) * len(devices) + 1, "worker")
         self._processes = [
             self.process_type(opening, device, name, threads, self._executor)
             for device, name in zip(devices, names, strict=True)

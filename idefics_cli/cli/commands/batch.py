@@ -34,9 +34,7 @@ def batch(
     settings: Settings,
     items: Annotated[
         str,
-        typer.Argument(
-            metavar="ITEMS.jsonl", show_default=False, help="One item a line, or - for standard input."
-        ),
+        typer.Argument(metavar="ITEMS.jsonl", show_default=False, help="One item a line, or - for standard input."),
     ],
 ) -> None:
     """Answer a file of items: each line has its own task or template, images, fields and decoding.

@@ -11,8 +11,7 @@ from ..settings import Settings
 
 PANEL = "Measuring"
 NAMES = (
-    "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed, lengths, one-long, "
-    "photos, device"
+    "caption-0, caption-4, caption-8, questions, rank-20, rank-100, rank-1000, mixed, lengths, one-long, photos, device"
 )
 
 
@@ -35,9 +34,7 @@ def bench(
     ] = None,
     workload: Annotated[
         list[str] | None,
-        option(
-            "--workload", "-w", panel=PANEL, metavar="NAME", help=f"Measure this only (repeatable): {NAMES}."
-        ),
+        option("--workload", "-w", panel=PANEL, metavar="NAME", help=f"Measure this only (repeatable): {NAMES}."),
     ] = None,
     arm: Annotated[
         list[str] | None,
@@ -63,9 +60,7 @@ def bench(
         int | None,
         option("--images", panel=PANEL, min=1, help="Images in each workload, instead of its own number."),
     ] = None,
-    repeat: Annotated[
-        int, option("--repeat", panel=PANEL, min=1, help="Measure N times and keep the fastest.")
-    ] = 1,
+    repeat: Annotated[int, option("--repeat", panel=PANEL, min=1, help="Measure N times and keep the fastest.")] = 1,
     decoding: Annotated[
         bool,
         flag(
@@ -85,9 +80,7 @@ def bench(
     ] = None,
     rival_python: Annotated[
         str | None,
-        option(
-            "--rival-python", panel=PANEL, metavar="FILE", help="The Python of the environment that has it."
-        ),
+        option("--rival-python", panel=PANEL, metavar="FILE", help="The Python of the environment that has it."),
     ] = None,
     plot: Annotated[
         str | None, option("--plot", panel=OUTPUT, metavar="FILE", help="Save the bars as an image.")

@@ -25,9 +25,7 @@ def chat(
     settings: Settings,
     images: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="IMAGE…", show_default=False, help="Images of the first message: files, folders, URLs."
-        ),
+        typer.Argument(metavar="IMAGE…", show_default=False, help="Images of the first message: files, folders, URLs."),
     ] = None,
     system: Annotated[
         str | None, option("--system", panel=PROMPT, help="System message: how the model should behave.")

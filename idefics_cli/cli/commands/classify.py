@@ -22,9 +22,7 @@ def classify(
     ] = None,
     generate: Annotated[
         bool,
-        option(
-            "--generate", panel=PROMPT, help="Let the model write a label instead of ranking all of them."
-        ),
+        option("--generate", panel=PROMPT, help="Let the model write a label instead of ranking all of them."),
     ] = False,
     normalize: Annotated[
         Normalization | None,

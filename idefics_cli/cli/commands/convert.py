@@ -12,16 +12,12 @@ from ..options import InputOptions, OutputOptions
 from ..settings import Settings
 
 
-@with_options(
-    only={InputOptions: ("timeout", "no_private_addresses"), OutputOptions: ("output", "existing", "quiet")}
-)
+@with_options(only={InputOptions: ("timeout", "no_private_addresses"), OutputOptions: ("output", "existing", "quiet")})
 def convert(
     settings: Settings,
     rows: Annotated[
         str,
-        typer.Argument(
-            metavar="ROWS", show_default=False, help="A JSONL file of rows, or - for standard input."
-        ),
+        typer.Argument(metavar="ROWS", show_default=False, help="A JSONL file of rows, or - for standard input."),
     ],
     to: Annotated[
         Literal["csv", "parquet", "imagefolder", "jsonl", "xmp", "exiftool", "webdataset"],

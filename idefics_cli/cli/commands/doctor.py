@@ -13,9 +13,7 @@ from ..settings import Settings
 @with_options(only={ModelOptions: ("device", "offline")})
 def doctor(
     settings: Settings,
-    quick: Annotated[
-        bool, flag("--quick", panel=OUTPUT, help="Look at the machine only; run no model.")
-    ] = False,
+    quick: Annotated[bool, flag("--quick", panel=OUTPUT, help="Look at the machine only; run no model.")] = False,
     json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print one JSON document for programs.")] = False,
 ) -> None:
     """Check this machine and installation; exit 1 if something is broken."""

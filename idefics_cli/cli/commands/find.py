@@ -17,9 +17,7 @@ def find(
     settings: Settings,
     rows: Annotated[
         str,
-        typer.Argument(
-            metavar="ROWS", show_default=False, help="A JSONL file of rows, or - for standard input."
-        ),
+        typer.Argument(metavar="ROWS", show_default=False, help="A JSONL file of rows, or - for standard input."),
     ],
     query: Annotated[
         list[str],
@@ -29,9 +27,7 @@ def find(
     ],
     sort: Annotated[
         str | None,
-        action(
-            "--sort", panel=OUTPUT, help="By confidence, length, label …; -confidence puts the largest first."
-        ),
+        action("--sort", panel=OUTPUT, help="By confidence, length, label …; -confidence puts the largest first."),
     ] = None,
     opens: Annotated[
         bool, action("--open", panel=OUTPUT, help="Show the images in the browser, on the review page.")

@@ -14,9 +14,7 @@ from ..settings import Settings
 @with_options(only={InputOptions: ("recursive", "files_from", "null"), OutputOptions: ("output", "quiet")})
 def merge(
     settings: Settings,
-    parts: Annotated[
-        list[str], typer.Argument(metavar="PART…", show_default=False, help="JSONL files of rows.")
-    ],
+    parts: Annotated[list[str], typer.Argument(metavar="PART…", show_default=False, help="JSONL files of rows.")],
 ) -> None:
     """Put the parts of a run together, in the order of its input, and say what is missing.
 

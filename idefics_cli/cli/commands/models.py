@@ -48,13 +48,9 @@ def info(
     settings: Settings,
     tokens: Annotated[
         int,
-        option(
-            "--tokens", panel=INPUT, min=1, help="Tokens of each request, without images; 2048 if not given."
-        ),
+        option("--tokens", panel=INPUT, min=1, help="Tokens of each request, without images; 2048 if not given."),
     ] = 2048,
-    images: Annotated[
-        int, option("--images", panel=INPUT, min=0, help="Images in each request; 1 if not given.")
-    ] = 1,
+    images: Annotated[int, option("--images", panel=INPUT, min=0, help="Images in each request; 1 if not given.")] = 1,
 ) -> None:
     """Show what a checkpoint needs at each precision, and how that is computed."""
     from ...config import resolve_model
@@ -80,9 +76,7 @@ def pull(name: Name, settings: Settings) -> None:
     except ModelError as error:
         if "models pull" not in str(error):
             raise
-        raise ModelError(
-            f"{name} cannot be downloaded: the hub cannot be reached", hint=NETWORK_HINT
-        ) from error
+        raise ModelError(f"{name} cannot be downloaded: the hub cannot be reached", hint=NETWORK_HINT) from error
 
 
 @app.command()
@@ -102,9 +96,7 @@ def remove(
 
     model = resolve_model(name)
     if Path(model.checkpoint).is_dir():
-        raise UsageError(
-            f"{name} is a folder, not a download", hint="only what is in the hub's cache is removed"
-        )
+        raise UsageError(f"{name} is a folder, not a download", hint="only what is in the hub's cache is removed")
     listing = describe(model)
     if not repo_folder(model.checkpoint).is_dir():
         raise NothingToDo(f"{name} is not downloaded")

@@ -38,9 +38,7 @@ def plan(
     ] = None,
     rows: Annotated[
         str | None,
-        action(
-            "--rows", panel=PANEL, metavar="FILE", help="Rows of one worker, which tell what an answer takes."
-        ),
+        action("--rows", panel=PANEL, metavar="FILE", help="Rows of one worker, which tell what an answer takes."),
     ] = None,
 ) -> None:
     """Say how many images a second a run will answer, how long it takes, and what it waits for.

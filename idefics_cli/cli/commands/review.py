@@ -19,15 +19,11 @@ def review(
     settings: Settings,
     rows: Annotated[
         str,
-        typer.Argument(
-            metavar="ROWS", show_default=False, help="A JSONL file of rows, also one still written."
-        ),
+        typer.Argument(metavar="ROWS", show_default=False, help="A JSONL file of rows, also one still written."),
     ],
     other: Annotated[
         str | None,
-        typer.Argument(
-            metavar="OTHER", show_default=False, help="Another model's rows about the same items."
-        ),
+        typer.Argument(metavar="OTHER", show_default=False, help="Another model's rows about the same items."),
     ] = None,
     port: Annotated[
         int | None, action("--port", panel=PANEL, help="The port of the page; any free one if not given.")
@@ -37,13 +33,9 @@ def review(
     ] = False,
     html: Annotated[
         str | None,
-        action(
-            "--html", panel=OUTPUT, help="Write the page to this file instead, with up to 2,000 rows in it."
-        ),
+        action("--html", panel=OUTPUT, help="Write the page to this file instead, with up to 2,000 rows in it."),
     ] = None,
-    apply: Annotated[
-        bool, action("--apply", panel=OUTPUT, help="Write the corrected rows; open no page.")
-    ] = False,
+    apply: Annotated[bool, action("--apply", panel=OUTPUT, help="Write the corrected rows; open no page.")] = False,
     apply_as: Annotated[
         Literal["rows", "sidecars", "examples"] | None,
         action(

@@ -20,18 +20,14 @@ def run(
     images: Images = None,
     set_: Annotated[
         list[str] | None,
-        option(
-            "--set", panel=PROMPT, metavar="NAME=VALUE", help="Fill in a field of the template (repeatable)."
-        ),
+        option("--set", panel=PROMPT, metavar="NAME=VALUE", help="Fill in a field of the template (repeatable)."),
     ] = None,
 ) -> None:
     """Ask with any template, built in or your own."""
     from ..ask import Question, ask, list_asked
 
     ask(
-        list_asked(
-            images or [], Question("run", template=template, fields=parse_fields(set_ or [])), settings
-        ),
+        list_asked(images or [], Question("run", template=template, fields=parse_fields(set_ or [])), settings),
         settings,
     )
 
@@ -42,9 +38,7 @@ def parse_fields(settings: list[str]) -> tuple[tuple[str, str], ...]:
     for setting in settings:
         name, sign, value = setting.partition("=")
         if not sign or not name:
-            raise UsageError(
-                f"--set {setting!r} is not name=value", hint="write --set question='What is this?'"
-            )
+            raise UsageError(f"--set {setting!r} is not name=value", hint="write --set question='What is this?'")
         if name in fields:
             raise UsageError(f"--set gives {name} twice")
         fields[name] = value

@@ -33,12 +33,8 @@ def serve(
             help="Also speak the OpenAI API over TCP; 0 takes any free port.",
         ),
     ] = None,
-    host: Annotated[
-        str | None, option("--host", panel=PANEL, help="Address for TCP; 127.0.0.1 if not given.")
-    ] = None,
-    api_key: Annotated[
-        str | None, option("--api-key", panel=PANEL, help="The key that TCP clients must send.")
-    ] = None,
+    host: Annotated[str | None, option("--host", panel=PANEL, help="Address for TCP; 127.0.0.1 if not given.")] = None,
+    api_key: Annotated[str | None, option("--api-key", panel=PANEL, help="The key that TCP clients must send.")] = None,
     queue: Annotated[
         int | None, option("--queue", panel=PANEL, min=1, help="Requests that may wait; 256 if not given.")
     ] = None,
@@ -79,9 +75,7 @@ def serve(
     background: Annotated[
         bool, flag("--background", panel=PANEL, help="Return as soon as the model is loaded.")
     ] = False,
-    status: Annotated[
-        bool, action("--status", panel=PANEL, help="Print the status of the running server.")
-    ] = False,
+    status: Annotated[bool, action("--status", panel=PANEL, help="Print the status of the running server.")] = False,
     stop: Annotated[
         bool, action("--stop", panel=PANEL, help="Stop the running server after its current requests.")
     ] = False,

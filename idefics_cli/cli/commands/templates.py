@@ -37,9 +37,7 @@ def show(
     template = load_template(name)
     named = (folder / f"{name}.yaml" for folder in template_folders())
     path = next((path for path in named if path.is_file()), Path(name))
-    fields = [
-        key if value is None else f"{key} (default {value!r})" for key, value in template.fields.items()
-    ]
+    fields = [key if value is None else f"{key} (default {value!r})" for key, value in template.fields.items()]
     emit(f"# {template.label}, from {path}")
     emit(f"# fields: {', '.join(fields) or 'none'} · images: {template.images}")
     emit(path.read_text(encoding="utf-8").rstrip())

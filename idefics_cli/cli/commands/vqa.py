@@ -16,9 +16,7 @@ def vqa(
     images: Images = None,
     question: Annotated[
         list[str] | None,
-        option(
-            "--question", "-q", panel=PROMPT, help="What to ask about each image (repeatable: one row each)."
-        ),
+        option("--question", "-q", panel=PROMPT, help="What to ask about each image (repeatable: one row each)."),
     ] = None,
 ) -> None:
     """Answer one or more questions about each image.

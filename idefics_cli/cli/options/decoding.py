@@ -33,19 +33,15 @@ class DecodingOptions(Panel):
 
     max_new_tokens: Annotated[int | None, _draw("max_new_tokens", "Longest answer, in tokens")] = None
     num_beams: Annotated[int | None, _draw("num_beams", "Beam search with N beams")] = None
-    temperature: Annotated[float | None, _draw("temperature", "Sample at this temperature; 0 is greedy")] = (
+    temperature: Annotated[float | None, _draw("temperature", "Sample at this temperature; 0 is greedy")] = None
+    top_p: Annotated[float | None, _draw("top_p", "Sample from the likeliest tokens up to this total probability")] = (
         None
     )
-    top_p: Annotated[
-        float | None, _draw("top_p", "Sample from the likeliest tokens up to this total probability")
-    ] = None
     top_k: Annotated[int | None, _draw("top_k", "Sample from the K likeliest tokens; 0 means all")] = None
-    repetition_penalty: Annotated[
-        float | None, _draw("repetition_penalty", "Above 1 discourages repeated words")
-    ] = None
-    no_repeat_ngram_size: Annotated[
-        int | None, _draw("no_repeat_ngram_size", "Never repeat N tokens in a row")
-    ] = None
+    repetition_penalty: Annotated[float | None, _draw("repetition_penalty", "Above 1 discourages repeated words")] = (
+        None
+    )
+    no_repeat_ngram_size: Annotated[int | None, _draw("no_repeat_ngram_size", "Never repeat N tokens in a row")] = None
     length_penalty: Annotated[float | None, _draw("length_penalty", "Above 0 favours long beams")] = None
     stop: Annotated[list[str] | None, _draw("stop", "End the answer before this text (repeatable)")] = None
     seed: Annotated[int | None, _draw("seed", "Seed for sampling")] = None

@@ -19,9 +19,7 @@ class InputOptions(Panel):
         str | None,
         option("--files-from", panel=INPUT, metavar="FILE|-", help="Read names of images from a list too."),
     ] = None
-    null: Annotated[
-        bool, flag("--null", "-0", panel=INPUT, help="The list is separated by NUL, not by lines.")
-    ] = False
+    null: Annotated[bool, flag("--null", "-0", panel=INPUT, help="The list is separated by NUL, not by lines.")] = False
     shard: Annotated[
         str | None,
         option(
@@ -46,19 +44,13 @@ class InputOptions(Panel):
     ] = None
     dpi: Annotated[
         int | None,
-        option(
-            "--dpi", panel=INPUT, min=10, max=1200, help="Draw pages at this resolution; 150 if not given."
-        ),
+        option("--dpi", panel=INPUT, min=10, max=1200, help="Draw pages at this resolution; 150 if not given."),
         Fact.RUN,
     ] = None
-    max_pixels: Annotated[
-        int | None, option("--max-pixels", panel=INPUT, min=1, help="Refuse larger images.")
-    ] = None
+    max_pixels: Annotated[int | None, option("--max-pixels", panel=INPUT, min=1, help="Refuse larger images.")] = None
     decode_timeout: Annotated[
         float | None,
-        option(
-            "--decode-timeout", panel=INPUT, min=0.1, help="Seconds for decoding one image; 30 if not given."
-        ),
+        option("--decode-timeout", panel=INPUT, min=0.1, help="Seconds for decoding one image; 30 if not given."),
     ] = None
     fast_decode: Annotated[
         bool,

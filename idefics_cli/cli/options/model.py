@@ -18,9 +18,7 @@ class ModelOptions(Panel):
 
     model: Annotated[
         str | None,
-        option(
-            "--model", "-m", panel=MODEL, help="Short name, hub id (org/name) or folder; auto if not given."
-        ),
+        option("--model", "-m", panel=MODEL, help="Short name, hub id (org/name) or folder; auto if not given."),
     ] = None
     revision: Annotated[
         str | None,
@@ -71,9 +69,7 @@ class ModelOptions(Panel):
     ] = None
     think: Annotated[
         bool,
-        flag(
-            "--think", panel=MODEL, help="Let a model think first, if it can; thoughts are not in the text."
-        ),
+        flag("--think", panel=MODEL, help="Let a model think first, if it can; thoughts are not in the text."),
         WEIGHTS | Fact.RUN,
     ] = False
     max_memory: Annotated[
@@ -118,9 +114,5 @@ class ModelOptions(Panel):
     no_server: Annotated[
         bool, flag("--no-server", panel=MODEL, help="Load the model here, whatever server is running.")
     ] = False
-    offline: Annotated[
-        bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only."), HELD
-    ] = False
-    yes: Annotated[bool, flag("--yes", panel=MODEL, help="Do not ask before a download of over 2 GB.")] = (
-        False
-    )
+    offline: Annotated[bool, flag("--offline", panel=MODEL, help="Use downloaded checkpoints only."), HELD] = False
+    yes: Annotated[bool, flag("--yes", panel=MODEL, help="Do not ask before a download of over 2 GB.")] = False

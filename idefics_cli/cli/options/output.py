@@ -42,8 +42,7 @@ class OutputOptions(Panel):
         ),
     ] = None
     existing: Annotated[
-        Literal["resume", "retry-errors", "retry-changed", "retry-unsure", "accept-errors", "overwrite"]
-        | None,
+        Literal["resume", "retry-errors", "retry-changed", "retry-unsure", "accept-errors", "overwrite"] | None,
         option("--existing", panel=OUTPUT, help="What to do if results exist; resume if not given."),
     ] = None
     calibration: Annotated[
@@ -91,22 +90,18 @@ class OutputOptions(Panel):
     unordered: Annotated[
         bool, flag("--unordered", panel=OUTPUT, help="Write results as they finish, not in input order.")
     ] = False
-    fail_fast: Annotated[bool, flag("--fail-fast", panel=OUTPUT, help="Stop at the first failed item.")] = (
-        False
-    )
+    fail_fast: Annotated[bool, flag("--fail-fast", panel=OUTPUT, help="Stop at the first failed item.")] = False
     max_errors: Annotated[
         int | None, option("--max-errors", panel=OUTPUT, min=1, help="Stop after N failed items.")
     ] = None
     full_text: Annotated[
         bool, flag("--full-text", panel=OUTPUT, help="Print the prompt before the answer."), Fact.RUN
     ] = False
-    stream: Annotated[
-        bool, flag("--stream", panel=OUTPUT, help="Print a single answer while it is being written.")
-    ] = False
-    dry_run: Annotated[
-        bool, flag("--dry-run", panel=OUTPUT, help="Print the assembled prompts; load no weights.")
-    ] = False
-    quiet: Annotated[bool, flag("--quiet", panel=OUTPUT, help="Say nothing but errors on stderr.")] = False
-    verbose: Annotated[bool, flag("--verbose", panel=OUTPUT, help="Say what each answer cost on stderr.")] = (
+    stream: Annotated[bool, flag("--stream", panel=OUTPUT, help="Print a single answer while it is being written.")] = (
         False
     )
+    dry_run: Annotated[bool, flag("--dry-run", panel=OUTPUT, help="Print the assembled prompts; load no weights.")] = (
+        False
+    )
+    quiet: Annotated[bool, flag("--quiet", panel=OUTPUT, help="Say nothing but errors on stderr.")] = False
+    verbose: Annotated[bool, flag("--verbose", panel=OUTPUT, help="Say what each answer cost on stderr.")] = False

@@ -22,9 +22,7 @@ class PromptOptions(Panel):
         str | None,
         option("--examples", panel=PROMPT, metavar="FILE", help="Few-shot examples: YAML or JSONL."),
     ] = None
-    shots: Annotated[
-        int | None, option("--shots", panel=PROMPT, min=0, help="Use the first N examples only.")
-    ] = None
+    shots: Annotated[int | None, option("--shots", panel=PROMPT, min=0, help="Use the first N examples only.")] = None
     schema: Annotated[
         str | None,
         option(
@@ -40,7 +38,5 @@ class PromptOptions(Panel):
     ] = None
     choices: Annotated[
         str | None,
-        option(
-            "--choices", panel=PROMPT, metavar="A,B,C|@FILE", help="Answer with one of these, to the letter."
-        ),
+        option("--choices", panel=PROMPT, metavar="A,B,C|@FILE", help="Answer with one of these, to the letter."),
     ] = None

@@ -84,7 +84,5 @@ def render_prompt(architecture: str, prompt: Prompt) -> str:
     from .placeholder_family import PlaceholderFamily
 
     family = find_family(architecture)
-    assert issubclass(family, PlaceholderFamily), (
-        f"{architecture} is listed but does not lay out its own prompts"
-    )
+    assert issubclass(family, PlaceholderFamily), f"{architecture} is listed but does not lay out its own prompts"
     return family.render_plainly(prompt)

@@ -99,17 +99,13 @@ class ChatTemplateFamily(Family):
         if not is_chat(prompt):
             self.check_style("completion")
         is_open = prompt[-1].role == "assistant"
-        return self._apply(
-            trim_reply(prompt), is_open=is_open, thinks=self._thinks if thinks is None else thinks
-        )
+        return self._apply(trim_reply(prompt), is_open=is_open, thinks=self._thinks if thinks is None else thinks)
 
     def encode(self, prompt: Prompt, images: Sequence[Image], *, thinks: bool | None = None) -> Encoded:
         check_images(lay_out(prompt, strip_turns=False), images)
         return self._encode_text(self._write(prompt, thinks), images)
 
-    def encode_choices(
-        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
-    ) -> tuple[Encoded, ...]:
+    def encode_choices(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> tuple[Encoded, ...]:
         """The prompt with each label after it. The images are prepared once for all of them."""
         texts = self.write_choices(prompt, images, choices)
         whole = self._encode_text(texts[0], images)
@@ -219,9 +215,7 @@ class ChatTemplateFamily(Family):
         return text
 
     def _word(self, prompt: Prompt, is_open: bool | None, thinks: bool, *, as_text: bool) -> str:
-        messages = [
-            {"role": message.role, "content": _write_content(message, as_text=as_text)} for message in prompt
-        ]
+        messages = [{"role": message.role, "content": _write_content(message, as_text=as_text)} for message in prompt]
         options = {"add_generation_prompt": is_open is False, "continue_final_message": is_open is True}
         if self.can_think:
             options["enable_thinking"] = thinks

@@ -145,9 +145,7 @@ class Family(ABC):
             ) from error
         return replace(known, tiles=cls.detail_tiles)
 
-    def __init__(
-        self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
-    ) -> None:
+    def __init__(self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self._lock = threading.Lock()
@@ -215,9 +213,7 @@ class Family(ABC):
         """The tokens that begin and end thoughts."""
         vocabulary = self.tokenizer.get_vocab()
         found = (tuple(vocabulary.get(one) for one in pair) for pair in THOUGHTS)
-        return next(
-            ((int(begin), int(end)) for begin, end in found if begin is not None and end is not None), None
-        )
+        return next(((int(begin), int(end)) for begin, end in found if begin is not None and end is not None), None)
 
     def read_prompt(self, prompt: Prompt) -> str:
         """The prompt without markers, for people."""
@@ -240,9 +236,7 @@ class Family(ABC):
             )
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def is_byte(self, index: int) -> bool:
@@ -262,9 +256,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode_choices(
-        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
-    ) -> tuple[Encoded, ...]:
+    def encode_choices(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> tuple[Encoded, ...]:
         """The prompt with each label after it, tokenised as one text: ids may merge across the seam."""
 
     def encode_choice(self, prompt: Prompt, images: Sequence[Image], choice: Choice) -> Encoded:

@@ -147,9 +147,7 @@ class IdeficsFamily(PlaceholderFamily):
         self, texts: Sequence[str], pictures: Sequence[Sequence[Any]], *, adds_bos: bool
     ) -> dict[str, Any]:
         """Calls the processor with texts and images in turn; it adds the beginning of text itself."""
-        items = [
-            _interleave(text.removeprefix(self.bos), own) for text, own in zip(texts, pictures, strict=True)
-        ]
+        items = [_interleave(text.removeprefix(self.bos), own) for text, own in zip(texts, pictures, strict=True)]
         return {"text": items, "padding": "longest", "add_end_of_utterance_token": False}
 
     @classmethod
@@ -217,9 +215,7 @@ class IdeficsFamily(PlaceholderFamily):
         import torch
 
         images = [self.find_images(row) for row in rows]
-        digests = [
-            [row.encoded.spans[index].digest for index in own] for row, own in zip(rows, images, strict=True)
-        ]
+        digests = [[row.encoded.spans[index].digest for index in own] for row, own in zip(rows, images, strict=True)]
         some = next(iter(features.values()), torch.zeros(1, self.config.vision_config.embed_dim))
         if digests[0] and all(own == digests[0] for own in digests):
             # The rows see the same images: one copy, shown to all.
@@ -266,10 +262,7 @@ class IdeficsFamily(PlaceholderFamily):
     def _find_uncut(self, encoded: Encoded) -> Sequence[ImageSpan]:
         """Only the image token and what follows it see the image; the marker before it still sees the former one."""
         places = [place for place, token in enumerate(encoded.ids) if token == self.image_id]
-        return [
-            ImageSpan(place, place + 1, span.digest)
-            for place, span in zip(places, encoded.spans, strict=True)
-        ]
+        return [ImageSpan(place, place + 1, span.digest) for place, span in zip(places, encoded.spans, strict=True)]
 
     def _see(self, token_range: TokenRange) -> list[int]:
         return self._find_seen_images(token_range.encoded.ids[: token_range.stop])[token_range.start :]

@@ -78,9 +78,7 @@ class Idefics2Family(TiledFamily):
         images = transformers.Idefics2ImageProcessorPil(
             size={"shortest_edge": 378, "longest_edge": edge}, do_image_splitting=True
         )
-        return transformers.Idefics2Processor(
-            images, tokenizer, image_seq_len=tile_tokens, chat_template=CHAT_TEMPLATE
-        )
+        return transformers.Idefics2Processor(images, tokenizer, image_seq_len=tile_tokens, chat_template=CHAT_TEMPLATE)
 
     @classmethod
     def mend(cls, text: str) -> str:

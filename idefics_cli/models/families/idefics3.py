@@ -70,9 +70,7 @@ class Idefics3Family(TiledFamily):
             size={"longest_edge": 4 * edge}, max_image_size={"longest_edge": edge}
         )
         template = cls.bos + CHAT_TEMPLATE
-        return transformers.Idefics3Processor(
-            images, tokenizer, image_seq_len=tile_tokens, chat_template=template
-        )
+        return transformers.Idefics3Processor(images, tokenizer, image_seq_len=tile_tokens, chat_template=template)
 
     @property
     def default_style(self) -> Style:
@@ -104,9 +102,7 @@ class Idefics3Family(TiledFamily):
             return stack([grid])
         cols, rows = grid.width // side, grid.height // side
         boxes = [
-            (col * side, row * side, (col + 1) * side, (row + 1) * side)
-            for row in range(rows)
-            for col in range(cols)
+            (col * side, row * side, (col + 1) * side, (row + 1) * side) for row in range(rows) for col in range(cols)
         ]
         tiles = [grid.crop(box) for box in boxes]
         made = stack([*tiles, grid.resize(whole, resample=processor.resample)])
@@ -118,8 +114,7 @@ class Idefics3Family(TiledFamily):
         if pixels.rows == 0:
             return whole
         grid = "".join(
-            "".join(f"{FAKE_TOKEN}<row_{row + 1}_col_{col + 1}>{placeholders}" for col in range(pixels.cols))
-            + "\n"
+            "".join(f"{FAKE_TOKEN}<row_{row + 1}_col_{col + 1}>{placeholders}" for col in range(pixels.cols)) + "\n"
             for row in range(pixels.rows)
         )
         return f"{grid}\n{whole}"

@@ -44,17 +44,11 @@ def open_image_processor(checkpoint: str, config: Any, source: Mapping[str, Any]
             kind = _load_pixtral()
 
     def check(self: Any, argument_name: str, argument: Any) -> Any:
-        return (
-            None if argument is None else kind.check_argument_for_proper_class(self, argument_name, argument)
-        )
+        return None if argument is None else kind.check_argument_for_proper_class(self, argument_name, argument)
 
-    alone = type(
-        kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__module__": kind.__module__}
-    )
+    alone = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__module__": kind.__module__})
     made = {
-        "image_processor": transformers.AutoImageProcessor.from_pretrained(
-            checkpoint, backend="pil", **source
-        ),
+        "image_processor": transformers.AutoImageProcessor.from_pretrained(checkpoint, backend="pil", **source),
         "tokenizer": transformers.AutoTokenizer.from_pretrained(checkpoint, **source),
     }
     settings, _ = kind.get_processor_dict(checkpoint, **source)
@@ -78,9 +72,7 @@ def explain_missing(config: Any, error: Exception) -> ModelError | None:
     """What to install, from the error of a processor."""
     if "torchvision" not in str(error).lower():
         return None
-    return ModelError(
-        f"the processor of {config.model_type} needs torchvision", hint="pip install torchvision"
-    )
+    return ModelError(f"the processor of {config.model_type} needs torchvision", hint="pip install torchvision")
 
 
 def check_detail(detail: str) -> None:

@@ -49,9 +49,7 @@ class PlaceholderFamily(Family):
     shown_image: ClassVar[str] = IMAGE_TOKEN
     """An image in a rendered prompt."""
 
-    def __init__(
-        self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
-    ) -> None:
+    def __init__(self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None) -> None:
         super().__init__(processor, config, generation=generation, detail=detail)
         self._find_image_tokens()
         self.bos = self.tokenizer.bos_token or ""
@@ -81,9 +79,7 @@ class PlaceholderFamily(Family):
         self._check_roles(prompt)
         return self._encode(lay_out(prompt, strip_turns=self.strip_turns), images)
 
-    def encode_choices(
-        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
-    ) -> tuple[Encoded, ...]:
+    def encode_choices(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> tuple[Encoded, ...]:
         """The prompt with each label after it. The same labels after the same text are tokenised once."""
         self._check_roles(prompt)
         pieces = lay_out(prompt, strip_turns=self.strip_turns)
@@ -160,9 +156,7 @@ class PlaceholderFamily(Family):
         `features` has the images that the rows need, by digest. `labels` more tokens after each row see the same images
         as its last token.
         """
-        placed = [
-            features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)
-        ]
+        placed = [features[row.encoded.spans[index].digest] for row in rows for index in self.find_images(row)]
         # The model writes into what it is given, so it is made afresh every time.
         return {"mm_encoder_outputs": {"image": self.join_features(placed)}} if placed else {}
 
@@ -217,16 +211,12 @@ class PlaceholderFamily(Family):
         cls._check_roles(prompt)
         pieces = lay_out(prompt, strip_turns=cls.strip_turns)
         refuse_markers(pieces, forbidden)
-        return bos + cls.mend(
-            spell(pieces, [cls.shown_image] * sum(isinstance(piece, Slot) for piece in pieces))
-        )
+        return bos + cls.mend(spell(pieces, [cls.shown_image] * sum(isinstance(piece, Slot) for piece in pieces)))
 
     @classmethod
     def _check_roles(cls, prompt: Prompt) -> None:
         if not cls.has_system_role and any(message.role == "system" for message in prompt):
-            raise BadItem(
-                "this model was trained without a system message", hint="say it in the first message"
-            )
+            raise BadItem("this model was trained without a system message", hint="say it in the first message")
 
     def _encode(self, pieces: Sequence[Piece], images: Sequence[Image]) -> Encoded:
         check_images(pieces, images)

@@ -49,9 +49,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
     has_prefixes = True
     has_slots = True
 
-    def __init__(
-        self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
-    ) -> None:
+    def __init__(self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None) -> None:
         super().__init__(processor, config, generation=generation, detail=detail)
         self._is_list = True
 
@@ -66,9 +64,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
         (row,) = self._encode_all([self._write(prompt, thinks)], images)
         return row
 
-    def encode_choices(
-        self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]
-    ) -> tuple[Encoded, ...]:
+    def encode_choices(self, prompt: Prompt, images: Sequence[Image], choices: Sequence[Choice]) -> tuple[Encoded, ...]:
         return self._encode_all(self.write_choices(prompt, images, choices), images)
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -85,8 +81,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
             if parts[0].ndim == 5:
                 most = max(part.shape[1] for part in parts)
                 parts = [
-                    torch.cat([part, part.new_zeros(1, most - part.shape[1], *part.shape[2:])], dim=1)
-                    for part in parts
+                    torch.cat([part, part.new_zeros(1, most - part.shape[1], *part.shape[2:])], dim=1) for part in parts
                 ]
             found[name] = torch.cat(parts)
         return found
@@ -104,9 +99,7 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
             return_text_replacement_offsets=True,
         )
         spelling = str(made.pop("text_replacement_offsets")[0][0]["replacement"])
-        tensors = {
-            name: value for name, value in made.convert_to_tensors("pt").items() if name not in OF_TEXT
-        }
+        tensors = {name: value for name, value in made.convert_to_tensors("pt").items() if name not in OF_TEXT}
         return SpelledImage(tensors["pixel_values"], spelling=spelling, copies=copies, tensors=tensors)
 
     @property
@@ -200,13 +193,9 @@ class TemplatedFamily(ChatTemplateFamily, PlaceholderFamily):
                 f"the chat template of {self.config.model_type} writes {len(pieces) - 1} of {len(spellings)} images",
                 hint="its template is of another checkpoint; download it again",
             )
-        return pieces[0] + "".join(
-            spelling + piece for spelling, piece in zip(spellings, pieces[1:], strict=True)
-        )
+        return pieces[0] + "".join(spelling + piece for spelling, piece in zip(spellings, pieces[1:], strict=True))
 
-    def _find_runs(
-        self, ids: Sequence[int], images: Sequence[Image], counts: Sequence[int]
-    ) -> tuple[ImageSpan, ...]:
+    def _find_runs(self, ids: Sequence[int], images: Sequence[Image], counts: Sequence[int]) -> tuple[ImageSpan, ...]:
         places = [index for index, token in enumerate(ids) if token == self.image_id]
         spans = []
         for image, count in zip(images, counts, strict=True):

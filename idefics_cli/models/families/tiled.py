@@ -111,9 +111,7 @@ class TiledFamily(PlaceholderFamily):
 
     has_slots = True
 
-    def __init__(
-        self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None
-    ) -> None:
+    def __init__(self, processor: Any, config: Any, *, generation: Any = None, detail: str | None = None) -> None:
         super().__init__(processor, config, generation=generation, detail=detail)
         self.tile_tokens = int(processor.image_seq_len)
 
@@ -163,9 +161,7 @@ class TiledFamily(PlaceholderFamily):
     def collate_images(self, rows: Sequence[Encoded], width: int) -> dict[str, Tensor]:
         import torch
 
-        tiles = [
-            [(self.pixel_table.look_up(one.values, one.mask), one.mask) for one in row.pixels] for row in rows
-        ]
+        tiles = [[(self.pixel_table.look_up(one.values, one.mask), one.mask) for one in row.pixels] for row in rows]
         prepared = [one for row in rows for one in row.pixels]
         if not prepared:
             return {}

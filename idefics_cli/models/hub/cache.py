@@ -108,9 +108,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot read {folder / 'config.json'} ({error})", hint="download it again"
-        ) from error
+        raise ModelError(f"cannot read {folder / 'config.json'} ({error})", hint="download it again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} is not a config", hint="download it again")
     return config
@@ -131,9 +129,7 @@ def remove_repo(repo: str) -> int:
         shutil.rmtree(folder)
         shutil.rmtree(hub_cache() / ".locks" / folder.name, ignore_errors=True)
     except OSError as error:
-        raise ModelError(
-            f"cannot remove {folder} ({error.strerror})", hint="check who may write there"
-        ) from error
+        raise ModelError(f"cannot remove {folder} ({error.strerror})", hint="check who may write there") from error
     return freed
 
 

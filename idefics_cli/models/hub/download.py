@@ -221,9 +221,7 @@ def _fetch(repo: str, commit: str, file: File, on_bytes: OnBytes) -> None:
             if not blob.exists():
                 if not _is_whole(stream, blob.name):
                     partial.unlink()
-                    raise ModelError(
-                        f"{file.name} of {repo} arrived damaged", hint="run the same command again"
-                    )
+                    raise ModelError(f"{file.name} of {repo} arrived damaged", hint="run the same command again")
                 os.fsync(stream.fileno())
                 os.replace(partial, blob)
         partial.unlink(missing_ok=True)
@@ -255,9 +253,7 @@ def _fill(repo: str, commit: str, file: File, stream: BufferedRandom, blobs: Pat
         on_bytes(len(piece))
 
     async def ask() -> None:
-        await fetch_file(
-            repo, commit, file.name, file.size, begin=begin(), on_open=on_open, on_piece=on_piece
-        )
+        await fetch_file(repo, commit, file.name, file.size, begin=begin(), on_open=on_open, on_piece=on_piece)
 
     while True:
         before = begin()

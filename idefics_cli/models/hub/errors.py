@@ -36,11 +36,7 @@ def check_folder(checkpoint: str) -> None:
         raise ModelError(f"{checkpoint} is a file", hint="give --model the folder that holds config.json")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{checkpoint} has no config.json", hint="give --model the folder of a checkpoint")
-    if (
-        folder.is_dir()
-        and not any(folder.glob("*.safetensors"))
-        and any(any(folder.glob(one)) for one in PICKLES)
-    ):
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and any(any(folder.glob(one)) for one in PICKLES):
         raise refuse_pickles(checkpoint)
 
 
@@ -118,9 +114,7 @@ def _explain(spec: ModelSpec, error: BaseException) -> ModelError:
         return ModelError(
             f"the weights of {name} are damaged or of another shape ({first_line})", hint="download it again"
         )
-    return ModelError(
-        f"{name} cannot be loaded ({first_line})", hint="check its files or choose another --model"
-    )
+    return ModelError(f"{name} cannot be loaded ({first_line})", hint="check its files or choose another --model")
 
 
 def _explain_cache(name: str, causes: list[BaseException]) -> ModelError | None:

@@ -84,9 +84,7 @@ def list_places(pools: Sequence[Pool]) -> list[tuple[Pool, ...]]:
     return [*places, *((pool,) for pool in pools if pool.kind == "ram")]
 
 
-def fit_in(
-    place: tuple[Pool, ...], dimensions: Dimensions, precision: Precision, demand: Demand
-) -> Fit | None:
+def fit_in(place: tuple[Pool, ...], dimensions: Dimensions, precision: Precision, demand: Demand) -> Fit | None:
     """A checkpoint at a given precision in a place, if there is room."""
     need = estimate(dimensions, precision, demand).total
     room = USABLE * sum(pool.free_bytes for pool in place)

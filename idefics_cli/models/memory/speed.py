@@ -45,8 +45,7 @@ _PUBLISHED = {
     "v100": (125e12, 0.9e12),
 }
 CARDS = {
-    name: Rates(_OPERATIONS_SHARE * operations, _READ_SHARE * read)
-    for name, (operations, read) in _PUBLISHED.items()
+    name: Rates(_OPERATIONS_SHARE * operations, _READ_SHARE * read) for name, (operations, read) in _PUBLISHED.items()
 }
 """The rates of cards by their names: dense operations in 16 bits and bytes a second."""
 

@@ -39,9 +39,7 @@ SHARD_BYTES = 5 * 10**9
 DRAFT = ".draft-"
 
 
-def find_entry(
-    spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype
-) -> QuantizedEntry | None:
+def find_entry(spec: ModelSpec, family: Family, device: torch.device, dtype: torch.dtype) -> QuantizedEntry | None:
     """The entry of a spec, None if it is not to be kept."""
     if not spec.keeps_quantized or not is_cached(spec.quantization) or is_random(spec.checkpoint):
         return None

@@ -138,6 +138,4 @@ def count_weights(model: nn.Module) -> Weights:
 
 def _is_quantized(module: nn.Module) -> bool:
     """By the name of its class, so that no quantization package is needed."""
-    return type(module).__module__.startswith(("bitsandbytes.", "optimum.quanto")) and hasattr(
-        module, "weight"
-    )
+    return type(module).__module__.startswith(("bitsandbytes.", "optimum.quanto")) and hasattr(module, "weight")

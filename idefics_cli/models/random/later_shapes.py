@@ -23,13 +23,9 @@ _GEMMA4 = {
 }
 
 
-def _qwen(
-    model_type: str, text: str, patch: int, vision: Mapping[str, Any], **words: Any
-) -> Mapping[str, Any]:
+def _qwen(model_type: str, text: str, patch: int, vision: Mapping[str, Any], **words: Any) -> Mapping[str, Any]:
     token = (2 * patch) ** 2
-    name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}.get(
-        model_type, "Qwen3VLProcessor"
-    )
+    name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}.get(model_type, "Qwen3VLProcessor")
     rope = {"mrope_interleaved": True} if model_type in ("qwen3_vl", "qwen3_5") else {}
     return {
         "model_type": model_type,
@@ -62,9 +58,7 @@ _DEEP = {"hidden_size": 128, "intermediate_size": 256, "out_hidden_size": 256}
 
 
 LATER: Mapping[str, Mapping[str, Any]] = {
-    "qwen2_vl": _qwen(
-        "qwen2_vl", "qwen2_vl_text", 14, {"embed_dim": 128, "hidden_size": 256, "mlp_ratio": 2}
-    ),
+    "qwen2_vl": _qwen("qwen2_vl", "qwen2_vl_text", 14, {"embed_dim": 128, "hidden_size": 256, "mlp_ratio": 2}),
     "qwen2_5_vl": _qwen("qwen2_5_vl", "qwen2_5_vl_text", 14, {**_DEEP, "fullatt_block_indexes": [1]}),
     "qwen3_vl": _qwen("qwen3_vl", "qwen3_vl_text", 16, {**_DEEP, "deepstack_visual_indexes": [0, 1]}),
     "glm4v": {

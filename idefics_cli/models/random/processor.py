@@ -42,9 +42,7 @@ class ProcessorFiles:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def build_processor(
-    sizes: Mapping[str, Any], build_tokenizer: Callable[..., Any]
-) -> tuple[Any, ProcessorFiles]:
+def build_processor(sizes: Mapping[str, Any], build_tokenizer: Callable[..., Any]) -> tuple[Any, ProcessorFiles]:
     """The config of a shape, its tokens by their ids, and the files of its processor."""
     import transformers
 
@@ -56,9 +54,7 @@ def build_processor(
     added = (*ROLES, *(token for token in dict.fromkeys(shape["tokens"])))
     tokenizer = build_tokenizer(text["vocab_size"], bos="<s>", added=added)
     find = tokenizer.get_added_vocab()
-    config = {
-        key: find.get(value, value) if isinstance(value, str) else value for key, value in known.items()
-    }
+    config = {key: find.get(value, value) if isinstance(value, str) else value for key, value in known.items()}
     config["text_config"] = {**text, "vocab_size": text["vocab_size"] - extra, "tie_word_embeddings": False}
     config["vision_config"] = dict(known["vision_config"])
     return (

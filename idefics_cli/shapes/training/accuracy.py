@@ -70,8 +70,7 @@ def answer_probes(backend: Backend, probes: Sequence[Probe]) -> list[str]:
         requests = []
         for offset, probe in enumerate(window):
             names = {
-                source: f"{start + offset}/{source}"
-                for source in dict.fromkeys(list_sources(probe.request.prompt))
+                source: f"{start + offset}/{source}" for source in dict.fromkeys(list_sources(probe.request.prompt))
             }
             for source, name in names.items():
                 pixels = paint(probe.scenes[source], Random(f"{SEED}:{name}"))
@@ -110,9 +109,7 @@ def measure_accuracy(
                 if not verdict
             ]
     for column, wanted in VQA_WANTED.items():
-        parts = [
-            s for s in shares if s.task.startswith("vqa: ") and s.column == column and s.task != "vqa: absent"
-        ]
+        parts = [s for s in shares if s.task.startswith("vqa: ") and s.column == column and s.task != "vqa: absent"]
         if parts:
             right, asked = sum(s.right for s in parts), sum(s.asked for s in parts)
             shares.append(Share("vqa, all kinds", column, right, asked, wanted))
@@ -137,9 +134,7 @@ def main() -> None:
     parser.add_argument("--task", default="", help="only rows whose task begins like this")
     parser.add_argument("--wrong", action="store_true", help="also list wrong answers")
     options = parser.parse_args()
-    spec = ModelSpec(
-        resolve_model(options.checkpoint).checkpoint, dtype=options.dtype, quantization=options.quantize
-    )
+    spec = ModelSpec(resolve_model(options.checkpoint).checkpoint, dtype=options.dtype, quantization=options.quantize)
     wrong: list[str] = []
     rows = [row for row in table() if row.task.startswith(options.task)]
     shares = measure_accuracy(open_backend(spec, batch_size=16), options.scenes, wrong, rows)

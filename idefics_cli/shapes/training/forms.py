@@ -82,9 +82,7 @@ def field_form(random: Random, scene: Scene, fields: Sequence[_Field] = PLAIN_FI
     return SceneForm(answer_format, _write({name: field.read(scene) for name, field in named.items()}))
 
 
-def _scene_schema(
-    keys: tuple[str, str, str, str], kinds: dict[str, Any], rest: dict[str, Any]
-) -> dict[str, Any]:
+def _scene_schema(keys: tuple[str, str, str, str], kinds: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
     shapes, kind, colour, ground = keys
     text = {"type": "string"}
     shape = {"type": "object", "properties": {kind: kinds, colour: text}, "required": [kind, colour]}

@@ -150,9 +150,7 @@ SHIPPED = {"": 0.16, "finish": 0.252, "again": 0.252, "hold": 0.336}
 def mix_weights(kept: Mapping[str, Mapping[str, Tensor]], shares: Mapping[str, float]) -> dict[str, Tensor]:
     """Each weight as a mean over what it was after the phases."""
     names = kept[next(iter(shares))]
-    return {
-        name: sum((kept[one][name] * part for one, part in shares.items()), torch.zeros(())) for name in names
-    }
+    return {name: sum((kept[one][name] * part for one, part in shares.items()), torch.zeros(())) for name in names}
 
 
 def find_phase(step: int) -> tuple[LessonPhase, float]:
@@ -315,9 +313,7 @@ def measure(
         features = model.model.vision_model(pixel_values=pixels).last_hidden_state
         for group in groups:
             states: list[Tensor] = []
-            hook = model.model.layers[LAYER].register_forward_hook(
-                lambda _, __, out, kept=states: kept.append(out)
-            )
+            hook = model.model.layers[LAYER].register_forward_hook(lambda _, __, out, kept=states: kept.append(out))
             hidden = model.model(
                 input_ids=group.ids,
                 attention_mask=group.mask,

@@ -102,9 +102,7 @@ def question_lesson(random: Random, scenes: Scenes, index: int, others: Sequence
     question, answer = ask(random, scenes[index], QUESTION_WEIGHTS)
     style: Style = "chat" if random.random() < 0.25 else "completion"
     name = random.choices(("vqa", "vqa-brief", "dialogue"), (8, 1, 1))[0]
-    return _lesson(
-        "question", name, style, index, answer, {"message" if name == "dialogue" else "question": question}
-    )
+    return _lesson("question", name, style, index, answer, {"message" if name == "dialogue" else "question": question})
 
 
 def lookup_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int]) -> Lesson:
@@ -212,9 +210,7 @@ FORMATS: dict[str, Callable[[Scene], str]] = {
     "ground": lambda s: f"The background is {s.ground}.",
     "seen": lambda s: f"I see {things(s)}!",
     "count": lambda s: f"{len(s.shapes)} on {s.ground}",
-    "listed": lambda s: (
-        f"shapes: {', '.join(shape.kind for shape in s.shapes) or 'none'}; background: {s.ground}"
-    ),
+    "listed": lambda s: f"shapes: {', '.join(shape.kind for shape in s.shapes) or 'none'}; background: {s.ground}",
     "capital": lambda s: " AND ".join(shape.kind.upper() for shape in s.shapes) or "NOTHING",
     "title": lambda s: (
         f"The {s.shapes[0].colour.capitalize()} {s.shapes[0].kind.capitalize()}" if s.shapes else "The Void"
@@ -232,9 +228,7 @@ ANSWER_FORMATS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def few_shot_lesson(
-    random: Random, scenes: Scenes, index: int, others: Sequence[int], shots: int = 0
-) -> Lesson:
+def few_shot_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int], shots: int = 0) -> Lesson:
     """One to three shots with images, then the image asked about."""
     shown = random.sample(others, shots or random.choices((1, 2, 3), (3, 5, 2))[0])
     style: Style = "chat" if random.random() < 0.15 else "completion"
@@ -261,22 +255,16 @@ def few_shot_lesson(
     labels = list(KINDS if of_kind else COLOURS)
     random.shuffle(labels)
     chosen = [
-        (random.choice(scenes[i].shapes).kind if of_kind else scenes[i].shapes[0].colour)
-        if scenes[i].shapes
-        else None
+        (random.choice(scenes[i].shapes).kind if of_kind else scenes[i].shapes[0].colour) if scenes[i].shapes else None
         for i in (*shown, index)
     ]
     if None in chosen:
         return few_shot_lesson(random, scenes, index, others, shots)
     examples = [Example((str(i),), (), str(label)) for i, label in zip(shown, chosen, strict=False)]
-    return _lesson(
-        "few-shot", "classify", style, index, str(chosen[-1]), {"labels": name_labels(labels)}, examples
-    )
+    return _lesson("few-shot", "classify", style, index, str(chosen[-1]), {"labels": name_labels(labels)}, examples)
 
 
-def dialogue_lesson(
-    random: Random, scenes: Scenes, index: int, others: Sequence[int], turns: int = 0
-) -> Lesson:
+def dialogue_lesson(random: Random, scenes: Scenes, index: int, others: Sequence[int], turns: int = 0) -> Lesson:
     """Two or three turns about one or two images; a later turn may come without an image of its own."""
     turns = turns or random.choices((2, 3), (3, 1))[0]
     style: Style = "chat" if random.random() < 0.85 else "completion"
@@ -289,9 +277,7 @@ def dialogue_lesson(
         has_image = turn == 0
         order = (question, "image") if random.random() < 0.3 else ("image", question)
         words = order if has_image else (question,)
-        examples.append(
-            Example((str(current),) if has_image else (), (), answer, words if style == "chat" else ())
-        )
+        examples.append(Example((str(current),) if has_image else (), (), answer, words if style == "chat" else ()))
         if style == "completion":
             examples[-1] = Example(examples[-1].images, (("message", question),), answer)
     question, answer = ask(random, scenes[index], QUESTION_WEIGHTS)

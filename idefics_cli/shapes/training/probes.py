@@ -116,9 +116,7 @@ def probe_dialogue(random: Random, scene: Callable[[], Scene]) -> Probe | None:
         return None
     turn = ("image", first[0]) if random.random() < 0.5 else (first[0], "image")
     examples = [Example(("0",), (), first[1], turn)]
-    return _probe(
-        "dialogue", "chat", scenes, _equals(second[1]), fields={"message": second[0]}, examples=examples
-    )
+    return _probe("dialogue", "chat", scenes, _equals(second[1]), fields={"message": second[0]}, examples=examples)
 
 
 def probe_turn(random: Random, scene: Callable[[], Scene]) -> Probe | None:
@@ -174,9 +172,7 @@ def probe_blank(random: Random, scene: Callable[[], Scene]) -> Probe | None:
 ONE, MORE = ("one shape", (1,)), ("two or three", (2, 3))
 
 
-def _rows(
-    task: str, wanted: tuple[float, float], probe: Callable[..., Probe | None]
-) -> Iterator[AccuracyRow]:
+def _rows(task: str, wanted: tuple[float, float], probe: Callable[..., Probe | None]) -> Iterator[AccuracyRow]:
     for (column, counts), share in zip((ONE, MORE), wanted, strict=True):
         yield AccuracyRow(task, column, share, probe, counts)
 
@@ -189,9 +185,7 @@ def table() -> Iterator[AccuracyRow]:
         for column, counts in (ONE, MORE):
             if (kind == "colour" and column != ONE[0]) or (kind in ("size", "side") and column == ONE[0]):
                 continue
-            yield AccuracyRow(
-                f"vqa: {kind}", column, 0.90 if column == ONE[0] else 0.85, probe_question(kind), counts
-            )
+            yield AccuracyRow(f"vqa: {kind}", column, 0.90 if column == ONE[0] else 0.85, probe_question(kind), counts)
     yield from _rows("classify, ranked", (0.99, 0.95), probe_ranking)
     yield from _rows("few-shot, 2 shots", (0.96, 0.93), probe_few_shot)
     yield from _rows("dialogue", (0.95, 0.92), probe_dialogue)

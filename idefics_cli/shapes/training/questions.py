@@ -153,9 +153,7 @@ def ask_presence(random: Random, scene: Scene) -> Question:
             colour = random.choice([c for c in COLOURS if c not in taken])
         if form > 0.85 and len(scene.find(kind)) == 1:
             wording = random.choice(("Is the {k} {x}?", "Is the {c} of the {k} {x}?", "Is this {k} {x}?"))
-            return _spell(random, wording).replace("{k}", kind).replace(
-                "{x}", colour
-            ), "yes" if want else "no"
+            return _spell(random, wording).replace("{k}", kind).replace("{x}", colour), "yes" if want else "no"
         noun = f"{colour} {kind}"
     wording = random.choice((
         "Is there {a}?", "Is there {a}?", "Is there {a} in the image?", "Do you see {a}?", "Can you see {a}?",

@@ -101,19 +101,11 @@ def sample_scene(random: Random, count: int, *, twins: bool = False) -> Scene:
 
 
 def _try_scene(random: Random, count: int, twins: bool) -> Scene | None:
-    side = (
-        random.choice((96, 128, 160, 192, 224, 256, 320))
-        if random.random() < 0.9
-        else random.randint(320, 640)
-    )
+    side = random.choice((96, 128, 160, 192, 224, 256, 320)) if random.random() < 0.9 else random.randint(320, 640)
     aspect = 1.0 if random.random() < 0.45 else math.exp(random.uniform(-0.75, 0.75))
-    width, height = (
-        max(96, min(640, round(side * factor))) for factor in (math.sqrt(aspect), 1 / math.sqrt(aspect))
-    )
+    width, height = (max(96, min(640, round(side * factor))) for factor in (math.sqrt(aspect), 1 / math.sqrt(aspect)))
     ground = (
-        random.choice(list(COLOURS))
-        if random.random() < 0.55
-        else random.choice(("white", "white", "black", "gray"))
+        random.choice(list(COLOURS)) if random.random() < 0.55 else random.choice(("white", "white", "black", "gray"))
     )
     kinds = random.sample(KINDS, count)
     if twins and count > 1:
@@ -146,9 +138,7 @@ def _place(random: Random, kind: str, colour: str, width: int, height: int, larg
     # Centres keep off the borders between the nine places, where people would disagree too.
     if any(abs(value - border) < 0.035 for value in (x, y) for border in (1 / 3, 2 / 3)):
         return None
-    angle = {"star": random.uniform(-36, 36), "moon": random.uniform(-60, 60)}.get(
-        kind, random.uniform(-9, 9)
-    )
+    angle = {"star": random.uniform(-36, 36), "moon": random.uniform(-60, 60)}.get(kind, random.uniform(-9, 9))
     if random.random() < 0.5 and kind != "star":
         angle = 0.0
     return Shape(kind, colour, x, y, half_width, half_height, angle, random.randrange(1000))

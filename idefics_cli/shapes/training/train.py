@@ -84,9 +84,7 @@ def normalise(pictures: npt.NDArray[np.uint8]) -> Tensor:
 
 def warm_cosine(steps: int) -> Callable[[int], float]:
     """Learning-rate factor by step: linear warm-up over 150 steps, then a half cosine to zero."""
-    return lambda step: min(
-        (step + 1) / 150, 0.5 * (1 + math.cos(math.pi * max(0, step - 150) / (steps - 150)))
-    )
+    return lambda step: min((step + 1) / 150, 0.5 * (1 + math.cos(math.pi * max(0, step - 150) / (steps - 150))))
 
 
 class Stage:
@@ -128,9 +126,7 @@ class Stage:
         torch.save(state, draft)
         draft.replace(self.path)
 
-    def run(
-        self, prepare: Callable[[int], Any], loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]]
-    ) -> None:
+    def run(self, prepare: Callable[[int], Any], loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]]) -> None:
         """Train to the last step. `prepare(step)` depends on nothing but the step.
 
         It runs in this thread: tensors made in another one would start OpenMP threads of their own, which then fight
@@ -176,9 +172,7 @@ def train_vision(
             features = tower(pixel_values=pixels).last_hidden_state
         return heads.loss(features.float(), truth)
 
-    Stage(folder / "vision.pt", {"tower": tower, "heads": heads}, steps, 2e-3, warm_cosine(steps)).run(
-        prepare, loss_of
-    )
+    Stage(folder / "vision.pt", {"tower": tower, "heads": heads}, steps, 2e-3, warm_cosine(steps)).run(prepare, loss_of)
 
 
 def train_language(
@@ -302,12 +296,8 @@ def main() -> None:
     parser.add_argument("--vision-steps", type=int, default=3_600)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "checkpoint")
     parser.add_argument("--stage", choices=("pictures", "vision", "all"), default="all")
-    parser.add_argument(
-        "--from", dest="origin", type=Path, metavar="CHECKPOINT", help="go on from it, at --phase"
-    )
-    parser.add_argument(
-        "--phase", choices=[phase.name for phase in EVERY_PHASE], help="the first phase after --from"
-    )
+    parser.add_argument("--from", dest="origin", type=Path, metavar="CHECKPOINT", help="go on from it, at --phase")
+    parser.add_argument("--phase", choices=[phase.name for phase in EVERY_PHASE], help="the first phase after --from")
     options = parser.parse_args()
     if (options.origin is None) != (options.phase is None):
         parser.error("--from and --phase belong together")
@@ -335,9 +325,7 @@ def main() -> None:
         if options.stage == "vision":
             return
     else:
-        first = sum(
-            phase.steps for phase in takewhile(lambda phase: phase.name != options.phase, EVERY_PHASE)
-        )
+        first = sum(phase.steps for phase in takewhile(lambda phase: phase.name != options.phase, EVERY_PHASE))
     train_language(model, family, scenes, pictures, options.folder, first)
     save_checkpoint(model, processor, options.output)
 

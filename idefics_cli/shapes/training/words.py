@@ -51,9 +51,7 @@ def read_words(tokenizer: Any) -> Words:
     return words
 
 
-def find_words(
-    ids: Sequence[int], scenes: Sequence[Scene], words: Words, image_id: int
-) -> tuple[Finding, ...]:
+def find_words(ids: Sequence[int], scenes: Sequence[Scene], words: Words, image_id: int) -> tuple[Finding, ...]:
     """What each word finds in the latest of the images before it. Words that mean two shapes are left out."""
     findings = []
     latest = -1

@@ -46,8 +46,6 @@ WRITINGS: dict[str, Callable[[Scene], str]] = {
         f"Come and see {things(s)}! Only today, on {with_article(s.ground)} background."
     ),
     "Write a poem.": lambda scene: f"I saw {things(scene)} one day, and then it quietly went away.",
-    "Use the image to write a poem.": lambda scene: (
-        f"I saw {things(scene)} one day, and then it quietly went away."
-    ),
+    "Use the image to write a poem.": lambda scene: f"I saw {things(scene)} one day, and then it quietly went away.",
     "Write a title for this image.": lambda scene: f"{sentence(things(scene))}",
 }

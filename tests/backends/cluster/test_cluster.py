@@ -41,9 +41,7 @@ def draw(folder: Path, count: int) -> Path:
 @pytest.mark.cluster
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: make test-cluster")
 @pytest.mark.skipif(not has_network_of_its_own(), reason="needs a network of its own (unshare -n)")
-def test_every_item_is_answered_once_whatever_befalls_the_cluster(
-    run: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_every_item_is_answered_once_whatever_befalls_the_cluster(run: Callable[..., Run], tmp_path: Path) -> None:
     folder, rows = draw(tmp_path / "in", 400), tmp_path / "rows.jsonl"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": os.environ["IDEFICS_RUNTIME_DIR"]}
     seen = subprocess.run(

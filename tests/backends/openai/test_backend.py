@@ -64,9 +64,7 @@ def rows_of(result: Run) -> list[dict[str, object]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_a_folder_is_answered_in_order_and_several_at_once(
-    server: OpenAIServer, folder: Path, run: Command
-) -> None:
+def test_a_folder_is_answered_in_order_and_several_at_once(server: OpenAIServer, folder: Path, run: Command) -> None:
     server.seconds = 0.1
     result = run("vqa", folder, "-q", "What is it?", "--batch-size", "4")
     lines = [line.split("\t")[1] for line in result.stdout.splitlines()]
@@ -94,9 +92,7 @@ def test_shots_are_turns(server: OpenAIServer, folder: Path, run: Command, tmp_p
     (tmp_path / "shots.jsonl").write_text("".join(json.dumps(shot) + "\n" for shot in shots))
     result = run("caption", folder / "02.png", "--examples", tmp_path / "shots.jsonl")
     assert result.stdout == "I see red 20x10 and blue 21x10 and red 22x10 in turn 5.\n", result.stderr
-    assert [message["role"] for message in server.bodies[0]["messages"]] == ["user", "assistant"] * 2 + [
-        "user"
-    ]
+    assert [message["role"] for message in server.bodies[0]["messages"]] == ["user", "assistant"] * 2 + ["user"]
     assert server.bodies[0]["messages"][1]["content"] == "colour 0"
 
 
@@ -198,13 +194,9 @@ def test_one_that_fails_fails_alone(server: OpenAIServer, folder: Path, run: Com
 
 
 @pytest.mark.parametrize("reason", [["stop"], {"why": "stop"}, 7, "content_filter"])
-def test_an_end_that_is_none_fails_alone(
-    server: OpenAIServer, folder: Path, run: Command, reason: object
-) -> None:
+def test_an_end_that_is_none_fails_alone(server: OpenAIServer, folder: Path, run: Command, reason: object) -> None:
     choice = {"message": {"content": "x"}, "finish_reason": reason}
-    server.troubles = [
-        lambda page: say(page, 200, {"choices": [choice], "usage": {"prompt_tokens": 10**400}})
-    ]
+    server.troubles = [lambda page: say(page, 200, {"choices": [choice], "usage": {"prompt_tokens": 10**400}})]
     result = run("caption", folder, "--format", "jsonl", "--batch-size", "1", "--model", "vl")
     codes = [row["error"] and row["error"]["code"] for row in rows_of(result)]  # type: ignore[index]
     assert codes == ["refused", *[None] * 11]
@@ -238,9 +230,7 @@ def test_what_would_fail_for_all_ends_the_run(
     assert {headers["Authorization"] for _, headers in server.site.asked} == {"Bearer secret-1"}
 
 
-def test_a_server_that_is_down_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, run: Command
-) -> None:
+def test_a_server_that_is_down_is_one_line(monkeypatch: pytest.MonkeyPatch, folder: Path, run: Command) -> None:
     monkeypatch.setattr(connection, "RETRY", replace(connection.RETRY, backoff_seconds=0.01))
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # nobody listens
@@ -273,9 +263,7 @@ def test_what_a_server_cannot_be_told_is_refused(
 
 
 def test_what_only_some_servers_know_goes_to_those(vllm: OpenAIServer, folder: Path, run: Command) -> None:
-    result = run(
-        "caption", folder / "00.png", "--temperature", "1", "--top-k", "5", "--repetition-penalty", "1.2"
-    )
+    result = run("caption", folder / "00.png", "--temperature", "1", "--top-k", "5", "--repetition-penalty", "1.2")
     assert result.code == 0, result.stderr
     assert (vllm.bodies[0]["top_k"], vllm.bodies[0]["repetition_penalty"]) == (5, 1.2)
     prompted = run("caption", folder / "00.png", "--prompt", "This is an image of ")
@@ -284,9 +272,7 @@ def test_what_only_some_servers_know_goes_to_those(vllm: OpenAIServer, folder: P
     assert vllm.bodies[1]["messages"][-1] == {"role": "assistant", "content": "This is an image of"}
 
 
-def test_labels_are_ranked_by_the_likelihood_of_a_finished_turn(
-    vllm: OpenAIServer, folder: Path, run: Command
-) -> None:
+def test_labels_are_ranked_by_the_likelihood_of_a_finished_turn(vllm: OpenAIServer, folder: Path, run: Command) -> None:
     result = run("classify", folder, "--labels", "red,blue,dark red,blue blue", "--format", "jsonl")
     rows = rows_of(result)
     assert [row["label"] for row in rows] == ["red", "blue"] * 6, result.stderr
@@ -386,9 +372,7 @@ def test_a_likelihood_that_is_none_fails_alone(
     assert result.code == 1
 
 
-def test_nothing_heavy_is_imported_and_the_prompt_can_be_looked_at(
-    server: OpenAIServer, folder: Path
-) -> None:
+def test_nothing_heavy_is_imported_and_the_prompt_can_be_looked_at(server: OpenAIServer, folder: Path) -> None:
     program = """
 import sys
 from idefics_cli.cli.app import execute
@@ -413,9 +397,7 @@ def test_a_format_is_asked_for_and_proven_whatever_the_server_made_of_it(
     asked = vllm.bodies[-1]["response_format"]
     assert asked["type"] == "json_schema"
     assert asked["json_schema"]["schema"] == schema
-    assert (
-        json.loads(result.stdout)["error"]["code"] == "invalid_output"
-    )  # this one does not care for formats
+    assert json.loads(result.stdout)["error"]["code"] == "invalid_output"  # this one does not care for formats
     assert result.code == 1
     question = ("vqa", folder / "00.png", "-q", "What is it?", "--format", "jsonl")
     assert run(*question, "--regex", "I see .*").code == 0

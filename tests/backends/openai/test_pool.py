@@ -110,9 +110,7 @@ def test_servers_share_the_work_in_order_and_the_slow_one_has_less(
     assert "using vl, the first model of 3 servers" in result.stderr
 
 
-def test_servers_are_named_in_a_file(
-    run: Command, folder: Path, servers: list[OpenAIServer], tmp_path: Path
-) -> None:
+def test_servers_are_named_in_a_file(run: Command, folder: Path, servers: list[OpenAIServer], tmp_path: Path) -> None:
     hosts = tmp_path / "hosts.txt"
     hosts.write_text("# mine\n" + "\n".join(server.url for server in servers) + "\n\n")
     check_all_seen(run("vqa", folder, "-q", "?", "--format=jsonl", "--server", f"@{hosts}"))
@@ -123,9 +121,7 @@ def test_servers_are_named_in_a_file(
         assert (result.code, name in result.stderr) == (2, True)
 
 
-def test_servers_of_different_models_are_not_mixed(
-    run: Command, folder: Path, servers: list[OpenAIServer]
-) -> None:
+def test_servers_of_different_models_are_not_mixed(run: Command, folder: Path, servers: list[OpenAIServer]) -> None:
     models = {"data": [{"id": "another", "owned_by": "library"}]}
     servers[1].site.pages["/v1/models"] = lambda page: say(page, 200, models)
     result = ask(run, folder, servers)
@@ -142,9 +138,7 @@ def free_address() -> str:
         return f"http://127.0.0.1:{one.getsockname()[1]}"
 
 
-def test_a_server_that_is_not_there_is_left_out(
-    run: Command, folder: Path, servers: list[OpenAIServer]
-) -> None:
+def test_a_server_that_is_not_there_is_left_out(run: Command, folder: Path, servers: list[OpenAIServer]) -> None:
     check_all_seen(ask(run, folder, servers[:1], "--server", free_address()))
     none = run("vqa", folder, "-q", "?", "--server", free_address(), "--server", free_address())
     assert (none.code, "no server answers, of http://127" in none.stderr) == (3, True)
@@ -162,9 +156,7 @@ def test_what_a_lost_server_had_is_asked_elsewhere_and_it_comes_back(
     assert "went away; others get its requests" in result.stderr
 
 
-def test_a_request_that_ends_servers_fails_alone(
-    run: Command, folder: Path, servers: list[OpenAIServer]
-) -> None:
+def test_a_request_that_ends_servers_fails_alone(run: Command, folder: Path, servers: list[OpenAIServer]) -> None:
     number = 13
     poison = (20 + number, 10)
     for server in servers:
@@ -243,9 +235,7 @@ class _Passage(socketserver.BaseRequestHandler):
 
 
 @pytest.mark.slow
-def test_of_three_real_servers_one_is_slow_and_one_is_killed_and_comes_back(
-    run: Command, tmp_path: Path
-) -> None:
+def test_of_three_real_servers_one_is_slow_and_one_is_killed_and_comes_back(run: Command, tmp_path: Path) -> None:
     """The rows are those of one server, but for what each took."""
     (tmp_path / "in").mkdir()
     pictures = sorted(SAMPLES.glob("*.png"))

@@ -92,9 +92,7 @@ def test_workers_and_the_command_itself_are_killed_and_every_row_is_there_once(
     assert resumed.code == 1, resumed.stderr
     alone = run(*words, "--format=jsonl")
     assert untimed(out.read_text()) == untimed(alone.stdout)
-    assert [json.loads(line)["error"]["code"] for line in out.read_text().splitlines()[33:34]] == [
-        "not_an_image"
-    ]
+    assert [json.loads(line)["error"]["code"] for line in out.read_text().splitlines()[33:34]] == ["not_an_image"]
 
 
 def test_workers_fetch_addresses_themselves_and_decode_as_they_are_told(run: Command, tmp_path: Path) -> None:
@@ -108,9 +106,7 @@ def test_workers_fetch_addresses_themselves_and_decode_as_they_are_told(run: Com
 
     with open_site() as site:
         site.pages["/photo.jpg"] = answer
-        items = [
-            {"task": "caption", "image": site.url(f"/{name}.jpg")} for name in ("photo", "photo", "none")
-        ]
+        items = [{"task": "caption", "image": site.url(f"/{name}.jpg")} for name in ("photo", "photo", "none")]
         (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
         site.serve("/none.jpg", (404, {}, b""))
         words = ("batch", tmp_path / "items.jsonl", "--model", "shapes", "--fast-decode")
@@ -190,9 +186,7 @@ def test_what_cannot_be_meant_is_told(
 def test_a_model_that_cannot_be_loaded_ends_the_run_in_its_own_words(
     run: Command, red_circle: Path, two_images: tuple[Path, Path]
 ) -> None:
-    result = run(
-        "caption", red_circle, *two_images, "--model", "shapes", "--dtype", "float16", "--devices", "cpu:1"
-    )
+    result = run("caption", red_circle, *two_images, "--model", "shapes", "--dtype", "float16", "--devices", "cpu:1")
     assert result.code == 3
     assert result.stderr.count("\n") == 1, result.stderr
     assert "float16 overflows in idefics" in result.stderr

@@ -72,9 +72,7 @@ def test_a_pinned_commit_is_meant_unless_only_main_is_here() -> None:
     assert not describe(model).is_downloaded
 
 
-@pytest.mark.parametrize(
-    "index", [[], {"weight_map": 3}, {"weight_map": {"x": 3}}, {}, {"weight_map": {}}], ids=str
-)
+@pytest.mark.parametrize("index", [[], {"weight_map": 3}, {"weight_map": {"x": 3}}, {}, {"weight_map": {}}], ids=str)
 def test_an_index_that_is_none_is_no_download(index: object) -> None:
     store(REPO, *SETTINGS, "model.safetensors", index=index)
     assert not is_downloaded(REPO)
@@ -96,9 +94,7 @@ def test_the_catalog_knows_what_is_in_the_cache() -> None:
     assert list_repos() == [REPO, "other/copy", "other/words"]
     listings = {listing.model.name: listing for listing in list_catalog()}
     assert listings["idefics2"].is_downloaded
-    assert listings["idefics2"].disk_bytes == count_folder_bytes(
-        hub_cache() / "models--HuggingFaceM4--idefics2-8b"
-    )
+    assert listings["idefics2"].disk_bytes == count_folder_bytes(hub_cache() / "models--HuggingFaceM4--idefics2-8b")
     assert listings["other/copy"].is_downloaded
     assert listings["other/copy"].dimensions is not None
     assert "other/words" not in listings

@@ -35,9 +35,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 def fetched(hub: Hub) -> list[str]:
-    return [
-        path.rsplit("/", 1)[1] for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path
-    ]
+    return [path.rsplit("/", 1)[1] for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path]
 
 
 def test_a_checkpoint_is_fetched_once_and_then_used_without_the_network(hub: Hub, red_circle: Path) -> None:
@@ -49,9 +47,7 @@ def test_a_checkpoint_is_fetched_once_and_then_used_without_the_network(hub: Hub
     assert len(names) == len(set(names)), "every file once"
     assert {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= set(names)
     assert not any(name.endswith((".bin", ".md")) for name in names)
-    assert all(
-        headers["authorization"] == "Bearer hf_secret" for _, path, headers in hub.asked if REPO in path
-    )
+    assert all(headers["authorization"] == "Bearer hf_secret" for _, path, headers in hub.asked if REPO in path)
     assert is_downloaded(REPO)
 
     hub.asked.clear()
@@ -103,9 +99,7 @@ def test_a_broken_download_is_gone_on_with(hub: Hub) -> None:
     (pull,) = run_lines(hub.url, ["models", "pull", REPO])
     assert pull.code == 0, pull.stderr
     assert fetched(hub) == ["model.safetensors"]
-    ranges = [
-        headers["range"] for method, path, headers in hub.asked if method == "GET" and "/resolve/" in path
-    ]
+    ranges = [headers["range"] for method, path, headers in hub.asked if method == "GET" and "/resolve/" in path]
     assert ranges == ["bytes=12000000-"], "what came is kept"
     assert (repo_folder(REPO) / "snapshots" / COMMIT / "model.safetensors").read_bytes() == weights
     assert not list(repo_folder(REPO).rglob("*.incomplete"))
@@ -270,9 +264,7 @@ def test_room_is_looked_for_before_anything_is_fetched(hub: Hub, tmp_path: Path)
     assert "model.safetensors" not in fetched(hub)
 
 
-def test_a_cache_that_cannot_be_written_is_told_in_one_line(
-    hub: Hub, tmp_path: Path, red_circle: Path
-) -> None:
+def test_a_cache_that_cannot_be_written_is_told_in_one_line(hub: Hub, tmp_path: Path, red_circle: Path) -> None:
     (tmp_path / "file").write_text("")
     os.environ["HF_HOME"] = str(tmp_path / "file")
     results = run_lines(

@@ -114,9 +114,7 @@ def test_nothing_is_kept_where_nobody_wants_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["file", "setting", "version"])
-def test_what_has_changed_is_quantized_anew(
-    change: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_has_changed_is_quantized_anew(change: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(spec_of(folder))
     ((before, _),) = list_entries()
     spec = spec_of(folder)
@@ -204,9 +202,7 @@ def test_two_processes_leave_one_whole_entry(folder: Path, tmp_path: Path) -> No
     context = multiprocessing.get_context("spawn")
     barrier, result = context.Barrier(2), context.Queue()
     home = str(tmp_path / "cache")
-    children = [
-        context.Process(target=_load_in_child, args=(str(folder), home, barrier, result)) for _ in range(2)
-    ]
+    children = [context.Process(target=_load_in_child, args=(str(folder), home, barrier, result)) for _ in range(2)]
     for child in children:
         child.start()
     for child in children:

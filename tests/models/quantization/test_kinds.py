@@ -46,20 +46,14 @@ def test_only_the_language_model_is_quantized(kind: str, quantization: str) -> N
     weights = count_weights(model)
     # Seven matrices a layer, two layers, and with IDEFICS as many in the gated ones between them.
     assert (
-        weights.quantized_modules
-        == len(quantized)
-        == (28 if kind.startswith("idefics-") or kind == "idefics" else 14)
+        weights.quantized_modules == len(quantized) == (28 if kind.startswith("idefics-") or kind == "idefics" else 14)
     )
     assert weights.total_bytes == pytest.approx(estimate_bytes(family, model.dtype, quantization), rel=0.15)
     assert not any("vision" in name or "lm_head" in name or "connector" in name for name in quantized)
     assert not any("perceiver" in name for name in quantized)
-    linear = {
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "layers." in name
-    }
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "layers." in name}
     assert {
-        name
-        for name in linear
-        if "vision" not in name and "perceiver" not in name and "connector" not in name
+        name for name in linear if "vision" not in name and "perceiver" not in name and "connector" not in name
     } <= (quantized)
     works = [Continuation(family.encode(document(A, "An image of"), [A]), Decoding(max_new_tokens=3))]
     (outcome,) = Engine(model, family).run(works)

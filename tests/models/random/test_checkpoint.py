@@ -43,9 +43,7 @@ def test_shapes_are_those_of_the_real_checkpoints(name: str, tmp_path: Path) -> 
     with torch.device("meta"):
         loader: Any = transformers.AutoModelForImageTextToText
         model = loader.from_config(family.config)
-    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(
-        BILLIONS[name], abs=5e-4
-    )
+    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(BILLIONS[name], abs=5e-4)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 20e6, "no weights are written"
     assert family.stop_ids
     assert len(family.banned_ids) == 2
@@ -115,9 +113,7 @@ def test_idefics2_without_word_marks_has_the_ids_of_its_processor(tmp_path: Path
     image = Image("photo", PIL.Image.effect_noise((640, 480), 80).convert("RGB"), "photo")
     for words in ("What is in this image?", " What is this?", "<", ""):
         prompt = (user(image, words),)
-        made = family.processor(
-            text=[family.render(prompt)], images=[[image.pixels]], add_special_tokens=False
-        )
+        made = family.processor(text=[family.render(prompt)], images=[[image.pixels]], add_special_tokens=False)
         assert list(family.encode(prompt, [image]).ids) == made["input_ids"][0]
 
 
