@@ -58,7 +58,7 @@ class ModelOptions(Panel):
         flag(
             "--compile",
             panel=MODEL,
-            help="Compile decoding steps: a minute once, then faster in bfloat16; needs a C++ compiler.",
+            help="Compile decoding steps: half a minute once, then a little faster; needs a C++ compiler.",
         ),
         WEIGHTS,
     ] = False
