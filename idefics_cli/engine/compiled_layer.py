@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,12 +54,12 @@ class CompiledLayer:
 
     def __init__(self, layers: Sequence[Layer], shape: LayerShape, attend: Attend, like: Tensor) -> None:
         """Compile it for hidden states like a tensor. Raises ModelError if this machine cannot."""
-        os.environ[CACHE_VARIABLE] = str(user_cache() / "compiled")  # else in the folder for temporary files
+        os.environ[CACHE_VARIABLE] = str(_make_folder())  # else in the folder for temporary files
         self._handles = {layer: _name_matrices(layer) for layer in layers}
         names = [int(handle) for own in self._handles.values() for handle in own]
         weakref.finalize(self, _forget, names)
-        self._run = _compile(shape, attend)
         try:
+            self._run = _compile(shape, attend)
             column = torch.zeros(1, dtype=torch.long, device=like.device)
             for rows in SAMPLE_ROWS:
                 self._run_sample(rows, layers[0], shape, like, column)
@@ -92,6 +93,18 @@ class CompiledLayer:
             for tensor in tensors:
                 torch._dynamo.mark_dynamic(tensor, dimension)
         self(hidden, layer, place, keys, values)
+
+
+def _make_folder() -> Path:
+    """The folder of compiled programs. Raises ModelError."""
+    folder = user_cache() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {folder}: {error.strerror}", hint="set IDEFICS_CACHE_DIR, or leave out --compile"
+        ) from error
+    return folder
 
 
 def _compile(shape: LayerShape, attend: Attend) -> Any:

@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
+from idefics_cli.backends import close_backends
 from idefics_cli.engine import compiled_layer
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.oom_retry import Done
@@ -59,6 +60,17 @@ def test_what_was_compiled_is_kept_in_the_cache_of_the_user() -> None:
     plain, compiled = run_program(*question), run_program(*question, "--compile")
     assert (compiled.code, compiled.stdout, compiled.stderr) == (0, plain.stdout, plain.stderr)
     assert list(Path(os.environ["IDEFICS_CACHE_DIR"], "compiled").rglob("*.so"))
+
+
+def test_where_nothing_can_be_kept_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    close_backends()
+    monkeypatch.setenv("IDEFICS_CACHE_DIR", "/dev/null/cache")
+    run = run_program("caption", CIRCLE, "--model", "shapes", "--no-server", "--compile")
+    assert (run.code, run.stdout) == (3, "")
+    assert run.stderr == (
+        "idefics: error: cannot write /dev/null/cache/compiled: Not a directory; "
+        "set IDEFICS_CACHE_DIR, or leave out --compile\n"
+    )
 
 
 def test_without_a_compiler_it_says_what_is_missing(tmp_path: Path) -> None:
