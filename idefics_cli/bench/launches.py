@@ -2,7 +2,7 @@
 
 Counted as torch dispatches them, those of which it has no kernel by their parts. Views and empty tensors compute
 nothing, and what stays on the host asks a device nothing. A recorded CUDA graph is not dispatched when it is replayed:
-`StepGraphs` counts that.
+`StepGraphs` counts that. What `--compile` fuses is counted by its parts, as nothing can be watched inside of it.
 """
 
 # torch is typed in parts only.
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,7 +40,7 @@ def count_launches(device: str) -> Iterator[Launches]:
     """Count what runs on a type of device in this thread."""
     counts = Launches()
     methods = _Methods(device, counts)
-    with methods, _Operators(device, counts, methods):
+    with torch.compiler.set_stance("force_eager"), methods, _Operators(device, counts, methods):
         yield counts
 
 

@@ -14,6 +14,7 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 from idefics_cli.backends import close_backends
+from idefics_cli.bench.launches import count_launches
 from idefics_cli.engine import compiled_layer
 from idefics_cli.engine.engine import Engine
 from idefics_cli.engine.oom_retry import Done
@@ -48,6 +49,11 @@ def test_answers_are_those_of_full_prompts_by_two_programs(kind: str) -> None:
         made = [one.outcome.generation for one in done if isinstance(one, Done)]
         assert made == [expected(kind, case) for case in cases]
     assert counters["stats"]["unique_graphs"] == len(compiled_layer.SAMPLE_ROWS)
+    with count_launches("cpu") as counts:
+        (one,) = run_all(engine, [work_of(kind, cases[7])], rows=1)
+    assert isinstance(one, Done)
+    assert one.outcome.generation == expected(kind, cases[7])
+    assert counts.operators > counts.reads > 0
     assert compiled_layer._matrices
     del engine
     gc.collect()
