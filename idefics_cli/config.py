@@ -66,7 +66,7 @@ class Model:
     device: str | None = None
     detail: str | None = None
     """How it fits this machine, where that was found out when it was chosen."""
-    loaded: tuple[tuple[str, str], ...] = ()
+    loaded: tuple[tuple[str, Any], ...] = ()
     """How a running server has it, where it was chosen for that."""
 
 

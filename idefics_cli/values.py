@@ -245,7 +245,7 @@ class ModelSpec:
     quantization: str | None = None
     device: str = "auto"
     attention: str | None = None
-    compiled: bool = False
+    compiles: bool = False
     detail: str | None = None
     max_memory: tuple[tuple[str, int], ...] = ()
     """How many bytes of which device ("0", "1", …, "cpu") the weights may take; empty for what there is."""

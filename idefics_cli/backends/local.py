@@ -194,7 +194,7 @@ class LocalBackend:
             try:
                 self._model = load_model(self._spec, self._family)
                 self._engine = Engine(
-                    self._model, self._family, cache_bytes=self._cache_bytes, compiles=self._spec.compiled
+                    self._model, self._family, cache_bytes=self._cache_bytes, compiles=self._spec.compiles
                 )
             except BaseException as error:
                 raise_as_model_error(error, f"{self._spec.checkpoint} cannot be loaded")

@@ -35,7 +35,7 @@ from .workers import ServedPool
 if TYPE_CHECKING:  # a server with workers has no model itself
     from ..backends.local import LocalBackend
 
-LOADED = ("revision", "dtype", "quantization", "device", "attention", "compiled", "detail")
+LOADED = ("revision", "dtype", "quantization", "device", "attention", "compiles", "detail")
 """What of how the model was loaded a command without --model takes over."""
 LOADS_AT_ONCE = 16
 """Images of the API that are fetched and decoded at the same time, whoever wants them."""

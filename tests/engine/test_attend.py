@@ -17,10 +17,10 @@ from idefics_cli.engine.attend import (
 )
 
 SCALING = 0.25
-Given = tuple[Tensor, Tensor, Tensor, Tensor]
+Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def draw(rows: int, heads: int, count: int, columns: int, size: int, dtype: torch.dtype) -> Given:
+def draw(rows: int, heads: int, count: int, columns: int, size: int, dtype: torch.dtype) -> Drawn:
     """Buffers that are longer than what is seen, each row with hidden columns of its own."""
     generator = torch.Generator().manual_seed(rows + heads + columns)
     queries = 3 * torch.randn(rows, heads, count, size, generator=generator)
@@ -37,8 +37,8 @@ def define(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tenso
     return torch.softmax(scores.masked_fill(mask < 0, -torch.inf), -1) @ values.double()
 
 
-def miss(attend: Attend, given: Given) -> float:
-    return float((attend(*given, SCALING).double() - define(*given)).norm() / define(*given).norm())
+def miss(attend: Attend, drawn: Drawn) -> float:
+    return float((attend(*drawn, SCALING).double() - define(*drawn)).norm() / define(*drawn).norm())
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,16 +54,16 @@ def miss(attend: Attend, given: Given) -> float:
 def test_it_is_attention(
     rows: int, heads: int, count: int, columns: int, size: int, attend: Attend, dtype: torch.dtype
 ) -> None:
-    given = draw(rows, heads, count, columns, size, dtype)
-    assert attend(*given, SCALING).dtype == dtype
-    assert miss(attend, given) < 4 * torch.finfo(dtype).eps
+    drawn = draw(rows, heads, count, columns, size, dtype)
+    assert attend(*drawn, SCALING).dtype == dtype
+    assert miss(attend, drawn) < 4 * torch.finfo(dtype).eps
 
 
 def test_what_does_not_fit_at_once_is_widened_in_parts() -> None:
-    given = draw(3, 8, 1, 700, 64, torch.bfloat16)
-    assert given[1].numel() > WIDENED_AT_ONCE
-    assert miss(attend_widened, given) <= miss(attend_dense, given)
-    assert miss(attend_summed, given) <= miss(attend_dense, given)
+    drawn = draw(3, 8, 1, 700, 64, torch.bfloat16)
+    assert drawn[1].numel() > WIDENED_AT_ONCE
+    assert miss(attend_widened, drawn) <= miss(attend_dense, drawn)
+    assert miss(attend_summed, drawn) <= miss(attend_dense, drawn)
 
 
 def test_a_way_is_chosen_by_what_reads_the_keys() -> None:

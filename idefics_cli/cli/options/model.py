@@ -53,7 +53,7 @@ class ModelOptions(Panel):
         option("--attention", panel=MODEL, help="Attention kernels; sdpa if not given."),
         WEIGHTS,
     ] = None
-    compiled: Annotated[
+    compiles: Annotated[
         bool,
         flag(
             "--compile",
